@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proved patterns, a pytest plugin and benchmarks for Prefect 3 workflows."""

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a test run away from the user's Prefect: home, profile, `.env` and environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
+
+
+def test_environment(home: Path) -> dict[str, str]:
+    """Return the Prefect settings of a test run, as environment variables.
+
+    Args:
+        home: The folder that holds everything Prefect writes during the run.
+
+    Returns:
+        Variable names and values.
+    """
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_MEMO_STORE_PATH": str(home / "memo_store.toml"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        # A run's own messages would drown pytest's output; set the level to see them.
+        "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "ERROR"),
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@contextmanager
+def isolated_environment(home: Path) -> Iterator[None]:
+    """Replace every `PREFECT_*` variable by those of a test run, and put them back at the end.
+
+    The logging level and debug mode are kept: they change what is shown, not what happens.
+
+    Args:
+        home: The folder that holds everything Prefect writes during the run.
+
+    Yields:
+        Nothing.
+    """
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in _KEEP]:
+        del os.environ[name]
+    os.environ.update(test_environment(home))
+    if "prefect" in sys.modules:
+        forget_user_settings()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def forget_user_settings() -> None:
+    """Make this process's Prefect read its settings anew, and never from a `.env` file.
+
+    Prefect reads `.env` from the working directory whenever it builds its settings, and offers
+    no switch for that; each settings model names the file in its configuration.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings.base import PrefectBaseSettings
+
+    models = [PrefectBaseSettings]
+    while models:
+        model = models.pop()
+        model.model_config["env_file"] = None
+        models.extend(model.__subclasses__())
+    refresh_global_settings_context()
