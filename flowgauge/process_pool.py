@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prefect's process pool with workers that need not import Prefect again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from typing import Any
+from unittest.mock import patch
+
+import prefect.task_runners
+from prefect.task_runners import ProcessPoolTaskRunner
+from typing_extensions import Self
+
+_PRELOADED = ["__main__", "prefect.task_engine", "prefect.task_runners", "flowgauge.process_pool"]
+_starting = threading.Lock()
+
+
+class _ForkServer:
+    """What `prefect.task_runners` sees as `multiprocessing` while a pool starts."""
+
+    @staticmethod
+    def get_context(method: str) -> multiprocessing.context.BaseContext:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        return context
+
+
+class PreloadedProcessPoolTaskRunner(ProcessPoolTaskRunner):
+    """The stock runner, its workers forked from one process that has Prefect imported.
+
+    `ProcessPoolTaskRunner.__enter__` fixes the start method to spawn, so every flow run pays
+    seconds for workers that import Prefect. Everything else is the stock runner's.
+    """
+
+    def __enter__(self) -> Self:
+        with _starting, patch.object(prefect.task_runners, "multiprocessing", _ForkServer):
+            return super().__enter__()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and super().__eq__(other)
+
+    __hash__ = ProcessPoolTaskRunner.__hash__
+
+
+def stop_fork_server() -> None:
+    """End the process that workers are forked from; the next pool would start a new one."""
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()

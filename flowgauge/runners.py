@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of named task runners: how each starts, and what is shared by a whole run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+
+CONNECT_TIMEOUT = 10
+"""Seconds that a Dask scheduler has to answer."""
+
+
+class RunnerError(ValueError):
+    """A task runner that doesn't exist here or can't be reached; one line says what to do."""
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def installed_runners() -> tuple[str, ...]:
+    """Return the names of the task runners whose packages are installed, cheapest first."""
+    dask = importlib.util.find_spec("prefect_dask") is not None
+    return tuple(name for name in RUNNERS if dask or not name.startswith("dask-"))
+
+
+def chosen_runners(text: str | None) -> tuple[str, ...]:
+    """Read the value of `--runners`.
+
+    Args:
+        text: Names with commas between them, or None for all that are installed.
+
+    Returns:
+        The names, each once, in the order given.
+
+    Raises:
+        RunnerError: If a name doesn't exist or its packages are not installed.
+    """
+    if text is None:
+        return installed_runners()
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    known = ", ".join(RUNNERS)
+    if not names:
+        raise RunnerError(f"--runners: no task runner named; choose from {known}")
+    for name in names:
+        if name not in RUNNERS:
+            raise RunnerError(f"--runners: there is no task runner {name!r}; choose from {known}")
+        if name not in installed_runners():
+            raise RunnerError(f'--runners: {name} needs Dask; pip install "flowgauge[dask]"')
+    return names
+
+
+def check_dask_address(address: str) -> None:
+    """Make sure that a Dask scheduler answers at an address.
+
+    Args:
+        address: As Dask writes it, for instance `tcp://10.0.0.5:8786`.
+
+    Raises:
+        RunnerError: If the address can't be read, or nothing or something else answers there.
+    """
+    advice = "start one with `dask scheduler`, or leave the option out for a local cluster"
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise RunnerError(f"--dask-address {address}: not an address like tcp://host:8786")
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunnerError(
+            f"--dask-address {address}: no Dask scheduler answers ({reason.lower()}); {advice}"
+        ) from None
+    if "dask-processes" not in installed_runners():
+        raise RunnerError('--dask-address needs Dask; pip install "flowgauge[dask]"')
+    from distributed import Client
+
+    try:
+        with Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    except Exception:
+        raise RunnerError(
+            f"--dask-address {address}: what answers there is no Dask scheduler of the version"
+            f" installed here; {advice}"
+        ) from None
+    if not workers:
+        raise RunnerError(
+            f"--dask-address {address}: the scheduler has no workers;"
+            f" start some with `dask worker {address}`"
+        )
+
+
+@dataclass
+class StartedRunners:
+    """The task runners of one test run; what is slow to start is started once, when needed.
+
+    Attributes:
+        workers: How many tasks may run side by side.
+        dask_address: A Dask scheduler to use instead of a local cluster of processes.
+    """
+
+    workers: int
+    dask_address: str | None = None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _addresses: dict[str, str] = field(default_factory=dict)
+
+    def task_runner(self, name: str) -> TaskRunner[Any]:
+        """Return a new task runner for a flow.
+
+        Args:
+            name: One of the names in the table.
+
+        Returns:
+            A task runner that is not started; the flow starts and stops it.
+        """
+        return RUNNERS[name](self)
+
+    def dask_scheduler(self, name: str) -> str:
+        """Return the address of the Dask scheduler behind a runner, starting it if needed."""
+        if name not in self._addresses:
+            if name == "dask-processes" and self.dask_address:
+                self._addresses[name] = self.dask_address
+                _check_workers_reach_server(self.dask_address)
+            else:
+                self._addresses[name] = self._start_cluster(in_process=name == "dask-threads")
+        return self._addresses[name]
+
+    def _start_cluster(self, *, in_process: bool) -> str:
+        from distributed import LocalCluster
+
+        cluster = LocalCluster(
+            n_workers=1 if in_process else self.workers,
+            threads_per_worker=self.workers if in_process else 1,
+            processes=not in_process,
+            host=None if in_process else "127.0.0.1",
+            # Dask would serve its pages on all interfaces.
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+        )
+        self._stack.callback(cluster.close)
+        if not in_process:
+            _forget_user_settings_on(cluster.scheduler_address)
+        return str(cluster.scheduler_address)
+
+    def close(self) -> None:
+        """Stop what was started."""
+        self._addresses.clear()
+        self._stack.close()
+
+
+def _forget_user_settings_on(address: str) -> None:
+    """Keep `.env` out of every worker of a local cluster, also of those that start later."""
+    from distributed import Client, WorkerPlugin
+
+    from flowgauge.isolation import forget_user_settings
+
+    class ForgetUserSettings(WorkerPlugin):
+        name = "flowgauge-isolation"
+
+        def setup(self, worker: Any) -> None:
+            forget_user_settings()
+
+    with Client(address, set_as_default=False) as client:
+        client.register_plugin(ForgetUserSettings())
+
+
+def _check_workers_reach_server(address: str) -> None:
+    """Find out before the first test whether a cluster's workers see the test server."""
+    from distributed import Client
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+
+    def reachable() -> bool:
+        import urllib.request
+
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    with Client(address, set_as_default=False) as client:
+        unreached = [worker for worker, ok in client.run(reachable).items() if not ok]
+    if unreached:
+        raise RunnerError(
+            f"--dask-address {address}: its worker {unreached[0]} can't reach the test server at"
+            f" {url}, which listens on loopback only: run pytest on the workers' machine, or"
+            " forward that port to it"
+        )
+
+
+def _sequential(started: StartedRunners) -> TaskRunner[Any]:
+    runner: TaskRunner[Any] = _sequential_pattern().SequentialTaskRunner()
+    return runner
+
+
+@functools.cache
+def _sequential_pattern() -> ModuleType:
+    """Load the catalogue's sequential task runner, which nobody need have on their path."""
+    import cloudpickle
+
+    from flowgauge.catalogue import catalogue_root
+
+    path = catalogue_root() / "task_runners" / "sequential.py"
+    spec = importlib.util.spec_from_file_location("flowgauge_sequential_pattern", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    # Other processes can't import the module by its name, so its runner travels whole.
+    cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+def _threads(started: StartedRunners) -> TaskRunner[Any]:
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    return ThreadPoolTaskRunner(max_workers=started.workers)
+
+
+def _processes(started: StartedRunners) -> TaskRunner[Any]:
+    from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
+
+    return PreloadedProcessPoolTaskRunner(max_workers=started.workers)
+
+
+def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:
+    def runner(started: StartedRunners) -> TaskRunner[Any]:
+        from prefect_dask import DaskTaskRunner
+
+        return DaskTaskRunner(address=started.dask_scheduler(name))
+
+    return runner
+
+
+RUNNERS: dict[str, Callable[[StartedRunners], TaskRunner[Any]]] = {
+    "sequential": _sequential,
+    "threads": _threads,
+    "processes": _processes,
+    "dask-threads": _dask("dask-threads"),
+    "dask-processes": _dask("dask-processes"),
+}
+
+
+def narrowed(chosen: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return the chosen runners that a test's `runners` mark wants.
+
+    Args:
+        chosen: The names of this run.
+        wanted: The names in the mark.
+
+    Returns:
+        The names in both, in the order of the run.
+
+    Raises:
+        RunnerError: If the mark names a runner that doesn't exist.
+    """
+    wanted = tuple(wanted)
+    for name in wanted:
+        if name not in RUNNERS:
+            known = ", ".join(RUNNERS)
+            raise RunnerError(f"mark runners: there is no task runner {name!r}; choose from {known}")
+    return tuple(name for name in chosen if name in wanted)

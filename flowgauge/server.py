@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The isolated Prefect server that a test run works against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STARTUP_TIMEOUT = 120
+"""Seconds to wait for the server: a machine busy with other tests is slow, not broken."""
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """Run Prefect's own test harness, kept apart from the user's files, and stop it whatever happens.
+
+    Args:
+        home: An empty folder for everything the server and its clients write.
+
+    Yields:
+        The address of the server's API.
+    """
+    from flowgauge.isolation import forget_user_settings, isolated_environment
+
+    with isolated_environment(home), contextlib.ExitStack() as stack:
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            temporary_settings,
+        )
+        from prefect.testing.utilities import prefect_test_harness
+
+        forget_user_settings()
+        stack.callback(_stop_servers)
+        # The server reads `.env` and `prefect.toml` from the folder it starts in.
+        with contextlib.chdir(home):
+            stack.enter_context(prefect_test_harness(server_startup_timeout=STARTUP_TIMEOUT))
+        # With heartbeats every synchronous flow run ends by joining a thread that sleeps in
+        # steps of one second.
+        stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+        yield PREFECT_API_URL.value()
+
+
+def _stop_servers() -> None:
+    """End the harness' server where the harness itself did not: it has no `finally`."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    for server in list(SubprocessASGIServer._instances.values()):
+        server.stop()
