@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowgauge.measure.recorder import BenchmarkRecorder, Paired
+from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
 from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
 from flowgauge.runners import (
     RunnerError,
@@ -25,6 +26,7 @@ from flowgauge.runners import (
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
+    from pytest_benchmark.fixture import BenchmarkFixture
 
     from flowgauge.measure.floors import Floor
 
@@ -73,9 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options; a mistake in them ends the run with one line."""
-    config.addinivalue_line(
-        "markers", "runners(*names): run the test on these task runners only"
-    )
+    config.addinivalue_line("markers", "runners(*names): run the test on these task runners only")
     config.addinivalue_line(
         "markers",
         "guarantee(pattern, id, *, runners=None, reason=None, issue=None, run=True): the test"
@@ -145,22 +145,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_server(pytestconfig: pytest.Config) -> Iterator[str]:
     """Start one isolated Prefect server for the whole run; gives the address of its API."""
     from flowgauge.server import prefect_server
 
     home = Path(tempfile.mkdtemp(prefix="flowgauge-"))
+    start = time.perf_counter()
     try:
         with prefect_server(home) as url:
+            note_start(pytestconfig, "server", None, time.perf_counter() - start)
             yield url
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def started_runners(
-    prefect_server: str, pytestconfig: pytest.Config
-) -> Iterator[StartedRunners]:
+def started_runners(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[StartedRunners]:
     """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
     run = pytestconfig.stash[RUN]
     started = StartedRunners(run.workers, run.dask_address)
@@ -168,6 +168,8 @@ def started_runners(
         yield started
     finally:
         started.close()
+        for name, seconds in started.seconds_to_start.items():
+            note_start(pytestconfig, "cluster", name, seconds)
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +182,8 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
 
 
 @pytest.fixture
-def paired(request: pytest.FixtureRequest) -> Paired:
+def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
     """Measure one thing beside its reference, round by round; see `Paired`."""
-    benchmark = request.getfixturevalue("benchmark")
     recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
     return Paired(benchmark, request.node, recorder)
 

@@ -12,7 +12,9 @@ import prefect.task_runners
 from prefect.task_runners import ProcessPoolTaskRunner
 from typing_extensions import Self
 
-_PRELOADED = ["__main__", "prefect.task_engine", "prefect.task_runners", "flowgauge.process_pool"]
+# Prefect imports the integrations that are installed with the first task; prefect_dask brings
+# distributed and numpy. A module that is missing is passed over.
+_PRELOADED = ["__main__", "prefect.engine", "prefect.task_engine", "prefect_dask", __name__]
 _starting = threading.Lock()
 
 

@@ -91,14 +91,19 @@ class GuaranteeRecorder:
             return
         if all(outcome.status == "not run" for outcome in self.outcomes):
             return
-        from flowgauge.catalogue import load
+        from flowgauge.catalogue import CatalogueError, load
         from flowgauge.guarantees import Matrix, write
 
         catalogue = self.config.rootpath / "patterns"
-        patterns = load(catalogue) if catalogue.is_dir() else ()
+        unread = ""
+        try:
+            patterns = load(catalogue) if catalogue.is_dir() else ()
+        except CatalogueError as error:
+            patterns = ()
+            unread = f"; without the catalogue: {error}"
         matrix = Matrix.build(patterns, self.runners, self.outcomes)
-        page = write(matrix, self.directory)
-        self.summary = f"guarantees: {matrix.summary()} ({_shown(page, self.config.rootpath)})"
+        page = _shown(write(matrix, self.directory), self.config.rootpath)
+        self.summary = f"guarantees: {matrix.summary()} ({page}){unread}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say in one line what was proved."""

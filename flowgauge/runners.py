@@ -9,6 +9,7 @@ import importlib.util
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -115,10 +116,12 @@ class StartedRunners:
     Attributes:
         workers: How many tasks may run side by side.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
+        seconds_to_start: What starting each shared cluster took.
     """
 
     workers: int
     dask_address: str | None = None
+    seconds_to_start: dict[str, float] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _addresses: dict[str, str] = field(default_factory=dict)
 
@@ -136,11 +139,13 @@ class StartedRunners:
     def dask_scheduler(self, name: str) -> str:
         """Return the address of the Dask scheduler behind a runner, starting it if needed."""
         if name not in self._addresses:
+            start = time.perf_counter()
             if name == "dask-processes" and self.dask_address:
                 self._addresses[name] = self.dask_address
                 _check_workers_reach_server(self.dask_address)
             else:
                 self._addresses[name] = self._start_cluster(in_process=name == "dask-threads")
+            self.seconds_to_start[name] = time.perf_counter() - start
         return self._addresses[name]
 
     def _start_cluster(self, *, in_process: bool) -> str:
@@ -279,5 +284,7 @@ def narrowed(chosen: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
     for name in wanted:
         if name not in RUNNERS:
             known = ", ".join(RUNNERS)
-            raise RunnerError(f"mark runners: there is no task runner {name!r}; choose from {known}")
+            raise RunnerError(
+                f"mark runners: there is no task runner {name!r}; choose from {known}"
+            )
     return tuple(name for name in chosen if name in wanted)

@@ -7,6 +7,10 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
 
 STARTUP_TIMEOUT = 120
 """Seconds to wait for the server: a machine busy with other tests is slow, not broken."""
@@ -25,6 +29,7 @@ def prefect_server(home: Path) -> Iterator[str]:
     from flowgauge.isolation import forget_user_settings, isolated_environment
 
     with isolated_environment(home), contextlib.ExitStack() as stack:
+        from prefect.server.api.server import SubprocessASGIServer
         from prefect.settings import (
             PREFECT_API_URL,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -33,7 +38,7 @@ def prefect_server(home: Path) -> Iterator[str]:
         from prefect.testing.utilities import prefect_test_harness
 
         forget_user_settings()
-        stack.callback(_stop_servers)
+        stack.callback(_stop_servers_but, frozenset(SubprocessASGIServer._instances.values()))
         # The server reads `.env` and `prefect.toml` from the folder it starts in.
         with contextlib.chdir(home):
             stack.enter_context(prefect_test_harness(server_startup_timeout=STARTUP_TIMEOUT))
@@ -43,9 +48,9 @@ def prefect_server(home: Path) -> Iterator[str]:
         yield PREFECT_API_URL.value()
 
 
-def _stop_servers() -> None:
+def _stop_servers_but(earlier: frozenset[SubprocessASGIServer]) -> None:
     """End the harness' server where the harness itself did not: it has no `finally`."""
     from prefect.server.api.server import SubprocessASGIServer
 
-    for server in list(SubprocessASGIServer._instances.values()):
+    for server in set(SubprocessASGIServer._instances.values()) - earlier:
         server.stop()

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue of patterns: found, read, copied, and held against its tests and its table."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches, unified_diff
+from pathlib import Path
+
+from flowgauge.files import write_whole
+from flowgauge.headers import CatalogueError, Guarantee, Pattern, faults, read
+
+__all__ = [
+    "CatalogueError",
+    "Guarantee",
+    "Pattern",
+    "catalogue_root",
+    "copy",
+    "diff",
+    "find",
+    "guarantee_mismatches",
+    "load",
+    "mirror_mismatches",
+    "problems",
+    "proofs",
+    "readme_mismatches",
+]
+
+_README_ROW = re.compile(r"\|\s*\[`?([^\]`]+)`?\]\((patterns/[^)]+)\)")
+
+
+def catalogue_root(start: Path | None = None) -> Path:
+    """Find the folder of the catalogue.
+
+    Args:
+        start: Where to begin looking upwards for a checkout; by default the catalogue that
+            came with this package, be it installed or itself a checkout.
+
+    Returns:
+        The folder that holds a folder for each topic.
+
+    Raises:
+        CatalogueError: If there is none.
+    """
+    package = Path(__file__).resolve().parent
+    # First, or an installed package would find the patterns/ of the project it serves.
+    if start is None and (package / "patterns").is_dir():
+        return package / "patterns"
+    start = start or package.parent
+    for folder in (start, *start.resolve().parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "patterns").is_dir():
+            return folder / "patterns"
+    raise CatalogueError(f"no patterns/ beside a pyproject.toml in {start} or above it")
+
+
+def load(root: Path) -> tuple[Pattern, ...]:
+    """Read the header of every pattern.
+
+    Args:
+        root: The folder of the catalogue.
+
+    Returns:
+        The patterns, sorted by name.
+
+    Raises:
+        CatalogueError: If a header lacks something.
+    """
+    return tuple(read(root, path) for path in _files(root))
+
+
+def find(root: Path, name: str) -> Pattern:
+    """Read one pattern.
+
+    Args:
+        root: The folder of the catalogue.
+        name: Topic and file: `retries/backoff`.
+
+    Returns:
+        The pattern.
+
+    Raises:
+        CatalogueError: If there is none of that name, or its header lacks something.
+    """
+    paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in _files(root)}
+    if name in paths:
+        return read(root, paths[name])
+    # "backoff" alone is nearer to the file's own name than to "retries/backoff".
+    spellings = {known.rpartition("/")[2]: known for known in paths} | {k: k for k in paths}
+    near = get_close_matches(name.removesuffix(".py"), spellings, n=1)
+    hint = f'did you mean "{spellings[near[0]]}"?' if near else "flowgauge list names them all"
+    raise CatalogueError(f'no pattern "{name}": {hint}')
+
+
+def problems(root: Path) -> list[str]:
+    """Say where the catalogue breaks its own rules.
+
+    Args:
+        root: The folder of the catalogue.
+
+    Returns:
+        One line for each fault, empty if there is none.
+    """
+    return [fault for path in _files(root) for fault in faults(root, path)]
+
+
+def copy(pattern: Pattern, destination: Path, force: bool = False) -> Path:
+    """Copy a pattern to where it is wanted.
+
+    Args:
+        pattern: The pattern.
+        destination: A file name that ends in `.py`, or a folder; it is made if it is missing.
+        force: Overwrite a file that is there.
+
+    Returns:
+        The new file.
+
+    Raises:
+        CatalogueError: If the file exists and `force` is not given.
+        OSError: If it can't be written.
+    """
+    target = _target(pattern, destination)
+    if target.exists() and not force:
+        raise CatalogueError(f"{target} exists: give another name, or --force to overwrite it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, pattern.path.read_text(encoding="utf-8"))
+    return target
+
+
+def diff(pattern: Pattern, file: Path) -> str:
+    """Compare a pattern with a copy of it.
+
+    Args:
+        pattern: The pattern.
+        file: The copy, or the folder that it lies in.
+
+    Returns:
+        A unified diff from the pattern to the copy, empty if they are the same.
+
+    Raises:
+        CatalogueError: If the copy is missing or is not text.
+    """
+    copied = _target(pattern, file)
+    try:
+        theirs = copied.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CatalogueError(f"{copied} cannot be read: {reason}") from None
+    except UnicodeDecodeError:
+        raise CatalogueError(f"{copied} is not UTF-8 text") from None
+    ours = pattern.path.read_text(encoding="utf-8")
+    lines = unified_diff(
+        ours.splitlines(keepends=True),
+        theirs.splitlines(keepends=True),
+        fromfile=f"{pattern.name} (catalogue)",
+        tofile=str(copied),
+    )
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def proofs(tests_root: Path) -> frozenset[tuple[str, str]]:
+    """Read from test files which guarantees they prove, without importing them.
+
+    Args:
+        tests_root: A folder of test files.
+
+    Returns:
+        A pattern's name and a guarantee's id for every `guarantee` mark on a test.
+
+    Raises:
+        CatalogueError: If a file is not Python, or a mark's names can't be read from it.
+    """
+    return frozenset(
+        proof for path in sorted(tests_root.rglob("test_*.py")) for proof in _proofs_in(path)
+    )
+
+
+def guarantee_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[str]:
+    """Say which guarantees have no test, and which tests prove what nobody guarantees.
+
+    Args:
+        patterns: The catalogue.
+        tests_root: The folder of the tests that mirror it.
+
+    Returns:
+        One line for each, empty if they match.
+
+    Raises:
+        CatalogueError: If a test file can't be read.
+    """
+    promised = {(p.name, guarantee.id) for p in patterns for guarantee in p.guarantees}
+    proved = proofs(tests_root)
+    return [
+        *(f'{name}: no test proves "{id_}"' for name, id_ in sorted(promised - proved)),
+        *(
+            f'{name}: a test proves "{id_}", no guarantee'
+            for name, id_ in sorted(proved - promised)
+        ),
+    ]
+
+
+def readme_mismatches(patterns: Sequence[Pattern], readme: Path) -> list[str]:
+    """Say which patterns have no row in the README's table, and which rows have no pattern.
+
+    Args:
+        patterns: The catalogue.
+        readme: A Markdown file; a row begins `| [topic/name](patterns/topic/name.py) |`.
+
+    Returns:
+        One line for each, empty if they match.
+    """
+    rows = set(_README_ROW.findall(readme.read_text(encoding="utf-8")))
+    wanted = {(p.name, f"patterns/{p.name}.py") for p in patterns}
+    return [
+        *(
+            f"{name}: no row [{name}]({link}) in {readme.name}"
+            for name, link in sorted(wanted - rows)
+        ),
+        *(
+            f"{readme.name}: row [{name}]({link}) has no pattern"
+            for name, link in sorted(rows - wanted)
+        ),
+    ]
+
+
+def mirror_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[str]:
+    """Say which patterns have no test file of their own, and which test files no pattern.
+
+    Args:
+        patterns: The catalogue.
+        tests_root: The folder in which `topic/test_name.py` belongs to `topic/name`.
+
+    Returns:
+        One line for each, empty if they match.
+    """
+    found = {path.relative_to(tests_root).as_posix() for path in tests_root.rglob("test_*.py")}
+    wanted = {"/test_".join(p.name.split("/")) + ".py": p.name for p in patterns}
+    return [
+        *(f"{wanted[file]}: no tests in {file}" for file in sorted(wanted.keys() - found)),
+        *(f"{file}: tests of no pattern" for file in sorted(found - wanted.keys())),
+    ]
+
+
+def _files(root: Path) -> list[Path]:
+    """Return every file that is meant as a pattern, sorted by name."""
+    files = ((path.relative_to(root), path) for path in root.rglob("*.py"))
+    return sorted(path for name, path in files if not any(p[0] in "._" for p in name.parts))
+
+
+def _target(pattern: Pattern, destination: Path) -> Path:
+    """Return the file that is meant by a file or by the folder it lies in."""
+    if destination.suffix == ".py" and not destination.is_dir():
+        return destination
+    return destination / pattern.path.name
+
+
+def _proofs_in(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise CatalogueError(f"{path} is not Python: {error}") from None
+    names = dict(_string_constants(tree))
+    for mark in _guarantee_marks(tree):
+        values = [_string(argument, names) for argument in mark.args]
+        match values:
+            case [str(pattern), str(guarantee)]:
+                yield pattern, guarantee
+            case _:
+                raise CatalogueError(
+                    f"{path}:{mark.lineno}: write the pattern and the guarantee of the mark as"
+                    " strings, or as names of strings given at the top of this file"
+                )
+
+
+def _string_constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield each `NAME = "text"` at the top level of a module."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        match getattr(node, "value", None):
+            case ast.Constant(value=str(text)):
+                yield from ((name.id, text) for name in targets if isinstance(name, ast.Name))
+
+
+def _string(node: ast.expr, names: dict[str, str]) -> str | None:
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.Name(id=name):
+            return names.get(name)
+    return None
+
+
+def _guarantee_marks(tree: ast.Module) -> Iterator[ast.Call]:
+    """Yield each `@pytest.mark.guarantee(...)` on a function or a class."""
+    for node in ast.walk(tree):
+        for decorator in getattr(node, "decorator_list", ()):
+            match decorator:
+                case ast.Call(
+                    func=ast.Attribute(attr="guarantee", value=ast.Attribute(attr="mark"))
+                ):
+                    yield decorator

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pattern file: what its header says, and whether the file keeps the catalogue's rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+SPDX = "# SPDX-License-Identifier: 0BSD"
+SECTIONS = ("Problem", "Guarantees", "Not for", "Costs", "Sources")
+
+_GUARANTEE_ID = re.compile(r"[a-z][a-z0-9-]*")
+_BOUNDS = {"<", "<=", "==", "===", "~="}
+_INDENT = "    "
+
+
+class CatalogueError(ValueError):
+    """Something in the catalogue, or asked of it, that cannot be; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """One thing that a pattern promises."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What a pattern file says about itself.
+
+    Attributes:
+        name: Topic and file: `retries/backoff`.
+        path: The file.
+        summary: The first line of its docstring.
+        problem: What it is for; paragraphs are parted by a blank line, here and below.
+        guarantees: What it promises, in the order of the header.
+        not_for: Where something else is better.
+        costs: Which figures of the report belong to it.
+        sources: Pages and Prefect issues.
+        dependencies: Requirements, as PEP 508 writes them.
+        requires_python: The Python versions it runs on: `>=3.11`.
+    """
+
+    name: str
+    path: Path
+    summary: str
+    problem: str
+    guarantees: tuple[Guarantee, ...]
+    not_for: str
+    costs: str
+    sources: tuple[str, ...]
+    dependencies: tuple[str, ...]
+    requires_python: str
+
+
+def read(root: Path, path: Path) -> Pattern:
+    """Read the header of a pattern file, without running it.
+
+    Args:
+        root: The folder of the catalogue.
+        path: A file in a topic folder below it.
+
+    Returns:
+        What the header says.
+
+    Raises:
+        CatalogueError: If the file can't be read, or its header lacks something.
+    """
+    try:
+        source, tree = _parsed(path)
+        requires_python, dependencies = _script_block(source.split("\n"))
+        summary, sections = _sections(ast.get_docstring(tree) or "")
+        return Pattern(
+            name=_name(root, path),
+            path=path,
+            summary=summary,
+            problem=_paragraphs(sections["Problem"]),
+            guarantees=_guarantees(sections["Guarantees"]),
+            not_for=_paragraphs(sections["Not for"]),
+            costs=_paragraphs(sections["Costs"]),
+            sources=_sources(sections["Sources"]),
+            dependencies=dependencies,
+            requires_python=requires_python,
+        )
+    except CatalogueError as fault:
+        raise CatalogueError(f"{_shown(root, path)}: {fault}") from None
+
+
+def faults(root: Path, path: Path) -> list[str]:
+    """Say what keeps a file from being a pattern that can be copied alone.
+
+    Args:
+        root: The folder of the catalogue.
+        path: A file below it.
+
+    Returns:
+        One line for each fault; a header that can't be read hides those of the code.
+    """
+    try:
+        pattern = read(root, path)
+    except CatalogueError as error:
+        return [str(error)]
+    _, tree = _parsed(path)
+    found = (*_dependency_faults(pattern), *_import_faults(pattern, tree), *_main_faults(tree))
+    return [f"{_shown(root, path)}: {fault}" for fault in dict.fromkeys(found)]
+
+
+def _shown(root: Path, path: Path) -> str:
+    return path.relative_to(root.parent).as_posix()
+
+
+def _name(root: Path, path: Path) -> str:
+    name = path.relative_to(root).with_suffix("")
+    if len(name.parts) != 2:
+        raise CatalogueError(f"is not in a topic's folder: move it to {root.name}/<topic>/")
+    return name.as_posix()
+
+
+def _parsed(path: Path) -> tuple[str, ast.Module]:
+    try:
+        source = path.read_text(encoding="utf-8")
+        return source, ast.parse(source)
+    except OSError as error:
+        raise CatalogueError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise CatalogueError("is not UTF-8 text") from None
+    except SyntaxError as error:
+        raise CatalogueError(f"is not Python: {error.msg} in line {error.lineno}") from None
+    except ValueError as error:
+        raise CatalogueError(f"is not Python: {error}") from None
+
+
+def _script_block(lines: list[str]) -> tuple[str, tuple[str, ...]]:
+    """Return what the `# /// script` block requires of Python, and the dependencies."""
+    if lines[0] != SPDX:
+        raise CatalogueError(f'line 1 is not "{SPDX}"')
+    if len(lines) < 2 or lines[1] != "# /// script":
+        raise CatalogueError('line 2 is not "# /// script"; dependencies are declared there')
+    if "# ///" not in lines[2:]:
+        raise CatalogueError('the "# /// script" block has no end: close it with "# ///"')
+    block = lines[2 : lines.index("# ///", 2)]
+    try:
+        script = tomllib.loads("\n".join(line.removeprefix("#") for line in block))
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogueError(f'the "# /// script" block is not TOML: {error}') from None
+    requires_python, dependencies = script.get("requires-python"), script.get("dependencies")
+    if not isinstance(requires_python, str):
+        raise CatalogueError('the "# /// script" block has no requires-python = "..."')
+    if not isinstance(dependencies, list) or not all(isinstance(d, str) for d in dependencies):
+        raise CatalogueError('the "# /// script" block has no dependencies = ["...", ...]')
+    return requires_python, tuple(dependencies)
+
+
+def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
+    """Return the summary, and the lines of each section without their indent."""
+    summary, *lines = docstring.split("\n")
+    if not summary or (lines and lines[0]):
+        raise CatalogueError("its docstring does not begin with one line and a blank one")
+    sections: dict[str, list[str]] = {}
+    section: list[str] | None = None
+    for line in lines:
+        if line and not line.startswith(_INDENT):
+            section = sections.setdefault(_title(line, sections), [])
+        elif section is not None:
+            section.append(line.removeprefix(_INDENT))
+        elif line:
+            raise CatalogueError(f'"{line.strip()}" stands in no section')
+    for title in SECTIONS:
+        if not any(sections.get(title, ())):
+            wrong = "is empty" if title in sections else "is missing"
+            raise CatalogueError(f'section "{title}:" {wrong}')
+    if tuple(sections) != SECTIONS:
+        raise CatalogueError(f"its sections are not in the order {', '.join(SECTIONS)}")
+    return summary, sections
+
+
+def _title(line: str, seen: dict[str, list[str]]) -> str:
+    title = line.removesuffix(":")
+    if title == line:
+        raise CatalogueError(f'"{line}" stands in no section: indent it by four')
+    if title not in SECTIONS:
+        raise CatalogueError(f'no section is called "{line}"; there are {", ".join(SECTIONS)}')
+    if title in seen:
+        raise CatalogueError(f'section "{line}" stands there twice')
+    return title
+
+
+def _paragraphs(lines: list[str]) -> str:
+    paragraphs = "\n".join(lines).split("\n\n")
+    return "\n\n".join(" ".join(words) for text in paragraphs if (words := text.split()))
+
+
+def _items(lines: list[str]) -> Iterator[str]:
+    """Yield each item of a list on one line; what is indented further continues an item."""
+    item: list[str] = []
+    for line in filter(None, lines):
+        if line.startswith(" "):
+            if not item:
+                raise CatalogueError(f'"{line.strip()}" continues nothing: indent it by four')
+        elif item:
+            yield " ".join(item)
+            item = []
+        item += line.split()
+    yield " ".join(item)
+
+
+def _guarantees(lines: list[str]) -> tuple[Guarantee, ...]:
+    guarantees: dict[str, Guarantee] = {}
+    for item in _items(lines):
+        name, colon, text = item.partition(":")
+        if not (colon and text.strip()):
+            raise CatalogueError(f'guarantee "{item}" is not written as "id: what holds"')
+        if not _GUARANTEE_ID.fullmatch(name):
+            raise CatalogueError(
+                f'guarantee id "{name}" is not lower-case letters, digits and hyphens'
+            )
+        if name in guarantees:
+            raise CatalogueError(f'guarantee "{name}" stands there twice')
+        guarantees[name] = Guarantee(name, text.strip())
+    return tuple(guarantees.values())
+
+
+def _sources(lines: list[str]) -> tuple[str, ...]:
+    items = tuple(_items(lines))
+    for item in items:
+        if not item.startswith("- "):
+            raise CatalogueError(f'source "{item}" does not begin with "- "')
+    return tuple(item.removeprefix("- ") for item in items)
+
+
+def _dependency_faults(pattern: Pattern) -> Iterator[str]:
+    for text in pattern.dependencies:
+        try:
+            bounds = {specifier.operator for specifier in Requirement(text).specifier}
+        except InvalidRequirement:
+            yield f'dependency "{text}" is not a requirement such as "prefect>=3.8,<4"'
+            continue
+        if not bounds & _BOUNDS:
+            yield f'dependency "{text}" has no upper bound: add one, such as "<4"'
+
+
+def _import_faults(pattern: Pattern, tree: ast.Module) -> Iterator[str]:
+    for module in _imported(tree):
+        package = module.partition(".")[0]
+        if package in ("", "patterns"):
+            yield f"imports from another pattern ({module}): copy what it needs into it"
+        elif package == "flowgauge":
+            yield f"imports {module}: a pattern must work where flowgauge is not installed"
+        elif package not in sys.stdlib_module_names and not _declares(pattern, package):
+            yield f"imports {package}, which its dependencies do not name"
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted name of every import; a relative one begins with a dot."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def _declares(pattern: Pattern, package: str) -> bool:
+    named = {canonicalize_name(re.split(r"[^\w.-]", d)[0]) for d in pattern.dependencies}
+    if canonicalize_name(package) in named:
+        return True
+    # A distribution may be called otherwise than what it installs (PyYAML, yaml). Reading what
+    # is installed takes long, so only where the names differ.
+    from importlib.metadata import packages_distributions
+
+    return any(canonicalize_name(d) in named for d in packages_distributions().get(package, ()))
+
+
+def _main_faults(tree: ast.Module) -> Iterator[str]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    defined = any(isinstance(node, functions) and node.name == "main" for node in tree.body)
+    guarded = any(
+        isinstance(node, ast.If)
+        and ast.unparse(node.test) == "__name__ == '__main__'"
+        and any(isinstance(n, ast.Name) and n.id == "main" for n in ast.walk(node))
+        for node in tree.body
+    )
+    if not (defined and guarded):
+        yield 'has no main() called under if __name__ == "__main__": it cannot show itself'

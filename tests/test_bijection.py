@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patterns, guarantees, tests and the README's table exist together or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flowgauge.catalogue import (
+    Guarantee,
+    Pattern,
+    catalogue_root,
+    guarantee_mismatches,
+    load,
+    mirror_mismatches,
+    problems,
+    readme_mismatches,
+)
+
+ROOT = catalogue_root(Path(__file__).parent)
+TESTS = ROOT.parent / "tests" / "patterns"
+
+ONE = Pattern(
+    name="retries/backoff",
+    path=Path("patterns/retries/backoff.py"),
+    summary="Retry.",
+    problem="Down.",
+    guarantees=(Guarantee("attempts", "four."), Guarantee("delays", "grow.")),
+    not_for="None.",
+    costs="None.",
+    sources=("Prefect #14745",),
+    dependencies=("prefect<4",),
+    requires_python=">=3.11",
+)
+OTHER = replace(ONE, name="tasks/basics", guarantees=(Guarantee("name", "is given."),))
+
+
+def test_every_pattern_keeps_the_rules() -> None:
+    """Every pattern of the catalogue has its header and works as the only file copied."""
+    assert problems(ROOT) == []
+
+
+def test_every_guarantee_is_proved_and_every_proof_is_of_a_guarantee() -> None:
+    """What the headers promise and what the tests prove are the same."""
+    assert guarantee_mismatches(load(ROOT), TESTS) == []
+
+
+def test_every_pattern_has_a_row_in_the_readme_and_every_row_a_pattern() -> None:
+    """The README's table lists the catalogue, no more and no less."""
+    assert readme_mismatches(load(ROOT), ROOT.parent / "README.md") == []
+
+
+def test_every_pattern_has_its_test_file_and_every_test_file_its_pattern() -> None:
+    """tests/patterns mirrors patterns/."""
+    assert mirror_mismatches(load(ROOT), TESTS) == []
+
+
+@pytest.fixture
+def tests_root(tmp_path: Path) -> Path:
+    """Give a folder of tests that proves all that the two patterns promise."""
+    for file, names in {
+        "retries/test_backoff.py": (("retries/backoff", "attempts"), ("retries/backoff", "delays")),
+        "tasks/test_basics.py": (("tasks/basics", "name"),),
+    }.items():
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(
+            "".join(
+                f"@pytest.mark.guarantee{name}\ndef test_{i}(): ...\n"
+                for i, name in enumerate(names)
+            )
+        )
+    return tmp_path
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    """Give a README whose table has a row for each of the two patterns."""
+    file = tmp_path / "README.md"
+    file.write_text(
+        "See [retries](patterns/retries).\n\n"
+        "| pattern | what it does |\n| --- | --- |\n"
+        "| [retries/backoff](patterns/retries/backoff.py) | Retry. |\n"
+        "| [`tasks/basics`](patterns/tasks/basics.py) | [Begin](https://docs.prefect.io). |\n"
+    )
+    return file
+
+
+def test_matching_trees_have_no_mismatch(tests_root: Path, readme: Path) -> None:
+    """Where everything has its counterpart, nothing is found."""
+    assert guarantee_mismatches((ONE, OTHER), tests_root) == []
+    assert readme_mismatches((ONE, OTHER), readme) == []
+    assert mirror_mismatches((ONE, OTHER), tests_root) == []
+
+
+def test_a_guarantee_without_a_test_is_found(tests_root: Path) -> None:
+    """A guarantee that no test proves is named."""
+    promising = replace(OTHER, guarantees=(*OTHER.guarantees, Guarantee("tags", "are kept.")))
+    found = guarantee_mismatches((ONE, promising), tests_root)
+    assert found == ['tasks/basics: no test proves "tags"']
+
+
+def test_a_proof_of_no_guarantee_is_found(tests_root: Path) -> None:
+    """A test that proves what no header promises is named."""
+    modest = replace(ONE, guarantees=ONE.guarantees[:1])
+    found = guarantee_mismatches((modest, OTHER), tests_root)
+    assert found == ['retries/backoff: a test proves "delays", no guarantee']
+
+
+def test_a_pattern_without_a_row_is_found(readme: Path) -> None:
+    """A pattern that the README's table leaves out is named."""
+    found = readme_mismatches((ONE, OTHER, replace(ONE, name="flows/basics")), readme)
+    assert found == ["flows/basics: no row [flows/basics](patterns/flows/basics.py) in README.md"]
+
+
+def test_a_row_without_a_pattern_is_found(readme: Path) -> None:
+    """A row of a pattern that does not exist is named."""
+    found = readme_mismatches((ONE,), readme)
+    assert found == ["README.md: row [tasks/basics](patterns/tasks/basics.py) has no pattern"]
+
+
+def test_a_row_that_links_to_another_pattern_is_found(readme: Path) -> None:
+    """A row whose link leads to another file than its name says is a mismatch."""
+    readme.write_text(readme.read_text().replace("tasks/basics.py", "tasks/other.py"))
+    assert readme_mismatches((ONE, OTHER), readme) == [
+        "tasks/basics: no row [tasks/basics](patterns/tasks/basics.py) in README.md",
+        "README.md: row [tasks/basics](patterns/tasks/other.py) has no pattern",
+    ]
+
+
+def test_a_pattern_without_a_test_file_is_found(tests_root: Path) -> None:
+    """A pattern whose tests lie elsewhere, or nowhere, is named with the file it lacks."""
+    (tests_root / "tasks" / "test_basics.py").unlink()
+    found = mirror_mismatches((ONE, OTHER), tests_root)
+    assert found == ["tasks/basics: no tests in tasks/test_basics.py"]
+
+
+def test_a_test_file_without_a_pattern_is_found(tests_root: Path) -> None:
+    """A test file that mirrors no pattern is named."""
+    assert mirror_mismatches((ONE,), tests_root) == ["tasks/test_basics.py: tests of no pattern"]
