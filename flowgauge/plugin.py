@@ -185,6 +185,8 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
 def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
     """Measure one thing beside its reference, round by round; see `Paired`."""
     recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
+    if not isinstance(recorder, BenchmarkRecorder):
+        pytest.fail("the paired fixture needs `flowgauge = true` in pytest's ini file", False)
     return Paired(benchmark, request.node, recorder)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 import prefect.task_runners
 from prefect.task_runners import ProcessPoolTaskRunner
-from typing_extensions import Self
 
 # Prefect imports the integrations that are installed with the first task; prefect_dask brings
 # distributed and numpy. A module that is missing is passed over.
@@ -49,5 +48,5 @@ def stop_fork_server() -> None:
     """End the process that workers are forked from; the next pool would start a new one."""
     from multiprocessing import forkserver
 
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     server._stop()

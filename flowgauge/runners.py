@@ -251,7 +251,7 @@ def _processes(started: StartedRunners) -> TaskRunner[Any]:
 
 def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:
     def runner(started: StartedRunners) -> TaskRunner[Any]:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
 
         return DaskTaskRunner(address=started.dask_scheduler(name))
 

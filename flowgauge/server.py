@@ -18,7 +18,7 @@ STARTUP_TIMEOUT = 120
 
 @contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
-    """Run Prefect's own test harness, kept apart from the user's files, and stop it whatever happens.
+    """Run Prefect's own test harness apart from the user's files, and stop it in any case.
 
     Args:
         home: An empty folder for everything the server and its clients write.

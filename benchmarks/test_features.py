@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each feature of Prefect costs on each task runner, in steady state.
+
+All but `flow` run inside one flow run, so that its start and the start of its runner's workers
+are not in the figure; `benchmarks/test_startup.py` measures those.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.cache_policies import INPUTS, NO_CACHE
+from prefect.runtime import task_run
+from prefect.task_runners import TaskRunner
+
+from flowgauge.measure.floors import Floor
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.recorder import Paired
+
+PER_TASK: dict[str, Any] = {"group": "features", "figure": "time per task run"}
+PLAIN_SUBMIT = "submit of a plain task"
+TASKS = 4
+"""Task runs in a round: few, because a Dask task takes a tenth of a second."""
+
+
+def add_one(number: int) -> int:
+    """Return the next number: no work, so that only the engine's cost is left."""
+    return number + 1
+
+
+plain = task(add_one)
+cached = plain.with_options(cache_policy=INPUTS, persist_result=True)
+persisted = plain.with_options(cache_policy=NO_CACHE, persist_result=True)
+
+
+@task(retries=1)
+def retried(number: int) -> int:
+    """Fail at the first attempt."""
+    if task_run.get_run_count() == 1:
+        raise ConnectionError
+    return number + 1
+
+
+@flow
+def flow_of_nothing(number: int) -> int:
+    """Return the next number from a flow that runs no task."""
+    return number + 1
+
+
+def submitted(tried: Any, numbers: range) -> list[int]:
+    """Submit a task for each number and return the results."""
+    return [future.result() for future in [tried.submit(number) for number in numbers]]
+
+
+def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What a flow run that does nothing costs."""
+    prefect_flow = flow_of_nothing.with_options(task_runner=task_runner)
+    paired(
+        lambda: prefect_flow(1),
+        lambda: add_one(1),
+        check=lambda answer: answer == 2,
+        id="flow",
+        group="features",
+        figure="time per flow run",
+        runner=runner_name,
+        against="plain function call",
+    )
+
+
+@pytest.mark.runners("sequential")
+def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
+    """What calling a task directly costs; no task runner takes part."""
+    numbers = range(paired.size(TASKS))
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: [plain(number) for number in numbers],
+            lambda: [add_one(number) for number in numbers],
+            check=lambda answer: answer == [number + 1 for number in numbers],
+            per=len(numbers),
+            id="task-call",
+            **PER_TASK,
+            against="plain function call",
+        ),
+    )
+
+
+def test_submit(
+    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, floor: Floor
+) -> None:
+    """What submitting a task and waiting for its result costs."""
+    numbers = range(paired.size(TASKS))
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: submitted(plain, numbers),
+            lambda: floor.map(add_one, numbers),
+            check=lambda answer: answer == [number + 1 for number in numbers],
+            per=len(numbers),
+            id="submit",
+            **PER_TASK,
+            runner=runner_name,
+            against=floor.name,
+        ),
+    )
+
+
+def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What `map` costs beside as many submits."""
+    numbers = range(paired.size(TASKS))
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: plain.map(numbers).result(),
+            lambda: submitted(plain, numbers),
+            check=lambda answer: answer == [number + 1 for number in numbers],
+            per=len(numbers),
+            id="map",
+            **PER_TASK,
+            runner=runner_name,
+            against=PLAIN_SUBMIT,
+        ),
+    )
+
+
+def test_subflow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What calling a flow inside a flow costs."""
+    subflow = flow_of_nothing.with_options(task_runner=task_runner)
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: subflow(1),
+            lambda: add_one(1),
+            check=lambda answer: answer == 2,
+            id="subflow",
+            group="features",
+            figure="time per subflow run",
+            runner=runner_name,
+            against="plain function call",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("id", "tried"), [("retry", retried), ("persisted-result", persisted)], ids=["retry", "persist"]
+)
+def test_feature_of_a_task(
+    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str, tried: Any
+) -> None:
+    """What one failed attempt and its retry, or a persisted result, adds to a submitted task."""
+    numbers = range(paired.size(TASKS))
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: submitted(tried, numbers),
+            lambda: submitted(plain, numbers),
+            check=lambda answer: answer == [number + 1 for number in numbers],
+            per=len(numbers),
+            id=id,
+            **PER_TASK,
+            runner=runner_name,
+            against=PLAIN_SUBMIT,
+        ),
+    )
+
+
+@pytest.mark.parametrize("id", ["cache-miss", "cache-hit"])
+def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str) -> None:
+    """What looking up a cached result adds, where there is none yet and where there is one."""
+    size = paired.size(TASKS)
+    # Numbers that no other benchmark and no other runner has cached.
+    first = hash((runner_name, id)) & 0xFFFFFFFF
+    fresh = itertools.count(first, size)
+
+    def numbers() -> range:
+        start = next(fresh) if id == "cache-miss" else first
+        return range(start, start + size)
+
+    def differences(tried: Any, numbers: range) -> list[int]:
+        results = submitted(tried, numbers)
+        return [result - number for result, number in zip(results, numbers, strict=True)]
+
+    def measure() -> None:
+        if id == "cache-hit":
+            submitted(cached, range(first, first + size))
+        paired(
+            lambda: differences(cached, numbers()),
+            lambda: differences(plain, numbers()),
+            check=lambda answer: answer == [1] * size,
+            per=size,
+            id=id,
+            **PER_TASK,
+            runner=runner_name,
+            against=PLAIN_SUBMIT,
+        )
+
+    inside_flow(task_runner, measure)
+
+
+def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What a difference is worth: the same submits measured against themselves."""
+    numbers = range(paired.size(TASKS))
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: submitted(plain, numbers),
+            lambda: submitted(plain, numbers),
+            check=lambda answer: answer == [number + 1 for number in numbers],
+            per=len(numbers),
+            id="submit-against-itself",
+            group="noise",
+            figure="time per task run",
+            runner=runner_name,
+            against=PLAIN_SUBMIT,
+        ),
+    )

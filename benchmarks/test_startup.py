@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it takes until the first task of a flow run has its result, on each task runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
+
+from flowgauge.measure.recorder import Paired
+from flowgauge.runners import StartedRunners
+
+FIRST_TASK: dict[str, Any] = {
+    "group": "startup",
+    "figure": "time of a flow run with one task",
+    "against": "the same on sequential",
+}
+
+
+@task
+def answer() -> int:
+    """Return at once."""
+    return 42
+
+
+@flow
+def one_task() -> int:
+    """Run one task on the flow's task runner."""
+    return answer.submit().result()
+
+
+def test_first_task(
+    paired: Paired, started_runners: StartedRunners, task_runner: TaskRunner[Any], runner_name: str
+) -> None:
+    """A flow run with one task, where a cluster or fork server is up already."""
+    paired(
+        one_task.with_options(task_runner=task_runner),
+        one_task.with_options(task_runner=started_runners.task_runner("sequential")),
+        check=lambda result: result == 42,
+        id="first-task",
+        runner=runner_name,
+        **FIRST_TASK,
+    )
+
+
+def spawned_pool(workers: int) -> TaskRunner[Any]:
+    """Return the process pool as Prefect ships it: every worker imports Prefect."""
+    return ProcessPoolTaskRunner(max_workers=workers)
+
+
+def temporary_cluster(workers: int) -> TaskRunner[Any]:
+    """Return the Dask task runner as people start with: a cluster for each flow run."""
+    return DaskTaskRunner(
+        cluster_kwargs={
+            "n_workers": workers,
+            "threads_per_worker": 1,
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            "worker_dashboard_address": "127.0.0.1:0",
+        }
+    )
+
+
+STOCK = {"processes": spawned_pool, "dask-processes": temporary_cluster}
+
+
+@pytest.mark.runners(*STOCK)
+def test_first_task_as_shipped(
+    paired: Paired, started_runners: StartedRunners, runner_name: str
+) -> None:
+    """The same with nothing shared: a spawned pool, a cluster for one flow run."""
+    as_shipped: Callable[[int], TaskRunner[Any]] = STOCK[runner_name]
+    paired(
+        one_task.with_options(task_runner=as_shipped(started_runners.workers)),
+        one_task.with_options(task_runner=started_runners.task_runner("sequential")),
+        check=lambda result: result == 42,
+        id="first-task-as-shipped",
+        runner=runner_name,
+        rounds=2,
+        **FIRST_TASK,
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was run on what machine: written into every results file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = (
+    "flowgauge",
+    "prefect",
+    "prefect-dask",
+    "distributed",
+    "pytest",
+    "pytest-benchmark",
+    "fastapi",
+    "SQLAlchemy",
+    "pydantic",
+)
+
+Value = str | float | int | None
+
+
+def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dict[str, str]]:
+    """Describe the machine and the versions that a figure depends on.
+
+    Args:
+        root: The folder whose git commit is named.
+        workers: How many tasks could run side by side.
+        command: The command line that made the figures.
+
+    Returns:
+        Plain data, ready for JSON; sizes in GiB, load as the average of the last minute.
+    """
+    import psutil
+
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(root),
+        "command": command,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_model": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_1m": round(os.getloadavg()[0], 2),
+        "workers": workers,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit(root: Path) -> str | None:
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _cpu_model() -> str | None:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None

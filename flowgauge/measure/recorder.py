@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gathers the rows of a benchmark run, shows them as they come, and writes the report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowgauge.measure.pairs import Budget, Rounds, paired_rounds, row
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from flowgauge.measure.results import Results, Row
+
+_PROPERTY = "flowgauge_row"
+
+
+class Paired:
+    """What the `paired` fixture gives: measures one thing beside its reference."""
+
+    def __init__(
+        self, benchmark: BenchmarkFixture, item: pytest.Item, recorder: BenchmarkRecorder
+    ) -> None:
+        self.benchmark = benchmark
+        self.item = item
+        self.recorder = recorder
+
+    def size(self, full: int) -> int:
+        """Return how much work a round should hold: all, or a little where nothing is timed."""
+        return min(2, full) if self.benchmark.disabled else full
+
+    def __call__(
+        self,
+        candidate: Callable[[], Any],
+        reference: Callable[[], Any] | None = None,
+        *,
+        check: Callable[[Any], bool],
+        per: int = 1,
+        id: str,
+        group: str,
+        figure: str,
+        runner: str | None = None,
+        against: str | None = None,
+        params: dict[str, Any] | None = None,
+        rounds: int | None = None,
+    ) -> None:
+        """Measure, and keep the row.
+
+        Args:
+            candidate: What is measured.
+            reference: What it is measured against, in the same round; None for nothing.
+            check: Says whether an answer, of either, is right.
+            per: Units of work in one round of the candidate.
+            id: The row's name within its group.
+            group: `features`, `patterns`, `startup` or `noise`.
+            figure: What the value is, for people.
+            runner: The task runner measured, None where there is none.
+            against: What the reference is, for people.
+            params: What else tells this row from others.
+            rounds: How many rounds to do, for what is too slow for the usual number.
+        """
+        self.benchmark.group = group
+        times = paired_rounds(
+            self.benchmark, candidate, reference, check, rounds or self.recorder.budget
+        )
+        if not times.candidate:
+            return
+        made = row(
+            times,
+            per=per,
+            id=id,
+            group=group,
+            figure=figure,
+            runner=runner,
+            reference=against,
+            params=params or {},
+        )
+        self.benchmark.extra_info.update(
+            {"runner": runner, "per": per, "reference": against, "ratio": made.ratio}
+        )
+        self.recorder.rows.append(made)
+        self.item.user_properties.append((_PROPERTY, len(self.recorder.rows) - 1))
+
+
+class BenchmarkRecorder:
+    """A pytest plugin that turns the rows of a run into `results.json` and a report."""
+
+    def __init__(self, config: pytest.Config, workers: int, directory: Path) -> None:
+        self.config = config
+        self.workers = workers
+        self.directory = directory
+        self.rows: list[Row] = []
+        self.starts: list[Row] = []
+        self.results: Results | None = None
+        self.benchmarks = 0
+
+    @property
+    def budget(self) -> Budget:
+        """How long one benchmark may measure."""
+        return Budget(
+            min_rounds=int(self.config.getoption("benchmark_min_rounds")),
+            max_time=float(self.config.getoption("benchmark_max_time")),
+        )
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count the benchmarks, to say how far the run is."""
+        self.benchmarks = sum(
+            "paired" in getattr(item, "fixturenames", ()) for item in session.items
+        )
+
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport | pytest.CollectReport
+    ) -> tuple[str, str, str] | None:
+        """Show a measured row in place of a dot."""
+        if report.when != "call" or not report.passed:
+            return None
+        indices = [value for name, value in report.user_properties if name == _PROPERTY]
+        if not indices:
+            return None
+        from flowgauge.report.summary import line
+
+        shown = f"[{len(self.rows)}/{self.benchmarks}] {line(self.rows[int(str(indices[-1]))])}"
+        return "passed", f"\n  {shown}", shown
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the results of what was measured, and the report."""
+        if not self.rows:
+            return
+        self.rows.extend(self.starts)
+        from flowgauge.measure.fingerprint import fingerprint
+        from flowgauge.measure.results import Results
+        from flowgauge.report import write_report
+
+        command = shlex.join(["pytest", *sys.argv[1:]])
+        found = fingerprint(self.config.rootpath, self.workers, command)
+        self.results = Results(fingerprint=found, rows=tuple(self.rows))
+        self.page = write_report(self.results, self.directory)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the summary table and where the report is."""
+        if self.results is None:
+            return
+        from rich.console import Console
+
+        from flowgauge.report.summary import summary
+
+        terminalreporter.ensure_newline()
+        summary(self.results, Console(file=terminalreporter._tw._file), self.page)
+
+
+def note_start(config: pytest.Config, id: str, runner: str | None, seconds: float) -> None:
+    """Keep what starting something shared by the whole run took, for the report.
+
+    Args:
+        config: The run's configuration.
+        id: What was started.
+        runner: The task runner it belongs to, None for all.
+        seconds: How long it took, this one time.
+    """
+    recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
+    if isinstance(recorder, BenchmarkRecorder):
+        recorder.starts.append(
+            row(
+                Rounds((seconds,), ()),
+                per=1,
+                id=id,
+                group="startup",
+                figure="time to start, once per run",
+                runner=runner,
+                reference=None,
+                params={},
+            )
+        )
