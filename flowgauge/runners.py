@@ -84,7 +84,9 @@ def check_dask_address(address: str) -> None:
     if not host or not port:
         raise RunnerError(f"--dask-address {address}: not an address like tcp://host:8786")
     try:
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as connection:
+            # A scheduler greets whoever connects; Dask's client would wait for that for ever.
+            greeted = parts.scheme == "tls" or _greets(connection)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunnerError(
@@ -95,6 +97,8 @@ def check_dask_address(address: str) -> None:
     from distributed import Client
 
     try:
+        if not greeted:
+            raise ConnectionError
         with Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
     except Exception:
@@ -107,6 +111,14 @@ def check_dask_address(address: str) -> None:
             f"--dask-address {address}: the scheduler has no workers;"
             f" start some with `dask worker {address}`"
         )
+
+
+def _greets(connection: socket.socket) -> bool:
+    """Say whether the other end speaks first."""
+    try:
+        return bool(connection.recv(1))
+    except TimeoutError:
+        return False
 
 
 @dataclass

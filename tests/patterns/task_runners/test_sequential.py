@@ -84,7 +84,7 @@ def test_futures_are_those_of_a_thread_pool(divisors: list[int]) -> None:
         return seen
 
     sequential = divisions.with_options(task_runner=SequentialTaskRunner())()
-    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+    pool: Any = ThreadPoolTaskRunner(max_workers=2)
     threads = divisions.with_options(task_runner=pool)()
     assert sequential == threads
     assert sequential == [
@@ -146,11 +146,10 @@ def test_a_task_that_waits_for_a_failed_one_does_not_run() -> None:
 
     @flow(task_runner=SequentialTaskRunner())
     def waits() -> tuple[str | None, str | None]:
-        failed: Any
-        fine: Any
-        failed, fine = fail.submit(), follow.submit("first")
-        after_failed: Any = follow.submit("after failed", wait_for=[failed])
-        after_fine: Any = follow.submit("after fine", wait_for=[fine])
+        following: Any = follow
+        failed, fine = fail.submit(), following.submit("first")
+        after_failed = following.submit("after failed", wait_for=[failed])
+        after_fine = following.submit("after fine", wait_for=[fine])
         return after_failed.state.name, after_fine.state.name
 
     assert waits() == ("NotReady", "Completed")

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws one chart for each question, as a Vega-Lite specification or as SVG."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from flowgauge.measure.results import Row
+from flowgauge.report.numbers import ratio, seconds
+from flowgauge.report.order import colours, labels, runner_name, runners
+from flowgauge.report.questions import Question
+
+Spec = dict[str, Any]
+_Layers = alt.LayerChart | alt.FacetChart
+
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""The release of Vega-Lite that Altair writes for, as vl-convert names it."""
+
+_FILE_WIDTH = 760
+_FIT = {"type": "fit-x", "contains": "padding"}
+_SECONDS_AXIS = (
+    "datum.value >= 0.9995 ? format(datum.value, ',~r') + ' s'"
+    " : datum.value >= 0.9995e-3 ? format(datum.value * 1e3, '~r') + ' ms'"
+    " : datum.value >= 0.9995e-6 ? format(datum.value * 1e6, '~r') + ' µs'"
+    " : format(datum.value * 1e9, '~r') + ' ns'"
+)
+_RATIO_AXIS = "'×' + format(datum.value, ',~r')"
+_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (4, (1,)),
+    (2, (1, 3)),
+    (0.5, (1, 2, 5)),
+    (0, (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)),
+)
+"""For an axis over at least so many decades: the ticks within a decade."""
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+
+
+def spec(question: Question) -> Spec | None:
+    """Draw the answer to a question.
+
+    Args:
+        question: The question and its rows.
+
+    Returns:
+        A Vega-Lite specification as wide as what holds it, None if there is nothing to draw.
+    """
+    if not question.rows:
+        return None
+    chart = _floor_chart(question) if question.form == "floor" else _dot_chart(question)
+    drawn: Spec = chart.properties(width="container", background="transparent").to_dict()
+    # The page's own ink, so that a chart follows the page from light to dark and onto paper.
+    return drawn | {"autosize": _FIT, "config": theme("currentColor")}
+
+
+def svg(drawn: Spec) -> str:
+    """Render a specification for a place with a colour of its own, such as a README.
+
+    Args:
+        drawn: What `spec` returned.
+
+    Returns:
+        An SVG on a white ground, so that its dark text can be read anywhere.
+    """
+    fixed = drawn | {
+        "width": _FILE_WIDTH,
+        "background": "#ffffff",
+        "padding": 16,
+        "config": theme("#1f2328"),
+    }
+    return vl_convert.vegalite_to_svg(json.dumps(fixed), vl_version=VEGA_LITE)
+
+
+def bundle() -> str:
+    """Return the JavaScript that draws specifications in a page, with all it depends on."""
+    # Inside a script element these two would end it or change how it is read.
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return script.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+
+
+def theme(ink: str) -> Spec:
+    """Return the Vega configuration with which everything but the data is drawn in one ink."""
+    quiet = {"labelColor": ink, "titleColor": ink, "titleFontWeight": "normal"}
+    return {
+        "font": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
+        "view": {"stroke": None},
+        "axis": quiet
+        | {
+            "labelFontSize": 12,
+            "gridColor": ink,
+            "gridOpacity": 0.13,
+            "domain": False,
+            "ticks": False,
+            "labelPadding": 8,
+        },
+        "legend": quiet | {"labelFontSize": 12, "orient": "top", "title": None, "offset": 12},
+        "rule": {"color": ink},
+        "tick": {"color": ink},
+        "text": {"color": ink, "fontSize": 12},
+    }
+
+
+def _floor_chart(question: Question) -> _Layers:
+    """Draw the time of each row, and beside it the time of what it was paired with."""
+    rows = question.rows
+    records = [
+        _record(row, label, "cost")
+        | {
+            "label": runner_name(row) if label == row.id else f"{runner_name(row)} · {label}",
+            "cost": seconds(row.value),
+            "floor": _floor(row),
+            "beside": f"{row.reference} {seconds(_floor(row) or 0)}" if _floor(row) else None,
+            "times": ratio(row.ratio) if row.ratio else None,
+        }
+        for row, label in zip(rows, labels(rows), strict=True)
+    ]
+    floors = [floor for row in rows if (floor := _floor(row))]
+    x = _log_axis([*floors, *(row.high for row in rows), *(row.low for row in rows)], _SECONDS_AXIS)
+    base = alt.Chart(alt.InlineData(values=records), height=alt.Step(54)).encode(
+        y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(grid=False, labelLimit=260)),
+        color=_runner_colour(rows, legend=False),
+        tooltip=[
+            alt.Tooltip("label:N", title="runner"),
+            alt.Tooltip("cost:N", title="median"),
+            alt.Tooltip("interval:N", title="95 % interval"),
+            alt.Tooltip("beside:N", title="beside"),
+            alt.Tooltip("times:N", title="ratio"),
+        ],
+    )
+    cost = base.encode(x=x)
+    plain = base.transform_filter("datum.floor != null").encode(
+        x=alt.X("floor:Q"), color=alt.Undefined
+    )
+    return alt.layer(
+        plain.mark_rule(opacity=0.25).encode(x2="value:Q"),
+        _whisker(base),
+        cost.mark_point(filled=True, size=110, opacity=1),
+        plain.mark_tick(thickness=3, size=16),
+        cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N", color=alt.Undefined),
+        plain.mark_text(dy=19, align="left", opacity=0.75).encode(text="beside:N"),
+    )
+
+
+def _dot_chart(question: Question) -> _Layers:
+    """Draw the time or the ratio of each row, the runners of one label below each other."""
+    rows, form = question.rows, question.form
+    records = [_record(row, label, form) for row, label in zip(rows, labels(rows), strict=True)]
+    ends = [record[key] for record in records for key in ("value", "low", "high")]
+    x = _log_axis([*ends, 1.0], _RATIO_AXIS) if form == "ratio" else _log_axis(ends, _SECONDS_AXIS)
+    names = runners(rows)
+    picked = alt.selection_point(fields=["runner"], bind="legend")
+    base = alt.Chart(
+        alt.InlineData(values=records), height=alt.Step(13, **{"for": "offset"})
+    ).encode(
+        y=alt.Y(
+            "label:N",
+            title=None,
+            sort=None,
+            axis=alt.Axis(grid=False, labelLimit=260),
+            scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15),
+        ),
+        yOffset=alt.YOffset("runner:N", sort=list(names)),
+        color=_runner_colour(rows, legend=True),
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12)),
+        tooltip=[
+            alt.Tooltip("label:N", title="measured"),
+            alt.Tooltip("runner:N"),
+            alt.Tooltip("text:N", title="ratio" if form == "ratio" else "median"),
+            alt.Tooltip("interval:N", title="95 % interval"),
+            alt.Tooltip("reference:N", title="beside"),
+        ],
+    )
+    shape = alt.Shape(
+        "runner:N", scale=alt.Scale(domain=list(names), range=list(_SHAPES)), sort=list(names)
+    )
+    dots = base.mark_point(filled=True, size=70).encode(x=x, shape=shape).add_params(picked)
+    layers: list[alt.Chart] = [_whisker(base), dots]
+    if form == "ratio":
+        one = alt.Chart(alt.InlineData(values=[{"one": 1}]))
+        layers.insert(0, one.mark_rule(strokeWidth=1.5, opacity=0.7).encode(x="one:Q"))
+    return alt.layer(*layers)
+
+
+def _whisker(base: alt.Chart) -> alt.Chart:
+    whisker: alt.Chart = base.mark_rule(strokeWidth=3, opacity=0.55).encode(x="low:Q", x2="high:Q")
+    return whisker
+
+
+def _record(row: Row, label: str, form: str) -> dict[str, Any]:
+    """Return what the charts need of a row, times or ratios by the chart's form."""
+    shown = {"label": label, "runner": runner_name(row), "reference": row.reference}
+    if form == "ratio" and row.ratio and row.ratio_low and row.ratio_high:
+        ends, write = (row.ratio, row.ratio_low, row.ratio_high), ratio
+    else:
+        ends, write = (row.value, row.low, row.high), seconds
+    value, low, high = ends
+    return shown | {
+        "value": value,
+        "low": low,
+        "high": high,
+        "text": write(value),
+        "interval": f"{write(low)} – {write(high)}",
+    }
+
+
+def _floor(row: Row) -> float | None:
+    """Return the time of what a row was paired with (seconds), None if it is not known."""
+    return row.value / row.ratio if row.ratio and row.ratio > 0 else None
+
+
+def _runner_colour(rows: Sequence[Row], *, legend: bool) -> alt.Color:
+    names = runners(rows)
+    return alt.Color(
+        "runner:N",
+        scale=alt.Scale(domain=list(names), range=list(colours(names))),
+        sort=list(names),
+        legend=alt.Legend(symbolOpacity=1) if legend else None,
+    )
+
+
+def _log_axis(values: Sequence[float], label: str) -> alt.X:
+    """Return a logarithmic axis that holds all values, with ticks people count by."""
+    low, high = min(values) / 1.4, max(values) * 1.4
+    return alt.X(
+        "value:Q",
+        title=None,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=_ticks(low, high), labelExpr=label, labelOverlap="greedy"),
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return the powers of ten between two values, and steps between them if those are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    span = math.log10(high / low)
+    steps = next(steps for least, steps in _STEPS if span >= least)
+    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]

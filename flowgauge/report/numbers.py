@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes figures the way people say them."""
+
+from __future__ import annotations
+
+_SCALES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+
+
+def quantity(value: float, unit: str) -> str:
+    """Write a figure with its unit.
+
+    Args:
+        value: The figure.
+        unit: Its unit; seconds get the prefix that suits, any other stands as it is.
+
+    Returns:
+        For example "4.1 ms", "850 µs" or "12 bytes".
+    """
+    return seconds(value) if unit == "seconds" else f"{_digits(value)} {unit}"
+
+
+def seconds(value: float) -> str:
+    """Write a time with the prefix that leaves the fewest digits.
+
+    Args:
+        value: The time (seconds).
+
+    Returns:
+        For example "1.2 s", "850 µs" or "0 s".
+    """
+    if value == 0:
+        return "0 s"
+    # 999.6 ms would be written 1000 ms: it belongs to the next prefix.
+    fitting = (scale for scale in _SCALES if abs(value) >= scale[1] * 0.9995)
+    symbol, size = next(fitting, _SCALES[-1])
+    return f"{_digits(value / size)} {symbol}"
+
+
+def ratio(value: float) -> str:
+    """Write a ratio.
+
+    Args:
+        value: Candidate over reference (no unit).
+
+    Returns:
+        For example "×3.2", "×1,200" or "×0.83".
+    """
+    return f"×{_digits(value)}"
+
+
+def _digits(value: float) -> str:
+    """Write a number to about two significant digits, and no more than three."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 0.0995:
+        return f"{value:.2g}"
+    if size < 1.05:
+        # Near one the second decimal is the finding: ×1.04 must not read ×1.0.
+        return f"{value:.2f}"
+    if size < 9.95:
+        return f"{value:.1f}"
+    if size < 999.5:
+        return f"{value:.0f}"
+    return f"{float(f'{value:.2g}'):,.0f}"

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order, names and colours that rows appear in, the same in every table and chart."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flowgauge.measure.results import Row
+
+NO_RUNNER = "no runner"
+
+_RUNNERS = ("sequential", "threads", "processes", "dask-threads", "dask-processes")
+_FEATURES = (
+    "flow",
+    "task-call",
+    "submit",
+    "map",
+    "subflow",
+    "retry",
+    "cache-miss",
+    "cache-hit",
+    "persisted-result",
+)
+_GROUPS = {
+    "features": "What each feature costs",
+    "patterns": "What each pattern costs",
+    "startup": "What is slow to start",
+    "noise": "The same thing against itself",
+}
+# Okabe and Ito's colours: told apart by most colour-blind people, and on white and black alike.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
+_SPARE_COLOURS = ("#56B4E9", "#8C8C8C", "#A6761D")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one group.
+
+    Attributes:
+        name: As the results call it.
+        title: For people.
+        rows: In the order they are shown.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+
+
+def groups(rows: Iterable[Row]) -> tuple[Group, ...]:
+    """Sort rows into groups: the known ones first, unknown ones under their own name."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.group, []).append(row)
+    names = [name for name in _GROUPS if name in found]
+    names += [name for name in found if name not in _GROUPS]
+    return tuple(Group(name, _GROUPS.get(name, name), in_order(found[name])) for name in names)
+
+
+def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Sort rows by id, known features first, then by runner; unknown ids as they were measured."""
+    kept = list(rows)
+    ids = _listed((row.id for row in kept), _FEATURES)
+    names = runners(kept)
+    return tuple(sorted(kept, key=lambda row: (ids.index(row.id), names.index(runner_name(row)))))
+
+
+def runners(rows: Iterable[Row]) -> tuple[str, ...]:
+    """List the runners that rows have: known ones first, then others, "no runner" last."""
+    names = _listed((runner_name(row) for row in rows), _RUNNERS)
+    return tuple(sorted(names, key=NO_RUNNER.__eq__))
+
+
+def runner_name(row: Row) -> str:
+    """Name a row's runner for people."""
+    return row.runner or NO_RUNNER
+
+
+def colours(names: Sequence[str]) -> tuple[str, ...]:
+    """Give each runner its colour: always the same for a known one."""
+    known = dict(zip(_RUNNERS, _COLOURS, strict=True))
+    spare = iter(_SPARE_COLOURS * len(names))
+    return tuple(known.get(name) or next(spare) for name in names)
+
+
+def labels(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Name each row by its id, with its parameters where the id does not tell it from another.
+
+    Args:
+        rows: Rows that are shown together.
+
+    Returns:
+        One label for each row.
+    """
+    times = Counter((row.id, row.runner) for row in rows)
+    ambiguous = {id for (id, _), count in times.items() if count > 1}
+    return tuple(
+        " · ".join(filter(None, (row.id, row.figure, params_text(row))))
+        if row.id in ambiguous
+        else row.id
+        for row in rows
+    )
+
+
+def params_text(row: Row) -> str:
+    """Write a row's parameters, for example "tasks=100, depth=2"."""
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in row.params.items()
+    )
+
+
+def _listed(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """List names once each: known ones in their order, then others as they came."""
+    found = list(dict.fromkeys(names))
+    return [name for name in known if name in found] + [n for n in found if n not in known]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as one HTML file that needs nothing else, no network least of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from flowgauge.measure.results import Results
+from flowgauge.report.charts import Spec, bundle
+from flowgauge.report.headline import details, headline, machine
+from flowgauge.report.order import groups, runners
+from flowgauge.report.questions import questions
+from flowgauge.report.reading import COMMAND, NOT_MEASURED, how_to_read
+from flowgauge.report.tables import COLUMNS, lines, matrix
+from flowgauge.report.verdicts import noise_bands
+
+
+def page(results: Results, specs: Mapping[str, Spec]) -> str:
+    """Write the page.
+
+    Args:
+        results: The figures.
+        specs: A chart for each question that the run answers, by the question's key.
+
+    Returns:
+        A whole HTML document.
+    """
+    environment = Environment(
+        loader=PackageLoader("flowgauge.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    bands = noise_bands(results.rows)
+    return environment.get_template("page.html").render(
+        headline=headline(results),
+        machine=machine(results.fingerprint),
+        details=details(results.fingerprint),
+        questions=questions(results.rows),
+        specs=specs,
+        not_measured=NOT_MEASURED,
+        columns=COLUMNS,
+        runners=runners(results.rows),
+        tables=[
+            (group.title, matrix(group.rows, bands), lines(group.rows, bands))
+            for group in groups(results.rows)
+        ],
+        reading=how_to_read(results),
+        command=COMMAND,
+        bundle=bundle() if specs else "",
+    )

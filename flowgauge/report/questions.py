@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The questions a report answers, one chart each, and the rows that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from flowgauge.measure.results import Row
+from flowgauge.report.order import in_order
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and what answers it.
+
+    Attributes:
+        key: The chart's file name without its ending.
+        title: The question.
+        caption: How to read the chart.
+        form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio.
+        rows: The rows that can be drawn; none if the run did not measure it.
+    """
+
+    key: str
+    title: str
+    caption: str
+    form: Literal["floor", "cost", "ratio"]
+    rows: tuple[Row, ...]
+
+
+def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
+    """List the questions, each with the rows that answer it.
+
+    Args:
+        rows: All rows of a run.
+
+    Returns:
+        Every question, also those that the run does not answer.
+    """
+    kept = in_order(rows)
+
+    def rows_where(*wanted: Callable[[Row], bool]) -> tuple[Row, ...]:
+        return tuple(row for row in kept if all(is_wanted(row) for is_wanted in wanted))
+
+    return (
+        Question(
+            "task-cost",
+            "What does a task cost on each runner?",
+            "Time per submitted task that does nothing: a dot, with its 95 % interval. The bar on"
+            " the left is the same work without Prefect.",
+            "floor",
+            rows_where(is_plain_submit),
+        ),
+        Question(
+            "feature-ratio",
+            "What does each feature add?",
+            "How many times as long a task takes with the feature as a plain submit takes on the"
+            " same runner. On the line at ×1 it adds nothing.",
+            "ratio",
+            rows_where(adds_to_submit, _has_ratio),
+        ),
+        Question(
+            "feature-cost",
+            "What does each feature cost?",
+            "Time per run, with its 95 % interval.",
+            "cost",
+            rows_where(_in_group("features"), _has_time),
+        ),
+        Question(
+            "pattern-ratio",
+            "What do the patterns cost beside plain code?",
+            "How many times as long the pattern takes as the plainest code that does the same"
+            " without Prefect.",
+            "ratio",
+            rows_where(_in_group("patterns"), _has_ratio),
+        ),
+        Question(
+            "startup",
+            "What is slow to start?",
+            "Paid once for a run, or once for a flow, and in none of the figures above.",
+            "cost",
+            rows_where(_in_group("startup"), _has_time),
+        ),
+    )
+
+
+def is_plain_submit(row: Row) -> bool:
+    """Whether a row is the time of a submitted task with nothing added."""
+    return row.group == "features" and row.id == "submit" and _has_time(row)
+
+
+def adds_to_submit(row: Row) -> bool:
+    """Whether a row is a feature paired with a plain submit on the same runner."""
+    return row.group == "features" and (row.reference or "").startswith("submit")
+
+
+def _in_group(name: str) -> Callable[[Row], bool]:
+    return lambda row: row.group == name
+
+
+# A logarithmic axis has no place for zero.
+def _has_time(row: Row) -> bool:
+    return row.unit == "seconds" and row.low > 0 and row.value > 0
+
+
+def _has_ratio(row: Row) -> bool:
+    return bool(row.ratio and row.ratio > 0 and row.ratio_low and row.ratio_low > 0)
