@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.155"]
+# ///
+"""Retry a flaky call with delays that grow, stay under a cap and are never in step.
+
+Problem:
+    A service that is down gets worse when every caller comes back at once, so retries wait
+    longer each time, up to a limit, and each caller a little differently. Prefect's
+    `exponential_backoff` has no upper limit, its jitter goes past any limit put on the delays,
+    and more than 50 delays are an error.
+
+Guarantees:
+    attempts: a call that fails k times is tried min(k, retries) + 1 times, and succeeds if
+        k <= retries.
+    run-count: the call reads the number of its attempt, from 1 on, in `task_run.run_count`.
+    last-error: when retries run out, the error of the last attempt is the one that is raised.
+    delays: the n-th delay is `first * growth**n` up to the cap; the delays never shrink, and
+        no delay with its jitter is longer than the cap.
+    waits: a retry starts no sooner than its delay, less the jitter, after the failure.
+    many: any number of retries is allowed; from the 50th on the last delay is repeated.
+    flow-retry: when the flow itself is retried, tasks that had finished are not run again
+        (Prefect runs them again unless their results are persisted).
+
+Not for:
+    Errors that come again whatever you do (a missing page, a wrong password): name those worth
+    a retry with `retries/only_on`.
+
+Costs:
+    Row `retries/backoff` of the report: one retry without its delay. A persisted result costs
+    row `persisted result` besides.
+
+Sources:
+    - https://docs.prefect.io/v3/how-to-guides/workflows/retries
+    - Prefect #16059, #15751 and #15658: a flow retry starts from the first task again
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from prefect import flow, task
+from prefect.runtime import task_run
+
+MOST_DELAYS = 50
+"""Prefect takes no longer list; it repeats the last delay for retries beyond it."""
+
+
+class Backoff(TypedDict):
+    """Options of a task that is retried."""
+
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_jitter_factor: float
+    persist_result: bool
+
+
+def exponential_delays(retries: int, first: float, growth: float, cap: float) -> list[float]:
+    """List the delays before each retry.
+
+    Args:
+        retries: How many retries there are.
+        first: The first delay, in seconds.
+        growth: How many times longer each delay is than the one before; at least 1.
+        cap: The longest delay, in seconds.
+
+    Returns:
+        One delay in seconds for each retry, for the first 50 of them.
+    """
+    delays: list[float] = []
+    delay = min(first, cap)
+    for _ in range(min(retries, MOST_DELAYS)):
+        delays.append(delay)
+        delay = min(delay * growth, cap)
+    return delays
+
+
+def backoff(
+    retries: int, first: float = 1.0, growth: float = 2.0, cap: float = 60.0, jitter: float = 0.3
+) -> Backoff:
+    """Return options for `@task(**backoff(...))` or `a_task.with_options(**backoff(...))`.
+
+    Args:
+        retries: How often to try again.
+        first: The first delay, in seconds.
+        growth: How many times longer each delay is than the one before; at least 1.
+        cap: The longest delay with its jitter, in seconds.
+        jitter: The largest part of a delay that chance adds. It is drawn for every retry: in a
+            list made here it would be the same for all runs of the task.
+
+    Returns:
+        The options.
+    """
+    return {
+        "retries": retries,
+        "retry_delay_seconds": exponential_delays(retries, first, growth, cap / (1 + jitter)),
+        "retry_jitter_factor": jitter,
+        "persist_result": True,
+    }
+
+
+@task(**backoff(retries=3, first=0.05, cap=0.5))
+def fetch_page(url: str, outage: int) -> str:
+    """Fetch a page from a site that answers after some failed attempts."""
+    if task_run.run_count <= outage:
+        raise ConnectionError(f"{url} did not answer attempt {task_run.run_count}")
+    return f"{url}, read at attempt {task_run.run_count}"
+
+
+@flow(retries=1)
+def fetch_site(outages: dict[str, int]) -> list[str]:
+    """Fetch the pages of a site; its pages and how many attempts fail for each are given."""
+    pages = fetch_page.map(list(outages), list(outages.values()))
+    return list(pages.result())
+
+
+def main() -> None:
+    """Show that pages arrive though the first attempts fail."""
+    for page in fetch_site({"/home": 0, "/news": 1, "/shop": 3}):
+        print(page)
+
+
+if __name__ == "__main__":
+    main()

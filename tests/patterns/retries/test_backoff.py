@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/retries/backoff.py`."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prefect import flow, task
+from prefect.runtime import flow_run, task_run
+from prefect.task_runners import TaskRunner
+from prefect.utilities.math import clamped_poisson_interval
+
+from patterns.retries.backoff import backoff, exponential_delays, fetch_page, fetch_site
+
+NAME = "retries/backoff"
+
+seconds = st.floats(0.001, 1000)
+growths = st.floats(1, 10)
+jitters = st.floats(0.01, 1)
+
+
+@pytest.mark.guarantee(NAME, "attempts")
+@settings(max_examples=3)
+@given(retries=st.integers(1, 3), failures=st.lists(st.integers(0, 5), min_size=1, max_size=5))
+def test_a_call_is_tried_until_it_succeeds_or_retries_run_out(
+    task_runner: TaskRunner[Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    retries: int,
+    failures: list[int],
+) -> None:
+    """A call that fails k times is tried min(k, retries) + 1 times."""
+    folder = tmp_path_factory.mktemp("attempts")
+
+    @task(**backoff(retries, first=0.001, cap=0.002))
+    def call(number: int, failing: int) -> int:
+        attempts = folder / str(number)
+        with attempts.open("a") as lines:
+            lines.write("attempt\n")
+        if len(attempts.read_text().split()) <= failing:
+            raise ConnectionError
+        return failing
+
+    @flow(task_runner=task_runner)
+    def calls() -> list[Any]:
+        futures = call.map(list(range(len(failures))), failures)
+        return [future.result(raise_on_failure=False) for future in futures]
+
+    for number, outcome in enumerate(calls()):
+        failing = failures[number]
+        attempts = (folder / str(number)).read_text().split()
+        assert len(attempts) == min(failing, retries) + 1
+        if failing <= retries:
+            assert outcome == failing
+        else:
+            assert isinstance(outcome, ConnectionError)
+
+
+@pytest.mark.guarantee(NAME, "run-count")
+def test_an_attempt_knows_its_number(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """The call reads the number of its attempt, from 1 on, in `task_run.run_count`."""
+
+    @task(**backoff(2, first=0.001))
+    def call() -> None:
+        with (tmp_path / "numbers").open("a") as lines:
+            lines.write(f"{task_run.run_count}\n")
+        raise ConnectionError
+
+    @flow(task_runner=task_runner)
+    def calls() -> None:
+        call.submit().wait()
+
+    calls(return_state=True)
+    assert (tmp_path / "numbers").read_text().split() == ["1", "2", "3"]
+
+
+@pytest.mark.guarantee(NAME, "last-error")
+def test_the_last_error_surfaces(task_runner: TaskRunner[Any]) -> None:
+    """When retries run out, the error of the last attempt is the one that is raised."""
+    impatient = fetch_page.with_options(**backoff(1, first=0.001))
+
+    @flow(task_runner=task_runner)
+    def calls() -> None:
+        impatient.submit("/shop", outage=9).result()
+
+    with pytest.raises(ConnectionError, match="/shop did not answer attempt 2"):
+        calls()
+
+
+@pytest.mark.guarantee(NAME, "delays")
+@given(retries=st.integers(0, 60), first=seconds, growth=growths, cap=seconds)
+def test_delays_grow_up_to_the_cap(retries: int, first: float, growth: float, cap: float) -> None:
+    """The n-th delay is `first * growth**n` up to the cap; the delays never shrink."""
+    delays = exponential_delays(retries, first, growth, cap)
+    assert delays == sorted(delays)
+    assert delays == pytest.approx(
+        [min(first * growth**number, cap) for number in range(len(delays))]
+    )
+
+
+@pytest.mark.guarantee(NAME, "delays")
+@given(first=seconds, growth=growths, cap=seconds, jitter=jitters)
+def test_jitter_stays_below_the_cap(first: float, growth: float, cap: float, jitter: float) -> None:
+    """No delay with the jitter that Prefect adds to it is longer than the cap."""
+    options = backoff(5, first, growth, cap, jitter)
+    for delay in options["retry_delay_seconds"]:
+        jittered = clamped_poisson_interval(delay, options["retry_jitter_factor"])
+        assert 0 < jittered <= cap * (1 + 1e-9)
+
+
+@pytest.mark.guarantee(NAME, "delays")
+def test_two_runs_wait_differently() -> None:
+    """Jitter is drawn for every retry, not once for all runs of a task."""
+    options = backoff(1, first=10.0)
+    assert options["retry_jitter_factor"] == 0.3
+    longest = {
+        clamped_poisson_interval(delay, options["retry_jitter_factor"])
+        for delay in options["retry_delay_seconds"] * 20
+    }
+    assert len(longest) == 20
+
+
+@pytest.mark.guarantee(NAME, "waits")
+def test_retries_wait_for_their_delay(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """A retry starts no sooner than its delay, less the jitter, after the failure."""
+
+    @task(**backoff(3, first=0.04, growth=2, cap=0.09, jitter=0.1))
+    def call() -> None:
+        with (tmp_path / "starts").open("a") as lines:
+            lines.write(f"{time.time()}\n")
+        raise ConnectionError
+
+    @flow(task_runner=task_runner)
+    def calls() -> None:
+        call.submit().wait()
+
+    calls(return_state=True)
+    starts = [float(line) for line in (tmp_path / "starts").read_text().split()]
+    waited = [after - before for before, after in pairwise(starts)]
+    assert len(waited) == 3
+    for wait, delay in zip(waited, [0.04, 0.08, 0.09 / 1.1], strict=True):
+        # Prefect's jitter takes off about what it may add.
+        assert wait >= delay * 0.8
+
+
+@pytest.mark.guarantee(NAME, "many")
+@pytest.mark.parametrize("retries", [50, 51, 1000])
+def test_more_than_50_retries_are_allowed(retries: int) -> None:
+    """Any number of retries is allowed, and the list of delays has 50 at most."""
+    patient = fetch_page.with_options(**backoff(retries))
+    assert patient.retries == retries
+    assert isinstance(patient.retry_delay_seconds, list)
+    assert len(patient.retry_delay_seconds) == 50
+
+
+@pytest.mark.guarantee(NAME, "many")
+def test_delays_beyond_the_list_are_an_error_without_the_limit() -> None:
+    """Prefect refuses a list of more than 50 delays, which is why the list ends there."""
+    with pytest.raises(ValueError, match="more than 50 retry delays"):
+        fetch_page.with_options(retries=51, retry_delay_seconds=[1.0] * 51)
+
+
+@pytest.mark.guarantee(NAME, "many")
+def test_retries_beyond_the_list_wait_for_the_last_delay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retries that have no delay of their own wait for the last one in the list."""
+    monkeypatch.setattr("patterns.retries.backoff.MOST_DELAYS", 2)
+
+    @task(**backoff(4, first=0.001, growth=60, cap=0.06, jitter=0.1))
+    def call() -> None:
+        with (tmp_path / "starts").open("a") as lines:
+            lines.write(f"{time.time()}\n")
+        raise ConnectionError
+
+    flow(lambda: call(return_state=True))(return_state=True)
+    starts = [float(line) for line in (tmp_path / "starts").read_text().split()]
+    assert len(starts) == 5
+    assert min(b - a for a, b in pairwise(starts[1:])) > 0.03
+
+
+def finished_task_runs(task_runner: TaskRunner[Any], folder: Path, persist_result: bool) -> int:
+    """Return how often a task runs whose flow fails once after it, and is retried."""
+
+    @task(**backoff(1))
+    def finish(page: str) -> str:
+        with (folder / "runs").open("a") as lines:
+            lines.write("run\n")
+        return page
+
+    @flow(task_runner=task_runner, retries=1)
+    def site() -> str:
+        kept = finish.with_options(persist_result=persist_result)
+        page: str = kept.submit("/home").result()
+        if flow_run.run_count == 1:
+            raise RuntimeError("the flow fails after its task has finished")
+        return page
+
+    assert site() == "/home"
+    return len((folder / "runs").read_text().split())
+
+
+@pytest.mark.guarantee(NAME, "flow-retry")
+def test_a_flow_retry_keeps_finished_tasks(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """When the flow itself is retried, tasks that had finished are not run again."""
+    assert finished_task_runs(task_runner, tmp_path, backoff(1)["persist_result"]) == 1
+
+
+@pytest.mark.guarantee(NAME, "flow-retry")
+def test_a_flow_retry_starts_again_without_persisted_results(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """Prefect runs finished tasks again unless their results are persisted (#16059)."""
+    assert finished_task_runs(task_runner, tmp_path, persist_result=False) == 2
+
+
+@pytest.mark.guarantee(NAME, "flow-retry")
+def test_the_flow_of_the_pattern_gets_every_page(task_runner: TaskRunner[Any]) -> None:
+    """The pattern's flow returns every page, in order, read at the first attempt that worked."""
+    read = fetch_site.with_options(task_runner=task_runner)({"/home": 0, "/news": 1})
+    assert read == ["/home, read at attempt 1", "/news, read at attempt 2"]

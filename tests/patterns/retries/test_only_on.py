@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/retries/only_on.py`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prefect import flow, task
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+from prefect.task_runners import TaskRunner
+
+from patterns.retries.only_on import log_in_twice, only_on
+
+NAME = "retries/only_on"
+
+ERRORS: list[type[Exception]] = [
+    ConnectionError,
+    ConnectionResetError,
+    OSError,
+    PermissionError,
+    KeyError,
+    LookupError,
+    ValueError,
+    RuntimeError,
+]
+
+
+def attempts(file: Path) -> int:
+    """Return how many attempts a task noted in a file."""
+    return len(file.read_text().split())
+
+
+@pytest.mark.guarantee(NAME, "named")
+@settings(max_examples=2)
+@given(named=st.sets(st.sampled_from(ERRORS), min_size=1, max_size=3))
+def test_named_exceptions_and_no_others_are_retried(
+    task_runner: TaskRunner[Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    named: set[type[Exception]],
+) -> None:
+    """A task is tried `retries + 1` times for a named exception or a subclass of one."""
+    folder = tmp_path_factory.mktemp("named")
+
+    @task(retries=1, retry_condition_fn=only_on(*named))
+    def fail(error: int) -> None:
+        with (folder / str(error)).open("a") as lines:
+            lines.write("attempt\n")
+        raise ERRORS[error]
+
+    @flow(task_runner=task_runner)
+    def failures() -> None:
+        fail.map(range(len(ERRORS))).wait()
+
+    failures()
+    for number, error in enumerate(ERRORS):
+        expected = 2 if issubclass(error, tuple(named)) else 1
+        assert (error, attempts(folder / str(number))) == (error, expected)
+
+
+@pytest.mark.guarantee(NAME, "others")
+def test_any_other_exception_ends_the_run_at_once(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """Any other exception ends the run after one attempt, and is the one that is raised."""
+
+    @task(retries=5, retry_condition_fn=only_on(ConnectionError))
+    def fail() -> None:
+        with (tmp_path / "attempts").open("a") as lines:
+            lines.write("attempt\n")
+        raise PermissionError("wrong password")
+
+    @flow(task_runner=task_runner)
+    def failures() -> None:
+        fail.submit().result()
+
+    with pytest.raises(PermissionError, match="wrong password"):
+        failures()
+    assert attempts(tmp_path / "attempts") == 1
+
+
+@pytest.mark.guarantee(NAME, "others")
+def test_the_flow_of_the_pattern_retries_one_login(task_runner: TaskRunner[Any]) -> None:
+    """The lost connection is retried, the wrong password that follows it is not."""
+    right, wrong = log_in_twice.with_options(task_runner=task_runner)()
+    assert right == "ali is in at attempt 2"
+    assert isinstance(wrong, PermissionError)
+    assert str(wrong) == "wrong password at attempt 2"
+
+
+@pytest.mark.guarantee(NAME, "async")
+def test_async_tasks_are_retried_alike(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """An async task is retried on a named exception and on no other."""
+
+    @task(retries=2, retry_condition_fn=only_on(ConnectionError))
+    async def fail(error: str) -> None:
+        with (tmp_path / error).open("a") as lines:
+            lines.write("attempt\n")
+        raise ConnectionResetError if error == "connection" else KeyError
+
+    @flow(task_runner=task_runner)
+    def failures() -> None:
+        fail.map(["connection", "key"]).wait()
+
+    failures()
+    assert attempts(tmp_path / "connection") == 3
+    assert attempts(tmp_path / "key") == 1
+
+
+@pytest.mark.guarantee(NAME, "async")
+def test_asking_the_state_for_its_result_does_not_work_in_async_tasks(tmp_path: Path) -> None:
+    """A condition that calls `state.result()` sees no error in an async task (#15266)."""
+
+    def by_result(task: Any, task_run: Any, state: State[Any]) -> bool:
+        try:
+            outcome: Any = state.result()
+        except ConnectionError:
+            return True
+        if inspect.iscoroutine(outcome):
+            outcome.close()
+        return False
+
+    @task(retries=2, retry_condition_fn=by_result)
+    async def fail() -> None:
+        with (tmp_path / "attempts").open("a") as lines:
+            lines.write("attempt\n")
+        raise ConnectionError
+
+    @flow
+    def failures() -> None:
+        fail.submit().wait()
+
+    failures()
+    assert attempts(tmp_path / "attempts") == 1
+
+
+@pytest.mark.guarantee(NAME, "returned")
+def test_a_returned_failed_state_counts_as_its_exception(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """A `Failed` state that is returned with a named exception in it is retried too."""
+
+    @task(retries=2, retry_condition_fn=only_on(ConnectionError))
+    def fail(data: Exception | None, name: str) -> State[Any]:
+        with (tmp_path / name).open("a") as lines:
+            lines.write("attempt\n")
+        return Failed(data=data, message="the service hung up")
+
+    @flow(task_runner=task_runner)
+    def failures() -> None:
+        fail.map([ConnectionResetError(), KeyError(), None], ["named", "other", "without"]).wait()
+
+    failures()
+    counts = [attempts(tmp_path / name) for name in ("named", "other", "without")]
+    assert counts == [3, 1, 1]
+
+
+@pytest.mark.guarantee(NAME, "asked")
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_the_condition_is_called_for_each_retry_that_is_left(retries: int) -> None:
+    """The condition is called after each failure that has a retry left, not after the last."""
+    asked: list[tuple[int, object]] = []
+    condition = only_on(ConnectionError)
+
+    def noted(task: Any, task_run: Any, state: State[Any]) -> bool:
+        asked.append((task_run.run_count, state.data))
+        return condition(task, task_run, state)
+
+    error = ConnectionError("lost")
+
+    @task(retries=retries, retry_condition_fn=noted)
+    def fail() -> None:
+        raise error
+
+    flow(lambda: fail(return_state=True))(return_state=True)
+    assert asked == [(attempt, error) for attempt in range(1, retries + 1)]
+
+
+@pytest.mark.guarantee(NAME, "broken")
+def test_an_error_in_the_condition_means_no_retry(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """An error in the condition means no retry, and the task's own error is raised."""
+    not_an_exception: Any = "ConnectionError"
+
+    @task(retries=3, retry_condition_fn=only_on(not_an_exception))
+    def fail() -> None:
+        with (tmp_path / "attempts").open("a") as lines:
+            lines.write("attempt\n")
+        raise ConnectionError("lost")
+
+    @flow(task_runner=task_runner)
+    def failures() -> None:
+        fail.submit().result()
+
+    with pytest.raises(ConnectionError, match="lost"):
+        failures()
+    assert attempts(tmp_path / "attempts") == 1
+
+
+class AlwaysRetry:
+    """A condition that says yes to everything, in three ways that are no plain function."""
+
+    def __call__(self, task: Any, task_run: Any, state: Any) -> bool:
+        """Say yes."""
+        return True
+
+    def method(self, task: Any, task_run: Any, state: Any) -> bool:
+        """Say yes."""
+        return True
+
+
+@pytest.mark.guarantee(NAME, "plain")
+def test_the_condition_is_a_plain_function() -> None:
+    """The condition is a plain function, which is the only callable that Prefect calls."""
+    assert inspect.isfunction(only_on(ConnectionError))
+
+
+@pytest.mark.guarantee(NAME, "plain")
+@pytest.mark.parametrize(
+    "condition",
+    [AlwaysRetry(), AlwaysRetry().method, functools.partial(AlwaysRetry.method, AlwaysRetry())],
+    ids=["object", "method", "partial"],
+)
+def test_other_callables_are_accepted_and_never_called(
+    condition: Callable[..., bool],
+) -> None:
+    """With any other callable that says yes to everything, Prefect still never retries."""
+    attempts: list[int] = []
+
+    @task(retries=3, retry_condition_fn=condition)
+    def fail() -> None:
+        attempts.append(1)
+        raise ConnectionError
+
+    flow(lambda: fail(return_state=True))(return_state=True)
+    assert len(attempts) == 1

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/task_runners/runner_agnostic.py`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prefect import flow, task
+from prefect.client.schemas.objects import State
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from patterns.task_runners import runner_agnostic
+from patterns.task_runners.runner_agnostic import (
+    Bill,
+    check_parts,
+    price_parts,
+    task_runner_for,
+)
+
+NAME = "task_runners/runner_agnostic"
+
+
+@st.composite
+def bills(draw: st.DrawFn, costs: st.SearchStrategy[int]) -> Bill:
+    """Draw a bill of parts, each of which may take any parts that stand before it."""
+    bill: Bill = {}
+    for number in range(draw(st.integers(0, 7))):
+        earlier = list(bill)
+        parts = st.lists(st.sampled_from(earlier), max_size=3) if earlier else st.just([])
+        bill[f"part {number}"] = (draw(costs), draw(parts))
+    return bill
+
+
+def priced(bill: Bill) -> dict[str, int]:
+    """Return the prices, worked out without Prefect."""
+    prices: dict[str, int] = {}
+    for part, (cost, parts) in bill.items():
+        prices[part] = cost + sum(prices[needed] for needed in parts)
+    return prices
+
+
+def ended(bill: Bill) -> dict[str, str]:
+    """Return how each part must end, worked out without Prefect."""
+    states: dict[str, str] = {}
+    for part, (cost, parts) in bill.items():
+        ready = all(states[needed] == "Completed" for needed in parts)
+        states[part] = "NotReady" if not ready else "Failed" if cost < 0 else "Completed"
+    return states
+
+
+@pytest.mark.guarantee(NAME, "values")
+@settings(max_examples=3)
+@given(bill=bills(st.integers(0, 100)))
+def test_values_are_those_of_plain_python(task_runner: TaskRunner[Any], bill: Bill) -> None:
+    """The flow gives the values of plain Python, whatever the tasks depend on."""
+    assert price_parts.with_options(task_runner=task_runner)(bill) == priced(bill)
+
+
+@pytest.mark.guarantee(NAME, "states")
+@pytest.mark.runners("sequential", "threads", "dask-threads", "dask-processes")
+@settings(max_examples=3)
+@given(bill=bills(st.integers(-1, 2)))
+def test_failures_end_in_the_same_states(task_runner: TaskRunner[Any], bill: Bill) -> None:
+    """A failed task fails, what needs it is not run, and everything else completes."""
+    assert check_parts.with_options(task_runner=task_runner)(bill) == ended(bill)
+
+
+@pytest.mark.guarantee(
+    NAME,
+    "states",
+    runners=("sequential", "threads", "dask-threads", "dask-processes"),
+    reason="on a process pool the future of a task whose input failed raises UpstreamTaskError",
+)
+def test_the_future_of_a_task_that_is_not_run_has_a_state(
+    task_runner: TaskRunner[Any],
+) -> None:
+    """The flow can wait for a task whose input failed, and go on."""
+    bill: Bill = {"spoke": (-1, []), "wheel": (1, ["spoke"]), "bell": (1, [])}
+    check = check_parts.with_options(task_runner=task_runner)
+    state: State[dict[str, str]] = check(bill, return_state=True)
+    assert state.is_completed(), state.message
+    assert state.result() == ended(bill)
+
+
+@pytest.mark.guarantee(NAME, "order")
+def test_results_come_in_the_order_of_the_calls(
+    task_runner: TaskRunner[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results come in the order of the calls, though the first call finishes last."""
+    finished = tmp_path / "finished"
+
+    @task
+    def assemble(cost: int, parts: list[int]) -> int:
+        deadline = time.monotonic() + 0.3
+        while cost == 0 and not finished.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        finished.touch()
+        return cost
+
+    monkeypatch.setattr(runner_agnostic, "assemble", assemble)
+    bill: Bill = {"last": (0, []), "first": (1, []), "second": (2, [])}
+    prices = price_parts.with_options(task_runner=task_runner)(bill)
+    assert list(prices.items()) == [("last", 0), ("first", 1), ("second", 2)]
+
+
+@pytest.mark.guarantee(
+    NAME,
+    "globals",
+    runners=("sequential", "threads", "dask-threads"),
+    reason="tasks run in processes of their own, which don't see what the flow changes",
+)
+def test_a_changed_global_is_seen(
+    task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the flow puts in a global, its tasks find there."""
+    monkeypatch.setattr(runner_agnostic, "DISCOUNT", 0, raising=False)
+
+    @task
+    def discount() -> int:
+        from patterns.task_runners import runner_agnostic
+
+        return int(getattr(runner_agnostic, "DISCOUNT", 0))
+
+    @flow(task_runner=task_runner)
+    def discounted() -> int:
+        runner_agnostic.DISCOUNT = 5  # type: ignore[attr-defined]
+        return discount.submit().result()
+
+    assert discounted() == 5
+
+
+@pytest.mark.guarantee(NAME, "chosen")
+@pytest.mark.parametrize(
+    ("name", "kind", "workers"),
+    [
+        ("one-thread", ThreadPoolTaskRunner, 1),
+        ("threads", ThreadPoolTaskRunner, 3),
+        ("processes", ProcessPoolTaskRunner, 3),
+    ],
+)
+def test_a_name_makes_its_task_runner(
+    name: str, kind: type, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The argument names the task runner, or else the environment does."""
+    monkeypatch.delenv("TASK_RUNNER", raising=False)
+    by_argument = task_runner_for(name, workers=3)
+    assert type(by_argument) is kind
+    assert by_argument._max_workers == workers  # type: ignore[attr-defined]
+    monkeypatch.setenv("TASK_RUNNER", name)
+    assert task_runner_for(workers=3) == by_argument
+    assert type(task_runner_for("threads")) is ThreadPoolTaskRunner
+
+
+@pytest.mark.guarantee(NAME, "chosen")
+def test_dask_is_named_by_its_address() -> None:
+    """A Dask scheduler is chosen by its address, and a new cluster by the name `dask`."""
+    assert task_runner_for("tcp://10.0.0.5:8786").address == "tcp://10.0.0.5:8786"  # type: ignore[attr-defined]
+    local: Any = task_runner_for("dask", workers=3)
+    assert local.address is None
+    assert local.cluster_kwargs == {"n_workers": 3, "threads_per_worker": 1}
+
+
+@pytest.mark.guarantee(NAME, "chosen")
+@given(name=st.text(min_size=1).filter(lambda name: "://" not in name))
+def test_a_wrong_name_is_one_clear_line(name: str) -> None:
+    """A wrong name is one line that says which names there are."""
+    known = ("one-thread", "threads", "processes", "dask")
+    if name not in known:
+        with pytest.raises(ValueError, match="choose one-thread, threads") as error:
+            task_runner_for(name)
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.guarantee(NAME, "chosen")
+def test_threads_are_chosen_when_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name and a variable the task runner is a pool of threads."""
+    monkeypatch.delenv("TASK_RUNNER", raising=False)
+    assert task_runner_for() == ThreadPoolTaskRunner(max_workers=2)
