@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowgauge.isolation import isolated_environment
 from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
 from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
 from flowgauge.runners import (
@@ -42,6 +43,7 @@ class Run:
 
 
 RUN = pytest.StashKey[Run]()
+HOME = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +72,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="where the guarantees and the report go (default: reports/latest)",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Isolate a project that has the plugin on before its conftest can import Prefect."""
+    if early_config.getini("flowgauge"):
+        _isolated_home(early_config)
+
+
+def _isolated_home(config: pytest.Config) -> Path:
+    """Return the folder for what Prefect writes in this run; the run is isolated from here on."""
+    if HOME not in config.stash:
+        stack = contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        folder = tempfile.TemporaryDirectory(prefix="flowgauge-", ignore_cleanup_errors=True)
+        config.stash[HOME] = Path(stack.enter_context(folder))
+        stack.enter_context(isolated_environment(config.stash[HOME]))
+    return config.stash[HOME]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -149,21 +169,17 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[str]:
     """Start one isolated Prefect server for the whole run; gives the address of its API."""
     from flowgauge.server import prefect_server
 
-    home = Path(tempfile.mkdtemp(prefix="flowgauge-"))
     start = time.perf_counter()
-    try:
-        with prefect_server(home) as url:
-            note_start(pytestconfig, "server", None, time.perf_counter() - start)
-            yield url
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with prefect_server(_isolated_home(pytestconfig)) as url:
+        note_start(pytestconfig, "server", None, time.perf_counter() - start)
+        yield url
 
 
 @pytest.fixture(scope="session")
 def started_runners(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[StartedRunners]:
     """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
     run = pytestconfig.stash[RUN]
-    started = StartedRunners(run.workers, run.dask_address)
+    started = StartedRunners(run.workers, _isolated_home(pytestconfig) / "dask", run.dask_address)
     try:
         yield started
     finally:

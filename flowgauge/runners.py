@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -127,11 +128,13 @@ class StartedRunners:
 
     Attributes:
         workers: How many tasks may run side by side.
+        scratch: A folder for what the workers of a local Dask cluster write.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
         seconds_to_start: What starting each shared cluster took.
     """
 
     workers: int
+    scratch: Path
     dask_address: str | None = None
     seconds_to_start: dict[str, float] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -171,6 +174,7 @@ class StartedRunners:
             # Dask would serve its pages on all interfaces.
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address="127.0.0.1:0",
+            local_directory=str(self.scratch),
         )
         self._stack.callback(cluster.close)
         if not in_process:
@@ -256,9 +260,12 @@ def _threads(started: StartedRunners) -> TaskRunner[Any]:
 
 
 def _processes(started: StartedRunners) -> TaskRunner[Any]:
+    from flowgauge.isolation import forget_user_settings
     from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
 
-    return PreloadedProcessPoolTaskRunner(max_workers=started.workers)
+    return PreloadedProcessPoolTaskRunner(
+        max_workers=started.workers, initializer=forget_user_settings
+    )
 
 
 def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:

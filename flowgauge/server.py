@@ -18,17 +18,17 @@ STARTUP_TIMEOUT = 120
 
 @contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
-    """Run Prefect's own test harness apart from the user's files, and stop it in any case.
+    """Run Prefect's own test harness in an isolated environment, and stop it in any case.
 
     Args:
-        home: An empty folder for everything the server and its clients write.
+        home: The folder that the environment names as Prefect's home.
 
     Yields:
         The address of the server's API.
     """
-    from flowgauge.isolation import forget_user_settings, isolated_environment
+    from flowgauge.isolation import forget_user_settings
 
-    with isolated_environment(home), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         from prefect.server.api.server import SubprocessASGIServer
         from prefect.settings import (
             PREFECT_API_URL,

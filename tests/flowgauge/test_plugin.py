@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin as its users meet it: small projects, run by pytest in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+FLOW = """
+import pytest
+from prefect import flow, task
+
+@task
+def double(number):
+    return 2 * number
+
+@flow
+def doubles(numbers):
+    return double.map(numbers).result()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--runners", "nonsense"], "--runners: there is no task runner 'nonsense'; choose from"),
+        (["--runners", ","], "--runners: no task runner named; choose from"),
+        (["--workers", "none"], "--workers none: not a number of workers; give 1 or more"),
+        (["--workers", "0"], "--workers 0: not a number of workers; give 1 or more"),
+        (["--dask-address", "tcp://127.0.0.1:1"], "no Dask scheduler answers (connection refused)"),
+        (["--dask-address", "over there"], "--dask-address over there: not an address like tcp://"),
+    ],
+)
+def test_a_mistake_in_an_option_is_one_line(
+    pytester: pytest.Pytester, options: list[str], says: str
+) -> None:
+    """A task runner or address that doesn't exist gives one line that says what to do."""
+    result = pytester.runpytest_subprocess(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    printed = [line for line in result.outlines + result.errlines if line]
+    assert len(printed) == 1, printed
+    assert says in printed[0]
+
+
+def test_an_address_where_something_else_answers_is_one_line(pytester: pytest.Pytester) -> None:
+    """An address at which no Dask scheduler answers is told from one where nothing does."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        pytester.makepyfile(
+            conftest="import flowgauge.runners; flowgauge.runners.CONNECT_TIMEOUT = 1"
+        )
+        result = pytester.runpytest_subprocess("--dask-address", f"tcp://127.0.0.1:{port}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "what answers there is no Dask scheduler" in result.stderr.str()
+    assert "Traceback" not in result.stderr.str()
+
+
+def test_loading_the_plugin_does_not_import_prefect(pytester: pytest.Pytester) -> None:
+    """Loading the plugin costs nothing: what is slow is imported when it is used."""
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing_slow_is_imported():
+            slow = {"prefect", "dask", "distributed", "numpy", "pandas", "altair", "jinja2"}
+            assert not slow & set(sys.modules)
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest")
+    result.assert_outcomes(passed=1)
+
+
+def test_a_flow_is_tested_on_every_runner_that_is_chosen(pytester: pytest.Pytester) -> None:
+    """`task_runner` runs a test on each runner of `--runners` that its mark doesn't leave out."""
+    pytester.makepyfile(
+        FLOW
+        + """
+def test_doubles(task_runner):
+    assert doubles.with_options(task_runner=task_runner)([1, 2]) == [2, 4]
+
+@pytest.mark.runners("threads", "dask-processes")
+def test_narrowed(runner_name):
+    assert runner_name == "threads"
+
+@pytest.mark.runners("processes")
+def test_left_out(task_runner):
+    raise AssertionError
+
+def test_without_runner(prefect_server):
+    from prefect.settings import PREFECT_API_URL
+    assert PREFECT_API_URL.value() == prefect_server
+    assert prefect_server.startswith("http://127.0.0.1:")
+"""
+    )
+    result = pytester.runpytest_subprocess("--runners", "sequential,threads", "-rs")
+    result.assert_outcomes(passed=4, skipped=1)
+    result.stdout.fnmatch_lines(["*--runners leaves out all task runners of this test*"])
+
+
+def test_an_unknown_runner_in_a_mark_is_one_line(pytester: pytest.Pytester) -> None:
+    """A mark that names a runner that doesn't exist says where."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.runners("treads")
+        def test_typo(runner_name):
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.INTERRUPTED or result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "there is no task runner 'treads'; choose from sequential" in result.stdout.str()
+
+
+def test_the_matrix_says_what_was_proved(pytester: pytest.Pytester) -> None:
+    """A run writes what is proved, what fails where it must, and what was not run.
+
+    Where a guarantee is said not to hold but does, the test fails: the reason is outdated.
+    """
+    pytester.makeini("[pytest]\nflowgauge = true")
+    pytester.makepyfile(
+        FLOW
+        + """
+@pytest.mark.guarantee("mine/doubles", "values")
+def test_values(task_runner):
+    assert doubles.with_options(task_runner=task_runner)([3]) == [6]
+
+@pytest.mark.guarantee(
+    "mine/doubles", "inline", runners=("sequential",), reason="threads are others", issue=17060
+)
+def test_inline(task_runner):
+    import threading
+
+    @task
+    def ident():
+        return threading.get_ident()
+
+    @flow(task_runner=task_runner)
+    def idents():
+        return ident.submit().result()
+
+    assert idents() == threading.get_ident()
+
+@pytest.mark.guarantee("mine/doubles", "broken")
+def test_broken():
+    assert doubles([1]) == [3]
+
+@pytest.mark.guarantee("mine/doubles", "outdated", runners=("sequential",), reason="they can't")
+def test_outdated(task_runner):
+    assert doubles.with_options(task_runner=task_runner)([3]) == [6]
+
+@pytest.mark.guarantee("mine/doubles", "later")
+def test_later():
+    pytest.skip("not today")
+"""
+    )
+    result = pytester.runpytest_subprocess("--runners", "sequential,threads")
+    result.assert_outcomes(passed=4, failed=2, xfailed=1, skipped=1)
+    written = json.loads((pytester.path / "reports/latest/guarantees.json").read_text())
+    cells = {
+        (row["id"], cell["runner"]): cell["status"]
+        for pattern in written["patterns"]
+        for row in pattern["rows"]
+        for cell in row["cells"]
+    }
+    assert cells["values", "sequential"] == cells["values", "threads"] == "proved"
+    assert cells["inline", "sequential"] == "proved"
+    assert cells["inline", "threads"] == "does not hold"
+    assert "17060" in (pytester.path / "reports/latest/guarantees.md").read_text()
+    assert cells["broken", None] == "failed"
+    assert cells["later", None] == "not run"
+    assert cells["outdated", "threads"] == "failed"
+    result.stdout.fnmatch_lines(["guarantees: 2 failed, 1 does not hold, 4 proved, 1 not run (*"])
+
+
+def test_a_run_leaves_nothing_behind(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run leaves no process and no file, and neither reads nor writes the user's Prefect."""
+    home = pytester.mkdir("home")
+    temporary = pytester.mkdir("temporary")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    monkeypatch.setenv("PREFECT_RESULTS_PERSIST_BY_DEFAULT", "true")
+    (pytester.path / ".env").write_text("PREFECT_API_KEY=secret\nPREFECT_TASKS_DEFAULT_RETRIES=7\n")
+    pytester.makeini("[pytest]\nflowgauge = true")
+    pytester.makeconftest("import prefect")
+    pytester.makepyfile(
+        FLOW
+        + """
+def test_settings_are_the_defaults(task_runner):
+    @task
+    def seen():
+        from prefect.settings import get_current_settings
+        settings = get_current_settings()
+        return settings.api.key, settings.tasks.default_retries, settings.results.persist_by_default
+
+    @flow(task_runner=task_runner)
+    def settings_of_a_task():
+        return seen.submit().result()
+
+    assert settings_of_a_task() == (None, 0, False)
+
+def test_failing(prefect_server):
+    raise RuntimeError("a failing test ends the server too")
+"""
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=5, failed=1)
+    assert list(home.iterdir()) == []
+    assert list(temporary.rglob("flowgauge-*")) == []
+    left = [path for path in temporary.rglob("*") if path.is_file()]
+    assert left == []
+    assert _processes_with(str(temporary)) == []
+
+
+def _processes_with(text: str) -> list[str]:
+    """Return the command lines of processes whose environment names a text."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux shows the environment of processes")
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        if int(pid) != os.getpid():
+            try:
+                with open(f"/proc/{pid}/environ") as environment:
+                    if text in environment.read():
+                        with open(f"/proc/{pid}/cmdline") as command:
+                            found.append(command.read())
+            except OSError:
+                continue
+    return found
