@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from typing import Any, Self
+from typing import Self
 from unittest.mock import patch
 
 import prefect.task_runners
@@ -42,11 +42,3 @@ class PreloadedProcessPoolTaskRunner(ProcessPoolTaskRunner):
         return isinstance(other, type(self)) and super().__eq__(other)
 
     __hash__ = ProcessPoolTaskRunner.__hash__
-
-
-def stop_fork_server() -> None:
-    """End the process that workers are forked from; the next pool would start a new one."""
-    from multiprocessing import forkserver
-
-    server: Any = forkserver._forkserver
-    server._stop()

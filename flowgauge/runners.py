@@ -164,8 +164,11 @@ class StartedRunners:
         return self._addresses[name]
 
     def _start_cluster(self, *, in_process: bool) -> str:
+        import dask
         from distributed import LocalCluster
 
+        # Not `local_directory`: nannies and schedulers write elsewhere all the same.
+        self._stack.enter_context(dask.config.set(temporary_directory=str(self.scratch)))
         cluster = LocalCluster(
             n_workers=1 if in_process else self.workers,
             threads_per_worker=self.workers if in_process else 1,
@@ -174,7 +177,6 @@ class StartedRunners:
             # Dask would serve its pages on all interfaces.
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address="127.0.0.1:0",
-            local_directory=str(self.scratch),
         )
         self._stack.callback(cluster.close)
         if not in_process:
