@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.155"]
+# ///
+"""Let a flow fail when any of its tasks failed, however its results are nested.
+
+Problem:
+    Prefect 3 decides the final state of a flow by what its body returns or raises, and by
+    nothing else. It looks at the futures in a flat list, but not at those in a dict, in a list
+    of lists or beside another value: such a flow is Completed while its tasks failed.
+
+Guarantees:
+    settled: `settle` returns the results of all futures, in the shape in which it was given
+        them.
+    failed: if any future or state in it did not complete, at any depth, `settle` raises one
+        ExceptionGroup with the error of each, and so the flow ends Failed.
+    all-waited: before `settle` raises, every task has run to its end, also those after the
+        first failure.
+    raised: stock: an error that leaves the body, also through `.result()`, fails the flow.
+    forgotten: stock: failed tasks that are not returned, waited for or not, leave the flow
+        Completed.
+    flat: stock: a returned future, state, or flat list, tuple or set of nothing else fails the
+        flow unless all of them completed.
+    hidden: stock: failed futures in a nested list, in a dict, beside another value or in a
+        generator leave the flow Completed.
+    explicit: stock: a state that the body makes itself is the final state of the flow.
+    upstream: stock: a returned future of a task that never ran, because the task before it
+        failed, fails the flow.
+    allowed: stock: a failure that a later task takes with `allow_failure` does not count, if
+        that task is what is returned.
+
+Not for:
+    Flows that are to go on after the first failure: ask each future for its state instead.
+
+Costs:
+    Row `flows/final_state` of the report: `settle` beside a flat list of futures.
+
+Sources:
+    - https://docs.prefect.io/v3/concepts/states
+    - Prefect #23137: nested lists of failed futures
+    - Prefect #14470 and #16373: failures that are not returned
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, resolve_futures_to_results
+from prefect.states import get_state_exception
+from prefect.utilities.collections import visit_collection
+
+
+def settle(work: Any) -> Any:
+    """Wait for all futures and return their results, or raise all their errors.
+
+    Args:
+        work: Futures, alone or in lists, tuples, sets, dicts, dataclasses and Pydantic models,
+            nested as they may be, and beside any other values.
+
+    Returns:
+        The same with the result of each future in its place.
+
+    Raises:
+        ExceptionGroup: If any of them did not complete; it holds one error for each.
+    """
+    errors: list[Exception] = []
+
+    def note_error(value: Any) -> Any:
+        if isinstance(value, PrefectFuture):
+            try:
+                value.result()
+            except Exception as error:
+                errors.append(error)
+        elif isinstance(value, State) and not value.is_completed():
+            errors.append(_error(value))
+        return value
+
+    visit_collection(work, note_error, return_data=False)
+    if errors:
+        raise ExceptionGroup(f"{len(errors)} runs did not complete", errors)
+    return resolve_futures_to_results(work)
+
+
+def _error(state: State[Any]) -> Exception:
+    """Return what went wrong in a run, also where it never ran."""
+    failed = state.is_failed() or state.is_crashed() or state.is_cancelled()
+    error = get_state_exception(state) if failed else None
+    return error if isinstance(error, Exception) else RuntimeError(str(state))
+
+
+@task
+def count_stock(shelf: str) -> int:
+    """Count what lies on a shelf."""
+    if shelf.startswith("locked"):
+        raise PermissionError(f"shelf {shelf!r} can't be reached")
+    return len(shelf)
+
+
+@flow
+def take_stock(shelves: dict[str, list[str]]) -> Any:
+    """Count all shelves of all rooms; the flow fails if one can't be counted."""
+    return settle({room: count_stock.map(names) for room, names in shelves.items()})
+
+
+@flow
+def take_stock_and_miss(shelves: dict[str, list[str]]) -> Any:
+    """Do the same without `settle`: the flow is Completed whatever happened."""
+    return {room: count_stock.map(names) for room, names in shelves.items()}
+
+
+def main() -> None:
+    """Show how the same failure ends a flow with and without `settle`."""
+    shelves = {"cellar": ["wine", "locked safe"], "attic": ["toys"]}
+    settled: State[Any] = take_stock(shelves, return_state=True)  # type: ignore[assignment]
+    missed: State[Any] = take_stock_and_miss(shelves, return_state=True)  # type: ignore[assignment]
+    print(f"with settle:    {settled.type.value}")
+    print(f"without settle: {missed.type.value}")
+
+
+if __name__ == "__main__":
+    main()

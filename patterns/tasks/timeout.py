@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.155", "cloudpickle>=3,<4"]
+# ///
+"""End a task at its deadline, whatever it is doing and whichever runner runs it.
+
+Problem:
+    `timeout_seconds` interrupts a blocking task only in the main thread of its process. A
+    submitted task runs in a worker thread, where the timeout is noticed when the blocking call
+    has returned by itself, after seconds or never. A process can be ended at any moment, so
+    the body of the task gets one of its own.
+
+Guarantees:
+    deadline: a body that blocks past its deadline is ended; the task raises TimeoutError and
+        its run ends TimedOut.
+    nothing-left: the body's process is gone when the task ends at its deadline, and so are the
+        processes that the body had started.
+    result: what the body returns arrives unchanged, whatever the body prints.
+    errors: what the body raises arrives with its type and its arguments.
+    died: a body whose process dies (killed, out of memory, a crash) is a RuntimeError that
+        says with which exit code.
+    retried: an attempt that ran out of time is retried like any other failure.
+    stock-called: `timeout_seconds` ends a blocking task that is called in the main thread.
+    stock-submitted: `timeout_seconds` ends a blocking task that is submitted.
+
+Not for:
+    Bodies that talk to Prefect (loggers, other tasks): they run outside the task run. Async
+    tasks that only await: `timeout_seconds` interrupts those. Windows: it has no sessions.
+
+Costs:
+    Row `tasks/timeout` of the report: a new Python process for each call, and in it the
+    imports of what the body uses. The deadline counts from the start of that process.
+
+Sources:
+    - https://docs.prefect.io/v3/how-to-guides/workflows/write-and-run#task-timeout-behavior
+    - Prefect #15760 and #10926: submitted tasks outlive their timeout
+    - Prefect #18133: so do async tasks that block
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import cloudpickle  # type: ignore[import-untyped]
+from prefect import flow, task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CHILD = """
+import os, pickle, sys
+answers = os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)  # what the body prints must not get between the answers
+sys.path[:] = pickle.load(sys.stdin.buffer)
+try:
+    call = pickle.load(sys.stdin.buffer)
+    answer = call(), None
+except Exception as error:
+    answer = None, error
+import cloudpickle
+cloudpickle.dump(answer, answers)
+"""
+
+
+def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that runs a function in a process which is ended at a deadline.
+
+    Args:
+        seconds: How long the process may run, in seconds.
+
+    Returns:
+        The decorator; it stands below `@task`.
+    """
+
+    def decorate(body: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(body)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            return cast(R, _answer(functools.partial(body, *args, **kwargs), seconds))
+
+        return run
+
+    return decorate
+
+
+def _answer(call: Callable[[], object], seconds: float) -> object:
+    """Call in a new process; multiprocessing has none for the daemonic workers of Dask."""
+    request = pickle.dumps(sys.path) + cloudpickle.dumps(call)
+    # A session of its own: with it everything that the body starts can be ended.
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        answer, _ = child.communicate(request, timeout=seconds)
+    except BaseException as error:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimeoutError(f"not finished after {seconds} seconds") from None
+        raise
+    if not answer:
+        raise RuntimeError(f"the process of the task died with exit code {child.returncode}")
+    result, failure = pickle.loads(answer)
+    if failure is not None:
+        raise failure
+    return result
+
+
+@task
+@ends_after(10)
+def read_sensor(name: str) -> str:
+    """Read a sensor that answers."""
+    return f"{name}: 21 degrees"
+
+
+@task
+@ends_after(1)
+def read_broken_sensor(name: str) -> str:
+    """Read a sensor that never answers."""
+    time.sleep(3600)
+    return name
+
+
+@flow
+def read_sensors() -> list[object]:
+    """Read both sensors side by side."""
+    readings = [read_sensor.submit("roof"), read_broken_sensor.submit("cellar")]
+    return [reading.result(raise_on_failure=False) for reading in readings]
+
+
+def main() -> None:
+    """Show that a call that never returns does not hold up the flow."""
+    for reading in read_sensors():
+        print(repr(reading))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/flows/final_state.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prefect import allow_failure, flow, task
+from prefect.client.schemas.objects import State
+from prefect.futures import wait
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import TaskRunner
+
+from patterns.flows.final_state import count_stock, settle, take_stock, take_stock_and_miss
+
+NAME = "flows/final_state"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two things in one."""
+
+    left: Any
+    right: Any
+
+
+nests = st.recursive(
+    st.sampled_from(["shelf", "desk", "box"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab"), inner, max_size=2)
+        | st.tuples(inner, inner)
+        | st.builds(Pair, inner, inner)
+    ),
+    max_leaves=6,
+)
+
+
+def replaced(nest: Any, leaf: Callable[[str], Any]) -> Any:
+    """Return a nest of the same shape with each leaf replaced."""
+    if isinstance(nest, list):
+        return [replaced(inner, leaf) for inner in nest]
+    if isinstance(nest, dict):
+        return {key: replaced(inner, leaf) for key, inner in nest.items()}
+    if isinstance(nest, tuple):
+        return tuple(replaced(inner, leaf) for inner in nest)
+    if isinstance(nest, Pair):
+        return Pair(replaced(nest.left, leaf), replaced(nest.right, leaf))
+    return leaf(nest)
+
+
+def end(body: Callable[[], Any]) -> State[Any]:
+    """Return the final state of a flow with this body."""
+
+    @flow
+    def one() -> Any:
+        return body()
+
+    state: Any = one(return_state=True)
+    assert isinstance(state, State)
+    return state
+
+
+def ends(task_runner: TaskRunner[Any], bodies: list[Callable[[Any, Any], Any]]) -> list[State[Any]]:
+    """Return the final states of flows.
+
+    Args:
+        task_runner: What runs a task that fails and one that completes.
+        bodies: The flows' bodies; each is given the futures of both tasks.
+
+    Returns:
+        A state for each body.
+    """
+    states: list[State[Any]] = []
+
+    @flow(task_runner=task_runner)
+    def try_all() -> None:
+        failed, fine = count_stock.submit("locked"), count_stock.submit("open")
+        wait([failed, fine])
+        for body in bodies:
+            # In a partial: as parameters of a flow the futures would be resolved.
+            states.append(end(partial(body, failed, fine)))
+
+    try_all()
+    return states
+
+
+@pytest.mark.guarantee(NAME, "settled")
+@settings(max_examples=2)
+@given(cases=st.lists(nests, min_size=4, max_size=4))
+def test_results_come_in_the_shape_of_the_futures(
+    task_runner: TaskRunner[Any], cases: list[Any]
+) -> None:
+    """`settle` returns the results of all futures, in the shape in which it was given them."""
+    returned: list[Any] = []
+
+    @flow(task_runner=task_runner)
+    def counts() -> None:
+        futures = {shelf: count_stock.submit(shelf) for shelf in ("shelf", "desk", "box")}
+        returned.extend(settle(replaced(case, futures.__getitem__)) for case in cases)
+
+    counts()
+    assert returned == [replaced(case, len) for case in cases]
+
+
+@pytest.mark.guarantee(NAME, "settled")
+@pytest.mark.runners("sequential", "threads")
+def test_the_flow_counts_its_stock(task_runner: TaskRunner[Any]) -> None:
+    """The pattern's flow returns what was counted, by room."""
+    counted: Any = take_stock.with_options(task_runner=task_runner)({"attic": ["toys", "box"]})
+    assert counted == {"attic": [4, 3]}
+
+
+@pytest.mark.guarantee(NAME, "failed")
+@settings(max_examples=2)
+@given(
+    cases=st.lists(nests, min_size=3, max_size=3),
+    as_state=st.booleans(),
+)
+def test_one_failure_at_any_depth_fails_the_flow(
+    task_runner: TaskRunner[Any], cases: list[Any], as_state: bool
+) -> None:
+    """If any future or state did not complete, at any depth, the flow ends Failed."""
+
+    def body(case: Any) -> Callable[[Any, Any], Any]:
+        return lambda failed, fine: settle(
+            [replaced(case, lambda _: fine), {"a": [failed.state if as_state else failed]}]
+        )
+
+    for state in ends(task_runner, [body(case) for case in cases]):
+        assert state.is_failed()
+        error = state.result(raise_on_failure=False)
+        assert isinstance(error, ExceptionGroup)
+        assert [type(each) for each in error.exceptions] == [PermissionError]
+
+
+@pytest.mark.guarantee(NAME, "failed")
+def test_each_failure_is_in_the_error() -> None:
+    """`settle` raises one ExceptionGroup with the error of each run that did not complete."""
+
+    @flow
+    def counts() -> None:
+        submit: Any = count_stock.submit
+        never_ran = submit("open", wait_for=[submit("locked door")])
+        called: Any = count_stock("locked safe", return_state=True)
+        never_ran.wait()
+        settle([count_stock.map(["locked box", "open"]), {1: called}, never_ran.state])
+
+    with pytest.raises(ExceptionGroup, match="3 runs did not complete") as raised:
+        counts()
+    box, safe, door = raised.value.exceptions
+    assert "locked box" in str(box)
+    assert "locked safe" in str(safe)
+    assert "NotReady" in str(door)
+
+
+@pytest.mark.guarantee(NAME, "all-waited")
+def test_all_tasks_end_before_the_flow_fails(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """Before `settle` raises, every task has run, also those after the first failure."""
+
+    @task
+    def count(number: int) -> None:
+        if number == 0:
+            raise PermissionError
+        time.sleep(0.1)
+        (tmp_path / str(number)).touch()
+
+    @flow(task_runner=task_runner)
+    def counts() -> None:
+        settle(count.map(range(8)))
+
+    state: Any = counts(return_state=True)
+    assert state.is_failed()
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+@pytest.mark.guarantee(NAME, "raised")
+def test_an_error_that_leaves_the_body_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
+    """An error that leaves the body, also through `.result()`, fails the flow."""
+
+    def raises(failed: Any, fine: Any) -> None:
+        raise RuntimeError
+
+    states = ends(task_runner, [raises, lambda failed, fine: failed.result()])
+    errors = [state.result(raise_on_failure=False) for state in states]
+    assert [state.type.value for state in states] == ["FAILED", "FAILED"]
+    assert [type(error) for error in errors] == [RuntimeError, PermissionError]
+
+
+@pytest.mark.guarantee(NAME, "forgotten")
+def test_failures_that_are_not_returned_do_not_count(task_runner: TaskRunner[Any]) -> None:
+    """Failed tasks that are not returned leave the flow Completed (#16373)."""
+
+    @flow(task_runner=task_runner)
+    def submits_only() -> None:
+        count_stock.submit("locked")
+
+    def waits(failed: Any, fine: Any) -> None:
+        failed.wait()
+
+    def looks(failed: Any, fine: Any) -> Any:
+        return failed.result(raise_on_failure=False)
+
+    state: Any = submits_only(return_state=True)
+    for each in [state, *ends(task_runner, [waits, looks])]:
+        assert each.is_completed()
+
+
+@pytest.mark.guarantee(NAME, "flat")
+def test_what_is_returned_flat_counts(task_runner: TaskRunner[Any]) -> None:
+    """A returned future, state, or flat list, tuple or set of them must have completed."""
+    bad: list[Callable[[Any, Any], Any]] = [
+        lambda failed, fine: failed,
+        lambda failed, fine: failed.state,
+        lambda failed, fine: [fine, failed],
+        lambda failed, fine: (failed, fine.state),
+        lambda failed, fine: {failed, fine},
+    ]
+    good: list[Callable[[Any, Any], Any]] = [
+        lambda failed, fine: fine,
+        lambda failed, fine: [fine, fine.state],
+        lambda failed, fine: [],
+    ]
+    types = [state.type.value for state in ends(task_runner, bad + good)]
+    assert types == ["FAILED"] * len(bad) + ["COMPLETED"] * len(good)
+
+
+@pytest.mark.guarantee(NAME, "hidden")
+def test_what_is_returned_nested_does_not_count(task_runner: TaskRunner[Any]) -> None:
+    """Failed futures in other shapes than flat ones leave the flow Completed (#23137)."""
+    hidden: list[Callable[[Any, Any], Any]] = [
+        lambda failed, fine: [[failed], [fine]],
+        lambda failed, fine: {"a": failed},
+        lambda failed, fine: [failed, "beside it"],
+        lambda failed, fine: (each for each in [failed]),
+        lambda failed, fine: Pair(failed, fine),
+    ]
+    for state in ends(task_runner, hidden):
+        assert state.is_completed()
+
+
+@pytest.mark.guarantee(NAME, "hidden")
+@pytest.mark.runners("sequential", "threads")
+def test_the_flow_without_settle_misses_its_failure(task_runner: TaskRunner[Any]) -> None:
+    """The pattern's two flows differ in nothing but `settle`, and end differently."""
+    shelves = {"cellar": ["locked safe"]}
+    types = []
+    for each in (take_stock, take_stock_and_miss):
+        state: Any = each.with_options(task_runner=task_runner)(shelves, return_state=True)
+        types.append(state.type.value)
+    assert types == ["FAILED", "COMPLETED"]
+
+
+@pytest.mark.guarantee(NAME, "explicit")
+@pytest.mark.parametrize("made", [Completed, Failed, Cancelled])
+def test_a_state_made_by_hand_is_the_final_state(made: Callable[..., State[Any]]) -> None:
+    """A state that the body makes itself is the final state, whatever its tasks did."""
+
+    @flow
+    def decides() -> State[Any]:
+        count_stock("locked", return_state=True)
+        count_stock("open")
+        return made(message="decided by hand")
+
+    state: Any = decides(return_state=True)
+    assert state.type == made().type
+    assert state.message == "decided by hand"
+
+
+@pytest.mark.guarantee(NAME, "upstream")
+def test_a_task_that_never_ran_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
+    """A returned future of a task that never ran, as the one before it failed, fails the flow."""
+
+    @flow(task_runner=task_runner)
+    def counts() -> Any:
+        submit: Any = count_stock.submit
+        return submit("open", wait_for=[submit("locked")])
+
+    state: Any = counts(return_state=True)
+    assert state.is_failed()
+
+
+@pytest.mark.guarantee(
+    NAME,
+    "allowed",
+    runners=("sequential", "threads", "processes"),
+    reason="on Dask the later task does not run: its argument counts as a failed upstream",
+)
+def test_an_allowed_failure_does_not_count(task_runner: TaskRunner[Any]) -> None:
+    """A failure that a later task takes with `allow_failure` does not count."""
+
+    @task
+    def describe(outcome: Any) -> str:
+        return type(outcome).__name__
+
+    @flow(task_runner=task_runner)
+    def counts() -> Any:
+        failed: Any = count_stock.submit("locked")
+        return describe.submit(allow_failure(failed))
+
+    state: Any = counts(return_state=True)
+    assert state.is_completed()
