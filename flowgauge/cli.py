@@ -137,7 +137,7 @@ def report(
     try:
         from flowgauge.report import write_report
 
-        print(write_report(figures, output))
+        print(write_report(figures, output, results))
     except ModuleNotFoundError as error:
         raise Mistake(
             f'a report needs {error.name}, which is missing: pip install "flowgauge[report]"'

@@ -131,12 +131,16 @@ def _workers(text: str | None) -> int:
 
 
 def _measure_only_when_asked(config: pytest.Config) -> None:
-    """Let each benchmark run once in a plain run, as a check that it works."""
-    asked = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
-    if config.pluginmanager.has_plugin("benchmark") and not any(
-        config.getoption(f"benchmark_{name}", None) for name in asked
-    ):
+    """Let each benchmark run once in a plain run, and show pytest-benchmark's table on request."""
+    if not config.pluginmanager.has_plugin("benchmark"):
+        return
+    measuring = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
+    if not any(config.getoption(f"benchmark_{name}", None) for name in measuring):
         config.option.benchmark_disable = True
+    table = ("columns", "sort", "group-by", "name", "compare", "histogram", "cprofile", "verbose")
+    options = tuple(f"--benchmark-{name}" for name in table)
+    if not any(str(given).startswith(options) for given in config.invocation_params.args):
+        config.option.benchmark_quiet = True
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

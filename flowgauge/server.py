@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from flowgauge.server_process import LOOP_FACTORY
 
 if TYPE_CHECKING:
     from prefect.server.api.server import SubprocessASGIServer
@@ -40,7 +44,7 @@ def prefect_server(home: Path) -> Iterator[str]:
         forget_user_settings()
         stack.callback(_stop_servers_but, frozenset(SubprocessASGIServer._instances.values()))
         # The server reads `.env` and `prefect.toml` from the folder it starts in.
-        with contextlib.chdir(home):
+        with contextlib.chdir(home), patch.dict(os.environ, UVICORN_LOOP=LOOP_FACTORY):
             stack.enter_context(prefect_test_harness(server_startup_timeout=STARTUP_TIMEOUT))
         # With heartbeats every synchronous flow run ends by joining a thread that sleeps in
         # steps of one second.

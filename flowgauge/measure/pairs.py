@@ -33,8 +33,9 @@ class Budget:
 
     def rounds(self, seconds: float) -> int:
         """Return how many rounds to do when one takes so many seconds."""
-        fitting = math.floor(self.max_time / seconds) if seconds > 0 else MAX_ROUNDS
-        return max(self.min_rounds, min(fitting, MAX_ROUNDS))
+        all_fit = seconds * MAX_ROUNDS <= self.max_time
+        fitting = MAX_ROUNDS if all_fit else math.floor(self.max_time / seconds)
+        return max(self.min_rounds, fitting)
 
 
 @dataclass(frozen=True)

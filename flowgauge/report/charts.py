@@ -13,7 +13,7 @@ import vl_convert
 
 from flowgauge.measure.results import Row
 from flowgauge.report.numbers import ratio, seconds
-from flowgauge.report.order import colours, labels, runner_name, runners
+from flowgauge.report.order import NO_RUNNER, colours, labels, runner_name, runners
 from flowgauge.report.questions import Question
 
 Spec = dict[str, Any]
@@ -23,7 +23,6 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The release of Vega-Lite that Altair writes for, as vl-convert names it."""
 
 _FILE_WIDTH = 760
-_FIT = {"type": "fit-x", "contains": "padding"}
 _SECONDS_AXIS = (
     "datum.value >= 0.9995 ? format(datum.value, ',~r') + ' s'"
     " : datum.value >= 0.9995e-3 ? format(datum.value * 1e3, '~r') + ' ms'"
@@ -34,7 +33,7 @@ _RATIO_AXIS = "'×' + format(datum.value, ',~r')"
 _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (4, (1,)),
     (2, (1, 3)),
-    (0.5, (1, 2, 5)),
+    (1, (1, 2, 5)),
     (0, (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)),
 )
 """For an axis over at least so many decades: the ticks within a decade."""
@@ -55,7 +54,7 @@ def spec(question: Question) -> Spec | None:
     chart = _floor_chart(question) if question.form == "floor" else _dot_chart(question)
     drawn: Spec = chart.properties(width="container", background="transparent").to_dict()
     # The page's own ink, so that a chart follows the page from light to dark and onto paper.
-    return drawn | {"autosize": _FIT, "config": theme("currentColor")}
+    return drawn | {"config": theme("currentColor")}
 
 
 def svg(drawn: Spec) -> str:
@@ -98,7 +97,8 @@ def theme(ink: str) -> Spec:
             "ticks": False,
             "labelPadding": 8,
         },
-        "legend": quiet | {"labelFontSize": 12, "orient": "top", "title": None, "offset": 12},
+        "legend": quiet
+        | {"labelFontSize": 12, "orient": "top", "title": None, "offset": 12, "columnPadding": 16},
         "rule": {"color": ink},
         "tick": {"color": ink},
         "text": {"color": ink, "fontSize": 12},
@@ -108,22 +108,16 @@ def theme(ink: str) -> Spec:
 def _floor_chart(question: Question) -> _Layers:
     """Draw the time of each row, and beside it the time of what it was paired with."""
     rows = question.rows
+    floors = [floor for row in rows if (floor := _floor(row))]
+    ends = [*floors, *(row.low for row in rows), *(row.high for row in rows)]
+    x = _log_axis(ends, _SECONDS_AXIS)
+    middle = math.sqrt(min(ends) * max(ends))
     records = [
-        _record(row, label, "cost")
-        | {
-            "label": runner_name(row) if label == row.id else f"{runner_name(row)} · {label}",
-            "cost": seconds(row.value),
-            "floor": _floor(row),
-            "beside": f"{row.reference} {seconds(_floor(row) or 0)}" if _floor(row) else None,
-            "times": ratio(row.ratio) if row.ratio else None,
-        }
+        _record(row, label, "floor") | _floor_record(row, label, middle)
         for row, label in zip(rows, labels(rows), strict=True)
     ]
-    floors = [floor for row in rows if (floor := _floor(row))]
-    x = _log_axis([*floors, *(row.high for row in rows), *(row.low for row in rows)], _SECONDS_AXIS)
-    base = alt.Chart(alt.InlineData(values=records), height=alt.Step(54)).encode(
-        y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(grid=False, labelLimit=260)),
-        color=_runner_colour(rows, legend=False),
+    base = alt.Chart(alt.InlineData(values=records), height=58 * len(records)).encode(
+        y=_label_axis(),
         tooltip=[
             alt.Tooltip("label:N", title="runner"),
             alt.Tooltip("cost:N", title="median"),
@@ -133,16 +127,15 @@ def _floor_chart(question: Question) -> _Layers:
         ],
     )
     cost = base.encode(x=x)
-    plain = base.transform_filter("datum.floor != null").encode(
-        x=alt.X("floor:Q"), color=alt.Undefined
-    )
+    colour = _runner_colour(rows, legend=False)
+    plain = base.transform_filter("datum.floor != null").encode(x=alt.X("floor:Q"))
     return alt.layer(
         plain.mark_rule(opacity=0.25).encode(x2="value:Q"),
-        _whisker(base),
-        cost.mark_point(filled=True, size=110, opacity=1),
+        _whisker(base).encode(color=colour),
+        cost.mark_point(filled=True, size=110, opacity=1).encode(color=colour),
         plain.mark_tick(thickness=3, size=16),
-        cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N", color=alt.Undefined),
-        plain.mark_text(dy=19, align="left", opacity=0.75).encode(text="beside:N"),
+        cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N"),
+        plain.mark_text(dy=18, align={"expr": "datum.side"}, opacity=0.75).encode(text="beside:N"),
     )
 
 
@@ -152,19 +145,17 @@ def _dot_chart(question: Question) -> _Layers:
     records = [_record(row, label, form) for row, label in zip(rows, labels(rows), strict=True)]
     ends = [record[key] for record in records for key in ("value", "low", "high")]
     x = _log_axis([*ends, 1.0], _RATIO_AXIS) if form == "ratio" else _log_axis(ends, _SECONDS_AXIS)
-    names = runners(rows)
+    names = list(runners(rows))
+    lanes = [name for name in names if name != NO_RUNNER] or names
+    for record in records:
+        # What has no runner is drawn level with its label, not below everyone else's lane.
+        lost = record["runner"] not in lanes
+        record["lane"] = lanes[len(lanes) // 2] if lost else record["runner"]
+    height = len({record["label"] for record in records}) * (12 + 11 * len(lanes))
     picked = alt.selection_point(fields=["runner"], bind="legend")
-    base = alt.Chart(
-        alt.InlineData(values=records), height=alt.Step(13, **{"for": "offset"})
-    ).encode(
-        y=alt.Y(
-            "label:N",
-            title=None,
-            sort=None,
-            axis=alt.Axis(grid=False, labelLimit=260),
-            scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15),
-        ),
-        yOffset=alt.YOffset("runner:N", sort=list(names)),
+    base = alt.Chart(alt.InlineData(values=records), height=height).encode(
+        y=_label_axis(),
+        yOffset=alt.YOffset("lane:N", sort=lanes, scale=alt.Scale(domain=lanes, padding=1)),
         color=_runner_colour(rows, legend=True),
         opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12)),
         tooltip=[
@@ -175,9 +166,7 @@ def _dot_chart(question: Question) -> _Layers:
             alt.Tooltip("reference:N", title="beside"),
         ],
     )
-    shape = alt.Shape(
-        "runner:N", scale=alt.Scale(domain=list(names), range=list(_SHAPES)), sort=list(names)
-    )
+    shape = alt.Shape("runner:N", scale=alt.Scale(domain=names, range=list(_SHAPES)), sort=names)
     dots = base.mark_point(filled=True, size=70).encode(x=x, shape=shape).add_params(picked)
     layers: list[alt.Chart] = [_whisker(base), dots]
     if form == "ratio":
@@ -186,8 +175,19 @@ def _dot_chart(question: Question) -> _Layers:
     return alt.layer(*layers)
 
 
+def _label_axis() -> alt.Y:
+    """Return an axis of labels, with a line between one label and the next."""
+    return alt.Y(
+        "label:N",
+        title=None,
+        sort=None,
+        axis=alt.Axis(grid=True, tickBand="extent", labelLimit=260),
+        scale=alt.Scale(paddingInner=0, paddingOuter=0),
+    )
+
+
 def _whisker(base: alt.Chart) -> alt.Chart:
-    whisker: alt.Chart = base.mark_rule(strokeWidth=3, opacity=0.55).encode(x="low:Q", x2="high:Q")
+    whisker: alt.Chart = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
     return whisker
 
 
@@ -205,6 +205,22 @@ def _record(row: Row, label: str, form: str) -> dict[str, Any]:
         "high": high,
         "text": write(value),
         "interval": f"{write(low)} – {write(high)}",
+    }
+
+
+def _floor_record(row: Row, label: str, middle: float) -> dict[str, Any]:
+    """Return what only the chart of floors needs; `middle` is the middle of its axis (seconds)."""
+    name = runner_name(row)
+    shown = {"label": name if label == row.id else f"{name} · {label}", "cost": seconds(row.value)}
+    floor = _floor(row)
+    if row.ratio is None or floor is None:
+        return shown | {"floor": None}
+    return shown | {
+        "floor": floor,
+        "beside": f"{row.reference or 'reference'} {seconds(floor)}",
+        "times": ratio(row.ratio),
+        # Written towards the middle, so that it isn't cut off on a narrow screen.
+        "side": "left" if floor < middle / 2 else "right",
     }
 
 
@@ -230,7 +246,9 @@ def _log_axis(values: Sequence[float], label: str) -> alt.X:
         "value:Q",
         title=None,
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=_ticks(low, high), labelExpr=label, labelOverlap="greedy"),
+        axis=alt.Axis(
+            values=_ticks(low, high), labelExpr=label, labelOverlap="greedy", labelSeparation=6
+        ),
     )
 
 

@@ -113,7 +113,7 @@ def _machine_parts(fingerprint: Mapping[str, Any]) -> Iterator[str]:
     versions = fingerprint.get("versions")
     prefect = versions.get("prefect") if isinstance(versions, Mapping) else None
     known = (
-        (fingerprint.get("when"), "{}"),
+        (_when(fingerprint.get("when")), "{}"),
         (prefect, "Prefect {}"),
         (fingerprint.get("python"), "{}"),
         (fingerprint.get("cpu_model"), "{}"),
@@ -125,6 +125,11 @@ def _machine_parts(fingerprint: Mapping[str, Any]) -> Iterator[str]:
         (fingerprint.get("git_commit"), "commit {}"),
     )
     return (form.format(_plain(value)) for value, form in known if value is not None)
+
+
+def _when(value: object) -> str | None:
+    """Write an ISO 8601 time with a space where people put one."""
+    return None if value is None else str(value).replace("T", " ").replace("+00:00", " UTC")
 
 
 def _plain(value: object) -> str:

@@ -53,11 +53,12 @@ def _table(group: Group, bands: Bands, console: Console) -> Table:
 
 
 def _laid_out(title: str, shown: Matrix, between: str) -> Table:
-    table = Table(title=Text(title, "bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
+    gap = 1 if between == "\n" else 2
+    table = Table(title=Text(title, "bold"), title_justify="left", box=None, padding=(0, gap, 0, 0))
+    table.add_column("", overflow="fold")
     for runner in shown.runners:
         # Split at the hyphen, because a head should be no wider than the figures below it.
-        table.add_column(Text(runner.replace("-", "-\n")), justify="right", no_wrap=True)
+        table.add_column(Text(runner.replace("-", "-\n")), justify="right", overflow="fold")
     for label, costs in shown.lines:
         cells = (_cell(cost, between) for cost in costs)
         table.add_row(Text(label), *cells)

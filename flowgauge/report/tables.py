@@ -14,15 +14,15 @@ from flowgauge.report.verdicts import Bands, verdict, verdict_text
 COLUMNS = (
     "measured",
     "runner",
-    "figure",
-    "settings",
     "median",
     "95 % interval",
-    "rounds",
-    "beside",
     "ratio",
     "ratio's 95 % interval",
     "verdict",
+    "beside",
+    "rounds",
+    "figure",
+    "settings",
 )
 SAME = "≈"
 """Stands in place of a ratio where no difference was seen."""
@@ -106,15 +106,15 @@ def _cells(row: Row, bands: Bands) -> tuple[Cell, ...]:
     return (
         Cell(row.id, row.id),
         Cell(runner_name(row), runner_name(row)),
-        Cell(row.figure, row.figure),
-        Cell(settings, settings),
         Cell(quantity(row.value, row.unit), row.value),
         Cell(f"{quantity(row.low, row.unit)} – {quantity(row.high, row.unit)}", row.low),
-        Cell(str(row.rounds), row.rounds),
-        Cell(row.reference or "", row.reference or ""),
         Cell("" if row.ratio is None else ratio(row.ratio), row.ratio),
         Cell(_ratio_interval(row), row.ratio_low),
         Cell(judged, judged),
+        Cell(row.reference or "", row.reference or ""),
+        Cell(str(row.rounds), row.rounds),
+        Cell(row.figure, row.figure),
+        Cell(settings, settings),
     )
 
 

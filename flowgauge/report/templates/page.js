@@ -1,5 +1,3 @@
-"use strict";
-
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const narrow = matchMedia("(max-width: 40rem)");
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as it might come out, for the tests of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowgauge.measure.results import Results, Row
+from flowgauge.report import write_report
+
+MakeRow = Callable[..., Row]
+
+# Seconds for a plain submit, and for the same work on the pool without Prefect.
+_SUBMITS = {
+    "sequential": (0.0041, 25e-9, "plain function call"),
+    "threads": (0.0052, 5.1e-6, "ThreadPoolExecutor"),
+    "processes": (0.061, 48e-6, "ProcessPoolExecutor"),
+    "dask-threads": (0.084, 1.6e-3, "distributed"),
+    "dask-processes": (0.131, 2.9e-3, "distributed"),
+}
+_ADDED = {"map": 0.98, "retry": 2.2, "cache-miss": 1.45, "cache-hit": 0.8, "persisted-result": 1.3}
+_PATTERNS = {"retries/backoff": 340.0, "caching/scope": 52.0, "subflows/side_by_side": 1270.0}
+
+
+def row(
+    id: str,
+    value: float,
+    ratio: float | None = None,
+    *,
+    group: str = "features",
+    runner: str | None = "threads",
+    reference: str | None = "submit of a plain task",
+    spread: float = 0.03,
+    **more: Any,
+) -> Row:
+    """Build a row whose intervals reach `spread` to either side."""
+    fields = {
+        "id": id,
+        "group": group,
+        "runner": runner,
+        "params": {"tasks": 50},
+        "figure": "time per task run",
+        "unit": "seconds",
+        "value": value,
+        "low": value * (1 - spread),
+        "high": value * (1 + spread),
+        "rounds": 12,
+        "reference": reference if ratio is not None else None,
+        "ratio": ratio,
+        "ratio_low": ratio * (1 - spread) if ratio is not None else None,
+        "ratio_high": ratio * (1 + spread) if ratio is not None else None,
+    }
+    return Row(**(fields | more))
+
+
+def _rows() -> Iterator[Row]:
+    for runner, (cost, floor, reference) in _SUBMITS.items():
+        yield row("submit", cost, cost / floor, runner=runner, reference=reference)
+        for id, times in _ADDED.items():
+            yield row(id, cost * times, times, runner=runner)
+        for id, times in _PATTERNS.items():
+            yield row(id, cost * 3, times, group="patterns", runner=runner, reference="plain code")
+        yield row("submit-against-itself", cost, 1.01, group="noise", runner=runner)
+        start: dict[str, Any] = {"group": "startup", "figure": "time to start", "params": {}}
+        yield row("runner", cost * 90, runner=runner, **start)
+    call: dict[str, Any] = {"reference": "plain function call", "runner": None}
+    yield row("flow", 0.078, 3.1e6, figure="time per flow run", **call)
+    yield row("task-call", 0.0031, 1.2e5, **call)
+    yield row("server", 8.4, group="startup", figure="time to start", params={}, runner=None)
+
+
+@pytest.fixture(scope="session")
+def make_row() -> MakeRow:
+    """The builder of one row."""
+    return row
+
+
+@pytest.fixture(scope="session")
+def sample() -> Results:
+    """Every group on every runner."""
+    fingerprint = {
+        "when": "2026-11-20T10:00:00+00:00",
+        "git_commit": "0123456789ab",
+        "command": "pytest --benchmark-only",
+        "python": "CPython 3.11.7",
+        "platform": "Linux x86_64",
+        "cpu_model": "Example CPU @ 2.50GHz",
+        "cores": 2,
+        "memory_gib": 24.0,
+        "load_1m": 0.41,
+        "workers": 2,
+        "versions": {"prefect": "3.8.8", "distributed": "2026.8.0"},
+    }
+    return Results(fingerprint, tuple(_rows()))
+
+
+@pytest.fixture(scope="session")
+def report(sample: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on the sample."""
+    return write_report(sample, tmp_path_factory.mktemp("report")).parent

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report is a folder that is made again in place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowgauge.measure.results import Results
+from flowgauge.report import write_report
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Return every file below a folder, by its path."""
+    found = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in found}
+
+
+def test_files(report: Path, sample: Results) -> None:
+    """A report is a page, Markdown, the results and a chart for each question."""
+    charts = ("task-cost", "feature-ratio", "feature-cost", "pattern-ratio", "startup")
+    expected = {"index.html", "report.md", "results.json", *(f"charts/{c}.svg" for c in charts)}
+    assert set(files(report)) == expected
+    assert Results.load(report / "results.json") == sample
+
+
+def test_replaces_an_earlier_report(sample: Results, tmp_path: Path) -> None:
+    """A report of a smaller run leaves none of the earlier charts, and others' files alone."""
+    write_report(sample, tmp_path)
+    (tmp_path / "guarantees.html").write_text("kept")
+    page = write_report(Results({}, ()), tmp_path)
+    assert page == tmp_path / "index.html"
+    assert set(files(tmp_path)) == {"index.html", "report.md", "results.json", "guarantees.html"}
+
+
+def test_its_own_results_are_not_written_over(sample: Results, tmp_path: Path) -> None:
+    """A report made beside the results it is made from leaves that file as it is."""
+    source = tmp_path / "results.json"
+    source.write_text("as the person wrote it")
+    write_report(sample, tmp_path, source)
+    assert source.read_text() == "as the person wrote it"
+
+
+def test_failure_touches_nothing(
+    sample: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails while a report is made leaves the earlier report whole."""
+    write_report(Results({}, ()), tmp_path)
+    before = files(tmp_path)
+
+    def fail(*_: object) -> str:
+        raise RuntimeError("no drawing today")
+
+    monkeypatch.setattr("flowgauge.report.page.page", fail)
+    with pytest.raises(RuntimeError, match="no drawing today"):
+        write_report(sample, tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_missing_packages(sample: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what draws, one line says what to install."""
+    monkeypatch.delitem(sys.modules, "flowgauge.report.charts", raising=False)
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowgauge\[report\]'"):
+        write_report(sample, tmp_path)
+
+
+def test_summary_needs_no_drawing() -> None:
+    """A run's summary starts without what draws, which takes seconds to import."""
+    code = (
+        "import sys, flowgauge.report.summary;"
+        "print({'altair', 'vl_convert', 'jinja2', 'prefect'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

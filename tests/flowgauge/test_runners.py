@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of task runners."""
+
+from __future__ import annotations
+
+import os
+import threading
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect import flow, task
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from flowgauge.runners import (
+    RUNNERS,
+    RunnerError,
+    StartedRunners,
+    chosen_runners,
+    default_workers,
+    narrowed,
+)
+
+
+@given(st.lists(st.sampled_from(sorted(RUNNERS)), min_size=1))
+def test_runners_are_chosen_in_the_order_given(names: list[str]) -> None:
+    """`--runners` takes names in any order, and each once."""
+    assert chosen_runners(" , ".join(names)) == tuple(dict.fromkeys(names))
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters=","), min_size=1))
+def test_any_other_name_is_one_line(name: str) -> None:
+    """A name that is not in the table gives one line that lists those that are."""
+    with pytest.raises(RunnerError, match="there is no task runner") as caught:
+        chosen_runners(f"{name}?")
+    assert all(runner in str(caught.value) for runner in RUNNERS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_are_chosen_by_default() -> None:
+    """Without `--runners` every task runner takes part."""
+    assert chosen_runners(None) == tuple(RUNNERS)
+
+
+@pytest.mark.parametrize("chosen", list(permutations(["sequential", "threads", "processes"], 2)))
+def test_a_mark_narrows_and_keeps_the_order(chosen: tuple[str, ...]) -> None:
+    """A mark leaves the runners that both it and the run name."""
+    assert narrowed(chosen, ["processes", "threads"]) == tuple(
+        name for name in chosen if name != "sequential"
+    )
+
+
+@task
+def where() -> tuple[int, int]:
+    """Return the process and the thread that a task runs in."""
+    return os.getpid(), threading.get_ident()
+
+
+@flow
+def wheres() -> list[tuple[int, int]]:
+    """Ask four tasks where they run."""
+    return [future.result() for future in [where.submit() for _ in range(4)]]
+
+
+def test_each_runner_runs_tasks_where_its_name_says(
+    task_runner: TaskRunner[Any], runner_name: str
+) -> None:
+    """Inline, in threads of this process, or in other processes."""
+    places = wheres.with_options(task_runner=task_runner)()
+    here = {process for process, _ in places} == {os.getpid()}
+    inline = set(places) == {(os.getpid(), threading.get_ident())}
+    assert here == (runner_name in {"sequential", "threads", "dask-threads"})
+    assert inline == (runner_name == "sequential")
+
+
+def test_no_more_workers_than_asked_for(
+    task_runner: TaskRunner[Any], started_runners: StartedRunners, runner_name: str
+) -> None:
+    """Tasks run in at most as many threads or processes as `--workers` says."""
+    places = wheres.with_options(task_runner=task_runner)()
+    processes = {process for process, _ in places}
+    assert len(processes) <= started_runners.workers
+    if runner_name in {"threads", "dask-threads"}:
+        assert len(set(places)) <= started_runners.workers
+
+
+@pytest.mark.runners("dask-threads", "dask-processes")
+def test_a_cluster_is_started_once(started_runners: StartedRunners, runner_name: str) -> None:
+    """All flows of a run share one Dask cluster of each kind."""
+    first = started_runners.dask_scheduler(runner_name)
+    assert started_runners.dask_scheduler(runner_name) == first
+    assert first.startswith("tcp://127.0.0.1:" if runner_name == "dask-processes" else "inproc://")
+
+
+def test_the_preloaded_pool_is_still_needed() -> None:
+    """Prefect's own process pool spawns its workers; where it forks them, ours can go."""
+    with ProcessPoolTaskRunner(max_workers=1) as runner:
+        executor: Any = runner._executor
+        assert executor._mp_context.get_start_method() == "spawn"
+
+
+def test_the_preloaded_pool_forks(started_runners: StartedRunners) -> None:
+    """The runner `processes` forks its workers from a process that has Prefect imported."""
+    with started_runners.task_runner("processes") as runner:
+        executor: Any = runner._executor  # type: ignore[attr-defined]
+        assert executor._mp_context.get_start_method() == "forkserver"
+
+
+def test_default_workers_are_the_cores_of_this_process() -> None:
+    """The width is the number of cores that may be used."""
+    assert 1 <= default_workers() <= (os.cpu_count() or 1)
