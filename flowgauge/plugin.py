@@ -143,6 +143,12 @@ def _measure_only_when_asked(config: pytest.Config) -> None:
         config.option.benchmark_quiet = True
 
 
+def _measures(config: pytest.Config) -> bool:
+    """Say whether benchmarks are timed in this run."""
+    enabled: bool = config.getoption("benchmark_enable", False)
+    return enabled or not config.getoption("benchmark_disable", False)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for `task_runner` or `runner_name` on every runner it may use."""
     if "runner_name" not in metafunc.fixturenames:
@@ -154,6 +160,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             names = narrowed(names, mark.args)
         except RunnerError as error:
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
+    if "paired" in metafunc.fixturenames and not _measures(metafunc.config):
+        # A check that the benchmark works; --benchmark-only runs it on every runner.
+        names = names[:1]
     left_out = pytest.mark.skip(reason="--runners leaves out all task runners of this test")
     # Not function scope: Hypothesis refuses fixtures that it can't set up per example.
     metafunc.parametrize(

@@ -17,14 +17,19 @@ _PRELOADED = ["__main__", "prefect.engine", "prefect.task_engine", "prefect_dask
 _starting = threading.Lock()
 
 
+def preloaded_context() -> multiprocessing.context.ForkServerContext:
+    """Return a way to start processes that have Prefect imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
 class _ForkServer:
     """What `prefect.task_runners` sees as `multiprocessing` while a pool starts."""
 
     @staticmethod
     def get_context(method: str) -> multiprocessing.context.BaseContext:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
-        return context
+        return preloaded_context()
 
 
 class PreloadedProcessPoolTaskRunner(ProcessPoolTaskRunner):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,7 +54,10 @@ def floor(runner: str, started: StartedRunners) -> Iterator[Floor]:
 def _executor(runner: str, workers: int) -> Executor:
     if runner == "threads":
         return ThreadPoolExecutor(workers)
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
+    from flowgauge.process_pool import preloaded_context
+
+    # There is one fork server in a process: started for this pool, it also serves Prefect's.
+    return ProcessPoolExecutor(workers, mp_context=preloaded_context())
 
 
 def _gather(client: Any, fn: Callable[[Any], T], items: Iterable[Any]) -> list[T]:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that the README tells people to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str, heading: str) -> list[str]:
+    """Return the blocks of a language under a heading."""
+    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+def arguments(command: str) -> list[str]:
+    """Return a command of the README as it runs in this environment."""
+    words = shlex.split(command)
+    assert words[:2] == ["uv", "run"], command
+    return [str(BIN / words[2]), *words[3:]]
+
+
+def test_every_command_is_run_by_a_test_or_by_ci() -> None:
+    """No block of commands stands in the README that nothing runs."""
+    headings = ("The two commands", "Copying a pattern", "Your own cluster", "Reading the numbers")
+    known = [block for heading in headings for block in blocks("console", heading)]
+    assert known == re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    assert "The two commands" in (ROOT / ".ci" / "run").read_text()
+    assert len(blocks("console", "The two commands")) == 2
+
+
+def test_a_pattern_is_listed_shown_copied_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands to copy a pattern work in the order in which they stand."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("console", "Copying a pattern")
+    for command in block.splitlines():
+        subprocess.run(arguments(command), check=True, capture_output=True, timeout=60)
+    copied = tmp_path / "my_project" / "backoff.py"
+    assert copied.read_text() == (ROOT / "patterns" / "retries" / "backoff.py").read_text()
+
+
+def test_the_reference_report_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command to make a report again gives the report that is committed."""
+    (tmp_path / "reports").symlink_to(ROOT / "reports")
+    monkeypatch.chdir(tmp_path)
+    (command,) = blocks("console", "Reading the numbers")
+    subprocess.run(arguments(command), check=True, capture_output=True, timeout=120)
+    made = (tmp_path / "my_report" / "report.md").read_text()
+    assert made == (ROOT / "reports" / "reference" / "report.md").read_text()
+
+
+def test_the_example_passes_on_every_runner(pytester: pytest.Pytester) -> None:
+    """The README's test of one's own flow passes as it stands."""
+    (example,) = blocks("python", "Your own flows")
+    pytester.makepyfile(example)
+    result = pytester.runpytest_subprocess("--runners", "sequential,threads")
+    result.assert_outcomes(passed=2)
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[None]:
+    """Run a program until the block ends."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
+    """The commands for one's own cluster run a test in its workers, and the cluster runs on."""
+    from distributed import Client
+
+    (block,) = blocks("console", "Your own cluster")
+    scheduler, worker, tests = (arguments(line) for line in block.splitlines())
+    address = tests[-1]
+    pytester.makepyfile(
+        f"""
+        from distributed import Client
+        from prefect import flow, task
+
+        def test_tasks_run_in_the_cluster(task_runner):
+            @task
+            def where():
+                from distributed import get_worker
+                return get_worker().address
+
+            @flow(task_runner=task_runner)
+            def wheres():
+                return where.submit().result()
+
+            with Client({address!r}, set_as_default=False) as client:
+                assert wheres() in client.scheduler_info(n_workers=-1)["workers"]
+        """
+    )
+    with ExitStack() as cluster:
+        cluster.enter_context(running(scheduler))
+        cluster.enter_context(running(worker))
+        client = cluster.enter_context(Client(address, timeout=60, set_as_default=False))
+        client.wait_for_workers(2, timeout=60)
+        result = pytester.runpytest_subprocess(*tests[1:])
+        result.assert_outcomes(passed=1)
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
