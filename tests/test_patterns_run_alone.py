@@ -15,7 +15,7 @@ from flowgauge.catalogue import Pattern, catalogue_root, copy, load
 from flowgauge.isolation import forget_user_settings
 from flowgauge.process_pool import preloaded_context
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PATTERNS = load(catalogue_root())
 
 
