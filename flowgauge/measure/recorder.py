@@ -126,7 +126,9 @@ class BenchmarkRecorder:
         from flowgauge.report.summary import line
 
         shown = f"[{len(self.rows)}/{self.benchmarks}] {line(self.rows[int(str(indices[-1]))])}"
-        return "passed", f"\n  {shown}", shown
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        lead = "\n" if terminal and terminal._tw.width_of_current_line else ""
+        return "passed", f"{lead}  {shown}\n", shown
 
     def pytest_sessionfinish(self) -> None:
         """Write the results of what was measured, and the report."""
