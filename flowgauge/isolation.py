@@ -12,7 +12,7 @@ from pathlib import Path
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
 
 
-def test_environment(home: Path) -> dict[str, str]:
+def run_environment(home: Path) -> dict[str, str]:
     """Return the Prefect settings of a test run, as environment variables.
 
     Args:
@@ -50,7 +50,7 @@ def isolated_environment(home: Path) -> Iterator[None]:
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in _KEEP]:
         del os.environ[name]
-    os.environ.update(test_environment(home))
+    os.environ.update(run_environment(home))
     if "prefect" in sys.modules:
         forget_user_settings()
     try:

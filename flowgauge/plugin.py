@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowgauge.dask_cluster import ClusterError, check_dask_address
 from flowgauge.isolation import isolated_environment
 from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
 from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
 from flowgauge.runners import (
     RunnerError,
     StartedRunners,
-    check_dask_address,
     chosen_runners,
     default_workers,
     narrowed,
@@ -110,7 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         if config.stash[RUN].dask_address and not hasattr(config, "workerinput"):
             check_dask_address(config.stash[RUN].dask_address or "")
-    except RunnerError as error:
+    except (RunnerError, ClusterError) as error:
         raise pytest.UsageError(str(error)) from None
     if config.getini("flowgauge"):
         _measure_only_when_asked(config)
@@ -206,7 +206,7 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
     """Give a task runner for `flow.with_options(task_runner=...)`, one test for each runner."""
     try:
         return started_runners.task_runner(runner_name)
-    except RunnerError as error:
+    except ClusterError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
 

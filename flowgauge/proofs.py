@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,9 @@ def bind_guarantee(item: pytest.Item, mark: pytest.Mark) -> None:
     fixture_names: list[str] = item.fixturenames  # type: ignore[attr-defined]
     if "prefect_server" not in fixture_names:
         fixture_names.insert(0, "prefect_server")
+    narrowed = item.get_closest_marker("runners")
     bound = {
+        "only": list(narrowed.args) if narrowed else [],
         "pattern": mark.args[0],
         "guarantee": mark.args[1],
         "runner": runner,
@@ -81,9 +84,15 @@ class GuaranteeRecorder:
             if name == _PROPERTY:
                 bound: dict[str, Any] = dict(value)  # type: ignore[call-overload]
                 reason = bound.pop("reason") or _skip_reason(report)
-                self.outcomes.append(
-                    Outcome(**bound, status=status, reason=reason, test=report.nodeid)
-                )
+                only: list[str] = bound.pop("only")
+                proof = Outcome(**bound, status=status, reason=reason, test=report.nodeid)
+                self.outcomes.append(proof)
+                for runner in self.runners:
+                    if only and runner not in only:
+                        unasked = f"its test is for {', '.join(only)} only"
+                        self.outcomes.append(
+                            replace(proof, runner=runner, status="not run", reason=unasked)
+                        )
 
     def pytest_sessionfinish(self) -> None:
         """Write the matrix, if this run proved anything and is not a worker of another."""

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -15,17 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from flowgauge.dask_cluster import check_workers, local_cluster
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
-CONNECT_TIMEOUT = 10
-"""Seconds that a Dask scheduler has to answer."""
-
 
 class RunnerError(ValueError):
-    """A task runner that doesn't exist here or can't be reached; one line says what to do."""
+    """A task runner that doesn't exist here; one line says what to do."""
 
 
 def default_workers() -> int:
@@ -67,61 +64,6 @@ def chosen_runners(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def check_dask_address(address: str) -> None:
-    """Make sure that a Dask scheduler answers at an address.
-
-    Args:
-        address: As Dask writes it, for instance `tcp://10.0.0.5:8786`.
-
-    Raises:
-        RunnerError: If the address can't be read, or nothing or something else answers there.
-    """
-    advice = "start one with `dask scheduler`, or leave the option out for a local cluster"
-    parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or not port:
-        raise RunnerError(f"--dask-address {address}: not an address like tcp://host:8786")
-    try:
-        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as connection:
-            # A scheduler greets whoever connects; Dask's client would wait for that for ever.
-            greeted = parts.scheme == "tls" or _greets(connection)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunnerError(
-            f"--dask-address {address}: no Dask scheduler answers ({reason.lower()}); {advice}"
-        ) from None
-    if "dask-processes" not in installed_runners():
-        raise RunnerError('--dask-address needs Dask; pip install "flowgauge[dask]"')
-    from distributed import Client
-
-    try:
-        if not greeted:
-            raise ConnectionError
-        with Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:
-            workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    except Exception:
-        raise RunnerError(
-            f"--dask-address {address}: what answers there is no Dask scheduler of the version"
-            f" installed here; {advice}"
-        ) from None
-    if not workers:
-        raise RunnerError(
-            f"--dask-address {address}: the scheduler has no workers;"
-            f" start some with `dask worker {address}`"
-        )
-
-
-def _greets(connection: socket.socket) -> bool:
-    """Say whether the other end speaks first."""
-    try:
-        return bool(connection.recv(1))
-    except TimeoutError:
-        return False
-
-
 @dataclass
 class StartedRunners:
     """The task runners of one test run; what is slow to start is started once, when needed.
@@ -156,79 +98,19 @@ class StartedRunners:
         if name not in self._addresses:
             start = time.perf_counter()
             if name == "dask-processes" and self.dask_address:
+                check_workers(self.dask_address)
                 self._addresses[name] = self.dask_address
-                _check_workers_reach_server(self.dask_address)
             else:
-                self._addresses[name] = self._start_cluster(in_process=name == "dask-threads")
+                self._addresses[name] = self._stack.enter_context(
+                    local_cluster(self.workers, self.scratch, in_process=name == "dask-threads")
+                )
             self.seconds_to_start[name] = time.perf_counter() - start
         return self._addresses[name]
-
-    def _start_cluster(self, *, in_process: bool) -> str:
-        import dask
-        from distributed import LocalCluster
-
-        # Not `local_directory`: nannies and schedulers write elsewhere all the same.
-        self._stack.enter_context(dask.config.set(temporary_directory=str(self.scratch)))
-        cluster = LocalCluster(
-            n_workers=1 if in_process else self.workers,
-            threads_per_worker=self.workers if in_process else 1,
-            processes=not in_process,
-            host=None if in_process else "127.0.0.1",
-            # Dask would serve its pages on all interfaces.
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-        )
-        self._stack.callback(cluster.close)
-        if not in_process:
-            _forget_user_settings_on(cluster.scheduler_address)
-        return str(cluster.scheduler_address)
 
     def close(self) -> None:
         """Stop what was started."""
         self._addresses.clear()
         self._stack.close()
-
-
-def _forget_user_settings_on(address: str) -> None:
-    """Keep `.env` out of every worker of a local cluster, also of those that start later."""
-    from distributed import Client, WorkerPlugin
-
-    from flowgauge.isolation import forget_user_settings
-
-    class ForgetUserSettings(WorkerPlugin):
-        name = "flowgauge-isolation"
-
-        def setup(self, worker: Any) -> None:
-            forget_user_settings()
-
-    with Client(address, set_as_default=False) as client:
-        client.register_plugin(ForgetUserSettings())
-
-
-def _check_workers_reach_server(address: str) -> None:
-    """Find out before the first test whether a cluster's workers see the test server."""
-    from distributed import Client
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-
-    def reachable() -> bool:
-        import urllib.request
-
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    with Client(address, set_as_default=False) as client:
-        unreached = [worker for worker, ok in client.run(reachable).items() if not ok]
-    if unreached:
-        raise RunnerError(
-            f"--dask-address {address}: its worker {unreached[0]} can't reach the test server at"
-            f" {url}, which listens on loopback only: run pytest on the workers' machine, or"
-            " forward that port to it"
-        )
 
 
 def _sequential(started: StartedRunners) -> TaskRunner[Any]:

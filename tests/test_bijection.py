@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flowgauge.catalogue import (
     problems,
     readme_mismatches,
 )
+from flowgauge.measure.results import Results
 
 ROOT = catalogue_root(Path(__file__).parent)
 TESTS = ROOT.parent / "tests" / "patterns"
@@ -55,6 +57,16 @@ def test_every_pattern_has_a_row_in_the_readme_and_every_row_a_pattern() -> None
 def test_every_pattern_has_its_test_file_and_every_test_file_its_pattern() -> None:
     """tests/patterns mirrors patterns/."""
     assert mirror_mismatches(load(ROOT), TESTS) == []
+
+
+def test_the_costs_of_a_pattern_are_rows_of_the_report() -> None:
+    """Every row of the report that a pattern's "Costs" names is in the reference run."""
+    reference = Results.load(ROOT.parent / "reports" / "reference" / "results.json")
+    measured = {row.id for row in reference.rows}
+    named = re.compile(r"\b[Rr]ows? ((?:`[^`]+`(?:, | and )?)+)")
+    for pattern in load(ROOT):
+        rows = {row for part in named.findall(pattern.costs) for row in part.split("`")[1::2]}
+        assert rows <= measured, pattern.name
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ Not for:
     one with another key stays for ever.
 
 Costs:
-    Rows `cache miss` and `cache hit` of the report. `BY_CONTENT` reads the whole file for
+    Rows `cache-miss` and `cache-hit` of the report. `BY_CONTENT` reads the whole file for
     every call.
 
 Sources:

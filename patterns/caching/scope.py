@@ -30,7 +30,7 @@ Not for:
     or pickle differently each time: their calls are never reused.
 
 Costs:
-    Rows `cache miss`, `cache hit` and `persisted result` of the report.
+    Rows `cache-miss`, `cache-hit` and `persisted-result` of the report.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/caching

@@ -29,7 +29,7 @@ Not for:
 
 Costs:
     Row `retries/backoff` of the report: one retry without its delay. A persisted result costs
-    row `persisted result` besides.
+    row `persisted-result` besides.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/retries

@@ -27,7 +27,7 @@ Not for:
     `subflows/side_by_side`.
 
 Costs:
-    Row `subflow` of the report, and row `persisted result`.
+    Row `subflow` of the report, and row `persisted-result`.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/flows#nested-flows

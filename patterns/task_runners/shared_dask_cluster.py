@@ -8,7 +8,7 @@
 """Start one Dask cluster, or use one that runs, for many flow runs.
 
 Problem:
-    A plain `DaskTaskRunner()` starts a cluster in every flow run, which takes 8 to 20 seconds.
+    A plain `DaskTaskRunner()` starts a cluster in every flow run, which takes seconds each time.
     Handing it a cluster that runs, `DaskTaskRunner(cluster=...)`, fails: the runner travels
     with the flow to the workers, and a cluster can't be pickled. An address can.
 

@@ -29,7 +29,7 @@ Not for:
     Work that needs no retry, no record and no runner: a plain function costs nothing.
 
 Costs:
-    Rows `call`, `submit` and `map` of the report.
+    Rows `task-call`, `submit` and `map` of the report.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/tasks

@@ -53,7 +53,7 @@ def test_an_address_where_something_else_answers_is_one_line(pytester: pytest.Py
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         pytester.makepyfile(
-            conftest="import flowgauge.runners; flowgauge.runners.CONNECT_TIMEOUT = 1"
+            conftest="import flowgauge.dask_cluster; flowgauge.dask_cluster.CONNECT_TIMEOUT = 1"
         )
         result = pytester.runpytest_subprocess("--dask-address", f"tcp://127.0.0.1:{port}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

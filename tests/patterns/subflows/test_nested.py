@@ -166,7 +166,6 @@ def test_a_persisted_subflow_is_not_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee(NAME, "retry-kept")
-@pytest.mark.runners("sequential", "threads")
 def test_the_flow_keeps_its_booking(task_runner: TaskRunner[Any]) -> None:
     """The pattern's flow gets through its failure with one booking."""
     booking = plan_trip.with_options(task_runner=task_runner)("42")
