@@ -29,6 +29,8 @@ def summary(results: Results, console: Console, page: Path) -> None:
     for group in groups(results.rows):
         if group.name != "noise":
             console.print()
+            # Not the table's own title, which is broken where the table is narrow.
+            console.print(Text(group.title, "bold"))
             console.print(_table(group, bands, console))
     console.print()
     for sentence in headline(results):
@@ -47,14 +49,14 @@ def line(row: Row) -> str:
 
 def _table(group: Group, bands: Bands, console: Console) -> Table:
     shown = matrix(group.rows, bands)
-    wide = _laid_out(group.title, shown, " ")
+    wide = _laid_out(shown, " ")
     fits = Console(width=1000).measure(wide).maximum <= console.width
-    return wide if fits else _laid_out(group.title, shown, "\n")
+    return wide if fits else _laid_out(shown, "\n")
 
 
-def _laid_out(title: str, shown: Matrix, between: str) -> Table:
+def _laid_out(shown: Matrix, between: str) -> Table:
     gap = 1 if between == "\n" else 2
-    table = Table(title=Text(title, "bold"), title_justify="left", box=None, padding=(0, gap, 0, 0))
+    table = Table(box=None, padding=(0, gap, 0, 0))
     table.add_column("", overflow="fold")
     for runner in shown.runners:
         # Split at the hyphen, because a head should be no wider than the figures below it.
