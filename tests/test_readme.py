@@ -64,14 +64,6 @@ def test_the_reference_report_is_made_again(
     assert made == (ROOT / "reports" / "reference" / "report.md").read_text()
 
 
-def test_the_example_passes_on_every_runner(pytester: pytest.Pytester) -> None:
-    """The README's test of one's own flow passes as it stands."""
-    (example,) = blocks("python", "Your own flows")
-    pytester.makepyfile(example)
-    result = pytester.runpytest_subprocess("--runners", "sequential,threads")
-    result.assert_outcomes(passed=2)
-
-
 @contextmanager
 def running(command: list[str]) -> Iterator[None]:
     """Run a program until the block ends."""
@@ -84,12 +76,17 @@ def running(command: list[str]) -> Iterator[None]:
 
 
 def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
-    """The commands for one's own cluster run a test in its workers, and the cluster runs on."""
+    """The commands for one's own cluster run tests in its workers, and the cluster runs on.
+
+    The README's test of one's own flow is one of them, as it stands.
+    """
     from distributed import Client
 
     (block,) = blocks("console", "Your own cluster")
     scheduler, worker, tests = (arguments(line) for line in block.splitlines())
     address = tests[-1]
+    (example,) = blocks("python", "Your own flows")
+    pytester.makepyfile(test_example=example)
     pytester.makepyfile(
         f"""
         from distributed import Client
@@ -115,5 +112,5 @@ def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
         client = cluster.enter_context(Client(address, timeout=60, set_as_default=False))
         client.wait_for_workers(2, timeout=60)
         result = pytester.runpytest_subprocess(*tests[1:])
-        result.assert_outcomes(passed=1)
+        result.assert_outcomes(passed=2)
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
