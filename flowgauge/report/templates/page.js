@@ -3,7 +3,7 @@ const narrow = matchMedia("(max-width: 40rem)");
 
 function draw() {
   for (const [id, spec] of Object.entries(specs)) {
-    const legend = { ...spec.config.legend, columns: narrow.matches ? 2 : 0 };
+    const legend = { ...spec.config.legend, columns: narrow.matches ? 1 : 0 };
     const config = { ...spec.config, legend };
     vegaEmbed(document.getElementById(id), { ...spec, config }, { actions: false, renderer: "svg" });
   }
