@@ -75,12 +75,12 @@ def _greets(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def local_cluster(workers: int, scratch: Path, *, in_process: bool) -> Iterator[str]:
+def local_cluster(workers: int, home: Path, *, in_process: bool) -> Iterator[str]:
     """Run a Dask cluster that listens on loopback only.
 
     Args:
         workers: How many tasks may run side by side.
-        scratch: A folder for what its workers write.
+        home: The folder of the run; the cluster writes there.
         in_process: Whether one worker's threads in this process do, and not processes.
 
     Yields:
@@ -91,7 +91,7 @@ def local_cluster(workers: int, scratch: Path, *, in_process: bool) -> Iterator[
 
     # Not `local_directory`: nannies and schedulers write elsewhere all the same.
     with (
-        dask.config.set(temporary_directory=str(scratch)),
+        dask.config.set(temporary_directory=str(home / "dask")),
         LocalCluster(
             n_workers=1 if in_process else workers,
             threads_per_worker=workers if in_process else 1,
@@ -103,24 +103,31 @@ def local_cluster(workers: int, scratch: Path, *, in_process: bool) -> Iterator[
         ) as cluster,
     ):
         if not in_process:
-            _forget_user_settings_on(cluster.scheduler_address)
+            prepare_workers(cluster.scheduler_address, home)
         yield str(cluster.scheduler_address)
 
 
-def _forget_user_settings_on(address: str) -> None:
-    """Keep `.env` out of every worker of a local cluster, also of those that start later."""
+def prepare_workers(address: str, home: Path) -> None:
+    """Prepare every worker process of a cluster for this run, also those that start later.
+
+    Args:
+        address: The scheduler's address.
+        home: The folder of the run.
+    """
     from distributed import Client, WorkerPlugin
 
-    from flowgauge.isolation import forget_user_settings
+    from flowgauge.worker_process import prepare_worker
 
-    class ForgetUserSettings(WorkerPlugin):
-        name = "flowgauge-isolation"
+    folder = str(home)
+
+    class PrepareWorker(WorkerPlugin):
+        name = "flowgauge"
 
         def setup(self, worker: Any) -> None:
-            forget_user_settings()
+            prepare_worker(folder)
 
     with Client(address, set_as_default=False) as client:
-        client.register_plugin(ForgetUserSettings())
+        client.register_plugin(PrepareWorker())
 
 
 def check_workers(address: str) -> None:

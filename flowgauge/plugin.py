@@ -1,49 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pytest plugin: options, marks and fixtures, and what a run reports at its end."""
+"""The pytest plugin: options, marks, and what a run reports at its end."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flowgauge.dask_cluster import ClusterError, check_dask_address
-from flowgauge.isolation import isolated_environment
-from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
+from flowgauge.measure.recorder import BenchmarkRecorder
 from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
-from flowgauge.runners import (
-    RunnerError,
-    StartedRunners,
-    chosen_runners,
-    default_workers,
-    narrowed,
-)
+from flowgauge.run import RUN, Run, run_home
+from flowgauge.runners import RunnerError, chosen_runners, default_workers, narrowed
 
-if TYPE_CHECKING:
-    from prefect.task_runners import TaskRunner
-    from pytest_benchmark.fixture import BenchmarkFixture
-
-    from flowgauge.measure.floors import Floor
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one pytest run was asked for."""
-
-    runners: tuple[str, ...]
-    workers: int
-    dask_address: str | None
-    report_dir: Path
-
-
-RUN = pytest.StashKey[Run]()
-HOME = pytest.StashKey[Path]()
+pytest_plugins = ("flowgauge.fixtures",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,18 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Isolate a project that has the plugin on before its conftest can import Prefect."""
     if early_config.getini("flowgauge"):
-        _isolated_home(early_config)
-
-
-def _isolated_home(config: pytest.Config) -> Path:
-    """Return the folder for what Prefect writes in this run; the run is isolated from here on."""
-    if HOME not in config.stash:
-        stack = contextlib.ExitStack()
-        config.add_cleanup(stack.close)
-        folder = tempfile.TemporaryDirectory(prefix="flowgauge-", ignore_cleanup_errors=True)
-        config.stash[HOME] = Path(stack.enter_context(folder))
-        stack.enter_context(isolated_environment(config.stash[HOME]))
-    return config.stash[HOME]
+        run_home(early_config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -175,54 +134,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("guarantee"):
             bind_guarantee(item, mark)
-
-
-@pytest.fixture(scope="session")
-def prefect_server(pytestconfig: pytest.Config) -> Iterator[str]:
-    """Start one isolated Prefect server for the whole run; gives the address of its API."""
-    from flowgauge.server import prefect_server
-
-    start = time.perf_counter()
-    with prefect_server(_isolated_home(pytestconfig)) as url:
-        note_start(pytestconfig, "server", None, time.perf_counter() - start)
-        yield url
-
-
-@pytest.fixture(scope="session")
-def started_runners(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[StartedRunners]:
-    """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
-    run = pytestconfig.stash[RUN]
-    started = StartedRunners(run.workers, _isolated_home(pytestconfig) / "dask", run.dask_address)
-    try:
-        yield started
-    finally:
-        started.close()
-        for name, seconds in started.seconds_to_start.items():
-            note_start(pytestconfig, "cluster", name, seconds)
-
-
-@pytest.fixture(scope="module")
-def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner[Any]:
-    """Give a task runner for `flow.with_options(task_runner=...)`, one test for each runner."""
-    try:
-        return started_runners.task_runner(runner_name)
-    except ClusterError as error:
-        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
-
-
-@pytest.fixture
-def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
-    """Measure one thing beside its reference, round by round; see `Paired`."""
-    recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
-    if not isinstance(recorder, BenchmarkRecorder):
-        pytest.fail("the paired fixture needs `flowgauge = true` in pytest's ini file", False)
-    return Paired(benchmark, request.node, recorder)
-
-
-@pytest.fixture(scope="module")
-def floor(started_runners: StartedRunners, runner_name: str) -> Iterator[Floor]:
-    """Give the plainest code that does what the task runner does, its workers already up."""
-    from flowgauge.measure.floors import floor
-
-    with floor(runner_name, started_runners) as started:
-        yield started

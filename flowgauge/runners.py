@@ -70,13 +70,13 @@ class StartedRunners:
 
     Attributes:
         workers: How many tasks may run side by side.
-        scratch: A folder for what the workers of a local Dask cluster write.
+        home: The folder of the run; worker processes write there.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
         seconds_to_start: What starting each shared cluster took.
     """
 
     workers: int
-    scratch: Path
+    home: Path
     dask_address: str | None = None
     seconds_to_start: dict[str, float] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -102,7 +102,7 @@ class StartedRunners:
                 self._addresses[name] = self.dask_address
             else:
                 self._addresses[name] = self._stack.enter_context(
-                    local_cluster(self.workers, self.scratch, in_process=name == "dask-threads")
+                    local_cluster(self.workers, self.home, in_process=name == "dask-threads")
                 )
             self.seconds_to_start[name] = time.perf_counter() - start
         return self._addresses[name]
@@ -144,11 +144,11 @@ def _threads(started: StartedRunners) -> TaskRunner[Any]:
 
 
 def _processes(started: StartedRunners) -> TaskRunner[Any]:
-    from flowgauge.isolation import forget_user_settings
     from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
+    from flowgauge.worker_process import prepare_worker
 
     return PreloadedProcessPoolTaskRunner(
-        max_workers=started.workers, initializer=forget_user_settings
+        max_workers=started.workers, initializer=prepare_worker, initargs=(str(started.home),)
     )
 
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixtures of the plugin; what they give is made elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowgauge.dask_cluster import ClusterError
+from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
+from flowgauge.run import RUN, run_home
+from flowgauge.runners import StartedRunners
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from flowgauge.measure.floors import Floor
+
+
+@pytest.fixture(scope="session")
+def prefect_server(pytestconfig: pytest.Config) -> Iterator[str]:
+    """Start one isolated Prefect server for the whole run; gives the address of its API."""
+    from flowgauge.server import prefect_server
+
+    start = time.perf_counter()
+    with prefect_server(run_home(pytestconfig)) as url:
+        note_start(pytestconfig, "server", None, time.perf_counter() - start)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def started_runners(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[StartedRunners]:
+    """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
+    run = pytestconfig.stash[RUN]
+    started = StartedRunners(run.workers, run_home(pytestconfig), run.dask_address)
+    try:
+        yield started
+    finally:
+        started.close()
+        for name, seconds in started.seconds_to_start.items():
+            note_start(pytestconfig, "cluster", name, seconds)
+
+
+@pytest.fixture(scope="module")
+def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner[Any]:
+    """Give a task runner for `flow.with_options(task_runner=...)`, one test for each runner."""
+    try:
+        return started_runners.task_runner(runner_name)
+    except ClusterError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.fixture
+def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
+    """Measure one thing beside its reference, round by round; see `Paired`."""
+    recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
+    if not isinstance(recorder, BenchmarkRecorder):
+        pytest.fail("the paired fixture needs `flowgauge = true` in pytest's ini file", False)
+    return Paired(benchmark, request.node, recorder)
+
+
+@pytest.fixture(scope="module")
+def floor(started_runners: StartedRunners, runner_name: str) -> Iterator[Floor]:
+    """Give the plainest code that does what the task runner does, its workers already up."""
+    from flowgauge.measure.floors import floor
+
+    with floor(runner_name, started_runners) as started:
+        yield started
