@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from flowgauge.clock.engine import join_clock
 from flowgauge.isolation import forget_user_settings
 
 
@@ -15,4 +14,4 @@ def prepare_worker(home: str) -> None:
         home: The folder of the run.
     """
     forget_user_settings()
-    Path(home)
+    join_clock(home)

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the clock meets Prefect's engines: the only place that knows their private names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import sys
+import time
+import types
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from flowgauge.clock.prefect_time import move_now
+from flowgauge.clock.process import ClockProcess, current_run
+
+_DEADLINES = (
+    ("prefect.task_engine", "time", "wait_until_ready"),
+    ("prefect.task_engine", "anyio", "wait_until_ready"),
+    ("prefect.utilities.engine", "time", "set_state_and_handle_waits"),
+    ("prefect.utilities.engine", "anyio", "set_state_and_handle_waits"),
+)
+"""Module, the module whose `sleep` it calls, and the function that waits for a deadline there."""
+
+_POLLS = (
+    ("prefect.concurrency.services", "asyncio", "acquire"),
+    ("prefect.concurrency.v1.services", "asyncio", "acquire"),
+)
+"""The same for functions that ask again and again, here for a concurrency slot."""
+
+
+class ClockError(RuntimeError):
+    """A clock that can't work here; one line says why."""
+
+
+def join_clock(home: str) -> None:
+    """Make this process, a worker or the server, follow the virtual clock of a run from now on.
+
+    Args:
+        home: The folder of the run.
+    """
+    _hooks(ClockProcess(Path(home))).__enter__()
+
+
+def follow_time(home: str) -> None:
+    """Make this process tell virtual time; it runs no tasks or flows.
+
+    Args:
+        home: The folder of the run.
+    """
+    move_now(ClockProcess(Path(home)).time)
+
+
+@contextlib.contextmanager
+def clock_hooks(process: ClockProcess) -> Iterator[None]:
+    """Let the engines in this process wait in virtual time and tell the clock of their runs.
+
+    Args:
+        process: This process's side of the clock.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ClockError: If this Prefect has no such engines.
+    """
+    with _hooks(process):
+        yield
+
+
+def _hooks(process: ClockProcess) -> contextlib.ExitStack:
+    import prefect
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+    from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
+    from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
+
+    move_now(process.time)
+    stack = contextlib.ExitStack()
+
+    def replace(owner: Any, name: str, new: Any) -> None:
+        stack.enter_context(patch.object(owner, name, new))
+
+    try:
+        for polls, table in ((False, _DEADLINES), (True, _POLLS)):
+            for module_name, sleeper, function in table:
+                module = importlib.import_module(module_name)
+                stock = getattr(module, sleeper)
+                sleep = _virtual_sleep(process, stock, function, polls)
+                replace(module, sleeper, _ModuleWith(stock, sleep=sleep))
+        for engine in (SyncTaskRunEngine, FlowRunEngine):
+            replace(engine, "initialize_run", _tracked(process, stack, engine.initialize_run))
+        for engine in (AsyncTaskRunEngine, AsyncFlowRunEngine):
+            replace(engine, "initialize_run", _tracked_async(process, stack, engine.initialize_run))
+        replace(PrefectHttpxSyncClient, "send", _counted(process, PrefectHttpxSyncClient.send))
+        replace(
+            PrefectHttpxAsyncClient, "send", _counted_async(process, PrefectHttpxAsyncClient.send)
+        )
+    except AttributeError as error:
+        stack.close()
+        raise ClockError(
+            f"the virtual clock does not know the engine of Prefect {prefect.__version__}"
+            f" ({error}); it was made for Prefect 3.8"
+        ) from None
+    return stack
+
+
+class _ModuleWith(types.ModuleType):
+    """A module with some of its names replaced, for one module that uses it."""
+
+    def __init__(self, stock: types.ModuleType, **names: Any) -> None:
+        super().__init__(stock.__name__)
+        self.__dict__.update(names)
+        self._stock = stock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+def _virtual_sleep(
+    process: ClockProcess, stock: types.ModuleType, function: str, polls: bool
+) -> Callable[[float], Any]:
+    """Return a `sleep` that is virtual in one function and stock everywhere else."""
+    is_async = stock.__name__ != "time"
+
+    def sleep(seconds: float) -> Any:
+        here = sys._getframe(1).f_code.co_name
+        if not process.time.running or here != function or seconds <= 0:
+            return stock.sleep(seconds)
+        if is_async:
+            return process.sleep_async(seconds, polls=polls)
+        return process.sleep(seconds, polls=polls)
+
+    return sleep
+
+
+def _describe(engine: Any, arguments: dict[str, Any]) -> tuple[str, str, str, Any]:
+    """Return key, name and kind of the run of an engine, and its function."""
+    if hasattr(engine, "flow"):
+        return str(uuid.uuid4()), engine.flow.name, "flow", engine.flow.fn
+    key = arguments.get("task_run_id") or uuid.uuid4()
+    return str(key), engine.task.name, "task", engine.task.fn
+
+
+def _tracked(process: ClockProcess, stack: contextlib.ExitStack, stock: Any) -> Any:
+    @contextlib.contextmanager
+    def initialize_run(self: Any, **arguments: Any) -> Iterator[Any]:
+        if not process.time.running:
+            with stock(self, **arguments) as run:
+                yield run
+            return
+        key, name, kind, function = _describe(self, arguments)
+        _prepare(process, stack, self, function)
+        with process.run(key, name, kind, is_async=False), stock(self, **arguments) as run:
+            yield run
+
+    return initialize_run
+
+
+def _tracked_async(process: ClockProcess, stack: contextlib.ExitStack, stock: Any) -> Any:
+    @contextlib.asynccontextmanager
+    async def initialize_run(self: Any, **arguments: Any) -> AsyncIterator[Any]:
+        if not process.time.running:
+            async with stock(self, **arguments) as run:
+                yield run
+            return
+        key, name, kind, function = _describe(self, arguments)
+        _prepare(process, stack, self, function)
+        with process.run(key, name, kind, is_async=True):
+            async with stock(self, **arguments) as run:
+                yield run
+
+    return initialize_run
+
+
+def _prepare(
+    process: ClockProcess, stack: contextlib.ExitStack, engine: Any, function: Any
+) -> None:
+    """Announce what a flow submits, and skip `sleep` in a function's code where that is asked."""
+    if hasattr(engine, "flow"):
+        runner = type(engine.flow.task_runner)
+        if not hasattr(runner.submit, "announces"):
+            stack.enter_context(patch.object(runner, "submit", _announced(process, runner.submit)))
+    if process.time.skips_sleep:
+        _skip_sleep(process, stack, getattr(function, "__globals__", {}))
+
+
+def _announced(process: ClockProcess, stock: Any) -> Any:
+    def submit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not process.time.running:
+            return stock(self, *args, **kwargs)
+        upstream = _futures_in((args, kwargs))
+        future = stock(self, *args, **kwargs)
+        process.tell(
+            about="submit",
+            key=str(future.task_run_id),
+            parent=current_run.get(),
+            upstream=upstream,
+            slots=_slots(self),
+        )
+        return future
+
+    submit.announces = True  # type: ignore[attr-defined]
+    return submit
+
+
+def _futures_in(arguments: Any) -> list[str]:
+    from prefect.futures import PrefectFuture
+    from prefect.utilities.collections import visit_collection
+
+    found = []
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, PrefectFuture):
+            found.append(str(value.task_run_id))
+        return value
+
+    visit_collection(arguments, visit_fn=visit, return_data=False)
+    return found
+
+
+def _slots(runner: Any) -> int | None:
+    """Return how many tasks a runner runs side by side; None if it does not tell."""
+    if (workers := getattr(runner, "_max_workers", None)) is not None:
+        return int(workers)
+    if hasattr(getattr(runner, "client", None), "nthreads"):
+        return sum(runner.client.nthreads().values())
+    return None
+
+
+def _counted(process: ClockProcess, stock: Any) -> Any:
+    def send(self: Any, *args: Any, **kwargs: Any) -> Any:
+        process.requests += 1
+        try:
+            return stock(self, *args, **kwargs)
+        finally:
+            process.requests -= 1
+
+    return send
+
+
+def _counted_async(process: ClockProcess, stock: Any) -> Any:
+    async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
+        process.requests += 1
+        try:
+            return await stock(self, *args, **kwargs)
+        finally:
+            process.requests -= 1
+
+    return send
+
+
+_SLEEPERS: tuple[Any, ...] = (time.sleep, asyncio.sleep)
+
+
+def _skip_sleep(
+    process: ClockProcess, stack: contextlib.ExitStack, names: dict[str, Any]
+) -> None:
+    """Make `sleep` virtual where the code of a run calls it, also under a name it imported."""
+    import anyio
+
+    for module in (time, asyncio, anyio):
+        if not hasattr(module.sleep, "skips"):
+            stack.enter_context(patch.object(module, "sleep", _skipping(process, module)))
+    for name, value in list(names.items()):
+        for module in (time, asyncio, anyio):
+            if value is getattr(module.sleep, "skips", None):
+                stack.enter_context(patch.dict(names, {name: module.sleep}))
+
+
+def _skipping(process: ClockProcess, module: types.ModuleType) -> Any:
+    stock = module.sleep
+
+    def sleep(seconds: float, *args: Any) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        ours = caller.startswith(("prefect.", "flowgauge.", "anyio."))
+        if ours or not process.time.skips_sleep or not process.runs_here():
+            return stock(seconds, *args)
+        if module is time:
+            return process.sleep(seconds)
+        return process.sleep_async(seconds)
+
+    sleep.skips = stock  # type: ignore[attr-defined]
+    return sleep

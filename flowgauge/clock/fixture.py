@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixture that gives a test the virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowgauge.run import run_home
+
+if TYPE_CHECKING:
+    from flowgauge.clock.virtual_clock import VirtualClock
+
+
+@pytest.fixture
+def virtual_clock(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[VirtualClock]:
+    """Skip the waits of Prefect's engines in this test; see `VirtualClock`."""
+    from flowgauge.clock.engine import ClockError
+    from flowgauge.clock.process import ClockProcess
+    from flowgauge.clock.virtual_clock import virtual_clock
+
+    home = run_home(pytestconfig)
+    try:
+        with virtual_clock(ClockProcess(home), home) as clock:
+            yield clock
+    except ClockError as error:
+        pytest.fail(str(error), pytrace=False)

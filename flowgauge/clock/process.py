@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one process tells the coordinator of its runs and waits, and where it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flowgauge.clock.coordinator import socket_path
+from flowgauge.clock.shared_time import SharedTime
+
+current_run: ContextVar[str | None] = ContextVar("flowgauge_run", default=None)
+"""The run whose code this is."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    thread: int
+    is_async: bool
+
+
+class ClockProcess:
+    """This process's side of the clock; it does nothing while no test has the clock."""
+
+    def __init__(self, home: Path) -> None:
+        """Find the shared time of a run.
+
+        Args:
+            home: The folder of the run.
+        """
+        self.time = SharedTime(home)
+        self.requests = 0
+        self._path = socket_path(home)
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._pid = 0
+        self._runs: dict[str, _Run] = {}
+        self._ids = itertools.count(1)
+        self._sleepers: dict[int, threading.Event | tuple[Any, asyncio.Event]] = {}
+
+    @contextlib.contextmanager
+    def run(self, key: str, name: str, kind: str, *, is_async: bool) -> Iterator[None]:
+        """Tell the coordinator of a run while it lives.
+
+        Args:
+            key: What the run is known by, also to whoever submitted it.
+            name: Its task or flow.
+            kind: "flow" or "task".
+            is_async: Whether it shares its thread with other runs.
+
+        Yields:
+            Nothing.
+        """
+        parent = current_run.get()
+        self._runs[key] = _Run(threading.get_ident(), is_async)
+        self.tell(about="begin", key=key, name=name, kind=kind, parent=parent)
+        current_run.set(key)
+        try:
+            yield
+        finally:
+            current_run.set(parent)
+            self._runs.pop(key, None)
+            self.tell(about="end", key=key)
+
+    def runs_here(self) -> bool:
+        """Say whether the code of a run is what runs in this thread now."""
+        run = self._runs.get(current_run.get() or "")
+        return run is not None and run.thread == threading.get_ident()
+
+    def sleep(self, seconds: float, *, polls: bool = False) -> None:
+        """Wait for virtual time to pass.
+
+        Args:
+            seconds: How long.
+            polls: Whether the caller asks again and again until something else happens.
+        """
+        deadline = self.time.now() + seconds
+        wait_id, woken = next(self._ids), threading.Event()
+        self._sleepers[wait_id] = woken
+        try:
+            if self._tell_wait(wait_id, deadline, polls):
+                woken.wait()
+        finally:
+            self._sleepers.pop(wait_id, None)
+            self.tell(about="no wait", id=wait_id)
+        if (left := deadline - self.time.now()) > 0:
+            time.sleep(left)
+
+    async def sleep_async(self, seconds: float, *, polls: bool = False) -> None:
+        """Wait for virtual time to pass, and leave the thread to other runs.
+
+        Args:
+            seconds: How long.
+            polls: Whether the caller asks again and again until something else happens.
+        """
+        deadline = self.time.now() + seconds
+        wait_id, woken = next(self._ids), asyncio.Event()
+        self._sleepers[wait_id] = (asyncio.get_running_loop(), woken)
+        try:
+            if self._tell_wait(wait_id, deadline, polls):
+                await woken.wait()
+        finally:
+            self._sleepers.pop(wait_id, None)
+            self.tell(about="no wait", id=wait_id)
+        if (left := deadline - self.time.now()) > 0:
+            await asyncio.sleep(left)
+
+    def _tell_wait(self, wait_id: int, deadline: float, polls: bool) -> bool:
+        return self.tell(
+            about="wait", id=wait_id, deadline=deadline, polls=polls, run=current_run.get()
+        )
+
+    def tell(self, **message: Any) -> bool:
+        """Send a message to the coordinator.
+
+        Returns:
+            Whether there is one.
+        """
+        with self._lock:
+            try:
+                if self._socket is None or self._pid != os.getpid():
+                    self._connect()
+                assert self._socket is not None
+                self._socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                self._socket = None
+                return False
+        return True
+
+    def _connect(self) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(self._path)
+        self._socket, self._pid = connection, os.getpid()
+        threading.Thread(
+            target=self._listen, args=(connection,), name="flowgauge-clock-listener", daemon=True
+        ).start()
+
+    def _listen(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if message["about"] == "wake":
+                    self._wake(message["id"])
+                else:
+                    self._answer(message["question"])
+        with self._lock:
+            if self._socket is connection:
+                self._socket = None
+        for wait_id in list(self._sleepers):
+            self._wake(wait_id)
+
+    def _wake(self, wait_id: int) -> None:
+        match self._sleepers.get(wait_id):
+            case threading.Event() as woken:
+                woken.set()
+            case (loop, woken):
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(woken.set)
+
+    def _answer(self, question: int) -> None:
+        self.tell(
+            about="sightings",
+            question=question,
+            requests=self.requests,
+            runs=[[key, *sighting] for key, sighting in self._look().items()],
+        )
+
+    def _look(self) -> dict[str, tuple[str, list[str], str]]:
+        """Return for each run what its thread does, which runs it awaits, and where it is."""
+        frames = sys._current_frames()
+        last_in_thread: dict[int, str] = {}
+        for key, run in list(self._runs.items()):
+            if not run.is_async:
+                last_in_thread[run.thread] = key
+        seen = {}
+        for key, run in list(self._runs.items()):
+            if last_in_thread.get(run.thread, key) != key:
+                seen[key] = ("under another run", [], "")
+            elif frame := frames.get(run.thread):
+                seen[key] = look_at(frame, is_async=run.is_async)
+        return seen
+
+
+def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
+    """Say what a thread does, from its innermost frame.
+
+    Args:
+        frame: Of a thread.
+        is_async: Whether an event loop runs there.
+
+    Returns:
+        As in `flowgauge.clock.runs.Sighting`.
+    """
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if is_async and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":
+        return "waits", [], where
+    if frame.f_globals.get("__name__") not in ("threading", "queue"):
+        return "running", [], where
+    outer: FrameType | None = frame
+    while outer is not None:
+        module = outer.f_globals.get("__name__", "")
+        if module == "prefect.futures" or module.startswith("prefect_"):
+            if awaited := _awaited(outer):
+                return "waits for runs", awaited, where
+        elif not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
+            where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
+            break
+        outer = outer.f_back
+    return "waits", [], where
+
+
+def _awaited(frame: FrameType) -> list[str]:
+    """Return the task runs that a frame of Prefect's futures waits for."""
+    names = frame.f_locals
+    if frame.f_code.co_name in ("as_completed", "wait") and "self" not in names:
+        futures = names.get("not_done", names.get("pending", ()))
+    else:
+        futures = (names.get("self"),)
+    return [str(future.task_run_id) for future in futures if hasattr(future, "task_run_id")]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a test holds in hand: reads, advances and watches virtual time."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowgauge.clock.coordinator import Coordinator
+from flowgauge.clock.engine import clock_hooks
+from flowgauge.clock.process import ClockProcess
+
+
+class UnskippedWait(UserWarning):
+    """A wait that took real time although a test has the virtual clock."""
+
+
+class VirtualClock:
+    """Time that passes as always, but skips every wait of Prefect's engines.
+
+    Retries, scheduled starts and expiry of caches see it; so do the times of states. Work that
+    tasks really do takes the time it takes.
+    """
+
+    def __init__(self, process: ClockProcess) -> None:
+        """Start at real time."""
+        self._process = process
+        self._start = time.time()
+
+    def now(self) -> datetime.datetime:
+        """Return virtual time, in UTC."""
+        return datetime.datetime.fromtimestamp(self._process.time.now(), datetime.UTC)
+
+    @property
+    def elapsed(self) -> float:
+        """Virtual seconds since the test got the clock."""
+        return self._process.time.now() - self._start
+
+    @property
+    def skipped(self) -> float:
+        """Seconds that nobody had to wait for."""
+        return self._process.time.ahead
+
+    def advance(self, seconds: float | datetime.timedelta) -> None:
+        """Let time pass; whoever waits for a moment before its end wakes at that moment.
+
+        Args:
+            seconds: How long.
+
+        Raises:
+            ValueError: If time would go back.
+        """
+        if isinstance(seconds, datetime.timedelta):
+            seconds = seconds.total_seconds()
+        if seconds < 0:
+            raise ValueError(f"virtual_clock.advance({seconds:g}): time does not go back")
+        self._process.sleep(seconds)
+
+    def skip_sleep(self) -> None:
+        """Skip `time.sleep`, `asyncio.sleep` and `anyio.sleep` in tasks and flows, too.
+
+        A time limit of a task or flow is real time and does not see the skipped seconds.
+        """
+        self._process.time.skips_sleep = True
+
+
+@contextmanager
+def virtual_clock(process: ClockProcess, home: Path) -> Iterator[VirtualClock]:
+    """Run the virtual clock for one test.
+
+    Args:
+        process: This process's side of the clock.
+        home: The folder of the run.
+
+    Yields:
+        The clock.
+    """
+    shared = process.time
+    coordinator = Coordinator(home, shared)
+    with clock_hooks(process):
+        shared.running = True
+        try:
+            yield VirtualClock(process)
+        finally:
+            coordinator.close()
+            shared.running = shared.skips_sleep = False
+            shared.ahead = 0
+    for what in coordinator.unskipped:
+        warnings.warn(UnskippedWait(f"the virtual clock could not skip: {what}"), stacklevel=2)
