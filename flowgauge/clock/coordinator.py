@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowgauge.clock.runs import Runs, Sighting, Wait
+from flowgauge.clock.runs import Runs, Sighting
 from flowgauge.clock.shared_time import SharedTime
 
 HAND_OVER = 1.0
@@ -126,10 +126,11 @@ class Coordinator:
             case "submit":
                 runs.submit(number, **message)
             case "wait":
-                wait_id = message.pop("id")
-                runs.waits[number, wait_id] = Wait(**message)
+                runs.wait(number, message.pop("id"), **message)
             case "no wait":
                 runs.waits.pop((number, message["id"]), None)
+            case "unskipped":
+                self.unskipped[message["sentence"]] = None
             case "sightings":
                 answer = process.answers.pop(message["question"], None)
                 if answer is not None and not answer.done():
@@ -142,7 +143,7 @@ class Coordinator:
         while True:
             self._changed.clear()
             self._wake_due()
-            until = self._runs.skippable_until() if self._runs.waits else None
+            until = self._runs.skippable_until()
             if until is None:
                 self._held_up_since = None
                 await self._news_within(self._seconds_to_next_deadline())
@@ -221,8 +222,11 @@ class Coordinator:
             self._held_up_since = now
         elif now - self._held_up_since > REPORT_AFTER and reason != "news":
             names = sorted(
-                {self._runs.live[w.run].name for w in self._runs.waits.values() if w.run
-                 and w.run in self._runs.live}
+                {
+                    self._runs.live[w.run].name
+                    for w in self._runs.waits.values()
+                    if w.run and w.run in self._runs.live
+                }
             )
             who = " and ".join(repr(name) for name in names) or "a wait"
             self.unskipped[f"{who} waited in real time for {reason}"] = None

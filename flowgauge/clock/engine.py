@@ -32,6 +32,14 @@ _POLLS = (
 )
 """The same for functions that ask again and again, here for a concurrency slot."""
 
+_UNSKIPPED = (
+    ("prefect.client.base", "anyio", "waits for the Prefect server to answer"),
+    ("prefect.client.base", "time", "waits for the Prefect server to answer"),
+    ("prefect.flow_runs", "anyio", "waits for another flow run, or for someone to resume it"),
+    ("prefect.deployments.flow_runs", "anyio", "waits for the run of a deployment"),
+)
+"""Module, the module whose `sleep` it calls, and what it does in real time all the same."""
+
 
 class ClockError(RuntimeError):
     """A clock that can't work here; one line says why."""
@@ -91,10 +99,18 @@ def _hooks(process: ClockProcess) -> contextlib.ExitStack:
                 stock = getattr(module, sleeper)
                 sleep = _virtual_sleep(process, stock, function, polls)
                 replace(module, sleeper, _ModuleWith(stock, sleep=sleep))
-        for engine in (SyncTaskRunEngine, FlowRunEngine):
-            replace(engine, "initialize_run", _tracked(process, stack, engine.initialize_run))
-        for engine in (AsyncTaskRunEngine, AsyncFlowRunEngine):
-            replace(engine, "initialize_run", _tracked_async(process, stack, engine.initialize_run))
+        for module_name, sleeper, what in _UNSKIPPED:
+            module = importlib.import_module(module_name)
+            stock = getattr(module, sleeper)
+            replace(module, sleeper, _ModuleWith(stock, sleep=_reported(process, stock, what)))
+        engines: tuple[type, ...] = (SyncTaskRunEngine, FlowRunEngine)
+        for engine in engines:
+            stock = engine.initialize_run  # type: ignore[attr-defined]
+            replace(engine, "initialize_run", _tracked(process, stack, stock))
+        engines = (AsyncTaskRunEngine, AsyncFlowRunEngine)
+        for engine in engines:
+            stock = engine.initialize_run
+            replace(engine, "initialize_run", _tracked_async(process, stack, stock))
         replace(PrefectHttpxSyncClient, "send", _counted(process, PrefectHttpxSyncClient.send))
         replace(
             PrefectHttpxAsyncClient, "send", _counted_async(process, PrefectHttpxAsyncClient.send)
@@ -133,6 +149,17 @@ def _virtual_sleep(
         if is_async:
             return process.sleep_async(seconds, polls=polls)
         return process.sleep(seconds, polls=polls)
+
+    return sleep
+
+
+def _reported(process: ClockProcess, stock: types.ModuleType, what: str) -> Callable[[float], Any]:
+    """Return the stock `sleep`, which tells the clock of itself."""
+
+    def sleep(seconds: float) -> Any:
+        if process.time.running and seconds >= 1:
+            process.tell(about="unskipped", sentence=f"a run that {what}, {seconds:g} s at a time")
+        return stock.sleep(seconds)
 
     return sleep
 
@@ -199,7 +226,7 @@ def _announced(process: ClockProcess, stock: Any) -> Any:
             key=str(future.task_run_id),
             parent=current_run.get(),
             upstream=upstream,
-            slots=_slots(self),
+            slots=_slots(process, self),
         )
         return future
 
@@ -222,43 +249,35 @@ def _futures_in(arguments: Any) -> list[str]:
     return found
 
 
-def _slots(runner: Any) -> int | None:
+def _slots(process: ClockProcess, runner: Any) -> int | None:
     """Return how many tasks a runner runs side by side; None if it does not tell."""
     if (workers := getattr(runner, "_max_workers", None)) is not None:
         return int(workers)
-    if hasattr(getattr(runner, "client", None), "nthreads"):
-        return sum(runner.client.nthreads().values())
-    return None
+    client: Any = getattr(runner, "client", None)
+    if not hasattr(client, "nthreads"):
+        return None
+    if process.slots.get(client) is None:
+        process.slots[client] = sum(client.nthreads().values())
+    return process.slots[client]
 
 
 def _counted(process: ClockProcess, stock: Any) -> Any:
     def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-        process.requests += 1
-        try:
+        with process.request():
             return stock(self, *args, **kwargs)
-        finally:
-            process.requests -= 1
 
     return send
 
 
 def _counted_async(process: ClockProcess, stock: Any) -> Any:
     async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-        process.requests += 1
-        try:
+        with process.request():
             return await stock(self, *args, **kwargs)
-        finally:
-            process.requests -= 1
 
     return send
 
 
-_SLEEPERS: tuple[Any, ...] = (time.sleep, asyncio.sleep)
-
-
-def _skip_sleep(
-    process: ClockProcess, stack: contextlib.ExitStack, names: dict[str, Any]
-) -> None:
+def _skip_sleep(process: ClockProcess, stack: contextlib.ExitStack, names: dict[str, Any]) -> None:
     """Make `sleep` virtual where the code of a run calls it, also under a name it imported."""
     import anyio
 
@@ -284,4 +303,6 @@ def _skipping(process: ClockProcess, module: types.ModuleType) -> Any:
         return process.sleep_async(seconds)
 
     sleep.skips = stock  # type: ignore[attr-defined]
+    # A task that is sent to another process brings the name along, and finds what is there.
+    sleep.__module__, sleep.__qualname__ = module.__name__, "sleep"
     return sleep

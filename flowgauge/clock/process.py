@@ -11,7 +11,8 @@ import os
 import socket
 import sys
 import threading
-import time
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from flowgauge.clock.shared_time import SharedTime
 
 current_run: ContextVar[str | None] = ContextVar("flowgauge_run", default=None)
 """The run whose code this is."""
+
+
+class ClockEndedError(RuntimeError):
+    """Raised in runs that outlive the test they belong to; nobody waits hours for them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class ClockProcess:
             home: The folder of the run.
         """
         self.time = SharedTime(home)
-        self.requests = 0
+        self._requests: Counter[int] = Counter()
+        self.slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._path = socket_path(home)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -75,6 +81,16 @@ class ClockProcess:
             self._runs.pop(key, None)
             self.tell(about="end", key=key)
 
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Note that this thread has a request to the Prefect server under way."""
+        thread = threading.get_ident()
+        self._requests[thread] += 1
+        try:
+            yield
+        finally:
+            self._requests[thread] -= 1
+
     def runs_here(self) -> bool:
         """Say whether the code of a run is what runs in this thread now."""
         run = self._runs.get(current_run.get() or "")
@@ -96,8 +112,7 @@ class ClockProcess:
         finally:
             self._sleepers.pop(wait_id, None)
             self.tell(about="no wait", id=wait_id)
-        if (left := deadline - self.time.now()) > 0:
-            time.sleep(left)
+        self._check_woken(deadline)
 
     async def sleep_async(self, seconds: float, *, polls: bool = False) -> None:
         """Wait for virtual time to pass, and leave the thread to other runs.
@@ -115,8 +130,15 @@ class ClockProcess:
         finally:
             self._sleepers.pop(wait_id, None)
             self.tell(about="no wait", id=wait_id)
-        if (left := deadline - self.time.now()) > 0:
-            await asyncio.sleep(left)
+        self._check_woken(deadline)
+
+    def _check_woken(self, deadline: float) -> None:
+        # A tenth of a second for a machine clock that is set back meanwhile.
+        if self.time.now() < deadline - 0.1:
+            raise ClockEndedError(
+                f"the virtual clock ended {deadline - self.time.now():.0f} s before the end of"
+                " this wait: the test that had the clock is over"
+            )
 
     def _tell_wait(self, wait_id: int, deadline: float, polls: bool) -> bool:
         return self.tell(
@@ -174,8 +196,17 @@ class ClockProcess:
         self.tell(
             about="sightings",
             question=question,
-            requests=self.requests,
+            requests=self._requests_under_way(),
             runs=[[key, *sighting] for key, sighting in self._look().items()],
+        )
+
+    def _requests_under_way(self) -> int:
+        """Count the requests but those of an event loop that somebody blocks."""
+        frames = sys._current_frames()
+        return sum(
+            count
+            for thread, count in list(self._requests.items())
+            if count and thread in frames and not _is_blocked(frames[thread])
         )
 
     def _look(self) -> dict[str, tuple[str, list[str], str]]:
@@ -185,13 +216,17 @@ class ClockProcess:
         for key, run in list(self._runs.items()):
             if not run.is_async:
                 last_in_thread[run.thread] = key
-        seen = {}
+        seen: dict[str, tuple[str, list[str], str]] = {}
         for key, run in list(self._runs.items()):
             if last_in_thread.get(run.thread, key) != key:
                 seen[key] = ("under another run", [], "")
             elif frame := frames.get(run.thread):
                 seen[key] = look_at(frame, is_async=run.is_async)
         return seen
+
+
+def _is_blocked(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") in ("threading", "queue")
 
 
 def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
@@ -207,7 +242,7 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     if is_async and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":
         return "waits", [], where
-    if frame.f_globals.get("__name__") not in ("threading", "queue"):
+    if not _is_blocked(frame):
         return "running", [], where
     outer: FrameType | None = frame
     while outer is not None:

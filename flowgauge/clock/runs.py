@@ -60,11 +60,13 @@ class Wait:
         deadline: Virtual time in seconds since 1970.
         polls: Whether it asks again and again until something else happens.
         run: The run that waits, if one does.
+        since: How many other things had happened when it began.
     """
 
     deadline: float
     polls: bool
     run: str | None
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,21 @@ class Runs:
     waits: dict[tuple[int, int], Wait] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _submissions: dict[str, Submission] = field(default_factory=dict)
-    _begun: int = 0
+    _happened: int = 0
 
     def begin(self, process: int, key: str, name: str, kind: str, parent: str | None) -> None:
         """Note that a run begins."""
         submission = self.submitted.pop(key, None) or self._submissions.get(key)
         self._ended.discard(key)
-        self._begun += 1
+        self._happened += 1
         parent = submission.parent if submission else parent
-        self.live[key] = LiveRun(process, name, kind, parent, self._begun)
+        self.live[key] = LiveRun(process, name, kind, parent, self._happened)
 
     def end(self, key: str) -> None:
         """Note that a run is over, and with it whatever it submitted and never began."""
         self.live.pop(key, None)
         self._ended.add(key)
+        self._happened += 1
         for other, submission in list(self.submitted.items()):
             if submission.parent == key:
                 del self.submitted[other]
@@ -126,6 +129,13 @@ class Runs:
         elif key not in self._ended:
             self.submitted[key] = submission
 
+    def wait(
+        self, process: int, wait_id: int, deadline: float, polls: bool, run: str | None
+    ) -> None:
+        """Note that somebody waits."""
+        self._happened += not polls
+        self.waits[process, wait_id] = Wait(deadline, polls, run, self._happened)
+
     def drop(self, process: int) -> None:
         """Forget a process that is gone; another one may begin its submitted runs again."""
         self.waits = {at: wait for at, wait in self.waits.items() if at[0] != process}
@@ -139,10 +149,18 @@ class Runs:
                 del self.submitted[key]
 
     def skippable_until(self) -> float | None:
-        """Return the deadline to skip to; None where all waits depend on something else."""
-        if all(wait.polls for wait in self.waits.values()):
-            return None
-        return min(wait.deadline for wait in self.waits.values())
+        """Return the deadline to skip to, if any.
+
+        Who asks again and again gets another answer only after something else has happened.
+        """
+        return min(
+            (
+                wait.deadline
+                for wait in self.waits.values()
+                if not wait.polls or wait.since < self._happened
+            ),
+            default=None,
+        )
 
     def about_to_begin(self) -> list[str]:
         """Return the submitted runs that have all they need and a free worker."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 import warnings
@@ -26,9 +27,10 @@ class VirtualClock:
     tasks really do takes the time it takes.
     """
 
-    def __init__(self, process: ClockProcess) -> None:
+    def __init__(self, process: ClockProcess, unskipped: dict[str, None]) -> None:
         """Start at real time."""
         self._process = process
+        self.unskipped = unskipped
         self._start = time.time()
 
     def now(self) -> datetime.datetime:
@@ -80,14 +82,14 @@ def virtual_clock(process: ClockProcess, home: Path) -> Iterator[VirtualClock]:
         The clock.
     """
     shared = process.time
-    coordinator = Coordinator(home, shared)
-    with clock_hooks(process):
-        shared.running = True
-        try:
-            yield VirtualClock(process)
-        finally:
-            coordinator.close()
-            shared.running = shared.skips_sleep = False
-            shared.ahead = 0
+    try:
+        with clock_hooks(process), contextlib.closing(Coordinator(home, shared)) as coordinator:
+            shared.running = True
+            try:
+                yield VirtualClock(process, coordinator.unskipped)
+            finally:
+                shared.running = shared.skips_sleep = False
+    finally:
+        shared.ahead = 0
     for what in coordinator.unskipped:
         warnings.warn(UnskippedWait(f"the virtual clock could not skip: {what}"), stacklevel=2)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When time may be skipped, decided from what processes tell."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.clock.runs import Doing, Runs, Sighting
+
+IDLE = Sighting("waits")
+RUNNING = Sighting("running")
+
+
+def flow_with_task() -> Runs:
+    """Return a flow whose submitted task waits until second 60."""
+    runs = Runs()
+    runs.begin(1, "flow", "etl", "flow", None)
+    runs.submit(1, "task", "flow", (), 2)
+    runs.begin(2, "task", "load", "task", None)
+    runs.wait(2, 1, 60.0, False, "task")
+    return runs
+
+
+def test_a_flow_that_waits_for_its_waiting_task_is_not_busy() -> None:
+    """Nothing is going on where the one run that does not wait waits for the one that does."""
+    runs = flow_with_task()
+    waits = Sighting("waits for runs", frozenset({"task"}))
+    assert runs.busy({"flow": waits}) == []
+    assert runs.skippable_until() == 60.0
+
+
+def test_a_flow_whose_awaited_task_has_ended_is_about_to_wake() -> None:
+    """A wait for a run that has ended is over, even if the thread has not noticed yet."""
+    runs = flow_with_task()
+    runs.submit(1, "quick", "flow", (), 2)
+    runs.begin(2, "quick", "count", "task", None)
+    runs.end("quick")
+    waits = Sighting("waits for runs", frozenset({"quick", "task"}))
+    assert runs.busy({"flow": waits}) == ["flow"]
+
+
+@given(doing=st.sampled_from(["running", "waits", "under another run", "waits for runs"]))
+def test_only_running_code_is_busy_above_a_waiting_task(doing: Doing) -> None:
+    """A flow with a waiting task is busy exactly while its own code runs."""
+    runs = flow_with_task()
+    assert bool(runs.busy({"flow": Sighting(doing)})) == (doing == "running")
+
+
+def test_a_task_that_waits_for_something_of_its_own_is_busy() -> None:
+    """A task without runs of its own that waits, for its own threads perhaps, is at work."""
+    runs = flow_with_task()
+    runs.begin(3, "other", "crunch", "task", None)
+    assert runs.busy({"flow": IDLE, "other": IDLE}) == ["other"]
+
+
+def test_a_task_that_waits_for_a_slot_is_not_busy() -> None:
+    """A task in a process that asks for a concurrency slot again and again waits for it."""
+    runs = flow_with_task()
+    runs.begin(3, "other", "crunch", "task", None)
+    assert runs.busy({"flow": IDLE, "other": IDLE}, polling=frozenset({3})) == []
+
+
+def test_a_run_nobody_can_see_is_busy() -> None:
+    """A run that its process does not speak of may be doing anything."""
+    assert flow_with_task().busy({}) == ["flow"]
+
+
+@pytest.mark.parametrize(
+    ("slots", "upstream", "begins"),
+    [
+        (2, (), True),
+        (1, (), False),
+        (None, (), True),
+        (2, ("task",), False),
+    ],
+)
+def test_a_submitted_run_is_on_its_way_if_it_can_begin(
+    slots: int | None, upstream: tuple[str, ...], begins: bool
+) -> None:
+    """A submitted run is expected to begin unless all workers or one of its inputs wait."""
+    runs = flow_with_task()
+    runs.submit(1, "next", "flow", upstream, slots)
+    assert runs.about_to_begin() == (["next"] if begins else [])
+
+
+def test_news_may_come_in_any_order() -> None:
+    """A run that ends in another process before its submission is known is not waited for."""
+    runs = Runs()
+    runs.begin(1, "flow", "etl", "flow", None)
+    runs.begin(2, "task", "load", "task", None)
+    runs.end("task")
+    runs.submit(1, "task", "flow", (), 2)
+    assert runs.about_to_begin() == []
+    runs.begin(2, "late", "load", "task", None)
+    runs.submit(1, "late", "flow", (), 2)
+    assert runs.about_to_begin() == []
+    assert runs.live["late"].parent == "flow"
+
+
+def test_a_dead_process_takes_its_waits_along() -> None:
+    """When a worker dies, its waits are gone and its runs may begin again elsewhere."""
+    runs = flow_with_task()
+    runs.drop(2)
+    assert runs.skippable_until() is None
+    assert "task" not in runs.live
+    assert runs.about_to_begin() == ["task"]
+
+
+def test_the_end_of_a_flow_ends_what_it_submitted() -> None:
+    """A task that a finished flow left behind without beginning is not waited for."""
+    runs = flow_with_task()
+    runs.submit(1, "forgotten", "flow", (), 2)
+    runs.end("flow")
+    assert runs.about_to_begin() == []
+
+
+def test_asking_again_is_pointless_until_something_happens() -> None:
+    """A wait that polls is skipped only once something else has happened since it began."""
+    runs = Runs()
+    runs.begin(1, "task", "load", "task", None)
+    runs.wait(1, 1, 30.0, True, None)
+    assert runs.skippable_until() is None
+    runs.end("task")
+    assert runs.skippable_until() == 30.0
+
+
+@given(
+    deadlines=st.lists(st.floats(0, 1e9), min_size=1),
+    polls=st.lists(st.floats(0, 1e9)),
+)
+def test_the_earliest_deadline_is_first(deadlines: list[float], polls: list[float]) -> None:
+    """Time is skipped to the earliest deadline of all, whatever else waits."""
+    runs = Runs()
+    for number, deadline in enumerate(polls + deadlines):
+        runs.wait(1, number, deadline, number < len(polls), None)
+    assert runs.skippable_until() == min(polls + deadlines)

@@ -1,0 +1,579 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtual clock: what it skips, what it leaves alone, and which times it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import datetime
+import itertools
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep as nap
+from typing import Any
+
+import prefect.task_engine
+import prefect.types._datetime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+from prefect.client.orchestration import get_client
+from prefect.context import TaskRunContext
+from prefect.futures import as_completed, wait
+from prefect.states import Scheduled
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flowgauge.clock.engine import ClockError
+from flowgauge.clock.process import ClockEndedError, ClockProcess
+from flowgauge.clock.virtual_clock import UnskippedWait, VirtualClock
+from flowgauge.clock.virtual_clock import virtual_clock as virtual_clock_of
+from flowgauge.run import run_home
+
+HOUR = 3600.0
+
+
+def threads(workers: int = 8) -> TaskRunner[Any]:
+    """Return a runner with so many threads."""
+    return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def seconds_now() -> float:
+    """Return what Prefect takes for the time."""
+    return prefect.types._datetime.now("UTC").timestamp()
+
+
+def note(path: str, **what: Any) -> None:
+    """Append to a file, from whatever process."""
+    with open(path, "a") as file:
+        file.write(json.dumps({"at": seconds_now(), **what}) + "\n")
+
+
+def noted(path: Path | str) -> list[dict[str, Any]]:
+    """Return what was appended to a file, oldest first."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return sorted((json.loads(line) for line in lines), key=lambda line: line["at"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task that fails once for each of its delays, after another one."""
+
+    delays: tuple[int, ...]
+    after: int | None
+
+
+@task
+def attempt_job(path: str, number: int, failures: int) -> int:
+    """Fail so often, and note when."""
+    context = TaskRunContext.get()
+    assert context is not None
+    attempt = context.task_run.run_count
+    note(path, job=number, attempt=attempt)
+    if attempt <= failures:
+        raise ConnectionError
+    return number
+
+
+@flow
+def run_jobs(path: str, jobs: list[tuple[list[int], int | None]]) -> None:
+    """Submit all jobs, each with its delays and after the job it names."""
+    futures: list[Any] = []
+    for number, (delays, after) in enumerate(jobs):
+        seconds = [float(delay) for delay in delays]
+        job: Any = attempt_job.with_options(retries=len(delays), retry_delay_seconds=seconds)
+        wait_for = [] if after is None else [futures[after]]
+        futures.append(job.submit(path, number, len(delays), wait_for=wait_for))
+    for future in futures:
+        future.wait()
+
+
+def by_hand(jobs: list[Job], *, side_by_side: bool) -> dict[tuple[int, int], float]:
+    """Return when each attempt of each job begins, in seconds after the flow did."""
+    begins: dict[tuple[int, int], float] = {}
+    ends: list[float] = []
+    for number, job in enumerate(jobs):
+        if side_by_side:
+            begin = 0.0 if job.after is None else ends[job.after]
+        else:
+            begin = ends[-1] if ends else 0.0
+        times = list(itertools.accumulate(job.delays, initial=begin))
+        begins |= {(number, attempt): at for attempt, at in enumerate(times, start=1)}
+        ends.append(times[-1])
+    return begins
+
+
+delays = st.lists(st.integers(30, 100_000), max_size=3).map(tuple)
+two_jobs = st.tuples(
+    st.builds(Job, delays, st.none()), st.builds(Job, delays, st.sampled_from([None, 0]))
+).map(list)
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(jobs=two_jobs)
+def test_attempts_happen_when_they_should(
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    virtual_clock: VirtualClock,
+    tmp_path: Path,
+    jobs: list[Job],
+) -> None:
+    """For any retry schedule the virtual times of attempts are those computed by hand."""
+    path = tmp_path / f"{time.monotonic_ns()}.jsonl"
+    start, real = seconds_now(), time.perf_counter()
+    run_jobs.with_options(task_runner=task_runner)(
+        str(path), [(list(job.delays), job.after) for job in jobs]
+    )
+    took = time.perf_counter() - real
+    seen = {(line["job"], line["attempt"]): line["at"] - start for line in noted(path)}
+    expected = by_hand(jobs, side_by_side=runner_name != "sequential")
+    assert seen.keys() == expected.keys()
+    late = {key: seen[key] - expected[key] for key in expected}
+    assert all(0 <= seconds <= took for seconds in late.values()), (late, took)
+
+
+@task(retries=1, retry_delay_seconds=HOUR)
+def fail_once(path: str, number: int) -> int:
+    """Fail once, and an hour later no more."""
+    context = TaskRunContext.get()
+    assert context is not None
+    note(path, number=number, attempt=context.task_run.run_count)
+    if context.task_run.run_count == 1:
+        raise ConnectionError
+    return number
+
+
+@flow
+def fail_once_each(path: str, count: int) -> list[int]:
+    """Run so many tasks that fail once."""
+    return [future.result() for future in [fail_once.submit(path, n) for n in range(count)]]
+
+
+def test_waits_side_by_side_do_not_add_up(
+    task_runner: TaskRunner[Any], runner_name: str, virtual_clock: VirtualClock, tmp_path: Path
+) -> None:
+    """Two tasks that wait an hour side by side take an hour; in turn they take two."""
+    path = tmp_path / "attempts.jsonl"
+    fail_once_each.with_options(task_runner=task_runner)(str(path), 2)
+    hours = 2 if runner_name == "sequential" else 1
+    assert hours * HOUR <= virtual_clock.elapsed < hours * HOUR + 60
+
+
+def test_tasks_queue_for_a_worker_that_waits(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """Three tasks on two threads that wait an hour each take two hours, as they would for real."""
+    fail_once_each.with_options(task_runner=threads(2))(str(tmp_path / "attempts.jsonl"), 3)
+    assert 2 * HOUR <= virtual_clock.elapsed < 2 * HOUR + 60
+
+
+@pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
+def test_time_stands_still_while_a_task_works(
+    task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
+) -> None:
+    """While a task works no time is skipped, so it ends before another one's retry begins."""
+    path = tmp_path / "work.jsonl"
+
+    @task
+    def work() -> None:
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            sum(range(1000))
+        note(str(path), number="worked")
+
+    @flow(task_runner=task_runner)
+    def work_beside() -> None:
+        futures: list[Any] = [fail_once.submit(str(path), 1), work.submit()]
+        wait(futures)
+
+    work_beside()
+    assert [line["number"] for line in noted(path)] == [1, "worked", 1]
+
+
+@pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
+def test_who_waits_for_a_finished_task_goes_on_first(
+    task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A flow that gets a result goes on before time is skipped for another task's retry."""
+    path = tmp_path / "order.jsonl"
+
+    @task
+    def quick(number: int) -> int:
+        note(str(path), number=number)
+        return number
+
+    @flow(task_runner=task_runner)
+    def go_on() -> None:
+        slow, first = fail_once.submit(str(path), 0), quick.submit(1)
+        for future in as_completed([slow, first]):
+            if future.task_run_id == first.task_run_id:
+                quick.submit(2).result()
+
+    go_on()
+    assert [line["number"] for line in noted(path)[-2:]] == [2, 0]
+
+
+def test_flow_retries(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """A flow is retried when its delay is over; Prefect's server rounds that to seconds."""
+    path = tmp_path / "runs.jsonl"
+
+    @flow(retries=2, retry_delay_seconds=HOUR)
+    def fail_twice() -> str:
+        note(str(path))
+        if len(noted(path)) < 3:
+            raise ConnectionError
+        return "done"
+
+    real = time.perf_counter()
+    assert fail_twice() == "done"
+    took = time.perf_counter() - real
+    first, *later = [line["at"] for line in noted(path)]
+    late = [at - first - hours * HOUR for hours, at in enumerate(later, start=1)]
+    assert len(late) == 2
+    assert all(-1 <= seconds <= took + 1 for seconds in late)
+
+
+def test_async_tasks_wait_together(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """Async tasks that one flow gathers wait side by side."""
+    path = tmp_path / "async.jsonl"
+
+    @task(retries=1, retry_delay_seconds=HOUR)
+    async def fail_once_async(number: int) -> int:
+        note(str(path), number=number)
+        if len([line for line in noted(path) if line["number"] == number]) == 1:
+            raise ConnectionError
+        return number
+
+    @flow
+    async def gather() -> list[int]:
+        return await asyncio.gather(*(fail_once_async(number) for number in range(3)))
+
+    assert asyncio.run(gather()) == [0, 1, 2]
+    assert HOUR <= virtual_clock.elapsed < HOUR + 60
+
+
+def test_an_async_flow_is_retried(virtual_clock: VirtualClock) -> None:
+    """The wait of an async flow for its retry is skipped, too."""
+    attempts = []
+
+    @flow(retries=1, retry_delay_seconds=HOUR)
+    async def fail_once_async() -> str:
+        attempts.append(seconds_now())
+        if len(attempts) == 1:
+            raise ConnectionError
+        return "done"
+
+    assert asyncio.run(fail_once_async()) == "done"
+    assert HOUR - 1 <= attempts[1] - attempts[0] < HOUR + 60
+
+
+def test_a_day_of_retries_takes_no_time(virtual_clock: VirtualClock) -> None:
+    """A retry plan of 24 hours runs in under three seconds."""
+    attempts = []
+
+    @task(retries=24, retry_delay_seconds=HOUR)
+    def fail_all_day() -> int:
+        attempts.append(seconds_now())
+        if len(attempts) < 25:
+            raise ConnectionError
+        return len(attempts)
+
+    @flow
+    def all_day() -> int:
+        return fail_all_day()
+
+    real = time.perf_counter()
+    assert all_day() == 25
+    assert time.perf_counter() - real < 3
+    assert 24 * HOUR <= attempts[-1] - attempts[0] < 24 * HOUR + 3
+
+
+def test_a_scheduled_run_starts_at_its_time(virtual_clock: VirtualClock) -> None:
+    """A flow run scheduled for later begins then, and the server's states say so."""
+    begun = []
+
+    @flow
+    def later() -> None:
+        begun.append(virtual_clock.now())
+
+    from prefect.flow_engine import run_flow
+
+    at = virtual_clock.now() + datetime.timedelta(hours=5)
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(later, state=Scheduled(scheduled_time=at))
+        run_flow(later, flow_run=run)
+        states = client.read_flow_run_states(run.id)
+    assert abs((begun[0] - at).total_seconds()) < 2
+    running = [state.timestamp for state in states if state.name == "Running"]
+    assert abs((running[0] - at).total_seconds()) < 2
+
+
+def test_cached_results_expire(
+    task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A cached result is used until it expires, and not after `advance` has let that happen."""
+    path = tmp_path / "calls.jsonl"
+
+    @task(
+        cache_policy=INPUTS,
+        cache_expiration=datetime.timedelta(hours=1),
+        persist_result=True,
+    )
+    def compute(path: str) -> int:
+        note(path)
+        return len(noted(path))
+
+    @flow(task_runner=task_runner)
+    def run_compute() -> int:
+        return int(compute.submit(str(path)).result())
+
+    assert [run_compute(), run_compute()] == [1, 1]
+    virtual_clock.advance(datetime.timedelta(minutes=59))
+    assert run_compute() == 1
+    virtual_clock.advance(60)
+    assert run_compute() == 2
+
+
+def test_now_and_elapsed_agree(virtual_clock: VirtualClock) -> None:
+    """What the clock says is what Prefect says."""
+    before = virtual_clock.now()
+    virtual_clock.advance(90)
+    assert 90 <= (virtual_clock.now() - before).total_seconds() < 91
+    assert abs(virtual_clock.now().timestamp() - seconds_now()) < 0.1
+    assert 90 <= virtual_clock.elapsed < 92
+    assert virtual_clock.skipped == pytest.approx(90, abs=1)
+
+
+def test_time_does_not_go_back(virtual_clock: VirtualClock) -> None:
+    """Advancing by less than nothing is refused in one line."""
+    with pytest.raises(ValueError, match="time does not go back"):
+        virtual_clock.advance(-1)
+
+
+def test_advance_wakes_on_the_way(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """A run that waits for a moment inside the advanced time wakes at it, not at its end."""
+    path = tmp_path / "attempts.jsonl"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        run = pool.submit(fail_once_each.with_options(task_runner=threads()), str(path), 1)
+        deadline = time.monotonic() + 20
+        while not noted(path) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        virtual_clock.advance(10 * HOUR)
+        run.result()
+    first, second = (line["at"] for line in noted(path))
+    assert HOUR <= second - first < HOUR + 60
+
+
+def test_time_is_real_again_afterwards(
+    prefect_server: str, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """When a test gives the clock back, time and waits are real."""
+    home = run_home(pytestconfig)
+    with virtual_clock_of(ClockProcess(home), home) as clock:
+        clock.skip_sleep()
+        clock.advance(HOUR)
+        assert seconds_now() - time.time() > HOUR - 1
+    assert abs(seconds_now() - time.time()) < 0.1
+    assert vars(prefect.task_engine)["time"] is time
+    assert time.sleep is nap
+
+
+@task
+def sleep_an_hour(path: str, how: str) -> None:
+    """Sleep under one name or the other."""
+    (time.sleep if how == "time.sleep" else nap)(HOUR)
+    note(path)
+
+
+def test_sleep_is_skipped_on_request(
+    task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
+) -> None:
+    """`skip_sleep` skips `time.sleep` in tasks, also under an imported name, side by side."""
+    virtual_clock.skip_sleep()
+    path = tmp_path / "slept.jsonl"
+    start = seconds_now()
+
+    @flow(task_runner=task_runner)
+    def sleep_twice() -> None:
+        for future in [sleep_an_hour.submit(str(path), how) for how in ("time.sleep", "nap")]:
+            future.wait()
+
+    sleep_twice()
+    assert [round((line["at"] - start) / HOUR) for line in noted(path)] in ([1, 1], [1, 2])
+
+
+def test_async_sleep_is_skipped_on_request(virtual_clock: VirtualClock) -> None:
+    """`skip_sleep` skips `asyncio.sleep`, and gathered sleeps do not add up."""
+    virtual_clock.skip_sleep()
+
+    @task
+    async def sleep_async() -> None:
+        await asyncio.sleep(HOUR)
+
+    @flow
+    async def sleep_together() -> None:
+        await asyncio.gather(sleep_async(), sleep_async())
+
+    asyncio.run(sleep_together())
+    assert HOUR <= virtual_clock.elapsed < HOUR + 60
+
+
+def test_sleep_is_left_alone_otherwise(virtual_clock: VirtualClock) -> None:
+    """Without being asked the clock leaves `time.sleep` of a task as it is."""
+
+    @task
+    def doze() -> float:
+        start = time.perf_counter()
+        time.sleep(0.2)
+        return time.perf_counter() - start
+
+    @flow
+    def doze_once() -> float:
+        return doze()
+
+    assert doze_once() >= 0.2
+    assert virtual_clock.skipped == 0
+
+
+def test_flows_in_threads_of_their_own(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """Subflows that a flow starts in threads, where Prefect does not know it, wait side by side."""
+
+    @flow
+    def outer() -> list[list[int]]:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            paths = [str(tmp_path / name) for name in ("one", "two")]
+            return list(pool.map(fail_once_each, paths, [1, 1]))
+
+    assert outer() == [[0], [0]]
+    assert HOUR <= virtual_clock.elapsed < HOUR + 60
+
+
+def test_an_event_loop_that_is_blocked(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """An async flow that waits for a future holds up its siblings, as it does for real."""
+
+    @flow
+    async def one(number: int) -> Any:
+        return fail_once.submit(str(tmp_path / str(number)), number).result()
+
+    @flow
+    async def both() -> list[Any]:
+        return list(await asyncio.gather(one(0), one(1)))
+
+    assert asyncio.run(both()) == [0, 1]
+    assert 2 * HOUR <= virtual_clock.elapsed < 2 * HOUR + 60
+
+
+def test_flows_in_tasks(
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    virtual_clock: VirtualClock,
+    tmp_path: Path,
+) -> None:
+    """Flows that tasks call are retried at their time, side by side where the tasks are."""
+
+    @flow(retries=1, retry_delay_seconds=HOUR)
+    def retried(number: int) -> int:
+        note(str(tmp_path / str(number)))
+        if len(noted(tmp_path / str(number))) == 1:
+            raise ConnectionError
+        return number
+
+    @task
+    def call(number: int) -> int:
+        return retried(number)
+
+    @flow(task_runner=task_runner)
+    def outer() -> list[int]:
+        return call.map([0, 1]).result()
+
+    real = time.perf_counter()
+    assert outer() == [0, 1]
+    hours = 2 if runner_name == "sequential" else 1
+    assert time.perf_counter() - real < 30
+    assert hours * HOUR - 2 <= virtual_clock.elapsed < hours * HOUR + 60
+
+
+def test_waits_for_a_slot_end_when_it_is_free(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """A task that waits for another one's concurrency slot gets it after that one's retry."""
+    with get_client(sync_client=True) as client:
+        client.create_concurrency_limit("one-at-a-time", 1)
+    limited = fail_once.with_options(tags=["one-at-a-time"])
+
+    @flow(task_runner=threads())
+    def in_turn() -> list[int]:
+        return [f.result() for f in [limited.submit(str(tmp_path / "a"), n) for n in range(2)]]
+
+    real = time.perf_counter()
+    assert in_turn() == [0, 1]
+    assert time.perf_counter() - real < 10
+    assert 2 * HOUR <= virtual_clock.elapsed < 2 * HOUR + 120
+
+
+def test_a_run_that_outlives_its_test_fails(
+    prefect_server: str, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """A run that still waits when the test gives the clock back fails instead of waiting on."""
+    home = run_home(pytestconfig)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with virtual_clock_of(ClockProcess(home), home):
+            hold = threading.Event()
+
+            @task
+            def work() -> None:
+                hold.wait(20)
+
+            @flow(task_runner=threads())
+            def left_behind() -> None:
+                futures: list[Any] = [fail_once.submit(str(tmp_path / "a"), 1), work.submit()]
+                futures[0].result()
+
+            run = pool.submit(left_behind)
+            deadline = time.monotonic() + 20
+            while not noted(tmp_path / "a") and time.monotonic() < deadline:
+                time.sleep(0.005)
+        hold.set()
+        with pytest.raises(ClockEndedError, match="the test that had the clock is over"):
+            run.result(20)
+
+
+def test_an_unknown_prefect_is_refused(
+    prefect_server: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Prefect's engine has no such parts, one line says so and nothing is changed."""
+    home = run_home(pytestconfig)
+    monkeypatch.delattr("prefect.concurrency.v1.services.asyncio")
+    with (
+        pytest.raises(ClockError, match=r"does not know the engine of Prefect 3\."),
+        virtual_clock_of(ClockProcess(home), home),
+    ):
+        pass
+    assert vars(prefect.task_engine)["time"] is time
+
+
+def test_a_wait_for_something_else_is_reported(
+    virtual_clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps time from being skipped is named once it has held up a wait for seconds."""
+    import flowgauge.clock.coordinator as coordinator
+
+    monkeypatch.setattr(coordinator, "REPORT_AFTER", 0.2)
+
+    @task
+    def outside_work() -> None:
+        time.sleep(0.8)
+
+    @flow(task_runner=threads())
+    def hold_up() -> None:
+        futures: list[Any] = [fail_once.submit(str(tmp_path / "a.jsonl"), 1), outside_work.submit()]
+        wait(futures)
+
+    hold_up()
+    assert any(
+        "'fail_once' waited in real time for task 'outside_work'" in sentence
+        and "test_virtual_clock.py" in sentence
+        for sentence in virtual_clock.unskipped
+    )
+    virtual_clock.unskipped.clear()
+    assert issubclass(UnskippedWait, UserWarning)
