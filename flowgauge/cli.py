@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: list, show, copy and compare patterns; make a report again."""
+"""The command line: patterns, reports, and the server that was left running."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from flowgauge import catalogue
 from flowgauge.catalogue import CatalogueError, Pattern
+from flowgauge.server import commands
+from flowgauge.server.kept import KeptError
 
 app = App(
     name="flowgauge",
-    help="Patterns for Prefect workflows, to copy; and the report of a benchmark run.",
+    help="Patterns for Prefect workflows to copy, reports of benchmarks, and the test server.",
     help_format="plaintext",
     result_action="return_value",
 )
+
+app.command(commands.app)
 
 PatternName = Annotated[str, Parameter(help="Topic and name: retries/backoff.")]
 Force = Annotated[bool, Parameter(negative=(), help="Overwrite what is there.")]
@@ -57,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         return _told(where + (error.strerror or str(error)).lower())
     except CycloptsError as error:
         return _told(_misread(error))
-    except (CatalogueError, Mistake) as error:
+    except (CatalogueError, KeptError, Mistake) as error:
         return _told(str(error))
     return int(status or 0)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ import pytest
 
 from flowgauge.dask_cluster import ClusterError
 from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
-from flowgauge.run import RUN, run_home
+from flowgauge.run import RUN, SERVER_LOST, is_stock, leased_server, measures, run_home
 from flowgauge.runners import StartedRunners
+from flowgauge.surroundings import warn_of_untested_prefect
+from flowgauge.timing import times
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -22,14 +25,37 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(pytestconfig: pytest.Config) -> Iterator[str]:
+def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Start one isolated Prefect server for the whole run; gives the address of its API."""
-    from flowgauge.server import prefect_server
+    from flowgauge.server.kept import KeptError
+    from flowgauge.server.watch import ServerError
 
+    warn_of_untested_prefect()
     start = time.perf_counter()
-    with prefect_server(run_home(pytestconfig)) as url:
-        note_start(pytestconfig, "server", None, time.perf_counter() - start)
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(_harness(request.session))
+        except (ServerError, KeptError) as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+        seconds = time.perf_counter() - start
+        times(request.config).server = seconds
+        note_start(request.config, "server", None, seconds)
         yield url
+
+
+def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
+    from flowgauge.server.harness import leased_harness, stock_harness
+
+    def tell(why: str) -> None:
+        session.config.stash[SERVER_LOST] = why
+        session.shouldstop = why.partition("\n")[0]
+
+    home = run_home(session.config)
+    if is_stock(session.config):
+        return stock_harness(home)
+    # What is measured is a client as Prefect ships it.
+    share = not measures(session.config)
+    return leased_harness(home, leased_server(session.config), tell, share_certificates=share)
 
 
 @pytest.fixture(scope="session")

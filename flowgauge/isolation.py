@@ -10,13 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
+_SPEED = {
+    # Task run events are written once a second and not one at a time: on two cores the
+    # server takes less from what is tested. They are seen up to a second later.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
 
 
-def run_environment(home: Path) -> dict[str, str]:
+def run_environment(home: Path, *, stock: bool = False) -> dict[str, str]:
     """Return the Prefect settings of a test run, as environment variables.
 
     Args:
         home: The folder that holds everything Prefect writes during the run.
+        stock: Whether to leave all settings as shipped that make a server faster.
 
     Returns:
         Variable names and values.
@@ -28,21 +35,18 @@ def run_environment(home: Path) -> dict[str, str]:
         "PREFECT_MEMO_STORE_PATH": str(home / "memo_store.toml"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # Task run events are written once a second and not one at a time: on two cores the
-        # server takes less from what is tested. They are seen up to a second later.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    }
+    } | ({} if stock else _SPEED)
 
 
 @contextmanager
-def isolated_environment(home: Path) -> Iterator[None]:
+def isolated_environment(home: Path, *, stock: bool = False) -> Iterator[None]:
     """Replace every `PREFECT_*` variable by those of a test run, and put them back at the end.
 
     The logging level and debug mode are kept: they change what is shown, not what happens.
 
     Args:
         home: The folder that holds everything Prefect writes during the run.
+        stock: Whether to leave all settings as shipped that make a server faster.
 
     Yields:
         Nothing.
@@ -50,7 +54,7 @@ def isolated_environment(home: Path) -> Iterator[None]:
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in _KEEP]:
         del os.environ[name]
-    os.environ.update(run_environment(home))
+    os.environ.update(run_environment(home, stock=stock))
     if "prefect" in sys.modules:
         forget_user_settings()
     try:

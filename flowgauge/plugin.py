@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,24 @@ import pytest
 from flowgauge.dask_cluster import ClusterError, check_dask_address
 from flowgauge.measure.recorder import BenchmarkRecorder
 from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
-from flowgauge.run import RUN, Run, run_home
+from flowgauge.run import (
+    RUN,
+    SERVER_LOST,
+    Run,
+    measures,
+    release_server,
+    run_home,
+    start_early,
+)
 from flowgauge.runners import RunnerError, chosen_runners, default_workers, narrowed
+from flowgauge.server.kept import KeptError
 
-pytest_plugins = ("flowgauge.fixtures",)
+pytest_plugins = (
+    "flowgauge.surroundings",
+    "flowgauge.timing",
+    "flowgauge.fixtures",
+    "flowgauge.clock.fixture",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +57,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="where the guarantees and the report go (default: reports/latest)",
     )
+    group.addoption(
+        "--keep-server",
+        action="store_true",
+        help="leave the process that starts servers running, for the next run of this project;"
+        " `flowgauge server stop` ends it",
+    )
+    group.addoption(
+        "--stock-harness",
+        action="store_true",
+        help="use Prefect's own test harness as it is: slow, for comparison",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -49,6 +75,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Isolate a project that has the plugin on before its conftest can import Prefect."""
     if early_config.getini("flowgauge"):
         run_home(early_config)
+        # It is too early to tell a person of a mistake; pytest_configure tries again.
+        with contextlib.suppress(KeptError):
+            start_early(early_config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,8 +98,12 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         if config.stash[RUN].dask_address and not hasattr(config, "workerinput"):
             check_dask_address(config.stash[RUN].dask_address or "")
-    except (RunnerError, ClusterError) as error:
+        if config.getini("flowgauge"):
+            start_early(config)
+    except (RunnerError, ClusterError, KeptError) as error:
         raise pytest.UsageError(str(error)) from None
+    if config.getoption("keep_server") and config.getoption("stock_harness"):
+        raise pytest.UsageError("--keep-server: --stock-harness keeps no server; use one of them")
     if config.getini("flowgauge"):
         _measure_only_when_asked(config)
         run = config.stash[RUN]
@@ -102,12 +135,6 @@ def _measure_only_when_asked(config: pytest.Config) -> None:
         config.option.benchmark_quiet = True
 
 
-def _measures(config: pytest.Config) -> bool:
-    """Say whether benchmarks are timed in this run."""
-    enabled: bool = config.getoption("benchmark_enable", False)
-    return enabled or not config.getoption("benchmark_disable", False)
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for `task_runner` or `runner_name` on every runner it may use."""
     if "runner_name" not in metafunc.fixturenames:
@@ -119,7 +146,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             names = narrowed(names, mark.args)
         except RunnerError as error:
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
-    if "paired" in metafunc.fixturenames and not _measures(metafunc.config):
+    if "paired" in metafunc.fixturenames and not measures(metafunc.config):
         # A check that the benchmark works; --benchmark-only runs it on every runner.
         names = names[:1]
     left_out = pytest.mark.skip(reason="--runners leaves out all task runners of this test")
@@ -134,3 +161,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("guarantee"):
             bind_guarantee(item, mark)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """End a server that no test needs as soon as that is known."""
+    if not any("prefect_server" in getattr(item, "fixturenames", ()) for item in session.items):
+        release_server(session.config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why the server had to be ended, if it had."""
+    if (why := terminalreporter.config.stash.get(SERVER_LOST, None)) is not None:
+        terminalreporter.section("the test server")
+        terminalreporter.line(why)

@@ -4,18 +4,52 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import os
+import shutil
+import signal
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from flowgauge.clock.engine import follow_time
+
 LOOP_FACTORY = f"{__name__}:event_loop"
 """For uvicorn's `--loop` or `UVICORN_LOOP`: it is called before the server is imported."""
+STOCK_LOOP_FACTORY = f"{__name__}:stock_event_loop"
+"""The same for a server that is to be as Prefect ships it."""
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
     """Return a new event loop, once the server's transactions queue for SQLite."""
     _queue_for_sqlite()
+    # Asked for by whoever finds the server wedged; what it prints goes to the server's log.
+    faulthandler.register(signal.SIGUSR1)
+    return _followed_event_loop(home=None)
+
+
+def stock_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop in a process that clears up when its test run was killed."""
+    return _followed_event_loop(os.environ["PREFECT_HOME"])
+
+
+def _followed_event_loop(home: str | None) -> asyncio.AbstractEventLoop:
+    follow_time(os.environ["PREFECT_HOME"])
+    threading.Thread(
+        target=_end_with, args=(os.getppid(), home), name="flowgauge-parent", daemon=True
+    ).start()
     return asyncio.new_event_loop()
+
+
+def _end_with(parent: int, home: str | None) -> None:
+    """End this process soon after its parent, and remove the run's folder if there is one."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    if home is not None:
+        shutil.rmtree(home, ignore_errors=True)
+    os._exit(1)
 
 
 def _queue_for_sqlite() -> None:

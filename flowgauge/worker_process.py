@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+
 from flowgauge.clock.engine import join_clock
+from flowgauge.faults.process import install
 from flowgauge.isolation import forget_user_settings
 
 
@@ -13,5 +20,26 @@ def prepare_worker(home: str) -> None:
     Args:
         home: The folder of the run.
     """
+    _end_with_parent()
     forget_user_settings()
     join_clock(home)
+    install(home)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, be it by SIGKILL.
+
+    An idle worker of a process pool would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        name = "flowgauge-parent"
+        threading.Thread(
+            target=_exit_after, args=(parent.sentinel,), name=name, daemon=True
+        ).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)

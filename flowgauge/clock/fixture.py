@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowgauge.run import run_home
+from flowgauge.surroundings import check_server_in_use
+from flowgauge.timing import times
 
 if TYPE_CHECKING:
     from flowgauge.clock.virtual_clock import VirtualClock
@@ -21,9 +23,11 @@ def virtual_clock(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[
     from flowgauge.clock.process import ClockProcess
     from flowgauge.clock.virtual_clock import virtual_clock
 
+    check_server_in_use(prefect_server)
     home = run_home(pytestconfig)
     try:
         with virtual_clock(ClockProcess(home), home) as clock:
             yield clock
+            times(pytestconfig).skipped += clock.skipped
     except ClockError as error:
         pytest.fail(str(error), pytrace=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,7 @@ class Paired:
         times = paired_rounds(
             self.benchmark, candidate, reference, check, rounds or self.recorder.budget
         )
-        if not times.candidate:
-            return
-        made = row(
+        self.keep(
             times,
             per=per,
             id=id,
@@ -81,11 +80,48 @@ class Paired:
             reference=against,
             params=params or {},
         )
+
+    def keep(self, times: Rounds, *, per: int = 1, **labels: Any) -> None:
+        """Keep a row of rounds, also of some that were timed elsewhere.
+
+        Args:
+            times: The rounds; nothing is kept of none.
+            per: Units of work in one round of the candidate.
+            **labels: As for `flowgauge.measure.pairs.row`.
+        """
+        if not times.candidate:
+            return
+        made = row(times, per=per, **labels)
         self.benchmark.extra_info.update(
-            {"runner": runner, "per": per, "reference": against, "ratio": made.ratio}
+            {"runner": made.runner, "per": per, "reference": made.reference, "ratio": made.ratio}
         )
         self.recorder.rows.append(made)
         self.item.user_properties.append((_PROPERTY, len(self.recorder.rows) - 1))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What starting something took: a row of the report only where one is made.
+
+    Making a row imports what computes its interval, which takes a second.
+    """
+
+    id: str
+    runner: str | None
+    seconds: float
+
+    def row(self) -> Row:
+        """Return it as a row of the results."""
+        return row(
+            Rounds((self.seconds,), ()),
+            per=1,
+            id=self.id,
+            group="startup",
+            figure="time to start, once per run",
+            runner=self.runner,
+            reference=None,
+            params={},
+        )
 
 
 class BenchmarkRecorder:
@@ -96,7 +132,7 @@ class BenchmarkRecorder:
         self.workers = workers
         self.directory = directory
         self.rows: list[Row] = []
-        self.starts: list[Row] = []
+        self.starts: list[Start] = []
         self.results: Results | None = None
         self.benchmarks = 0
 
@@ -134,7 +170,7 @@ class BenchmarkRecorder:
         """Write the results of what was measured, and the report."""
         if not self.rows:
             return
-        self.rows.extend(self.starts)
+        self.rows.extend(start.row() for start in self.starts)
         from flowgauge.measure.fingerprint import fingerprint
         from flowgauge.measure.results import Results
         from flowgauge.report import write_report
@@ -167,15 +203,4 @@ def note_start(config: pytest.Config, id: str, runner: str | None, seconds: floa
     """
     recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
     if isinstance(recorder, BenchmarkRecorder):
-        recorder.starts.append(
-            row(
-                Rounds((seconds,), ()),
-                per=1,
-                id=id,
-                group="startup",
-                figure="time to start, once per run",
-                runner=runner,
-                reference=None,
-                params={},
-            )
-        )
+        recorder.starts.append(Start(id, runner, seconds))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the warm server saves: a project of flow tests beside the same on Prefect's own harness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowgauge.measure.pairs import Rounds
+from flowgauge.measure.recorder import Paired
+from flowgauge.measure.suite import SuiteTimes, time_suite
+from flowgauge.server.kept import stop_kept
+
+FLOWS = 12
+ROUNDS = 2
+FIGURES = {
+    "first_flow": "time from pytest's start to the end of the first flow run",
+    "flow": "time per flow run that does nothing",
+    "suite": f"time of a pytest run with {FLOWS} flow runs",
+}
+
+
+@dataclass(frozen=True)
+class Suites:
+    """The runs of the project on each harness.
+
+    Attributes:
+        stock: On Prefect's own.
+        cold: With a server that starts with pytest.
+        kept: With one that an earlier run left.
+    """
+
+    stock: SuiteTimes
+    cold: list[SuiteTimes]
+    kept: list[SuiteTimes]
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory: pytest.TempPathFactory) -> Suites:
+    """Give the times of all runs; one with the stock harness is the reference of them all."""
+    folder: Path = tmp_path_factory.mktemp("suite")
+    stock = time_suite(folder, FLOWS, "--stock-harness")
+    cold = [time_suite(folder, FLOWS) for _ in range(ROUNDS - 1)]
+    try:
+        # Nothing is kept yet, so this run is as cold; it pays for the next one.
+        cold.append(time_suite(folder, FLOWS, "--keep-server"))
+        kept = [time_suite(folder, FLOWS, "--keep-server") for _ in range(ROUNDS)]
+    finally:
+        stop_kept(folder)
+    return Suites(stock, cold, kept)
+
+
+@pytest.mark.parametrize("server", ["cold", "kept"])
+@pytest.mark.parametrize("figure", FIGURES)
+def test_harness(
+    paired: Paired, request: pytest.FixtureRequest, tmp_path: Path, figure: str, server: str
+) -> None:
+    """How long a newcomer's tests take, from a cold start and with a server that was kept."""
+    if paired.benchmark.disabled:
+        # Running the project at all is what can be checked without a minute of waiting.
+        if (figure, server) != ("suite", "cold"):
+            pytest.skip("a benchmark: --benchmark-only runs it")
+        paired.benchmark.pedantic(time_suite, args=(tmp_path, 2), rounds=1)
+        return
+    suites: Suites = request.getfixturevalue("suites")
+    ours = [getattr(times, figure) for times in getattr(suites, server)]
+    labels: dict[str, Any] = {"group": "startup", "runner": None, "params": {"server": server}}
+    paired.benchmark.pedantic(lambda: None)
+    paired.keep(
+        Rounds(tuple(ours), (getattr(suites.stock, figure),) * len(ours)),
+        id=f"harness-{figure.replace('_', '-')}",
+        figure=FIGURES[figure],
+        reference="Prefect's own test harness",
+        **labels,
+    )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which faults a test wants, as plain data that travels to the processes that run its tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Point = Literal[
+    "before the body", "after the effect", "before the result is stored", "after completion"
+]
+"""Moments in a task run at which a test can place a fault.
+
+- before the body: the run is Running, and its arguments are there;
+- after the effect: the body has returned, and nobody knows yet;
+- before the result is stored: Prefect sets Completed first and stores the result then; tasks
+  that store none never get here;
+- after completion: Completed is set and the result stored (or left to a transaction around the
+  task), and no hook has been called yet.
+
+A run that finds its result in the cache has no body and gets to none of them.
+"""
+POINTS: tuple[Point, ...] = get_args(Point)
+Moment = Point | Literal["after the result is stored"]
+
+
+class InjectedFault(Exception):
+    """What an attempt fails with if a test names nothing else."""
+
+
+class FaultRefused(Exception):
+    """A fault can't strike where the task runs; one line says why and where it can."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The first attempts of each task run, or of all together, raise an error."""
+
+    error: bytes
+    times: int
+    in_all: bool
+
+
+@dataclass(frozen=True)
+class FailSometimes:
+    """Attempts that the seed chooses raise an error."""
+
+    error: bytes
+    probability: float
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Every attempt waits."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The process that runs the task is killed in the first attempts of each task run."""
+
+    times: int
+
+
+@dataclass(frozen=True)
+class CorruptResult:
+    """Half of what was stored is gone, as after a write that broke off."""
+
+
+@dataclass(frozen=True)
+class LoseConnection:
+    """The process can't reach the Prefect server for a number of requests."""
+
+    requests: int
+
+
+Effect = Fail | FailSometimes | Slow | Crash | CorruptResult | LoseConnection
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        number: Its place among the faults of the test.
+        task: The name of a task, or a pattern (`fnmatch`) of names.
+        at: When it strikes.
+        effect: What it does.
+        call: How the test asked for it, to tell a person.
+    """
+
+    number: int
+    task: str
+    at: Moment
+    effect: Effect
+    call: str
+
+    def concerns(self, task: str) -> bool:
+        """Say whether a task of this name is meant."""
+        return fnmatchcase(task, self.task)
+
+    def strikes(self, seed: int, subject: str, attempt: int, struck: int) -> bool:
+        """Decide whether the fault strikes.
+
+        Args:
+            seed: Of the test.
+            subject: The task run, by a name that it has on every runner.
+            attempt: Which time it gets to the point, from 1.
+            struck: How often the fault has struck, over all task runs.
+
+        Returns:
+            The same for the same arguments, in every process.
+        """
+        match self.effect:
+            case Fail(times=times, in_all=True):
+                return struck < times
+            case Fail(times=times) | Crash(times=times):
+                return attempt <= times
+            case FailSometimes(probability=probability):
+                return draw(seed, self.number, self.at, subject, attempt) < probability
+            case LoseConnection():
+                return attempt == 1
+        return True
+
+
+def draw(*what: object) -> float:
+    """Return a number in [0, 1) that depends on the arguments only, and looks random."""
+    digest = hashlib.sha256(repr(what).encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def describe(value: Any) -> str:
+    """Return a text that is the same for the same value in every process.
+
+    Args:
+        value: An argument of a task.
+
+    Returns:
+        Its `repr`, without addresses, and with what has no order in order.
+    """
+    match value:
+        case Mapping():
+            pairs = sorted(f"{describe(key)}: {describe(held)}" for key, held in value.items())
+            return "{" + ", ".join(pairs) + "}"
+        case set() | frozenset():
+            return "{" + ", ".join(sorted(map(describe, value))) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(describe, value)) + "]"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The faults of one test.
+
+    Attributes:
+        seed: What decides where chance does.
+        api_url: The address of the Prefect API that connections are lost to.
+        journal: The name of the file in which processes note what was reached.
+        faults: In the order in which they strike.
+    """
+
+    seed: int
+    api_url: str
+    journal: str
+    faults: tuple[Fault, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Make this the plan that every process of the run follows from now on."""
+        unfinished = folder / f".plan.{os.getpid()}"
+        unfinished.write_bytes(pickle.dumps(self))
+        unfinished.replace(plan_path(folder))
+
+
+def plan_path(folder: Path) -> Path:
+    """Return where the plan lies; there is none while no test wants a fault."""
+    return folder / "plan.pickle"

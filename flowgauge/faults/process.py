@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This process's side of a test's faults: it follows the plan that lies in the run's folder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+from flowgauge.faults.journal import Journal
+from flowgauge.faults.plan import Fault, Moment, Plan, plan_path
+
+_installed: set[str] = set()
+
+
+def faults_folder(home: Path) -> Path:
+    """Return where the plan and the journal of a run's tests lie."""
+    return home / "faults"
+
+
+def install(home: str) -> None:
+    """Let faults strike in this worker process from now on, whenever a test wants some.
+
+    Args:
+        home: The folder of the run.
+    """
+    if home not in _installed:
+        from flowgauge.faults.engine import hooks
+
+        hooks(FaultProcess(Path(home), expendable=True)).__enter__()
+        _installed.add(home)
+
+
+class FaultProcess:
+    """What this process knows of the plan; while there is none, that costs one `stat`."""
+
+    def __init__(self, home: Path, *, expendable: bool) -> None:
+        """Look for plans.
+
+        Args:
+            home: The folder of the run.
+            expendable: Whether this process may be killed.
+        """
+        self.expendable = expendable
+        self._folder = faults_folder(home)
+        self._path = str(plan_path(self._folder))
+        self._stamp: tuple[int, int] | None = None
+        self._plan: Plan | None = None
+        self._journal = Journal(self._folder)
+        self._noted: set[str] = set()
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the test wants that runs now."""
+        try:
+            found = os.stat(self._path)
+            stamp = found.st_mtime_ns, found.st_ino
+            if stamp != self._stamp:
+                plan: Plan = pickle.loads(Path(self._path).read_bytes())
+                self._follow(plan)
+                self._stamp = stamp
+        except FileNotFoundError:
+            self._plan = self._stamp = None
+        return self._plan
+
+    def _follow(self, plan: Plan) -> None:
+        if self._plan is None or plan.journal != self._plan.journal:
+            self._journal = Journal(self._folder / plan.journal)
+            self._noted = set()
+        self._plan = plan
+
+    def note_task(self, name: str) -> None:
+        """Note that a task of this name runs here."""
+        if self.plan is not None and name not in self._noted:
+            self._journal.note_task(name)
+            self._noted.add(name)
+
+    def refuse(self, line: str) -> None:
+        """Note that a fault can't strike here, in case that nobody hears of it otherwise."""
+        self._journal.note_refusal(line)
+
+    def due(self, task: str, at: Moment, run: str, subject: Callable[[], str]) -> list[Fault]:
+        """Return the faults that strike now.
+
+        Args:
+            task: The name of the task.
+            at: The point that it has got to.
+            run: The id of the task run.
+            subject: Gives what the run does, the same on every runner.
+
+        Returns:
+            Them, in the order in which the test asked for them.
+        """
+        plan = self.plan
+        if plan is None:
+            return []
+        faults = [fault for fault in plan.faults if fault.at == at and fault.concerns(task)]
+        if not faults:
+            return []
+        return self._journal.reach(faults, plan.seed, run, subject())

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sees what this process writes, starts and connects to while a test runs."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowgauge.leftovers.writes import PATHS, Write, origin, stands_at, written
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """A socket that was connected while a test ran."""
+
+    socket: weakref.ref[socket.socket]
+    address: object
+    thread: threading.Thread
+    origin: str
+
+
+@dataclass
+class Sightings:
+    """What this process did since a test began.
+
+    Attributes:
+        written: The first write to each path.
+        threads: Where each thread was started; Python 3.11 does not tell.
+        connections: Each socket that was connected.
+        processes: Whether a process was started.
+    """
+
+    written: dict[str, Write] = field(default_factory=dict)
+    threads: weakref.WeakKeyDictionary[threading.Thread, str] = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    connections: list[Connection] = field(default_factory=list)
+    processes: bool = False
+
+    def note(self, event: str, args: tuple[Any, ...]) -> None:
+        """Note an audit event of Python."""
+        match event, args:
+            case "socket.connect", (connected, address):
+                here = threading.current_thread()
+                self.connections.append(Connection(weakref.ref(connected), address, here, origin()))
+            case (("_thread.start_new_thread" | "_thread.start_joinable_thread"), (function, *_)):
+                started = getattr(function, "__self__", None)
+                if isinstance(started, threading.Thread):
+                    self.threads[started] = origin()
+            case (("os.fork" | "os.posix_spawn" | "os.system" | "subprocess.Popen"), _):
+                self.processes = True
+            case _:
+                path = written(event, args)
+                if path is not None and path not in self.written:
+                    self.written[path] = Write(stands_at(path), origin())
+
+
+_EVENTS = {
+    *PATHS,
+    "_thread.start_joinable_thread",
+    "_thread.start_new_thread",
+    "os.fork",
+    "os.posix_spawn",
+    "os.system",
+    "socket.connect",
+    "subprocess.Popen",
+}
+_watching: Sightings | None = None
+_installed = False
+
+
+def watch(sightings: Sightings | None) -> None:
+    """Note from now on what this process does; None ends it.
+
+    Args:
+        sightings: Where to note it.
+    """
+    global _watching, _installed
+    _watching = sightings
+    if sightings is not None and not _installed:
+        # For good: Python has no way to take an audit hook out again.
+        sys.addaudithook(_hook)
+        _installed = True
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if event in _EVENTS and _watching is not None:
+        try:
+            _watching.note(event, args)
+        except Exception:
+            # An error here would become one of the code that is watched.
+            return

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fails a test that leaves something behind."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from flowgauge.leftovers.files import Folders, temporary_folders
+from flowgauge.leftovers.watch import KINDS, Watch, adopted
+from flowgauge.run import RUN, run_home
+
+_MEND = {
+    "processes": "wait for it or end it in the test, for instance with subprocess.Popen in `with`",
+    "threads": "join it, or close what started it, for instance with the pool in `with`",
+    "connections": "close the client, for instance with get_client() in `with`",
+    "files": "write below tmp_path, or remove it in the test",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the mark."""
+    config.addinivalue_line(
+        "markers",
+        "leaves(*kinds, reason): the test may leave these behind: processes, threads,"
+        " connections, files",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a mark that can't be understood before any test runs."""
+    for item in items:
+        for mark in item.iter_markers("leaves"):
+            _check_mark(item, mark)
+
+
+def _check_mark(item: pytest.Item, mark: pytest.Mark) -> None:
+    where = f"{item.nodeid}: mark leaves"
+    known = ", ".join(KINDS)
+    for kind in mark.args:
+        if kind not in KINDS:
+            raise pytest.UsageError(f"{where}: there is no kind {kind!r}; choose from {known}")
+    if not mark.args:
+        raise pytest.UsageError(f"{where}: say what; choose from {known}")
+    reason = mark.kwargs.get("reason")
+    if mark.kwargs.keys() - {"reason"} or not isinstance(reason, str) or not reason.strip():
+        raise pytest.UsageError(f'{where}: say why, and no more, with reason="..."')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """Take for the run's what a fixture for more than one test starts while a test runs."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with adopted():
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fail the test if a process, a thread, a connection or a file is left after it."""
+    if not (request.config.getini("flowgauge") or "prefect_server" in request.fixturenames):
+        yield
+        return
+    watch = Watch(_folders(request.config, tmp_path_factory))
+    try:
+        yield
+        left = watch.left()
+    finally:
+        watch.close()
+    for mark in request.node.iter_markers("leaves"):
+        for kind in mark.args:
+            left.pop(kind, None)
+    if left:
+        pytest.fail(_message(left), pytrace=False)
+
+
+def _folders(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    def allowed() -> tuple[Path, ...]:
+        temporary = temporary_folders(tmp_path_factory.getbasetemp())
+        return (config.stash[RUN].report_dir, *temporary)
+
+    return Folders(run_home(config), allowed, alone=not hasattr(config, "workerinput"))
+
+
+def _message(left: dict[str, list[str]]) -> str:
+    lines = ["the test leaves something behind"]
+    for kind, things in left.items():
+        lines += [f"  {thing}" for thing in things]
+        lines.append(f"  -> {_MEND[kind]}; or allow it: @pytest.mark.leaves({kind!r}, reason=...)")
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes below this one."""
+
+from __future__ import annotations
+
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+_PROC = Path("/proc") if sys.platform == "linux" else None
+
+
+def running() -> set[int]:
+    """Return the ids of running processes: all on Linux, elsewhere those below this one."""
+    if _PROC:
+        return {int(name) for name in os.listdir(_PROC) if name.isdecimal()}
+    return set(_below())
+
+
+def descendants(candidates: set[int]) -> dict[int, str]:
+    """Return those processes that this one or its descendants started and that still run.
+
+    Args:
+        candidates: Ids of processes.
+
+    Returns:
+        The command line by id.
+    """
+    if not _PROC:
+        return {pid: command for pid, command in _below().items() if pid in candidates}
+    return {pid: _command(pid) for pid in candidates if _is_descendant(pid)}
+
+
+def of_python() -> set[int]:
+    """Return the ids of multiprocessing's fork server and its resource trackers.
+
+    Python starts them when they are first needed and keeps them until it exits.
+    """
+    fork_server: Any = multiprocessing.forkserver._forkserver
+    tracker: Any = multiprocessing.resource_tracker._resource_tracker
+    return {fork_server._forkserver_pid, tracker._pid} - {None}
+
+
+def nannies() -> frozenset[Any]:
+    """Return Dask's nannies in this process, each of which keeps a worker process running."""
+    module: Any = sys.modules.get("distributed.nanny")
+    return frozenset(module.Nanny._instances) if module else frozenset()
+
+
+def _is_descendant(pid: int) -> bool:
+    state, parent = _state_and_parent(pid)
+    if state in {"Z", "X", ""}:
+        return False
+    while parent > 1:
+        if parent == os.getpid():
+            return True
+        _, parent = _state_and_parent(parent)
+    return False
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """Return the state letter and the parent of a process; nothing for one that has ended."""
+    try:
+        # The command stands in parentheses and may hold any character.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0], int(fields[1])
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "ended meanwhile"
+    return " ".join(word.decode(errors="replace") for word in words).strip()
+
+
+def _below() -> dict[int, str]:
+    try:
+        import psutil
+    except ImportError:
+        return {}
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+    return found

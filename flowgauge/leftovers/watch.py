@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares what there is after a test with what there was before."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import thread as pool_threads
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from flowgauge.leftovers import audit, processes
+from flowgauge.leftovers.audit import Connection, Sightings
+from flowgauge.leftovers.files import Folders, is_left
+from flowgauge.leftovers.writes import line_of, report_sizes, reported
+
+KINDS = ("processes", "threads", "connections", "files")
+
+PATIENCE = 2.0
+"""Seconds that what a test started may take to end after it."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """What there is at some moment, of each kind."""
+
+    pids: set[int]
+    nannies: frozenset[Any]
+    threads: set[threading.Thread]
+    connections: frozenset[Connection]
+    listed: set[str]
+    written: set[str]
+
+
+class Watch:
+    """Watches one test.
+
+    What fixtures of a larger scope start meanwhile is adopted: it belongs to the run.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        """Begin to watch.
+
+        Args:
+            folders: Where files may be, and where others are looked for.
+        """
+        global _current
+        self._folders = folders
+        self._sightings = Sightings()
+        self._read = report_sizes(folders.home)
+        self._before = self._present()
+        _current = self
+        audit.watch(self._sightings)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        global _current
+        _current = None
+        audit.watch(None)
+
+    def left(self) -> dict[str, list[str]]:
+        """Return what is left, once it has had time to end.
+
+        Returns:
+            For each kind of which something is left: a line for each thing.
+        """
+        deadline = time.monotonic() + PATIENCE
+        left = self._left()
+        if left:
+            # What only a reference cycle holds is nobody's.
+            gc.collect()
+        while left and time.monotonic() < deadline:
+            # Not `time.sleep`, which a test may have made virtual.
+            threading.Event().wait(0.005)
+            left = self._left()
+        return left
+
+    @contextmanager
+    def adopting(self) -> Iterator[None]:
+        """Take what is started inside for the run's and not the test's."""
+        start = self._present()
+        yield
+        now, before = self._present(), self._before
+        self._before = Present(
+            before.pids | now.pids - start.pids,
+            before.nannies | now.nannies - start.nannies,
+            before.threads | now.threads - start.threads,
+            before.connections | now.connections - start.connections,
+            before.listed | now.listed - start.listed,
+            before.written | now.written - start.written,
+        )
+
+    def _present(self) -> Present:
+        for path, write in reported(self._folders.home, self._read).items():
+            self._sightings.written.setdefault(path, write)
+        return Present(
+            processes.running(),
+            processes.nannies(),
+            {thread for thread in threading.enumerate() if not thread.daemon},
+            frozenset(self._sightings.connections),
+            self._folders.listed(),
+            set(self._sightings.written),
+        )
+
+    def _left(self) -> dict[str, list[str]]:
+        now, before = self._present(), self._before
+        left = {
+            "processes": _processes(now, before),
+            "threads": self._threads(now.threads - before.threads, before),
+            "connections": _connections(now.connections - before.connections),
+            "files": self._files(now, before),
+        }
+        return {kind: things for kind, things in left.items() if things}
+
+    def _threads(self, new: set[threading.Thread], before: Present) -> list[str]:
+        frames = sys._current_frames() if new else {}
+        lines = []
+        for thread in sorted(new, key=lambda thread: thread.name):
+            frame = frames.get(thread.ident or 0)
+            if frame is None or _of_an_earlier_pool(thread, before):
+                continue
+            started = self._sightings.threads.get(thread)
+            origin = f", started at {started}" if started else ""
+            lines.append(f"thread {thread.name!r}{origin}, now at {line_of(frame)}")
+        return lines
+
+    def _files(self, now: Present, before: Present) -> list[str]:
+        left = {}
+        for path in now.written - before.written:
+            write = self._sightings.written[path]
+            if is_left(path, write.stood) and not self._folders.allow(path):
+                left[path] = f"{'changed' if write.stood else 'made'} at {write.origin}"
+        for path in now.listed - before.listed - now.written:
+            if not self._folders.allow(path) and self._others_may_have_made(path):
+                left[path] = "made by another process that this one started"
+        return [
+            f"file {path}, {how}"
+            for path, how in sorted(left.items())
+            if os.path.dirname(path) not in left
+        ]
+
+    def _others_may_have_made(self, path: str) -> bool:
+        """Say whether a process below this one may have made what this one did not."""
+        try:
+            ours = os.lstat(path).st_uid == os.getuid()
+        except OSError:
+            return False
+        if not ours or not self._folders.alone:
+            return False
+        return self._sightings.processes or bool(processes.descendants(processes.running()))
+
+
+_current: Watch | None = None
+
+
+@contextmanager
+def adopted() -> Iterator[None]:
+    """Take what is started inside for the run's, not for that of the test under way."""
+    if _current is None:
+        yield
+    else:
+        with _current.adopting():
+            yield
+
+
+def _processes(now: Present, before: Present) -> list[str]:
+    new = now.pids - before.pids
+    if not new:
+        return []
+    # A worker that died is started again by its nanny.
+    ours = processes.of_python() | {nanny.pid for nanny in before.nannies}
+    found = processes.descendants(new - ours)
+    return [f"process {pid}: {command}" for pid, command in sorted(found.items())]
+
+
+def _connections(new: frozenset[Connection]) -> list[str]:
+    lines = []
+    for connection in new:
+        connected = connection.socket()
+        if connected is None or connected.fileno() == -1 or _is_of_prefect(connection.thread):
+            continue
+        match connection.address:
+            case (host, port, *_) if port == _server_port():
+                local = connected.getsockname()[1]
+                lines.append(
+                    f"connection from port {local} to the Prefect server at {host}:{port},"
+                    f" made at {connection.origin}"
+                )
+    return lines
+
+
+def _is_of_prefect(thread: threading.Thread) -> bool:
+    """Say whether a thread is that of Prefect's services, for logs, events and telemetry."""
+    module: Any = sys.modules.get("prefect._internal.concurrency.threads")
+    loop = module and module._global_loop
+    return loop is not None and thread is loop.thread
+
+
+def _server_port() -> int | None:
+    settings: Any = sys.modules.get("prefect.settings")
+    url = settings and settings.PREFECT_API_URL.value()
+    return urlsplit(url).port if url else None
+
+
+def _of_an_earlier_pool(thread: threading.Thread, before: Present) -> bool:
+    """Say whether a thread pool from before the test has grown by this thread."""
+    queues = pool_threads._threads_queues
+    queue = queues.get(thread)
+    return queue is not None and any(queues.get(earlier) is queue for earlier in before.threads)

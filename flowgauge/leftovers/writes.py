@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process makes and writes to; worker processes report theirs to the run's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_STDLIB = sysconfig.get_path("stdlib")
+_SITE = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+_OWN = os.path.dirname(__file__)
+
+
+@dataclass(frozen=True)
+class Stood:
+    """What stood at a path; it changed if this did.
+
+    Attributes:
+        mode: As in `os.stat_result`, and so the others.
+        modified: In nanoseconds since the epoch.
+        size: In bytes.
+        inode: Its number in the file system.
+    """
+
+    mode: int
+    modified: int
+    size: int
+    inode: int
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a device, such as a terminal."""
+        return stat.S_ISCHR(self.mode) or stat.S_ISBLK(self.mode)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return stat.S_ISDIR(self.mode)
+
+
+def stands_at(path: str) -> Stood | None:
+    """Return what stands at a path, or None."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    return Stood(found.st_mode, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@dataclass(frozen=True)
+class Write:
+    """A path that was opened for writing, or made.
+
+    Attributes:
+        stood: What stood there before.
+        origin: The line of code that did it.
+    """
+
+    stood: Stood | None
+    origin: str
+
+
+def _bound(bound: socket.socket, address: Any) -> Any:
+    return address if bound.family == getattr(socket, "AF_UNIX", None) else None
+
+
+PATHS: dict[str, Callable[..., Any]] = {
+    "open": lambda path, mode, flags: path if flags & _WRITING else None,
+    "os.link": lambda source, target, *folders: target,
+    "os.mkdir": lambda path, *details: path,
+    "os.rename": lambda source, target, *folders: target,
+    "os.symlink": lambda source, target, *folder: target,
+    "sqlite3.connect": lambda path: path,
+    "socket.bind": _bound,
+}
+"""The audit events that tell of a path, and how to find it in what they come with."""
+
+
+def written(event: str, args: tuple[Any, ...]) -> str | None:
+    """Return the path that something is about to write to or make.
+
+    Args:
+        event: The name of an audit event of Python.
+        args: What it comes with.
+
+    Returns:
+        An absolute path; None where the event is about something else.
+    """
+    path_of = PATHS.get(event)
+    path = path_of and path_of(*args)
+    if path is None or isinstance(path, int):
+        return None
+    return os.path.abspath(os.fsdecode(path))
+
+
+def origin() -> str:
+    """Return the innermost line under way of code that is not installed, or else of any."""
+    frame: FrameType | None = sys._getframe(1)
+    installed = None
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_SITE):
+            installed = installed or frame
+        elif not name.startswith((_STDLIB, _OWN, "<frozen ")):
+            return line_of(frame)
+        frame = frame.f_back
+    return line_of(installed) if installed else "a line of Python's own library"
+
+
+def line_of(frame: FrameType) -> str:
+    """Return a frame's line, to read."""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def report_writes(home: str) -> None:
+    """Report from now on what this process writes outside the run's folder.
+
+    Args:
+        home: The folder of the run. Where it is not to be seen, nothing is reported: the
+            worker is on another machine.
+    """
+    report = os.path.join(home, "writes", str(os.getpid()))
+    own = (os.path.join(home, ""), "/dev/", "/proc/")
+    if not os.path.isdir(home):
+        return
+    os.makedirs(os.path.dirname(report), exist_ok=True)
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        try:
+            path = written(event, args) if event in PATHS else None
+            if path and not path.startswith(own):
+                stood = stands_at(path)
+                line = json.dumps([path, stood and astuple(stood), origin()])
+                with open(report, "a") as file:
+                    file.write(line + "\n")
+        except Exception:
+            # An error here would become one of the code that is watched.
+            return
+
+    sys.addaudithook(hook)
+
+
+def report_sizes(home: Path) -> dict[str, int]:
+    """Return how long each worker process' report is.
+
+    Args:
+        home: The folder of the run.
+
+    Returns:
+        Bytes by process id.
+    """
+    try:
+        with os.scandir(home / "writes") as reports:
+            return {report.name: report.stat().st_size for report in reports}
+    except FileNotFoundError:
+        return {}
+
+
+def reported(home: Path, read: dict[str, int]) -> dict[str, Write]:
+    """Return what worker processes reported since the last time.
+
+    Args:
+        home: The folder of the run.
+        read: How far each report has been read, in bytes; brought up to date.
+
+    Returns:
+        The first write to each path.
+    """
+    found: dict[str, Write] = {}
+    for process, size in report_sizes(home).items():
+        start = read.get(process, 0)
+        if size == start:
+            continue
+        with (home / "writes" / process).open("rb") as file:
+            file.seek(start)
+            # A line without an end is still being written.
+            text = file.read().rpartition(b"\n")[0]
+        read[process] = start + len(text) + 1
+        for line in text.splitlines():
+            path, stood, where = json.loads(line)
+            write = Write(stood and Stood(*stood), f"{where} (process {process})")
+            found.setdefault(path, write)
+    return found

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small project of flow tests, run by a pytest of its own to see how long that takes."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowgauge.server.lease import KEEPER
+
+_TESTS = """
+import os, sys, time
+import pytest
+from prefect import flow
+
+@flow
+def nothing(number):
+    return number + 1
+
+@pytest.mark.parametrize("number", range({flows}))
+def test_flow(prefect_server, number):
+    start = time.time()
+    assert nothing(number) == number + 1
+    with open("times", "a") as file:
+        print(start, time.time(), file=file)
+"""
+
+
+@dataclass(frozen=True)
+class SuiteTimes:
+    """What a run of the project took, in seconds.
+
+    Attributes:
+        first_flow: From the start of pytest until the first flow run has finished.
+        flow: The median flow run after the first, which imports what it needs.
+        suite: The whole run.
+    """
+
+    first_flow: float
+    flow: float
+    suite: float
+
+
+def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
+    """Run the project.
+
+    Args:
+        folder: Where the project is made, if it is not there from an earlier run.
+        flows: How many tests it has, each of which runs a flow that does nothing.
+        *options: For pytest.
+
+    Returns:
+        The times.
+
+    Raises:
+        subprocess.CalledProcessError: If a test failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
+    (folder / "test_flows.py").write_text(_TESTS.format(flows=flows))
+    times = folder / "times"
+    times.unlink(missing_ok=True)
+    # A run within this one would share its keeper.
+    environment = {name: text for name, text in os.environ.items() if name != KEEPER}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    begun, start = time.time(), time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    suite = time.perf_counter() - start
+    flow_runs = [tuple(map(float, line.split())) for line in times.read_text().splitlines()]
+    return SuiteTimes(
+        first_flow=flow_runs[0][1] - begun,
+        flow=statistics.median(end - start for start, end in flow_runs[1:] or flow_runs),
+        suite=suite,
+    )

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process does that the keeper forked to be a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+_SQLITE = "sqlite+aiosqlite:///"
+
+
+@dataclass(frozen=True)
+class ServerRequest:
+    """A server that a pytest run wants.
+
+    Attributes:
+        environment: All environment variables of its process.
+        folder: Its working directory.
+        log: The file that it prints to.
+        database: Its SQLite file, which does not exist yet.
+    """
+
+    environment: dict[str, str]
+    folder: str
+    log: str
+    database: str
+
+
+def become_server(request: ServerRequest, listening: socket.socket) -> None:
+    """Serve Prefect's API from a new database, as the command would that Prefect runs.
+
+    Args:
+        request: What is wanted.
+        listening: Where to serve; requests wait there until the server is up.
+    """
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    _print_to(Path(request.log))
+    os.chdir(request.folder)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    os.environ[DATABASE_URL] = _SQLITE + request.database
+    time.tzset()
+    Path(request.database).parent.mkdir(exist_ok=True)
+    _start_from_template(Path(request.database))
+    from flowgauge.isolation import forget_user_settings
+
+    # The keeper read its settings when it imported Prefect.
+    forget_user_settings()
+    _serve(listening)
+
+
+def _serve(listening: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=listening.getsockname()[1],
+        loop=os.environ["UVICORN_LOOP"],
+        log_level="error",
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        raise SystemExit(3)
+
+
+def _print_to(log: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+
+
+def _start_from_template(database: Path) -> None:
+    from flowgauge.server.template import copy_template
+
+    if copy_template(database, _migrate_in_a_fork):
+        os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"
+        # They are registered there, which would take most of a second.
+        os.environ["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"
+        os.environ["PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION"] = "false"
+
+
+def _migrate_in_a_fork(database: Path) -> None:
+    """Do what a server does to a new database, and leave no trace of that in this process."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _migrate(database)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, wait_status = os.waitpid(pid, 0)
+    if wait_status:
+        raise OSError(f"{database}: the migrations failed (status {wait_status})")
+
+
+def _migrate(database: Path) -> None:
+    os.environ[DATABASE_URL] = _SQLITE + str(database)
+    from flowgauge.isolation import forget_user_settings
+
+    forget_user_settings()
+    import prefect.plugins
+    from prefect.server.database import provide_database_interface
+    from prefect.server.models.block_registration import run_block_auto_registration
+
+    async def fill() -> None:
+        interface = provide_database_interface()
+        await interface.create_db()
+        session = await interface.session()
+        async with session:
+            await run_block_auto_registration(session=session)
+
+    prefect.plugins.load_prefect_collections()
+    asyncio.run(fill())

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prefect's own test harness, around a server that the keeper forked or around its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import ssl
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from flowgauge.isolation import forget_user_settings
+from flowgauge.server.forked import DATABASE_URL, ServerRequest
+from flowgauge.server.lease import ServerProcess
+from flowgauge.server.supervisor import STOP_SECONDS
+from flowgauge.server.watch import START_SECONDS, Watch, wait_until_healthy
+from flowgauge.server_process import LOOP_FACTORY, STOCK_LOOP_FACTORY
+
+_HARNESS = "prefect.testing.utilities"
+_EPHEMERAL = {
+    # As Prefect starts it for its harness.
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+}
+_HEARD = ("PREFECT_", "TZ")
+"""Variables that a server listens to begin so."""
+
+
+def early_request(home: Path) -> ServerRequest:
+    """Return the server that a run will want, from what is known before Prefect is imported.
+
+    Args:
+        home: The folder of the run, in the environment of which this is called.
+    """
+    return ServerRequest(
+        environment={**os.environ, **_EPHEMERAL, "UVICORN_LOOP": LOOP_FACTORY},
+        folder=str(home),
+        log=str(home / "server.log"),
+        database=str(home / "database" / "prefect-test.db"),
+    )
+
+
+@contextmanager
+def leased_harness(
+    home: Path, server: ServerProcess, tell: Callable[[str], None], *, share_certificates: bool
+) -> Iterator[str]:
+    """Run Prefect's test harness with a server that was asked for.
+
+    Args:
+        home: The folder of the run.
+        server: It may be starting.
+        tell: Is told why, in a few lines, where the server had to be ended in mid-run.
+        share_certificates: Whether clients in this process read whom they trust only once.
+
+    Yields:
+        The address of the server's API.
+
+    Raises:
+        ServerError: If the server does not start.
+    """
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_SERVER_CSRF_PROTECTION_ENABLED,
+        temporary_settings,
+    )
+
+    forget_user_settings()
+    leased = _LeasedServer(server, tell)
+    with contextlib.ExitStack() as stack:
+        # The harness has no `finally`.
+        stack.callback(leased.stop)
+        with _instead_of_server_modules(leased):
+            stack.enter_context(_harness_in(_private_copy(_HARNESS), home))
+        changed: dict[Any, Any] = {
+            # With heartbeats every synchronous flow run ends by joining a thread that sleeps in
+            # steps of one second.
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None
+        }
+        if not PREFECT_SERVER_CSRF_PROTECTION_ENABLED.value():
+            # Every client would ask for a token first, to be told that there are none.
+            changed[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
+        stack.enter_context(temporary_settings(changed))
+        if share_certificates:
+            stack.enter_context(_shared_certificates())
+        yield PREFECT_API_URL.value()
+
+
+@contextmanager
+def _shared_certificates() -> Iterator[None]:
+    """Let clients share what they trust: each flow run's client would read it anew, in 20 ms."""
+    from prefect.client import orchestration
+
+    once = functools.cache(ssl.create_default_context)
+    shared = SimpleNamespace(**vars(ssl) | {"create_default_context": once})
+    with patch.object(orchestration, "ssl", shared):
+        yield
+
+
+@contextmanager
+def stock_harness(home: Path) -> Iterator[str]:
+    """Run Prefect's test harness as it is, in the isolated environment of a run.
+
+    Args:
+        home: The folder of the run.
+
+    Yields:
+        The address of the server's API.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing import utilities
+
+    forget_user_settings()
+    earlier = frozenset(SubprocessASGIServer._instances.values())
+
+    def stop_servers() -> None:
+        # The harness has no `finally`.
+        for server in set(SubprocessASGIServer._instances.values()) - earlier:
+            server.stop()
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop_servers)
+        # The server reads `.env` and `prefect.toml` from the folder it starts in.
+        with (
+            contextlib.chdir(home),
+            patch.dict(os.environ, UVICORN_LOOP=STOCK_LOOP_FACTORY),
+        ):
+            stack.enter_context(_harness_in(utilities, home))
+        yield PREFECT_API_URL.value()
+
+
+@contextmanager
+def _harness_in(module: Any, home: Path) -> Iterator[None]:
+    """Run the harness of a module with its database in a run's folder, removed with the rest."""
+    folder = home / "database"
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        # The harness would leave its folder until this process exits, and for ever if it is killed.
+        at_the_end = SimpleNamespace(register=stack.callback)
+        with (
+            patch.object(module, "mkdtemp", lambda: str(folder)),
+            patch.object(module, "atexit", at_the_end),
+        ):
+            stack.enter_context(module.prefect_test_harness(server_startup_timeout=START_SECONDS))
+        yield
+
+
+def _private_copy(name: str) -> ModuleType:
+    """Return a module anew, for this use only."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _instead_of_server_modules(leased: _LeasedServer) -> Iterator[None]:
+    """Spare this process the import of Prefect's server: the harness needs two names of it."""
+    names = ("", ".api", ".api.server", ".database", ".database.dependencies")
+    before = {f"prefect.server{name}": sys.modules.get(f"prefect.server{name}") for name in names}
+    sys.modules.update({name: ModuleType(name) for name in before})
+    stand_ins: dict[str, Any] = sys.modules
+    stand_ins["prefect.server.api.server"].SubprocessASGIServer = leased
+    stand_ins["prefect.server.database.dependencies"].temporary_database_interface = getattr(
+        # Where a test has imported it, it may hold another database.
+        before["prefect.server.database.dependencies"],
+        "temporary_database_interface",
+        contextlib.nullcontext,
+    )
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+class _LeasedServer:
+    """What the harness sees as `SubprocessASGIServer`, and as the one instance of it."""
+
+    def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
+        self.server = server
+        self._tell = tell
+        self._watch: Watch | None = None
+        self._instances: dict[int | None, Any] = {}
+
+    def __call__(self, port: int) -> _LeasedServer:
+        # Whoever forks the server chooses a port, so that nobody can take it in between.
+        return self
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}/api"
+
+    def start(self, timeout: float) -> None:
+        from prefect.settings import Settings, get_current_settings
+
+        request = self.server.request
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        # The server reads `.env` and `prefect.toml` from the folder it starts in, this process
+        # from the folder of the project.
+        with contextlib.chdir(request.folder):
+            guessed = Settings().to_environment_variables(exclude_unset=True)
+        guessed[DATABASE_URL] = settings.get(DATABASE_URL, "")
+        environment = {**os.environ, **_EPHEMERAL, "UVICORN_LOOP": LOOP_FACTORY}
+        if guessed != settings or _heard(environment) != _heard(request.environment):
+            self.server.stop(patience=0)
+            Path(request.database).unlink(missing_ok=True)
+            wanted = replace(request, environment=environment | settings)
+            self.server = ServerProcess.start(self.server.lease, wanted)
+        wait_until_healthy(self.server)
+        self._watch = Watch(self.server, self._tell)
+
+    def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        self.server.stop(STOP_SECONDS)
+
+
+def _heard(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in environment.items() if name.startswith(_HEARD)}

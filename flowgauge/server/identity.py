@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which code a keeper runs: one that runs other code than this process is of no use to it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+@functools.cache
+def code_identity() -> str:
+    """Return a short name that changes with Python, installed packages and flowgauge's code."""
+    package = Path(__file__).parents[1]
+    parts = (
+        sys.executable,
+        sys.version,
+        version("prefect"),
+        version("flowgauge"),
+        sorted((str(p), p.stat().st_mtime_ns) for p in package.rglob("*.py")),
+        # Its time changes when a package is installed, upgraded or removed.
+        _site_packages().stat().st_mtime_ns,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _site_packages() -> Path:
+    found = importlib.util.find_spec("prefect")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parents[1]

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process beside each pytest run that starts its server, ends it, and clears up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flowgauge.server.forked import ServerRequest, become_server
+
+STOP_SECONDS = 5
+"""How long a server has to end by itself, as in Prefect's own harness."""
+_LEFT_OVERS_SECONDS = 10
+
+
+def supervise(connection: socket.socket) -> None:
+    """Serve one pytest run until its connection closes, and leave nothing of it.
+
+    Args:
+        connection: From the run come lines of JSON: its folder (`home`), what server to start
+            (`start`), signals for it (`send`). It is told when this process is there
+            (`supervisor`), the server's `pid` and `port`, and its exit code (`exited`).
+    """
+    _Supervisor(connection).run()
+
+
+def forked(
+    task: Callable[[socket.socket], None],
+    argument: socket.socket,
+    close: tuple[int, ...],
+) -> int:
+    """Run a function in a fork of this process.
+
+    Args:
+        task: The function; the fork ends when it returns.
+        argument: What it is given.
+        close: Descriptors that only this process needs.
+
+    Returns:
+        The id of the fork.
+    """
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in close:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        task(argument)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+@dataclass
+class _Supervisor:
+    """One pytest run: its connection, its folder, and its server while there is one."""
+
+    connection: socket.socket
+    home: Path | None = None
+    server: int = 0
+    ended: socket.socket | None = None
+    unread: bytes = b""
+
+    def run(self) -> None:
+        self._tell(supervisor=os.getpid())
+        try:
+            while self._wait():
+                pass
+        finally:
+            self._stop_server()
+            if self.home is not None:
+                _remove(self.home)
+
+    def _wait(self) -> bool:
+        """Do what the run asks for next.
+
+        Returns:
+            Whether the run goes on.
+        """
+        watched = [s for s in (self.connection, self.ended) if s is not None]
+        ready, _, _ = select.select(watched, [], [])
+        if self.ended in ready:
+            self._reap()
+        if self.connection in ready:
+            return self._read()
+        return True
+
+    def _read(self) -> bool:
+        gone = False
+        with contextlib.suppress(ConnectionError):
+            while not gone and select.select([self.connection], [], [], 0)[0]:
+                data = self.connection.recv(1 << 16)
+                self.unread += data
+                gone = not data
+        *lines, self.unread = self.unread.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if gone:
+                # A run that was killed while the keeper was importing wants nothing any more.
+                message.pop("start", None)
+            self._obey(**message)
+        return not gone
+
+    def _obey(
+        self,
+        home: str | None = None,
+        start: dict[str, Any] | None = None,
+        send: int | None = None,
+    ) -> None:
+        if home is not None:
+            self.home = Path(home)
+        if start is not None:
+            self._start_server(ServerRequest(**start))
+        if send is not None and self.server:
+            os.kill(self.server, send)
+
+    def _start_server(self, request: ServerRequest) -> None:
+        self._stop_server()
+        # asyncio sends small answers at once only on sockets that say that they are TCP.
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+            # Bound here, so that no other process can take the port in between.
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(2048)
+            self.ended, alive = socket.socketpair()
+            port = listening.getsockname()[1]
+
+            def serve(listening: socket.socket) -> None:
+                become_server(request, listening)
+
+            others = (self.connection.fileno(), self.ended.fileno())
+            self.server = forked(serve, listening, close=others)
+            # Only the server holds it now: it closes when the server ends.
+            alive.close()
+        self._tell(pid=self.server, port=port)
+
+    def _reap(self) -> None:
+        _, status = os.waitpid(self.server, 0)
+        # The server leads a group; whatever it started ends with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.server, signal.SIGKILL)
+        self.server, self.ended = 0, None
+        self._tell(exited=os.waitstatus_to_exitcode(status))
+
+    def _stop_server(self) -> None:
+        if self.ended is not None:
+            os.kill(self.server, signal.SIGTERM)
+            if not select.select([self.ended], [], [], STOP_SECONDS)[0]:
+                os.kill(self.server, signal.SIGKILL)
+            self._reap()
+
+    def _tell(self, **message: int) -> None:
+        # Where the run has gone, the next read says so.
+        with contextlib.suppress(OSError):
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that orphaned workers may still write to, until they end."""
+    deadline = time.monotonic() + _LEFT_OVERS_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)

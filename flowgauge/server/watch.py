@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells a server that is wedged from one that is slow, and ends it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from flowgauge.server.lease import ServerProcess
+
+START_SECONDS = 120
+"""A machine that is busy with other tests starts a server slowly."""
+IDLE_START_SECONDS = 40
+"""How long a server that is starting may use no processor: others may be making the template."""
+PROBE_SECONDS = 5.0
+"""How often a server is asked for its health, and how long it may take to answer."""
+SILENT_PROBES = 3
+"""Probes in a row without an answer after which a server that uses no processor is wedged."""
+BUSY_PROBES = 12
+"""And after which one is that uses it."""
+_IDLE_SHARE = 0.002
+_TAIL_LINES = 15
+
+
+class ServerError(RuntimeError):
+    """The server did not start, or is of no use any more; a few lines say why."""
+
+
+@dataclass
+class _Processor:
+    """Says for how long a process has used no processor time, where the system tells."""
+
+    pid: int | None = None
+    used: float = 0.0
+    since: float = field(default_factory=time.monotonic)
+
+    def idle_seconds(self, pid: int | None) -> float:
+        used, now = _processor_seconds(pid), time.monotonic()
+        share = (used - self.used) / max(now - self.since, 0.001) if used is not None else 1
+        if pid != self.pid or share > _IDLE_SHARE:
+            self.pid, self.used, self.since = pid, used or 0.0, now
+        return now - self.since
+
+
+def _processor_seconds(pid: int | None) -> float | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_healthy(server: ServerProcess) -> None:
+    """Wait until a server answers.
+
+    Args:
+        server: It was just asked for.
+
+    Raises:
+        ServerError: If it ended, or stopped doing anything before it answered. It is ended.
+    """
+    processor, start = _Processor(), time.monotonic()
+    while not answers(server, timeout=1):
+        waited = time.monotonic() - start
+        if server.poll() is not None:
+            why = f"ended with status {server.returncode} before it answered"
+        elif processor.idle_seconds(server.pid) > IDLE_START_SECONDS or waited > START_SECONDS:
+            why = f"has not answered in {waited:.0f} s"
+        else:
+            continue
+        raise ServerError(_ended(server, why))
+
+
+def answers(server: ServerProcess, timeout: float) -> bool:
+    """Say whether a server is healthy, asking it once.
+
+    Args:
+        server: Any.
+        timeout: Seconds that it has to answer.
+    """
+    if server.port is None:
+        server.poll(timeout)
+        return False
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except ConnectionError:
+        server.poll(timeout)
+        return False
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class Watch:
+    """A thread that asks a server for its health until it is told to stop."""
+
+    def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
+        """Begin.
+
+        Args:
+            server: It answers.
+            tell: Is told why, in a few lines, when the server had to be ended.
+        """
+        self._server = server
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="flowgauge-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        # A probe that is under way takes no longer than this.
+        self._thread.join(PROBE_SECONDS + 1)
+
+    def _watch(self) -> None:
+        processor, silent = _Processor(), 0
+        while not self._stop.wait(0 if silent else PROBE_SECONDS):
+            silent = 0 if answers(self._server, PROBE_SECONDS) else silent + 1
+            idle = processor.idle_seconds(self._server.pid)
+            if self._stop.is_set() or not silent:
+                continue
+            if self._server.poll() is not None:
+                why = f"ended with status {self._server.returncode} while tests were running"
+            elif silent >= (SILENT_PROBES if idle >= PROBE_SECONDS * 2 else BUSY_PROBES):
+                why = f"has not answered in {silent * PROBE_SECONDS:.0f} s"
+            else:
+                continue
+            self._tell(_ended(self._server, why))
+            self._refuse()
+            return
+
+    def _refuse(self) -> None:
+        """Answer for the server, lest every client try again for minutes."""
+        assert self._server.port is not None
+        with HTTPServer(("127.0.0.1", self._server.port), _Gone) as stand_in:
+            stand_in.timeout = 0.2
+            while not self._stop.is_set():
+                stand_in.handle_request()
+
+
+class _Gone(BaseHTTPRequestHandler):
+    """Answers that the server is gone, which Prefect's clients take for final."""
+
+    def handle(self) -> None:
+        self.close_connection = True
+        if self.rfile.readline():
+            text = b'{"detail": "flowgauge ended the test server: it did not answer any more"}'
+            self.wfile.write(b"HTTP/1.1 410 Gone\r\nContent-Type: application/json\r\n")
+            self.wfile.write(b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
+
+
+def _ended(server: ServerProcess, why: str) -> str:
+    """End a server, and say why, with the last it printed and what it was doing."""
+    if server.poll() is None:
+        log = Path(server.request.log)
+        before = log.stat().st_size if log.exists() else 0
+        # The stack of every thread goes to the log; a stopped process must go on for that.
+        server.lease.send(send=signal.SIGUSR1)
+        server.lease.send(send=signal.SIGCONT)
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and log.exists() and log.stat().st_size == before:
+            time.sleep(0.05)
+        server.stop(patience=0)
+    return f"the Prefect server of this run {why}\n{_tail(server)}"
+
+
+def _tail(server: ServerProcess) -> str:
+    """Return the end of a server's log, or of its keeper's."""
+    for log in (Path(server.request.log), server.lease.log):
+        if log.exists() and (lines := log.read_text(errors="replace").splitlines()):
+            return "\n".join(("its log ends:", *lines[-_TAIL_LINES:]))
+    return "its log is empty"

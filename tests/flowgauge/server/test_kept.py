@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keeper that stays for the next run: found again, replaced, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flowgauge.cli import run
+from flowgauge.server import kept
+from flowgauge.server.kept import KeptError, find_kept, lease_kept, stop_kept
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give the folder of a project whose keepers are ended after the test."""
+    with tempfile.TemporaryDirectory(prefix="fg", dir="/tmp") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield tmp_path
+        for folder in (*Path(runtime).glob("*"), *Path(runtime).glob("*/*/")):
+            folder.chmod(0o700)
+        stop_kept(tmp_path)
+
+
+Lend = Callable[[Path], None]
+
+
+@pytest.fixture
+def lend(tmp_path: Path) -> Lend:
+    """Give a function that runs nothing on a project's keeper, and starts it if need be."""
+
+    def lend(root: Path) -> None:
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        lease_kept(root, home).close()
+
+    return lend
+
+
+def pids(root: Path) -> list[int]:
+    """Return the process ids of a project's keepers."""
+    return [found.pid for found in find_kept(root)]
+
+
+def test_a_keeper_is_found_again(project: Path, lend: Lend) -> None:
+    """The next run of a project uses the keeper that the one before it left."""
+    lend(project)
+    first = pids(project)
+    lend(project)
+    assert pids(project) == first
+    assert len(first) == 1
+
+
+def test_a_stale_keeper_is_replaced(
+    project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper that runs other code than the run (Prefect, Python, flowgauge) is ended."""
+    lend(project)
+    (stale,) = pids(project)
+    monkeypatch.setattr(kept, "socket_name", lambda: "other.sock")
+    lend(project)
+    (fresh,) = find_kept(project)
+    assert fresh.path.name == "other.sock"
+    assert not is_running(stale)
+    assert is_running(fresh.pid)
+
+
+def test_a_dead_keeper_is_replaced(project: Path, lend: Lend) -> None:
+    """Where a keeper was killed and its socket is left, a new one is started."""
+    lend(project)
+    (dead,) = find_kept(project)
+    os.kill(dead.pid, signal.SIGKILL)
+    wait_until(lambda: not find_kept(project))
+    assert dead.path.exists()
+    lend(project)
+    (fresh,) = pids(project)
+    assert fresh != dead.pid
+    assert is_running(fresh)
+
+
+def test_another_project_has_its_own(project: Path, lend: Lend) -> None:
+    """A keeper serves one project; stopping it leaves the others'."""
+    other = project / "other"
+    lend(project)
+    lend(other)
+    try:
+        assert set(pids(project)).isdisjoint(pids(other))
+        stop_kept(project)
+        assert pids(project) == []
+        assert len(pids(other)) == 1
+    finally:
+        stop_kept(other)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_folder_that_others_can_write_to_is_one_line(
+    project: Path, lend: Lend, level: int
+) -> None:
+    """Whoever could write to the folder of the sockets could be sent our environment."""
+    lend(project)
+    folder = find_kept(project)[0].path.parents[level]
+    folder.chmod(0o777)
+    with pytest.raises(KeptError, match="not a folder of this user alone") as caught:
+        lend(project)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_two_runs_at_once_start_one_keeper(project: Path, lend: Lend) -> None:
+    """Runs that begin at the same time share a keeper."""
+    import threading
+
+    runs = [threading.Thread(target=lend, args=(project,)) for _ in range(4)]
+    for each in runs:
+        each.start()
+    for each in runs:
+        each.join()
+    assert len(pids(project)) == 1
+
+
+def test_stop_ends_it_and_says_so(
+    project: Path, lend: Lend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`flowgauge server stop`, anywhere in the project, ends the keeper, and leaves no file."""
+    lend(project)
+    (pid,) = pids(project)
+    inside = project / "tests"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    assert run(["server", "stop"]) == 0
+    assert capsys.readouterr().out == f"{project}: ended server process {pid}\n"
+    assert not is_running(pid)
+    assert list(Path(os.environ["XDG_RUNTIME_DIR"]).iterdir()) == []
+
+
+def test_stop_says_that_there_was_nothing_to_stop(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a keeper, `flowgauge server stop` says so, and that is no failure."""
+    assert run(["server", "stop", str(project)]) == 0
+    assert capsys.readouterr().out == f"{project}: no server was running\n"
+
+
+def test_status_says_what_runs(
+    project: Path, lend: Lend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`flowgauge server status` names the process, or says that there is none."""
+    run(["server", "status", str(project)])
+    lend(project)
+    run(["server", "status", str(project)])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{project}: no server is running",
+        f"{project}: server process {pids(project)[0]}",
+    ]
+
+
+def test_stop_ends_one_that_is_wedged(
+    project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper that does not react any more is killed."""
+    monkeypatch.setattr(kept, "_END_SECONDS", 0.2)
+    lend(project)
+    (pid,) = pids(project)
+    os.kill(pid, signal.SIGSTOP)
+    stop_kept(project)
+    wait_until(lambda: not is_running(pid))
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there and not a zombie."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole pytest runs and their servers: what is shared, what is fresh, what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flowgauge.server.kept import find_kept, stop_kept
+from flowgauge.server.lease import KEEPER
+
+KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "2"))
+"""How often a run is killed at a random moment; more find more."""
+
+# While the server of this run is up, its keeper starts those of other runs at once.
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+PROJECT = """
+import json, os, signal, sys, time, urllib.request
+import psutil, pytest
+from prefect import flow
+
+@flow
+def nothing():
+    return 1
+
+def server(url):
+    port = int(url.split(":")[2].split("/")[0])
+    return next(
+        p for p in psutil.process_iter()
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port
+               for c in connections(p))
+    )
+
+def connections(process):
+    try:
+        return process.net_connections("tcp")
+    except psutil.Error:
+        return []
+
+def ask(url, path, **body):
+    request = urllib.request.Request(
+        url + path, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    return json.load(urllib.request.urlopen(request))
+
+def say(**what):
+    with open(os.environ["SAID"], "a") as file:
+        file.write(json.dumps(what) + "\\n")
+"""
+
+
+@pytest.fixture
+def said(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the file in which the tests of an inner run note what they see."""
+    pytester.makeini("[pytest]\nflowgauge = true\naddopts = -p no:cacheprovider")
+    monkeypatch.setenv("SAID", str(pytester.path / "said"))
+    return pytester.path / "said"
+
+
+def lines(said: Path) -> list[dict[str, Any]]:
+    """Return what was noted."""
+    return [json.loads(line) for line in said.read_text().splitlines()]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let inner runs start keepers of their own, as a run does that is not in another one."""
+    monkeypatch.delenv(KEEPER, raising=False)
+
+
+def test_a_kept_keeper_gives_each_run_a_fresh_server(
+    pytester: pytest.Pytester, said: Path, alone: None
+) -> None:
+    """With --keep-server the next run finds the keeper, and nothing of the run before it."""
+    pytester.makepyfile(
+        PROJECT
+        + """
+def test_flow(prefect_server):
+    before = ask(prefect_server, "/flow_runs/count")
+    nothing()
+    say(server=server(prefect_server).pid, before=before)
+"""
+    )
+    try:
+        for _ in range(2):
+            pytester.runpytest_subprocess("--keep-server").assert_outcomes(passed=1)
+            assert len(find_kept(pytester.path)) == 1
+        first, second = lines(said)
+    finally:
+        (stopped,) = stop_kept(pytester.path)
+    assert (first["before"], second["before"]) == (0, 0)
+    assert first["server"] != second["server"]
+    wait_until_gone([second["server"], stopped.pid])
+
+
+def test_xdist_workers_have_a_server_each_and_share_a_keeper(
+    pytester: pytest.Pytester, said: Path
+) -> None:
+    """Under pytest-xdist each worker has its server; one keeper forks them all."""
+    pytester.makepyfile(
+        PROJECT
+        + """
+@pytest.mark.parametrize("number", range(2))
+def test_flow(prefect_server, number):
+    assert nothing() == 1
+    process = server(prefect_server)
+    say(server=process.pid, keeper=process.parent().ppid())
+"""
+    )
+    pytester.runpytest_subprocess("-n", "2", "--dist", "each").assert_outcomes(passed=4)
+    seen = lines(said)
+    assert len({line["server"] for line in seen}) == 2
+    assert len({line["keeper"] for line in seen}) == 1
+
+
+def test_a_run_without_flows_ends_the_keeper_before_its_first_test(
+    pytester: pytest.Pytester, said: Path, alone: None
+) -> None:
+    """A run in which no test asks for a server has none while it runs."""
+    pytester.makepyfile("import psutil\ndef test_alone(): assert not psutil.Process().children()")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--fixtures", "--markers", "--help"])
+def test_a_run_of_no_tests_starts_nothing(
+    pytester: pytest.Pytester, said: Path, alone: None, option: str
+) -> None:
+    """Where pytest only shows something, nothing is started."""
+    pytester.makeconftest(
+        """
+import psutil
+def pytest_configure():
+    assert not psutil.Process().children()
+"""
+    )
+    pytester.makepyfile("def test_flow(prefect_server): pass")
+    assert pytester.runpytest_subprocess(option).ret == pytest.ExitCode.OK
+
+
+def test_a_server_hears_of_settings_that_a_conftest_makes(
+    pytester: pytest.Pytester, said: Path
+) -> None:
+    """A server that started before a conftest changed its settings is replaced."""
+    (pytester.path / "prefect.toml").write_text("[server.api]\ndefault_limit = 17\n")
+    pytester.makeconftest("import os; os.environ['PREFECT_SERVER_API_MAX_PARAMETER_SIZE'] = '1717'")
+    pytester.makepyfile(
+        PROJECT
+        + """
+def test_settings(prefect_server):
+    with urllib.request.urlopen(prefect_server + "/admin/settings") as answer:
+        api = json.load(answer)["server"]["api"]
+    assert (api["default_limit"], api["max_parameter_size"]) == (17, 1717)
+"""
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_the_server_stays_out_of_the_clients_process(pytester: pytest.Pytester, said: Path) -> None:
+    """A run does not spend seconds on importing the server, and nothing stands in its place."""
+    pytester.makepyfile(
+        PROJECT
+        + """
+def test_flow(prefect_server):
+    assert nothing() == 1
+    assert not [name for name in sys.modules if name.startswith("prefect.server")]
+"""
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_wedged_server_ends_the_run_with_one_line(pytester: pytest.Pytester, said: Path) -> None:
+    """A run whose server hangs is over in seconds, and says why; no client waits for minutes."""
+    pytester.makeconftest("import flowgauge.server.watch as w; w.PROBE_SECONDS = 0.5")
+    pytester.makepyfile(
+        PROJECT
+        + """
+def test_hangs(prefect_server):
+    server(prefect_server).suspend()
+    nothing()
+
+def test_after_it(prefect_server):
+    raise AssertionError
+"""
+    )
+    start = time.monotonic()
+    result = pytester.runpytest_subprocess()
+    assert time.monotonic() - start < 30
+    result.assert_outcomes(failed=1)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*the Prefect server of this run has not answered in*"])
+
+
+def test_the_stock_harness_gives_the_same_and_ends_with_a_killed_run(
+    pytester: pytest.Pytester, said: Path, prefect_server: str
+) -> None:
+    """--stock-harness is Prefect's own, slow as it is; its server ends though pytest was killed."""
+    look = """
+def look(url):
+    types = ask(url, "/block_types/filter")
+    with urllib.request.urlopen(url + "/admin/settings") as answer:
+        flushed = json.load(answer)["server"]["services"]["task_run_recorder"]
+    return {"blocks": sorted(t["slug"] for t in types), "batch": flushed["batch_size"]}
+"""
+    pytester.makepyfile(
+        PROJECT
+        + look
+        + """
+def test_flow(prefect_server):
+    nothing()
+    assert "prefect.server" in sys.modules
+    say(server=server(prefect_server).pid, **look(prefect_server))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    pytester.runpytest_subprocess("--stock-harness")
+    (stock,) = lines(said)
+    names: dict[str, Any] = {}
+    exec(PROJECT + look, names)
+    assert stock["blocks"] == names["look"](prefect_server)["blocks"]
+    assert stock["batch"] == 1
+    wait_until_gone([stock["server"]])
+
+
+def test_keeping_a_stock_server_is_one_line(pytester: pytest.Pytester, said: Path) -> None:
+    """--keep-server has nothing to keep of a stock harness, and says so."""
+    result = pytester.runpytest_subprocess("--keep-server", "--stock-harness")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().strip() == (
+        "ERROR: --keep-server: --stock-harness keeps no server; use one of them"
+    )
+
+
+@pytest.fixture
+def killable(
+    pytester: pytest.Pytester, said: Path, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Give the temporary folder of a project that is busy with all kinds of processes."""
+    temporary = pytester.mkdir("tmp")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    pytester.makepyfile(
+        """
+from prefect import flow, task
+
+@task
+def double(number):
+    return 2 * number
+
+@flow
+def doubles(numbers):
+    return double.map(numbers).result()
+
+def test_many(task_runner):
+    assert doubles.with_options(task_runner=task_runner)([1, 2]) == [2, 4]
+"""
+    )
+    return temporary
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_killed_run_leaves_nothing(
+    pytester: pytest.Pytester, killable: Path, number: int
+) -> None:
+    """Whenever pytest is killed, its processes end, its folders go, and the next run passes."""
+    command = [sys.executable, "-m", "pytest", "-q"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        killed.wait(random.Random(number).uniform(0.1, 12))
+    killed.kill()
+    killed.wait()
+    wait_until_gone(p.pid for p in psutil.process_iter() if belongs(p, killable))
+    assert list(killable.rglob("*")) == []
+    assert subprocess.run([*command, "--runners", "threads"], check=False).returncode == 0
+
+
+def belongs(process: psutil.Process, temporary: Path) -> bool:
+    """Say whether a process was started for a run with that temporary folder."""
+    try:
+        return bool(process.environ().get("TMPDIR") == str(temporary))
+    except psutil.Error:
+        return False
+
+
+def wait_until_gone(pids: Iterable[int]) -> None:
+    """Wait until processes have ended; a zombie has."""
+    deadline = time.monotonic() + 20
+    watched = set(pids)
+    while alive := [pid for pid in watched if is_running(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there and not a zombie."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that fail or hang: told in a few lines, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flowgauge.server import watch
+from flowgauge.server.forked import ServerRequest
+from flowgauge.server.harness import early_request
+from flowgauge.server.lease import Lease, ServerProcess, lease
+from flowgauge.server.watch import ServerError, Watch, wait_until_healthy
+
+# While the server of this run is up, its keeper starts others at once.
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def leased(tmp_path: Path) -> Iterator[Lease]:
+    """Give a lease from the keeper of this run."""
+    (tmp_path / "home").mkdir()
+    leased = lease(tmp_path / "home")
+    yield leased
+    leased.close()
+
+
+@pytest.fixture
+def asked(leased: Lease, tmp_path: Path) -> ServerRequest:
+    """Give a server to ask for, with a home of its own."""
+    request = early_request(tmp_path / "home")
+    return replace(request, environment=request.environment | {"PREFECT_HOME": request.folder})
+
+
+def started(leased: Lease, request: ServerRequest) -> tuple[ServerProcess, int]:
+    """Return a server that is starting, and its process id."""
+    server = ServerProcess.start(leased, request)
+    while server.pid is None:
+        assert server.poll(1) is None
+    return server, server.pid
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_log(
+    leased: Lease, asked: ServerRequest
+) -> None:
+    """Where the server can't start, the error is its status and the end of its log."""
+    asked.environment["PREFECT_SERVER_API_DEFAULT_LIMIT"] = "no number"
+    server = ServerProcess.start(leased, asked)
+    with pytest.raises(ServerError, match="ended with status 1 before it answered") as caught:
+        wait_until_healthy(server)
+    assert "no number" in str(caught.value)
+    assert len(str(caught.value).splitlines()) < 20
+
+
+def test_a_server_that_hangs_at_the_start_is_ended(
+    leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that does nothing any more is not waited for as long as a slow one."""
+    monkeypatch.setattr(watch, "IDLE_START_SECONDS", 0.5)
+    server, pid = started(leased, asked)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(ServerError, match="has not answered in"):
+        wait_until_healthy(server)
+    assert not psutil.pid_exists(pid)
+
+
+def watched(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Watch:
+    """Return a watch that needs no 20 seconds."""
+    monkeypatch.setattr(watch, "PROBE_SECONDS", 0.3)
+    return Watch(server, told.append)
+
+
+def test_a_stopped_server_is_ended_with_its_stack(
+    leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs in mid-run is ended; what it was doing stands in its log."""
+    server, pid = started(leased, asked)
+    wait_until_healthy(server)
+    told: list[str] = []
+    watching = watched(server, monkeypatch, told)
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(told)
+    watching.stop()
+    assert "has not answered in" in told[0]
+    assert "File " in told[0]
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_server_that_was_killed_is_told(
+    leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that dies in mid-run is told from one that hangs."""
+    server, pid = started(leased, asked)
+    wait_until_healthy(server)
+    told: list[str] = []
+    watching = watched(server, monkeypatch, told)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(told)
+    watching.stop()
+    assert "ended with status -9 while tests were running" in told[0]
+
+
+def test_a_busy_server_is_left_alone(
+    leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that answers late because the machine is slow is not ended for that."""
+    server, pid = started(leased, asked)
+    wait_until_healthy(server)
+    told: list[str] = []
+    process = psutil.Process(pid)
+    watching = watched(server, monkeypatch, told)
+    # Stopped for less than the probes take together, again and again.
+    for _ in range(4):
+        process.suspend()
+        time.sleep(0.4)
+        process.resume()
+        time.sleep(0.4)
+    watching.stop()
+    assert told == []
+    assert watch.answers(server, timeout=5)
+
+
+def wait_for(told: list[str]) -> None:
+    """Wait until something is told."""
+    deadline = time.monotonic() + 20
+    while not told:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
