@@ -49,7 +49,7 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> Suites:
         cold.append(time_suite(folder, FLOWS, "--keep-server"))
         kept = [time_suite(folder, FLOWS, "--keep-server") for _ in range(ROUNDS)]
     finally:
-        stop_kept(folder)
+        stop_kept(folder / "project")
     return Suites(stock, cold, kept)
 
 

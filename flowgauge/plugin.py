@@ -28,6 +28,9 @@ pytest_plugins = (
     "flowgauge.timing",
     "flowgauge.fixtures",
     "flowgauge.clock.fixture",
+    "flowgauge.faults.fixture",
+    "flowgauge.observing",
+    "flowgauge.leftovers.check",
 )
 
 

@@ -35,6 +35,7 @@ SERVER_LOST = pytest.StashKey[str]()
 _HOME = pytest.StashKey[Path]()
 _LEASE = pytest.StashKey["Lease"]()
 _SERVER = pytest.StashKey["ServerProcess"]()
+_SHORT_FOR_SOCKETS = 80
 _RUNS_NOTHING = (
     "collectonly",
     "help",
@@ -62,11 +63,12 @@ def run_home(config: pytest.Config) -> Path:
         folder = tempfile.TemporaryDirectory(prefix="flowgauge-", ignore_cleanup_errors=True)
         home = config.stash[_HOME] = Path(stack.enter_context(folder))
         stack.enter_context(isolated_environment(home, stock=is_stock(config)))
-        # Fork servers have their sockets in a folder of multiprocessing's own, which nobody
-        # would remove after a SIGKILL.
-        process: Any = multiprocessing.current_process()
-        stack.callback(process._config.update, tempdir=process._config.get("tempdir"))
-        process._config["tempdir"] = str(home)
+        if len(str(home)) < _SHORT_FOR_SOCKETS:
+            # Fork servers have their sockets in a folder of multiprocessing's own, which nobody
+            # would remove after a SIGKILL.
+            process: Any = multiprocessing.current_process()
+            stack.callback(process._config.update, tempdir=process._config.get("tempdir"))
+            process._config["tempdir"] = str(home)
         stack.callback(release_server, config)
     return config.stash[_HOME]
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flowgauge.dask_cluster import check_workers, local_cluster
+from flowgauge.leftovers.watch import adopted
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -101,9 +102,10 @@ class StartedRunners:
                 check_workers(self.dask_address)
                 self._addresses[name] = self.dask_address
             else:
-                self._addresses[name] = self._stack.enter_context(
-                    local_cluster(self.workers, self.home, in_process=name == "dask-threads")
-                )
+                cluster = local_cluster(self.workers, self.home, in_process=name == "dask-threads")
+                # It may be a test that asks for it first; it is the run's all the same.
+                with adopted():
+                    self._addresses[name] = self._stack.enter_context(cluster)
             self.seconds_to_start[name] = time.perf_counter() - start
         return self._addresses[name]
 

@@ -12,6 +12,7 @@ import threading
 from flowgauge.clock.engine import join_clock
 from flowgauge.faults.process import install
 from flowgauge.isolation import forget_user_settings
+from flowgauge.leftovers.writes import report_writes
 
 
 def prepare_worker(home: str) -> None:
@@ -24,6 +25,7 @@ def prepare_worker(home: str) -> None:
     forget_user_settings()
     join_clock(home)
     install(home)
+    report_writes(home)
 
 
 @functools.cache

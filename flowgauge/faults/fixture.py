@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.faults.plan import FaultRefused
+from flowgauge.faults.plan import FaultRefused, Refusal
 from flowgauge.run import run_home
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def pytest_runtest_makereport(
     if "faults" in getattr(item, "fixturenames", ()):
         if report.when == "call":
             item.stash[_PASSED] = report.passed
-        if call.excinfo and call.excinfo.errisinstance(FaultRefused):
+        if call.excinfo and call.excinfo.errisinstance((FaultRefused, Refusal)):
             report.longrepr = str(call.excinfo.value)
         if report.failed:
             seed = item.config.stash[_SEED]

@@ -39,6 +39,10 @@ class FaultRefused(Exception):
     """A fault can't strike where the task runs; one line says why and where it can."""
 
 
+class Refusal(BaseException):
+    """The same inside Prefect's engine, which does not retry what is no ordinary error."""
+
+
 @dataclass(frozen=True)
 class Fail:
     """The first attempts of each task run, or of all together, raise an error."""

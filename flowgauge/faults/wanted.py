@@ -207,7 +207,8 @@ class FaultsOn:
     def _call(self, method: str, *args: object, **kwargs: object) -> str:
         """Return the call as the test has it, for messages."""
         at = "" if self.at is None else f", at={self.at!r}"
-        named = [f"{name}={value!r}" for name, value in kwargs.items() if value not in (False, 1)]
+        given = {name: repr(value) for name, value in kwargs.items()}
+        named = [f"{name}={value}" for name, value in given.items() if value not in ("False", "1")]
         arguments = ", ".join([*map(repr, args), *named])
         return f"faults.on({self.task!r}{at}).{method}({arguments})"
 

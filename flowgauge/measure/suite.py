@@ -26,7 +26,7 @@ def nothing(number):
 def test_flow(prefect_server, number):
     start = time.time()
     assert nothing(number) == number + 1
-    with open("times", "a") as file:
+    with open("../times", "a") as file:
         print(start, time.time(), file=file)
 """
 
@@ -50,7 +50,7 @@ def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
     """Run the project.
 
     Args:
-        folder: Where the project is made, if it is not there from an earlier run.
+        folder: Where the project is made, as `project`; it may be there from an earlier run.
         flows: How many tests it has, each of which runs a flow that does nothing.
         *options: For pytest.
 
@@ -60,16 +60,17 @@ def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
     Raises:
         subprocess.CalledProcessError: If a test failed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
-    (folder / "test_flows.py").write_text(_TESTS.format(flows=flows))
+    project = folder / "project"
+    project.mkdir(parents=True, exist_ok=True)
+    (project / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
+    (project / "test_flows.py").write_text(_TESTS.format(flows=flows))
     times = folder / "times"
     times.unlink(missing_ok=True)
     # A run within this one would share its keeper.
     environment = {name: text for name, text in os.environ.items() if name != KEEPER}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     begun, start = time.time(), time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)
     suite = time.perf_counter() - start
     flow_runs = [tuple(map(float, line.split())) for line in times.read_text().splitlines()]
     return SuiteTimes(

@@ -142,6 +142,8 @@ class _Supervisor:
         self._stop_server()
         # asyncio sends small answers at once only on sockets that say that they are TCP.
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+            # For whoever has to answer there when this server was killed.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Bound here, so that no other process can take the port in between.
             listening.bind(("127.0.0.1", 0))
             listening.listen(2048)

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -114,15 +115,20 @@ def test_a_folder_that_others_can_write_to_is_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_two_runs_at_once_start_one_keeper(project: Path, lend: Lend) -> None:
+def test_two_runs_at_once_start_one_keeper(
+    project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Runs that begin at the same time share a keeper."""
-    import threading
+    clear = kept._clear
 
-    runs = [threading.Thread(target=lend, args=(project,)) for _ in range(4)]
-    for each in runs:
-        each.start()
-    for each in runs:
-        each.join()
+    def clear_slowly(folder: Path) -> None:
+        clear(folder)
+        # Long enough for the other runs to find that there is no keeper.
+        time.sleep(0.2)
+
+    monkeypatch.setattr(kept, "_clear", clear_slowly)
+    with ThreadPoolExecutor(4) as runs:
+        list(runs.map(lend, [project] * 4))
     assert len(pids(project)) == 1
 
 

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets faults strike at the points of a task run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prefect.events.worker import EventsWorker
+
+from flowgauge.faults.connection import Connection
+from flowgauge.faults.plan import (
+    Crash,
+    Fail,
+    FailSometimes,
+    Fault,
+    LoseConnection,
+    Moment,
+    Refusal,
+    Slow,
+    describe,
+)
+from flowgauge.faults.process import FaultProcess
+
+DELIVERY = 10.0
+"""Seconds that Prefect has to send off what was there before a crash."""
+
+_NEVER_HEARD_OF = (
+    "on the runner processes an error that leaves Prefect's engine stops the pool, and whoever"
+    " waits for the task waits for ever; use the other runners, or another point"
+)
+
+
+class Points:
+    """Lets faults strike at the points of a task run."""
+
+    def __init__(self, process: FaultProcess) -> None:
+        """Begin.
+
+        Args:
+            process: This process's side of the faults.
+        """
+        self.process = process
+        self.connection = Connection(process)
+
+    def wait(self, engine: Any, at: Moment) -> None:
+        """Let what is due at a point strike, in the thread of a sync task.
+
+        Args:
+            engine: Of the task run.
+            at: The point that it has got to.
+
+        Raises:
+            Exception: What the test wants the task to fail with.
+            Refusal: If a fault can't strike in this process.
+        """
+        for seconds in self._strike(engine, at):
+            time.sleep(seconds)
+
+    async def wait_async(self, engine: Any, at: Moment) -> None:
+        """Do what `wait` does, in the event loop of an async task."""
+        for seconds in self._strike(engine, at):
+            await asyncio.sleep(seconds)
+
+    def due(self, engine: Any, at: Moment) -> list[Fault]:
+        """Note that a task run has got to a point, and return the faults that strike there."""
+        return self.process.due(
+            engine.task.name, at, str(engine.task_run.id), lambda: _subject(engine)
+        )
+
+    def _strike(self, engine: Any, at: Moment) -> Iterator[float]:
+        """Strike, and yield the seconds to wait for each fault that only takes time."""
+        for fault in self.due(engine, at):
+            match fault.effect:
+                case Slow(seconds):
+                    yield seconds
+                case Fail() | FailSometimes() if at == "after completion" and _pool_queue():
+                    self.process.refuse(f"{fault.call}: {_NEVER_HEARD_OF}")
+                case Fail(error=error) | FailSometimes(error=error):
+                    raise pickle.loads(error)
+                case LoseConnection(requests):
+                    # Else what happened before would be what fails.
+                    _deliver_events()
+                    self.connection.lose(requests)
+                case Crash():
+                    self._crash(fault)
+
+    def _crash(self, fault: Fault) -> None:
+        if self.process.expendable:
+            _deliver_events()
+            _flush_pool_messages()
+            os.kill(os.getpid(), signal.SIGKILL)
+        line = (
+            f"{fault.call}: the task runs in pytest's own process; submit it on the task runner"
+            ' processes or dask-processes (@pytest.mark.runners("processes", "dask-processes"))'
+        )
+        self.process.refuse(line)
+        raise Refusal(line)
+
+
+def _subject(engine: Any) -> str:
+    """Return what a task run does. Prefect's own names and keys of runs are random."""
+    if engine.task.task_run_name:
+        return str(engine.task_run.name)
+    return f"{engine.task.name}({describe(engine.parameters)})"
+
+
+def _deliver_events() -> None:
+    """Wait until Prefect has sent off the states that it has noted so far."""
+    delivery = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
+    delivery.start()
+    delivery.join(DELIVERY)
+
+
+def _flush_pool_messages() -> None:
+    """Hand over the events that a pool's worker sends through pytest's process.
+
+    Killed while it does, it would take the queue's lock with it, and Prefect would hang.
+    """
+    if queue := _pool_queue():
+        queue.close()
+        queue.join_thread()
+
+
+def _pool_queue() -> Any:
+    """Return the queue to pytest's process, None outside the workers of a process pool."""
+    _, options = EventsWorker._client_override or (None, ())
+    return dict(options).get("event_queue")

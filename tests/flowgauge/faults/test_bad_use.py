@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person gets wrong with faults, and the one line that tells them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowgauge.faults.process import FaultProcess, faults_folder
+from flowgauge.faults.wanted import Faults, wanted_faults
+
+
+class Unsendable(Exception):
+    """An exception that can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("held")
+        self.lock = threading.Lock()
+
+
+class Unmakeable(Exception):
+    """An exception that pickle can't make again."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port}")
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Iterator[Faults]:
+    """Give faults without a server: none of them strikes."""
+    with wanted_faults(faults_folder(tmp_path), 7, "http://127.0.0.1:1/api") as faults:
+        yield faults
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda f: f.on("load", at="at the end"),
+            "faults.on('load', at='at the end'): there is no such point; choose from"
+            ' "before the body", "after the effect", "before the result is stored",'
+            ' "after completion"',
+        ),
+        (
+            lambda f: f.on("load").fail_times(0),
+            "faults.on('load').fail_times(0): n is a number of attempts; give 1 or more",
+        ),
+        (
+            lambda f: f.on("load").fail_times(1.5),
+            "faults.on('load').fail_times(1.5): n is a number of attempts; give 1 or more",
+        ),
+        (
+            lambda f: f.on("load").fail_with_probability(30),
+            "faults.on('load').fail_with_probability(30): p is a probability; give a number from"
+            " 0 to 1",
+        ),
+        (
+            lambda f: f.on("load", at="after the effect").slow(-1),
+            "faults.on('load', at='after the effect').slow(-1): give the seconds to wait, 0 or"
+            " more",
+        ),
+        (
+            lambda f: f.on("load").slow(float("nan")),
+            "faults.on('load').slow(nan): give the seconds to wait, 0 or more",
+        ),
+        (
+            lambda f: f.on("load").crash_process(times=0),
+            "faults.on('load').crash_process(times=0): times is a number of attempts; give 1 or"
+            " more",
+        ),
+        (
+            lambda f: f.on("load").lose_connection(0),
+            "faults.on('load').lose_connection(0): give a number of requests, 1 or more",
+        ),
+        (
+            lambda f: f.on("load", at="after completion").corrupt_result(),
+            "faults.on('load', at='after completion').corrupt_result(): a result can be damaged"
+            " once it is stored; leave out at=",
+        ),
+        (
+            lambda f: f.on("load").fail_times(1, Unsendable),
+            "faults.on('load').fail_times(1): <class 'tests.flowgauge.faults.test_bad_use."
+            "Unsendable'> can't travel to other processes (TypeError: cannot pickle"
+            " '_thread.lock' object)",
+        ),
+        (
+            lambda f: f.on("load").fail_times(1, Unmakeable("host", 80)),
+            "faults.on('load').fail_times(1): Unmakeable('host:80') can't travel to other"
+            " processes (TypeError: Unmakeable.__init__() missing 1 required positional argument:"
+            " 'port')",
+        ),
+        (
+            lambda f: f.on("load").fail_times(1, "no answer"),
+            "faults.on('load').fail_times(1): 'no answer' is no exception; give one, or its class",
+        ),
+    ],
+)
+def test_a_fault_that_makes_no_sense(
+    wanted: Faults, call: Callable[[Faults], Any], says: str
+) -> None:
+    """A mistake in a call fails the test there, with one line and no traceback."""
+    with pytest.raises(pytest.fail.Exception) as caught:
+        call(wanted)
+    assert str(caught.value) == says
+    assert not caught.value.pytrace
+
+
+def test_a_fault_of_a_task_that_never_ran(wanted: Faults, tmp_path: Path) -> None:
+    """The line names the task that was meant and those that ran, so that a typo is seen."""
+    wanted.on("lod").slow(0)
+    assert wanted.unmet() == ["faults.on('lod').slow(0): no task ran at all"]
+    process = FaultProcess(tmp_path, expendable=False)
+    for name in ("store", "load", "load"):
+        process.note_task(name)
+    assert wanted.unmet() == [
+        "faults.on('lod').slow(0): no task of that name ran; those that ran are 'load', 'store'"
+    ]
+
+
+def test_a_fault_at_a_point_that_was_never_reached(wanted: Faults, tmp_path: Path) -> None:
+    """The line says what the task did not do."""
+    wanted.on("l*", at="before the result is stored").fail_times(1)
+    wanted.on("load").corrupt_result()
+    wanted.on("load", at="after completion").fail_times(2)
+    FaultProcess(tmp_path, expendable=False).note_task("load")
+    assert wanted.unmet() == [
+        "faults.on('l*', at='before the result is stored').fail_times(1): 'load' ran and stored"
+        " no result; persist_result=True stores it",
+        "faults.on('load').corrupt_result(): 'load' ran and stored no result;"
+        " persist_result=True stores it",
+        "faults.on('load', at='after completion').fail_times(2): 'load' ran and never got to the"
+        " point 'after completion'",
+    ]
+
+
+def test_a_chance_that_was_never_taken(wanted: Faults, tmp_path: Path) -> None:
+    """A fault that could have struck and did not is no mistake."""
+    wanted.on("load").fail_with_probability(0)
+    process = FaultProcess(tmp_path, expendable=False)
+    assert process.due("load", "before the body", "run", lambda: "load()") == []
+    assert wanted.unmet() == []
+
+
+PROJECT = """
+import pytest
+from prefect import flow, task
+from prefect.task_runners import ThreadPoolTaskRunner
+
+@task
+def load():
+    pass
+
+@task(retries=3, retry_delay_seconds=60)
+def charge():
+    pass
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
+def shop():
+    load()
+    charge.submit().result()
+
+def test_typo(faults):
+    faults.on("lod").fail_times(1)
+    shop()
+
+def test_misuse(faults):
+    faults.on("load").fail_times(0)
+
+def test_crash(faults):
+    faults.on("charge").crash_process()
+    shop()
+
+def test_crash_that_the_flow_hides(faults):
+    faults.on("charge").crash_process()
+    shop(return_state=True)
+
+def test_seed(faults):
+    faults.on("load").fail_with_probability(0)
+    shop()
+    assert faults.seed == 0
+"""
+
+
+def test_what_a_person_sees(pytester: pytest.Pytester) -> None:
+    """Each mistake is one line of the report, and a test that fails says how to repeat it."""
+    pytester.makepyfile(PROJECT)
+    result = pytester.runpytest_subprocess("-p", "flowgauge.faults.fixture", "--fault-seed=12")
+    result.assert_outcomes(passed=2, failed=3, errors=2)
+    printed = result.stdout.str()
+    # Prefect logs where a refusal comes from; pytest shows no traceback.
+    assert "wanted.py" not in printed
+    assert "engine.py:" not in printed
+    refused = "faults.on('charge').crash_process(): the task runs in pytest's own process; submit"
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_typo*",
+            "faults.on('lod').fail_times(1): no task of that name ran; those that ran are"
+            " 'charge', 'load'",
+            "*ERROR at teardown of test_crash_that_the_flow_hides*",
+            f"{refused}*",
+            "*_ test_misuse _*",
+            "faults.on('load').fail_times(0): n is a number of attempts; give 1 or more",
+            "*- faults -*",
+            "--fault-seed 12 replays it",
+            "*_ test_crash _*",
+            f"{refused}*",
+        ]
+    )
+    assert printed.count("--fault-seed 12 replays it") == 5
+
+
+def test_a_seed_that_is_none(pytester: pytest.Pytester) -> None:
+    """A seed that can't be read ends the run with one line."""
+    result = pytester.runpytest_subprocess("-p", "flowgauge.faults.fixture", "--fault-seed=x")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    printed = [line for line in result.outlines + result.errlines if line]
+    assert printed == ["ERROR: --fault-seed x: not a seed; give a whole number"]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection to the Prefect server, lost on purpose under Prefect's own clients."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect import task
+from prefect.client.orchestration import get_client
+
+from flowgauge.faults.connection import Connection
+from flowgauge.faults.process import FaultProcess, faults_folder
+from flowgauge.faults.wanted import Faults, wanted_faults
+from flowgauge.history import run_history
+from tests.flowgauge.faults.conftest import RunTasks
+
+EVENTS = "prefect.events.clients"
+
+
+@task
+def ask(url: str) -> list[str]:
+    """Ask the server for its health, and return what came of each request."""
+    answers = []
+    for _ in range(5):
+        try:
+            answers.append(str(httpx.get(f"{url}/health").status_code))
+        except httpx.ConnectError as error:
+            answers.append(str(error))
+    return answers
+
+
+@task
+def ask_through_prefect(url: str) -> str:
+    """Ask the server through Prefect's client."""
+    with get_client(sync_client=True) as client:
+        return str(client.hello().status_code)
+
+
+def test_requests_fail_for_a_while(
+    faults: Faults, run_tasks: RunTasks, prefect_server: str
+) -> None:
+    """The next requests of the task's process fail, and those after them succeed."""
+    faults.on("ask").lose_connection(requests=3)
+    _, [outcome] = run_tasks((ask, prefect_server))
+    # Prefect's own requests, for instance those that send logs, may be among the three.
+    lost = outcome.value.count("connection lost by a fault")
+    assert 1 <= lost <= 3
+    assert outcome.value == ["connection lost by a fault"] * lost + ["200"] * (5 - lost)
+
+
+@pytest.mark.runners("threads")
+def test_prefects_client_retries(faults: Faults, run_tasks: RunTasks) -> None:
+    """Prefect's client retries a request that failed, after its own real wait of seconds."""
+    faults.on("ask_through_prefect").lose_connection()
+    start = time.monotonic()
+    _, [outcome] = run_tasks((ask_through_prefect, ""))
+    assert outcome.value == "200"
+    assert time.monotonic() - start > 1
+
+
+@pytest.mark.runners("sequential", "dask-threads", "dask-processes")
+def test_states_survive_a_broken_websocket(
+    faults: Faults,
+    run_tasks: RunTasks,
+    runner_name: str,
+    prefect_server: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The websocket breaks and can't be opened again at once; every state arrives all the same."""
+    caplog.set_level(logging.DEBUG, logger=EVENTS)
+    faults.on("ask").lose_connection(requests=3)
+    _, [outcome] = run_tasks((ask, prefect_server))
+    assert run_history(outcome.run).matches("Pending Running Completed")
+    if runner_name != "dask-processes":
+        told = [record.getMessage() for record in caplog.records if record.name == EVENTS]
+        assert sum("will retry. Reason: connection lost" in line for line in told) == 2
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Iterator[Connection]:
+    """Give a connection to a server that is lost for one request of each kind."""
+    with wanted_faults(faults_folder(tmp_path), 1, "http://127.0.0.1:4200/api") as wanted:
+        wanted.on("ask").slow(0)
+        connection = Connection(FaultProcess(tmp_path, expendable=False))
+        connection.lose(1)
+        yield connection
+
+
+def test_other_servers_are_reached(lost: Connection) -> None:
+    """Requests to another server than Prefect's do not fail, nor are they counted."""
+    assert not lost.refuses("http", "127.0.0.1", 4201)
+    assert not lost.refuses("http", "localhost", 4200)
+    assert lost.refuses("http", "127.0.0.1", 4200)
+    assert not lost.refuses("http", "127.0.0.1", 4200)
+
+
+def test_kinds_of_requests_are_counted_apart(lost: Connection) -> None:
+    """What Prefect sends over its websocket does not save a task's own request."""
+    assert lost.refuses("websocket", "127.0.0.1", 4200)
+    assert lost.refuses("http", "127.0.0.1", 4200)
+
+
+def test_the_connection_is_back_after_the_test(lost: Connection, tmp_path: Path) -> None:
+    """A worker that outlives the test does not go on losing its connection in the next one."""
+    with wanted_faults(faults_folder(tmp_path), 1, "http://127.0.0.1:4200/api") as next_test:
+        next_test.on("ask").slow(0)
+        assert not lost.refuses("http", "127.0.0.1", 4200)

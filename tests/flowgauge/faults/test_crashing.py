@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes killed under a task: what Dask, the process pool and Prefect make of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import task
+
+from flowgauge.faults.plan import FaultRefused, Point
+from flowgauge.faults.wanted import Faults
+from flowgauge.history import History, run_history
+from tests.flowgauge.faults.conftest import RunTasks
+
+POOL_OR_DASK = '@pytest.mark.runners("processes", "dask-processes")'
+
+
+@task(retries=2)
+def charge(order: int) -> int:
+    """Return the process that it runs in."""
+    return os.getpid()
+
+
+@task(retries=2)
+async def charge_async(order: int) -> int:
+    """Return the process that it runs in."""
+    return os.getpid()
+
+
+def history_of(run: UUID, states: int) -> History:
+    """Wait until a run, which need not end, has had a number of states."""
+    deadline = time.monotonic() + 10
+    while True:
+        history = run_history(run, final=False)
+        if len(history.steps) >= states or time.monotonic() > deadline:
+            return history
+
+
+@pytest.mark.runners("processes")
+@pytest.mark.parametrize(
+    ("point", "states"),
+    [
+        ("before the body", "Pending Running"),
+        ("after the effect", "Pending Running"),
+        ("after completion", "Pending Running Completed"),
+    ],
+)
+def test_a_pool_does_not_survive(
+    faults: Faults, run_tasks: RunTasks, point: Point, states: str
+) -> None:
+    """With a worker the whole pool is gone; Prefect retries nothing, and the run stays as it was.
+
+    It is recorded up to the point of the crash: a run that was Running is so for ever.
+    """
+    faults.on("charge", at=point).crash_process()
+    _, [outcome] = run_tasks((charge, 1))
+    assert isinstance(outcome.error, BrokenProcessPool)
+    assert history_of(outcome.run, len(states.split())).matches(states)
+
+
+@pytest.mark.runners("dask-processes")
+def test_dask_runs_the_task_again(faults: Faults, run_tasks: RunTasks) -> None:
+    """When a worker dies Dask runs its tasks again on another, also those that were Completed.
+
+    That is no retry of Prefect's: the run begins anew, and its attempts are counted from one.
+    """
+    faults.on("charge", at="after completion").crash_process()
+    faults.on("charge_async", at="after the effect").crash_process()
+    _, outcomes = run_tasks((charge, 1), (charge_async, 1))
+    completed, interrupted = outcomes
+    history = history_of(completed.run, 6)
+    assert history.matches("Pending Running Completed Pending Running Completed")
+    history = history_of(interrupted.run, 5)
+    assert history.matches("Pending Running Pending Running Completed")
+
+
+@pytest.mark.runners("sequential", "threads", "dask-threads")
+@pytest.mark.parametrize("a_task", [charge, charge_async], ids=["sync", "async"])
+def test_pytest_is_not_killed(
+    unchecked_faults: Faults, run_tasks: RunTasks, a_task: Any, runner_name: str
+) -> None:
+    """Where tasks run in pytest's own process the fault is refused, and Prefect retries nothing."""
+    unchecked_faults.on("charge*").crash_process(times=3)
+    state, outcomes = run_tasks((a_task, 1))
+    error = outcomes[0].error if outcomes else state.result(raise_on_failure=False)
+    assert isinstance(error, FaultRefused)
+    assert [str(error)] == unchecked_faults.refused()
+    assert POOL_OR_DASK in str(error)
+
+
+def test_a_task_that_is_called_runs_in_pytests_process(unchecked_faults: Faults) -> None:
+    """A task that is called and not submitted is not killed either, whatever the runner."""
+    unchecked_faults.on("charge").crash_process()
+    with pytest.raises(FaultRefused, match="submit it on the task runner"):
+        charge(1)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which faults strike, decided without Prefect: what chance depends on, and how often."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.faults.journal import Journal
+from flowgauge.faults.plan import Effect, Fail, FailSometimes, Fault, describe
+
+SEEDS = st.integers(0, 2**32)
+PROBABILITIES = st.floats(0, 1)
+
+
+def fault(effect: Effect) -> Fault:
+    """Return a fault of every task."""
+    return Fault(0, "*", "before the body", effect, "faults.on('*')")
+
+
+def sometimes(probability: float) -> Fault:
+    """Return a fault that strikes by chance."""
+    return fault(FailSometimes(b"", probability))
+
+
+def struck(faults: list[Fault], seed: int, visits: list[tuple[str, str]]) -> Counter[Any]:
+    """Return how often each course of strikes came up among the runs of each subject.
+
+    Args:
+        faults: What is wanted.
+        seed: Of the test.
+        visits: A run and what it does, in the order in which they get to the point. They come
+            from two processes in turn.
+    """
+    courses: dict[tuple[str, str], list[int]] = {}
+    with TemporaryDirectory() as folder:
+        journals = [Journal(Path(folder) / "journal") for _ in range(2)]
+        journals[0].create()
+        for place, (run, subject) in enumerate(visits):
+            due = journals[place % 2].reach(faults, seed, run, subject)
+            courses.setdefault((subject, run), []).append(len(due))
+    return Counter((subject, tuple(course)) for (subject, _), course in courses.items())
+
+
+@st.composite
+def two_orders(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the same attempts of the same runs in two orders."""
+    subjects = draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=8))
+    attempts = draw(st.integers(1, 3))
+    visits = [(f"run {n}", subject) for n, subject in enumerate(subjects)] * attempts
+    return visits, draw(st.permutations(visits))
+
+
+@given(two_orders(), SEEDS, PROBABILITIES)
+def test_chance_does_not_depend_on_the_order(
+    orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], seed: int, probability: float
+) -> None:
+    """With one seed, attempts of the same tasks fail in whatever order and process they run."""
+    first, second = (struck([sometimes(probability)], seed, visits) for visits in orders)
+    assert first == second
+
+
+@given(SEEDS, st.floats(0.05, 0.95))
+def test_faults_strike_as_often_as_their_probability(seed: int, probability: float) -> None:
+    """Of 400 task runs as many fail as the probability says, within six standard deviations."""
+    deviation = (400 * probability * (1 - probability)) ** 0.5
+    assert abs(strikes_in_400(seed, probability) - 400 * probability) <= 6 * deviation
+
+
+@given(SEEDS, st.sampled_from([0, 1]))
+def test_probabilities_of_0_and_1_are_certain(seed: int, probability: int) -> None:
+    """With a probability of 0 nothing fails, with one of 1 everything."""
+    assert strikes_in_400(seed, probability) == 400 * probability
+
+
+def strikes_in_400(seed: int, probability: float) -> int:
+    """Return how many of 400 task runs fail in their first attempt."""
+    wanted = sometimes(probability)
+    return sum(wanted.strikes(seed, f"load({number}) #0", 1, 0) for number in range(400))
+
+
+@given(SEEDS)
+def test_attempts_of_one_run_are_drawn_one_by_one(seed: int) -> None:
+    """A run whose first attempt failed by chance may well succeed in the second."""
+    wanted = sometimes(0.5)
+    course = {wanted.strikes(seed, "load() #0", attempt, 0) for attempt in range(1, 65)}
+    assert course == {True, False}
+
+
+@given(two_orders(), st.integers(1, 5))
+def test_a_count_over_all_runs_is_kept_by_all_processes(
+    orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], times: int
+) -> None:
+    """With `in_all=True` as many attempts fail as were asked for, whichever come first."""
+    _, visits = orders
+    courses = struck([fault(Fail(b"", times, in_all=True))], 0, visits)
+    count = sum(sum(course) * runs for (_, course), runs in courses.items())
+    assert count == min(times, len(visits))
+
+
+@given(two_orders(), st.integers(1, 5))
+def test_a_count_is_kept_for_each_run(
+    orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], times: int
+) -> None:
+    """Otherwise the first attempts of each run fail, whatever other runs do meanwhile."""
+    for visits in orders:
+        for _, course in struck([fault(Fail(b"", times, in_all=False))], 0, visits):
+            assert list(course) == [1] * min(times, len(course)) + [0] * (len(course) - times)
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_arguments_read_the_same_in_every_process(seed: str) -> None:
+    """What a task run does is told from its arguments, whatever order a process has for a set."""
+    source = (
+        "from flowgauge.faults.plan import describe;"
+        "print(describe({'b': {'x', 'y', 'z'}, 'a': [1, (2.5, None)]}), describe(object()))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", source],
+        env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed.strip() == "{'a': [1, [2.5, None]], 'b': {'x', 'y', 'z'}} <object object>"
+
+
+@given(st.recursive(st.integers() | st.text(), lambda part: st.lists(part) | st.tuples(part)))
+def test_different_arguments_read_differently(value: Any) -> None:
+    """Two task runs with different arguments are two subjects."""
+    assert describe(value) != describe([value])
