@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import sys
-import time
 import types
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +15,7 @@ from unittest.mock import patch
 
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
+from flowgauge.clock.sleep import skip_sleep_in
 
 _DEADLINES = (
     ("prefect.task_engine", "time", "wait_until_ready"),
@@ -212,7 +211,7 @@ def _prepare(
         if not hasattr(runner.submit, "announces"):
             stack.enter_context(patch.object(runner, "submit", _announced(process, runner.submit)))
     if process.time.skips_sleep:
-        _skip_sleep(process, stack, getattr(function, "__globals__", {}))
+        skip_sleep_in(process, stack, getattr(function, "__globals__", {}))
 
 
 def _announced(process: ClockProcess, stock: Any) -> Any:
@@ -275,34 +274,3 @@ def _counted_async(process: ClockProcess, stock: Any) -> Any:
             return await stock(self, *args, **kwargs)
 
     return send
-
-
-def _skip_sleep(process: ClockProcess, stack: contextlib.ExitStack, names: dict[str, Any]) -> None:
-    """Make `sleep` virtual where the code of a run calls it, also under a name it imported."""
-    import anyio
-
-    for module in (time, asyncio, anyio):
-        if not hasattr(module.sleep, "skips"):
-            stack.enter_context(patch.object(module, "sleep", _skipping(process, module)))
-    for name, value in list(names.items()):
-        for module in (time, asyncio, anyio):
-            if value is getattr(module.sleep, "skips", None):
-                stack.enter_context(patch.dict(names, {name: module.sleep}))
-
-
-def _skipping(process: ClockProcess, module: types.ModuleType) -> Any:
-    stock = module.sleep
-
-    def sleep(seconds: float, *args: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        ours = caller.startswith(("prefect.", "flowgauge.", "anyio."))
-        if ours or not process.time.skips_sleep or not process.runs_here():
-            return stock(seconds, *args)
-        if module is time:
-            return process.sleep(seconds)
-        return process.sleep_async(seconds)
-
-    sleep.skips = stock  # type: ignore[attr-defined]
-    # A task that is sent to another process brings the name along, and finds what is there.
-    sleep.__module__, sleep.__qualname__ = module.__name__, "sleep"
-    return sleep
