@@ -45,7 +45,7 @@ class FaultProcess:
         self.expendable = expendable
         self._folder = faults_folder(home)
         self._path = str(plan_path(self._folder))
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._plan: Plan | None = None
         self._journal = Journal(self._folder)
         self._noted: set[str] = set()
@@ -55,7 +55,7 @@ class FaultProcess:
         """What the test wants that runs now."""
         try:
             found = os.stat(self._path)
-            stamp = found.st_mtime_ns, found.st_ino
+            stamp = found.st_mtime_ns, found.st_ino, found.st_size
             if stamp != self._stamp:
                 plan: Plan = pickle.loads(Path(self._path).read_bytes())
                 self._follow(plan)

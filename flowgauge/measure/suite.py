@@ -22,6 +22,7 @@ from prefect import flow
 def nothing(number):
     return number + 1
 
+@pytest.mark.leaves("files", reason="the times")
 @pytest.mark.parametrize("number", range({flows}))
 def test_flow(prefect_server, number):
     start = time.time()

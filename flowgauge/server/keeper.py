@@ -8,6 +8,7 @@ the server and removes the run's folder.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -92,6 +93,9 @@ def keep_serving(listening: socket.socket, lock: int) -> None:
             last_used = time.monotonic()
     for left in (path, path.with_suffix(".pid"), path.with_suffix(".log")):
         left.unlink(missing_ok=True)
+    if lock >= 0:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 def _ended(pids: set[int]) -> set[int]:

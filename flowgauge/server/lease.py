@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,19 +32,23 @@ _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass
 class Lease:
-    """A connection to a keeper; when it closes, its server ends and its folder is removed.
+    """A connection to a keeper; when it closes, its server ends.
+
+    When it closes because this process was killed, the run's folder is removed, too.
 
     Attributes:
         connection: To the supervisor of this run.
         socket_path: Where the keeper listens.
         log: What the keeper prints.
         keeper: The keeper's process, where it ends with this run.
+        folder: The folder of its socket, where that is not the run's.
     """
 
     connection: socket.socket
     socket_path: Path
     log: Path
     keeper: subprocess.Popen[bytes] | None = None
+    folder: Path | None = None
     _spoke: bool = False
     _unread: bytes = b""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,7 +78,11 @@ class Lease:
             return [json.loads(line) for line in lines]
 
     def close(self) -> None:
-        """End what was leased, and wait for the keeper where it ends with this run."""
+        """End what was leased, and wait for the keeper where it ends with this run.
+
+        The folder of the run stays: this process is there to remove it.
+        """
+        self.send(folders=[])
         if self.keeper is None:
             self.connection.close()
             return
@@ -86,6 +95,8 @@ class Lease:
         except subprocess.TimeoutExpired:
             self.keeper.kill()
             self.keeper.wait()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def lease(home: Path) -> Lease:
@@ -101,12 +112,13 @@ def lease(home: Path) -> Lease:
     if inherited.name == socket_name():
         with contextlib.suppress(OSError):
             return connected(inherited, home)
-    folder = home
+    folder = None
     if len(str(home / socket_name())) > _LONGEST_SOCKET:
         folder = Path(tempfile.mkdtemp(prefix="flowgauge-", dir="/tmp"))
-    with listen(folder / socket_name()) as listening:
-        made = connected(folder / socket_name(), home)
-        made.keeper = start_keeper(listening)
+    path = (folder or home) / socket_name()
+    with listen(path) as listening:
+        made = connected(path, home, *filter(None, [folder]))
+        made.keeper, made.folder = start_keeper(listening), folder
     return made
 
 
@@ -117,18 +129,20 @@ def socket_name() -> str:
 
 def listen(path: Path) -> socket.socket:
     """Return a socket for a keeper that is yet to start: connections wait there for it."""
+    # One is there where an earlier keeper was ended while it was importing.
+    path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen(128)
     return listening
 
 
-def connected(path: Path, home: Path) -> Lease:
+def connected(path: Path, *folders: Path) -> Lease:
     """Return a connection to a keeper that listens, and answers or will.
 
     Args:
         path: Its socket.
-        home: The folder to remove when the connection closes.
+        *folders: To be removed when this process ends without having closed the lease.
 
     Raises:
         OSError: If nobody listens.
@@ -140,7 +154,7 @@ def connected(path: Path, home: Path) -> Lease:
         connection.close()
         raise
     made = Lease(connection, path, path.with_suffix(".log"))
-    made.send(home=str(home))
+    made.send(folders=[str(folder) for folder in folders])
     return made
 
 

@@ -289,6 +289,25 @@ def test_a_transaction_around_the_task_stores(faults: Faults) -> None:
     assert rolled_back == ["store_later"]
 
 
+def test_a_damaged_result_with_its_key_apart(faults: Faults, tmp_path: Path) -> None:
+    """Where keys are stored apart Prefect trusts them, and a task whose result is damaged fails.
+
+    The copy that the process has in memory does not hide the damage.
+    """
+    faults.on("store_apart").corrupt_result()
+
+    @task(persist_result=True, cache_policy=INPUTS.configure(key_storage=tmp_path))
+    def store_apart(what: str) -> str:
+        return what
+
+    @flow
+    def store_twice() -> list[str | None]:
+        states = [store_apart("whole", return_state=True) for _ in range(2)]
+        return [state.name for state in states]
+
+    assert store_twice() == ["Completed", "Failed"]
+
+
 def test_without_the_fixture_prefect_is_stock(tmp_path: Path) -> None:
     """The engines of pytest's own process are Prefect's again at the end of the test."""
 

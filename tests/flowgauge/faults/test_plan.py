@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 
 from flowgauge.faults.journal import Journal
 from flowgauge.faults.plan import Effect, Fail, FailSometimes, Fault, describe
+from flowgauge.faults.process import FaultProcess, faults_folder
+from flowgauge.faults.wanted import wanted_faults
 
 SEEDS = st.integers(0, 2**32)
 PROBABILITIES = st.floats(0, 1)
@@ -40,12 +43,14 @@ def struck(faults: list[Fault], seed: int, visits: list[tuple[str, str]]) -> Cou
         visits: A run and what it does, in the order in which they get to the point. They come
             from two processes in turn.
     """
+    # Prefect's ids are random, so nothing may depend on them.
+    ids = {run: str(uuid.uuid4()) for run, _ in visits}
     courses: dict[tuple[str, str], list[int]] = {}
     with TemporaryDirectory() as folder:
         journals = [Journal(Path(folder) / "journal") for _ in range(2)]
         journals[0].create()
         for place, (run, subject) in enumerate(visits):
-            due = journals[place % 2].reach(faults, seed, run, subject)
+            due = journals[place % 2].reach(faults, seed, ids[run], subject)
             courses.setdefault((subject, run), []).append(len(due))
     return Counter((subject, tuple(course)) for (subject, _), course in courses.items())
 
@@ -114,6 +119,22 @@ def test_a_count_is_kept_for_each_run(
     for visits in orders:
         for _, course in struck([fault(Fail(b"", times, in_all=False))], 0, visits):
             assert list(course) == [1] * min(times, len(course)) + [0] * (len(course) - times)
+
+
+def test_a_fault_may_be_added_at_any_time(tmp_path: Path) -> None:
+    """A process that has read the plan follows what is added, and stops when the test ends."""
+    process = FaultProcess(tmp_path, expendable=False)
+
+    def due() -> int:
+        return len(process.due("load", "before the body", "run", lambda: "load()"))
+
+    assert due() == 0
+    with wanted_faults(faults_folder(tmp_path), 1, "") as faults:
+        faults.on("load").slow(0)
+        assert due() == 1
+        faults.on("l*").slow(0)
+        assert due() == 2
+    assert due() == 0
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])

@@ -31,6 +31,8 @@ import json, os, signal, sys, time, urllib.request
 import psutil, pytest
 from prefect import flow
 
+pytestmark = pytest.mark.leaves("files", reason="the tests note what they see")
+
 @flow
 def nothing():
     return 1
@@ -69,7 +71,6 @@ def said(
 ) -> Path:
     """Give the file in which the tests of an inner run note what they see."""
     pytester.makeini("[pytest]\nflowgauge = true\naddopts = -p no:cacheprovider")
-    # Outside the project: a run complains of files that a test leaves there.
     path = tmp_path_factory.mktemp("said") / "lines"
     monkeypatch.setenv("SAID", str(path))
     return path
@@ -136,6 +137,21 @@ def test_a_run_without_flows_ends_the_keeper_before_its_first_test(
 ) -> None:
     """A run in which no test asks for a server has none while it runs."""
     pytester.makepyfile("import psutil\ndef test_alone(): assert not psutil.Process().children()")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_server_that_nobody_seemed_to_need_is_started_all_the_same(
+    pytester: pytest.Pytester, said: Path, alone: None
+) -> None:
+    """A test that asks for the server only while it runs has one."""
+    pytester.makepyfile(
+        PROJECT
+        + """
+def test_flow(request):
+    request.getfixturevalue("prefect_server")
+    assert nothing() == 1
+"""
+    )
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
