@@ -93,7 +93,7 @@ class _Supervisor:
         finally:
             self._stop_server()
             for folder in self.folders:
-                _remove(Path(folder))
+                _remove(folder)
 
     def _wait(self) -> bool:
         """Do what the run asks for next.
@@ -180,9 +180,26 @@ class _Supervisor:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder that orphaned workers may still write to, until they end."""
+def _remove(folder: str) -> None:
+    """Remove a run's folder; orphaned workers may write to it, or make it anew, until they end."""
     deadline = time.monotonic() + _LEFT_OVERS_SECONDS
-    while folder.exists() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        orphaned = _has_orphans(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.05)
+        if not orphaned and not Path(folder).exists():
+            return
+        time.sleep(0.2)
+
+
+def _has_orphans(folder: str) -> bool:
+    """Say whether processes of a run are left, as far as can be seen."""
+    if not Path("/proc/self/environ").exists():
+        return Path(folder).exists()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # Keepers and supervisors have the environment of some run, too.
+            if os.getsid(int(process.name)) != os.getsid(0):
+                environment = (process / "environ").read_bytes()
+                if f"PREFECT_HOME={folder}\0".encode() in environment:
+                    return True
+    return False
