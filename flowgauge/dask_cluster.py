@@ -15,6 +15,9 @@ CONNECT_TIMEOUT = 10
 """Seconds that a Dask scheduler has to answer."""
 
 
+_PLUGIN = "flowgauge"
+
+
 class ClusterError(ValueError):
     """A Dask cluster that can't be used; one line says why and what to do."""
 
@@ -121,13 +124,58 @@ def prepare_workers(address: str, home: Path) -> None:
     folder = str(home)
 
     class PrepareWorker(WorkerPlugin):
-        name = "flowgauge"
+        name = _PLUGIN
 
         def setup(self, worker: Any) -> None:
             prepare_worker(folder)
 
     with Client(address, set_as_default=False) as client:
         client.register_plugin(PrepareWorker())
+
+
+@contextmanager
+def borrowed_workers(address: str, home: Path) -> Iterator[str]:
+    """Let the workers of somebody's cluster take part in this run, and leave them as they were.
+
+    Args:
+        address: The scheduler's address.
+        home: The folder of the run.
+
+    Yields:
+        Why the virtual clock and faults do not reach the workers; empty if they do.
+    """
+    from distributed import Client, WorkerPlugin
+
+    folder = str(home)
+
+    def reached() -> bool:
+        return find_spec("flowgauge") is not None and Path(folder).is_dir()
+
+    class TakePart(WorkerPlugin):
+        name = _PLUGIN
+
+        def setup(self, worker: Any) -> None:
+            from flowgauge.worker_process import take_part
+
+            self.part = take_part(folder, expendable=False)
+
+        def teardown(self, worker: Any) -> None:
+            self.part.close()
+
+    with Client(address, set_as_default=False) as client:
+        out_of_reach = [worker for worker, sees in client.run(reached).items() if not sees]
+        if out_of_reach:
+            yield (
+                f"the Dask worker {out_of_reach[0]} does not have flowgauge installed, or is not"
+                " on pytest's machine: the virtual clock and faults do not reach it; leave"
+                " --dask-address out, or choose other --runners"
+            )
+            return
+        client.register_plugin(TakePart())
+        try:
+            yield ""
+        finally:
+            client.unregister_worker_plugin(_PLUGIN)
 
 
 def check_workers(address: str) -> None:

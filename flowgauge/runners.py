@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from flowgauge.dask_cluster import check_workers, local_cluster
+from flowgauge.dask_cluster import borrowed_workers, check_workers, local_cluster
 from flowgauge.leftovers.watch import adopted
 
 if TYPE_CHECKING:
@@ -74,12 +74,14 @@ class StartedRunners:
         home: The folder of the run; worker processes write there.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
         seconds_to_start: What starting each shared cluster took.
+        out_of_reach: Why the virtual clock and faults do not reach the workers of a runner.
     """
 
     workers: int
     home: Path
     dask_address: str | None = None
     seconds_to_start: dict[str, float] = field(default_factory=dict)
+    out_of_reach: dict[str, str] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _addresses: dict[str, str] = field(default_factory=dict)
 
@@ -101,6 +103,8 @@ class StartedRunners:
             if name == "dask-processes" and self.dask_address:
                 check_workers(self.dask_address)
                 self._addresses[name] = self.dask_address
+                borrowed = borrowed_workers(self.dask_address, self.home)
+                self.out_of_reach[name] = self._stack.enter_context(borrowed)
             else:
                 cluster = local_cluster(self.workers, self.home, in_process=name == "dask-threads")
                 # It may be a test that asks for it first; it is the run's all the same.

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
+
+if TYPE_CHECKING:
+    from flowgauge.runners import StartedRunners
 
 TESTED_PREFECT = SpecifierSet(">=3.8,<3.9")
 """The releases of Prefect that this was tested with."""
@@ -50,6 +53,22 @@ def check_server_in_use(url: str) -> None:
             " prefect_test_harness or PREFECT_API_URL",
             pytrace=False,
         )
+
+
+def check_runner_in_reach(request: pytest.FixtureRequest) -> None:
+    """Make sure that the clock and faults reach the workers of the test's task runner.
+
+    Args:
+        request: Of a fixture of the test.
+
+    Raises:
+        pytest.fail.Exception: If they are those of a cluster that this run does not own.
+    """
+    if "task_runner" not in request.fixturenames:
+        return
+    started: StartedRunners = request.getfixturevalue("started_runners")
+    if why := started.out_of_reach.get(request.getfixturevalue("runner_name")):
+        pytest.fail(why, pytrace=False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+from pathlib import Path
 
-from flowgauge.clock.engine import join_clock
-from flowgauge.faults.process import install
+from flowgauge.clock.engine import clock_hooks
+from flowgauge.clock.process import ClockProcess
+from flowgauge.faults.process import FaultProcess
 from flowgauge.isolation import forget_user_settings
 from flowgauge.leftovers.writes import report_writes
 
@@ -23,9 +26,26 @@ def prepare_worker(home: str) -> None:
     """
     _end_with_parent()
     forget_user_settings()
-    join_clock(home)
-    install(home)
+    take_part(home, expendable=True)
     report_writes(home)
+
+
+def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
+    """Let task runs in this process follow the virtual clock and the faults of a test run.
+
+    Args:
+        home: The folder of the run.
+        expendable: Whether a test may kill this process.
+
+    Returns:
+        What ends that when it is closed.
+    """
+    from flowgauge.faults.engine import hooks
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(clock_hooks(ClockProcess(Path(home))))
+    stack.enter_context(hooks(FaultProcess(Path(home), expendable=expendable)))
+    return stack
 
 
 @functools.cache

@@ -75,6 +75,18 @@ def running(command: list[str]) -> Iterator[None]:
         process.wait(timeout=30)
 
 
+def test_ones_own_flows(pytester: pytest.Pytester) -> None:
+    """The README's test of one's own flows passes as it stands, in a project without settings.
+
+    On one's own Dask cluster the next test runs it.
+    """
+    (example,) = blocks("python", "Your own flows")
+    pytester.makepyfile(test_example=example)
+    result = pytester.runpytest_subprocess("--runners", "sequential,threads,processes")
+    result.assert_outcomes(passed=3)
+    result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d days.*"])
+
+
 def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
     """The commands for one's own cluster run tests in its workers, and the cluster runs on.
 

@@ -44,15 +44,6 @@ class ClockError(RuntimeError):
     """A clock that can't work here; one line says why."""
 
 
-def join_clock(home: str) -> None:
-    """Make this process, a worker or the server, follow the virtual clock of a run from now on.
-
-    Args:
-        home: The folder of the run.
-    """
-    _hooks(ClockProcess(Path(home))).__enter__()
-
-
 def follow_time(home: str) -> None:
     """Make this process tell virtual time; it runs no tasks or flows.
 
@@ -62,24 +53,18 @@ def follow_time(home: str) -> None:
     move_now(ClockProcess(Path(home)).time)
 
 
-@contextlib.contextmanager
-def clock_hooks(process: ClockProcess) -> Iterator[None]:
+def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     """Let the engines in this process wait in virtual time and tell the clock of their runs.
 
     Args:
         process: This process's side of the clock.
 
-    Yields:
-        Nothing.
+    Returns:
+        What takes the hooks away again when it is closed.
 
     Raises:
         ClockError: If this Prefect has no such engines.
     """
-    with _hooks(process):
-        yield
-
-
-def _hooks(process: ClockProcess) -> contextlib.ExitStack:
     import prefect
     from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
     from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine

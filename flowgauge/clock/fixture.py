@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowgauge.run import run_home
-from flowgauge.surroundings import check_server_in_use
+from flowgauge.surroundings import check_runner_in_reach, check_server_in_use
 from flowgauge.timing import times
 
 if TYPE_CHECKING:
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def virtual_clock(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[VirtualClock]:
+def virtual_clock(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
     """Skip the waits of Prefect's engines in this test; see `VirtualClock`."""
     from flowgauge.clock.engine import ClockError
     from flowgauge.clock.process import ClockProcess
     from flowgauge.clock.virtual_clock import virtual_clock
 
     check_server_in_use(prefect_server)
-    home = run_home(pytestconfig)
+    check_runner_in_reach(request)
+    home = run_home(request.config)
     try:
         with virtual_clock(ClockProcess(home), home) as clock:
             yield clock
-            times(pytestconfig).skipped += clock.skipped
+            times(request.config).skipped += clock.skipped
     except ClockError as error:
         pytest.fail(str(error), pytrace=False)

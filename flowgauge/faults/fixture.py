@@ -11,6 +11,7 @@ import pytest
 
 from flowgauge.faults.plan import FaultRefused, Refusal
 from flowgauge.run import run_home
+from flowgauge.surroundings import check_runner_in_reach
 
 if TYPE_CHECKING:
     from flowgauge.faults.wanted import Faults
@@ -46,6 +47,7 @@ def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faul
     from flowgauge.faults.process import FaultProcess, faults_folder
     from flowgauge.faults.wanted import wanted_faults
 
+    check_runner_in_reach(request)
     config = request.config
     home = run_home(config)
     try:

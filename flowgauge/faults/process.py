@@ -11,25 +11,10 @@ from pathlib import Path
 from flowgauge.faults.journal import Journal
 from flowgauge.faults.plan import Fault, Moment, Plan, plan_path
 
-_installed: set[str] = set()
-
 
 def faults_folder(home: Path) -> Path:
     """Return where the plan and the journal of a run's tests lie."""
     return home / "faults"
-
-
-def install(home: str) -> None:
-    """Let faults strike in this worker process from now on, whenever a test wants some.
-
-    Args:
-        home: The folder of the run.
-    """
-    if home not in _installed:
-        from flowgauge.faults.engine import hooks
-
-        hooks(FaultProcess(Path(home), expendable=True)).__enter__()
-        _installed.add(home)
 
 
 class FaultProcess:
