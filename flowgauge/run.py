@@ -35,7 +35,9 @@ SERVER_LOST = pytest.StashKey[str]()
 _HOME = pytest.StashKey[Path]()
 _LEASE = pytest.StashKey["Lease"]()
 _SERVER = pytest.StashKey["ServerProcess"]()
-_SHORT_FOR_SOCKETS = 80
+_LONGEST_BASE = 60
+"""Characters in the path that the run's folder is made in: it has sockets, whose paths must be
+short."""
 _RUNS_NOTHING = (
     "collectonly",
     "help",
@@ -60,15 +62,19 @@ def run_home(config: pytest.Config) -> Path:
     if _HOME not in config.stash:
         stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)
-        folder = tempfile.TemporaryDirectory(prefix="flowgauge-", ignore_cleanup_errors=True)
+        base = tempfile.gettempdir()
+        folder = tempfile.TemporaryDirectory(
+            prefix="flowgauge-",
+            dir=base if len(base) <= _LONGEST_BASE else "/tmp",
+            ignore_cleanup_errors=True,
+        )
         home = config.stash[_HOME] = Path(stack.enter_context(folder))
         stack.enter_context(isolated_environment(home, stock=is_stock(config)))
-        if len(str(home)) < _SHORT_FOR_SOCKETS:
-            # Fork servers have their sockets in a folder of multiprocessing's own, which nobody
-            # would remove after a SIGKILL.
-            process: Any = multiprocessing.current_process()
-            stack.callback(process._config.update, tempdir=process._config.get("tempdir"))
-            process._config["tempdir"] = str(home)
+        # Fork servers have their sockets in a folder of multiprocessing's own, which nobody would
+        # remove after a SIGKILL.
+        process: Any = multiprocessing.current_process()
+        stack.callback(process._config.update, tempdir=process._config.get("tempdir"))
+        process._config["tempdir"] = str(home)
         stack.callback(release_server, config)
     return config.stash[_HOME]
 

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgauge.server.template import cache_folder, copy_template
+
 DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 _SQLITE = "sqlite+aiosqlite:///"
 
@@ -45,12 +47,14 @@ def become_server(request: ServerRequest, listening: socket.socket) -> None:
     os.setsid()
     _print_to(Path(request.log))
     os.chdir(request.folder)
+    # The keeper's: runs that share it share a template, too.
+    cache = cache_folder()
     os.environ.clear()
     os.environ.update(request.environment)
     os.environ[DATABASE_URL] = _SQLITE + request.database
     time.tzset()
     Path(request.database).parent.mkdir(exist_ok=True)
-    _start_from_template(Path(request.database))
+    _start_from_template(cache, Path(request.database))
     from flowgauge.isolation import forget_user_settings
 
     # The keeper read its settings when it imported Prefect.
@@ -85,10 +89,8 @@ def _print_to(log: Path) -> None:
     os.close(descriptor)
 
 
-def _start_from_template(database: Path) -> None:
-    from flowgauge.server.template import copy_template
-
-    if copy_template(database, _migrate_in_a_fork):
+def _start_from_template(cache: Path, database: Path) -> None:
+    if copy_template(cache, database, _migrate_in_a_fork):
         os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"
         # They are registered there, which would take most of a second.
         os.environ["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"

@@ -46,7 +46,6 @@ def import_server() -> None:
     import uvicorn.protocols.http.auto
     import uvicorn.protocols.websockets.auto  # noqa: F401
 
-    import flowgauge.server.template
     import flowgauge.server_process  # noqa: F401
 
     if _threads() > 1:

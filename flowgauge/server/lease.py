@@ -7,12 +7,10 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -25,8 +23,6 @@ from flowgauge.server.identity import code_identity
 KEEPER = "FLOWGAUGE_KEEPER"
 """Where processes that a run starts (those of pytest-xdist, for instance) find its keeper."""
 _END_SECONDS = 20
-_LONGEST_SOCKET = 100
-"""Characters in the path of a Unix socket; macOS allows 103."""
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -41,14 +37,12 @@ class Lease:
         socket_path: Where the keeper listens.
         log: What the keeper prints.
         keeper: The keeper's process, where it ends with this run.
-        folder: The folder of its socket, where that is not the run's.
     """
 
     connection: socket.socket
     socket_path: Path
     log: Path
     keeper: subprocess.Popen[bytes] | None = None
-    folder: Path | None = None
     _spoke: bool = False
     _unread: bytes = b""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -82,7 +76,7 @@ class Lease:
 
         The folder of the run stays: this process is there to remove it.
         """
-        self.send(folders=[])
+        self.send(home="")
         if self.keeper is None:
             self.connection.close()
             return
@@ -95,8 +89,6 @@ class Lease:
         except subprocess.TimeoutExpired:
             self.keeper.kill()
             self.keeper.wait()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def lease(home: Path) -> Lease:
@@ -112,13 +104,10 @@ def lease(home: Path) -> Lease:
     if inherited.name == socket_name():
         with contextlib.suppress(OSError):
             return connected(inherited, home)
-    folder = None
-    if len(str(home / socket_name())) > _LONGEST_SOCKET:
-        folder = Path(tempfile.mkdtemp(prefix="flowgauge-", dir="/tmp"))
-    path = (folder or home) / socket_name()
+    path = home / socket_name()
     with listen(path) as listening:
-        made = connected(path, home, *filter(None, [folder]))
-        made.keeper, made.folder = start_keeper(listening), folder
+        made = connected(path, home)
+        made.keeper = start_keeper(listening)
     return made
 
 
@@ -137,12 +126,12 @@ def listen(path: Path) -> socket.socket:
     return listening
 
 
-def connected(path: Path, *folders: Path) -> Lease:
+def connected(path: Path, home: Path) -> Lease:
     """Return a connection to a keeper that listens, and answers or will.
 
     Args:
         path: Its socket.
-        *folders: To be removed when this process ends without having closed the lease.
+        home: The folder to remove if this process ends without having closed the lease.
 
     Raises:
         OSError: If nobody listens.
@@ -154,7 +143,7 @@ def connected(path: Path, *folders: Path) -> Lease:
         connection.close()
         raise
     made = Lease(connection, path, path.with_suffix(".log"))
-    made.send(folders=[str(folder) for folder in folders])
+    made.send(home=str(home))
     return made
 
 

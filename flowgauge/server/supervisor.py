@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,8 +29,8 @@ def supervise(connection: socket.socket) -> None:
     """Serve one pytest run until its connection closes, and leave nothing of it.
 
     Args:
-        connection: From the run come lines of JSON: `folders` to remove at the end, what server
-            to start (`start`), signals for it (`send`). It is told when this process is there
+        connection: From the run come lines of JSON: a folder to remove at the end (`home`),
+            what server to start (`start`), signals for it (`send`). It is told when this process is there
             (`supervisor`), the server's `pid` and `port`, and its exit code (`exited`).
     """
     _Supervisor(connection).run()
@@ -77,10 +77,10 @@ def _exit(status: int) -> NoReturn:
 
 @dataclass
 class _Supervisor:
-    """One pytest run: its connection, its folders, and its server while there is one."""
+    """One pytest run: its connection, its folder, and its server while there is one."""
 
     connection: socket.socket
-    folders: Sequence[str] = ()
+    home: str = ""
     server: int = 0
     ended: socket.socket | None = None
     unread: bytes = b""
@@ -92,8 +92,8 @@ class _Supervisor:
                 pass
         finally:
             self._stop_server()
-            for folder in self.folders:
-                _remove(folder)
+            if self.home:
+                _remove(self.home)
 
     def _wait(self) -> bool:
         """Do what the run asks for next.
@@ -127,12 +127,12 @@ class _Supervisor:
 
     def _obey(
         self,
-        folders: Sequence[str] | None = None,
+        home: str | None = None,
         start: dict[str, Any] | None = None,
         send: int | None = None,
     ) -> None:
-        if folders is not None:
-            self.folders = folders
+        if home is not None:
+            self.home = home
         if start is not None:
             self._start_server(ServerRequest(**start))
         if send is not None and self.server:

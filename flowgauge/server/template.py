@@ -21,10 +21,10 @@ _DIGEST = "template.sha256"
 
 def cache_folder() -> Path:
     """Return the folder for what flowgauge keeps from run to run; it need not exist."""
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/flowgauge").expanduser()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path("~/.cache").expanduser()) / "flowgauge"
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
+    return Path(base) / "flowgauge"
 
 
 def template_key() -> str:
@@ -43,24 +43,25 @@ def template_key() -> str:
     return f"database-{prefect.__version__}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
-def copy_template(database: Path, build: Callable[[Path], None]) -> bool:
+def copy_template(cache: Path, database: Path, build: Callable[[Path], None]) -> bool:
     """Make a database from the template, which is built first where there is no sound one.
 
     Args:
+        cache: Where the template is kept.
         database: The file to make.
         build: Makes a migrated database at a path.
 
     Returns:
         Whether it was made; not where the cache can't be written.
     """
-    template = cache_folder() / template_key()
+    template = cache / template_key()
     try:
         template.parent.mkdir(parents=True, exist_ok=True)
         with _locked(template.with_name(f"{template.name}.lock")):
             if not is_sound(template):
                 _build(template, build)
             shutil.copyfile(template / _DATABASE, database)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         print(f"flowgauge: no database template, migrating instead: {error}", file=sys.stderr)
         database.unlink(missing_ok=True)
         return False

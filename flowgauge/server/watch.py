@@ -27,6 +27,7 @@ BUSY_PROBES = 12
 """And after which one is that uses it."""
 _IDLE_SHARE = 0.002
 _TAIL_LINES = 15
+_DUMP_SECONDS = 5
 
 
 class ServerError(RuntimeError):
@@ -168,7 +169,7 @@ def _ended(server: ServerProcess, why: str) -> str:
         # The stack of every thread goes to the log; a stopped process must go on for that.
         server.lease.send(send=signal.SIGUSR1)
         server.lease.send(send=signal.SIGCONT)
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + _DUMP_SECONDS
         while time.monotonic() < deadline and log.exists() and log.stat().st_size == before:
             time.sleep(0.05)
         server.stop(patience=0)

@@ -9,8 +9,9 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pytest
 
 from flowgauge.server.kept import find_kept, stop_kept
 from flowgauge.server.lease import KEEPER
+from flowgauge.server.template import cache_folder
 
+CACHE = cache_folder()
 KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "2"))
 """How often a run is killed at a random moment; more find more."""
 
@@ -85,6 +88,8 @@ def lines(said: Path) -> list[dict[str, Any]]:
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let inner runs start keepers of their own, as a run does that is not in another one."""
     monkeypatch.delenv(KEEPER, raising=False)
+    # pytester gives a run a home that is empty.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
 
 
 def test_a_kept_keeper_gives_each_run_a_fresh_server(
@@ -270,10 +275,8 @@ def test_keeping_a_stock_server_is_one_line(pytester: pytest.Pytester, said: Pat
 @pytest.fixture
 def killable(
     pytester: pytest.Pytester, said: Path, alone: None, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+) -> Iterator[Path]:
     """Give the temporary folder of a project that is busy with all kinds of processes."""
-    temporary = pytester.mkdir("tmp")
-    monkeypatch.setenv("TMPDIR", str(temporary))
     pytester.makepyfile(
         """
 from prefect import flow, task
@@ -290,7 +293,9 @@ def test_many(task_runner):
     assert doubles.with_options(task_runner=task_runner)([1, 2]) == [2, 4]
 """
     )
-    return temporary
+    with tempfile.TemporaryDirectory(prefix="fg", dir="/tmp") as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        yield Path(temporary)
 
 
 @pytest.mark.parametrize("number", range(KILLS))

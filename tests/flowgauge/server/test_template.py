@@ -26,7 +26,7 @@ def build(database):
     time.sleep(0.5)
 
 template.template_key = lambda: "key"
-assert template.copy_template(Path(sys.argv[1]), build)
+assert template.copy_template(Path(sys.argv[1]), Path(sys.argv[2]), build)
 """
 
 
@@ -45,8 +45,6 @@ def tables(database: Path) -> list[str]:
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the path of the one template, in a cache that is empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(template, "cache_folder", lambda: tmp_path / "cache" / "flowgauge")
     monkeypatch.setattr(template, "template_key", lambda: "key")
     return tmp_path / "cache" / "flowgauge" / "key"
 
@@ -61,7 +59,9 @@ def test_two_processes_at_once_build_it_once(cached: Path, tmp_path: Path) -> No
     copies = [tmp_path / "one.db", tmp_path / "two.db"]
     made = [
         subprocess.Popen(
-            [sys.executable, "-c", BUILD, str(copy)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", BUILD, str(cached.parent), str(copy)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for copy in copies
     ]
@@ -72,18 +72,18 @@ def test_two_processes_at_once_build_it_once(cached: Path, tmp_path: Path) -> No
 
 def test_a_sound_template_is_copied(cached: Path, tmp_path: Path) -> None:
     """A template that is there is not built again."""
-    copy_template(tmp_path / "first.db", build)
-    assert copy_template(tmp_path / "second.db", refuse)
+    copy_template(cached.parent, tmp_path / "first.db", build)
+    assert copy_template(cached.parent, tmp_path / "second.db", refuse)
     assert tables(tmp_path / "second.db") == ["made"]
 
 
 def test_a_damaged_template_is_built_again(cached: Path, tmp_path: Path) -> None:
     """A template of which a byte has changed is not used."""
-    copy_template(tmp_path / "first.db", build)
+    copy_template(cached.parent, tmp_path / "first.db", build)
     content = bytearray((cached / "template.db").read_bytes())
     content[-1] ^= 1
     (cached / "template.db").write_bytes(content)
-    assert copy_template(tmp_path / "second.db", build)
+    assert copy_template(cached.parent, tmp_path / "second.db", build)
     assert tables(tmp_path / "second.db") == ["made"]
     assert is_sound(cached)
 
@@ -96,9 +96,9 @@ def test_what_a_killed_build_left_is_in_nobodys_way(cached: Path, tmp_path: Path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copy_template(tmp_path / "first.db", killed)
+        copy_template(cached.parent, tmp_path / "first.db", killed)
     assert not is_sound(cached)
-    assert copy_template(tmp_path / "second.db", build)
+    assert copy_template(cached.parent, tmp_path / "second.db", build)
 
 
 def test_a_build_that_fails_is_no_template(
@@ -109,7 +109,7 @@ def test_a_build_that_fails_is_no_template(
     def fails(database: Path) -> None:
         raise OSError("the migrations failed")
 
-    assert not copy_template(tmp_path / "first.db", fails)
+    assert not copy_template(cached.parent, tmp_path / "first.db", fails)
     assert "migrating instead: the migrations failed" in capsys.readouterr().err
     assert not is_sound(cached)
 
@@ -117,5 +117,5 @@ def test_a_build_that_fails_is_no_template(
 def test_a_cache_that_cannot_be_written_is_no_error(cached: Path, tmp_path: Path) -> None:
     """Without a cache, the server is told to migrate."""
     (tmp_path / "cache").write_text("a file, where the folder should be")
-    assert not copy_template(tmp_path / "first.db", build)
+    assert not copy_template(cached.parent, tmp_path / "first.db", build)
     assert not (tmp_path / "first.db").exists()
