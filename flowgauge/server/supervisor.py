@@ -30,8 +30,8 @@ def supervise(connection: socket.socket) -> None:
 
     Args:
         connection: From the run come lines of JSON: a folder to remove at the end (`home`),
-            what server to start (`start`), signals for it (`send`). It is told when this process is there
-            (`supervisor`), the server's `pid` and `port`, and its exit code (`exited`).
+            what server to start (`start`), signals for it (`send`). It is told when this process
+            is there (`supervisor`), the server's `pid` and `port`, and its exit code (`exited`).
     """
     _Supervisor(connection).run()
 

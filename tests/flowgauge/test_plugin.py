@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -164,11 +167,13 @@ def test_later():
 
 
 def test_a_run_leaves_nothing_behind(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """A run leaves no process and no file, and neither reads nor writes the user's Prefect."""
     home = pytester.mkdir("home")
-    temporary = pytester.mkdir("temporary")
+    # A path that is long is not used: there are sockets in the folder of a run.
+    temporary = Path(tempfile.mkdtemp(prefix="fg", dir="/tmp"))
+    request.addfinalizer(lambda: shutil.rmtree(temporary))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("TMPDIR", str(temporary))
