@@ -87,6 +87,7 @@ def test_ones_own_flows(pytester: pytest.Pytester) -> None:
     result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d days.*"])
 
 
+@pytest.mark.e2e
 def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
     """The commands for one's own cluster run tests in its workers, and the cluster runs on.
 

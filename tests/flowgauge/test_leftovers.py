@@ -86,6 +86,7 @@ def errors(result: pytest.RunResult) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.e2e
 def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> None:
     """A process, a thread or a file that a test leaves is its error, and named."""
     (project.path / "old.log").write_text("1")
@@ -371,6 +372,7 @@ def test_nothing_is_checked_where_it_is_off(project: pytest.Pytester) -> None:
     run(project).assert_outcomes(passed=2)
 
 
+@pytest.mark.e2e
 def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) -> None:
     """Flows leave nothing: services and their connections are Prefect's; a client is a test's."""
     project.makeini("[pytest]")

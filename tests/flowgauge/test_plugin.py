@@ -166,6 +166,7 @@ def test_later():
     result.stdout.fnmatch_lines(["guarantees: 2 failed, 1 does not hold, 4 proved, 1 not run (*"])
 
 
+@pytest.mark.e2e
 def test_a_run_leaves_nothing_behind(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

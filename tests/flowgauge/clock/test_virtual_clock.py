@@ -113,7 +113,7 @@ two_jobs = st.tuples(
 ).map(list)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(jobs=two_jobs)
 def test_attempts_happen_when_they_should(
     task_runner: TaskRunner[Any],

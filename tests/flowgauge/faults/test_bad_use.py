@@ -22,13 +22,6 @@ class Unsendable(Exception):
         self.lock = threading.Lock()
 
 
-class Unmakeable(Exception):
-    """An exception that pickle can't make again."""
-
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(f"{host}:{port}")
-
-
 @pytest.fixture
 def wanted(tmp_path: Path) -> Iterator[Faults]:
     """Give faults without a server: none of them strikes."""
@@ -86,12 +79,6 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
             "faults.on('load').fail_times(1): <class 'tests.flowgauge.faults.test_bad_use."
             "Unsendable'> can't travel to other processes (TypeError: cannot pickle"
             " '_thread.lock' object)",
-        ),
-        (
-            lambda f: f.on("load").fail_times(1, Unmakeable("host", 80)),
-            "faults.on('load').fail_times(1): Unmakeable('host:80') can't travel to other"
-            " processes (TypeError: Unmakeable.__init__() missing 1 required positional argument:"
-            " 'port')",
         ),
         (
             lambda f: f.on("load").fail_times(1, "no answer"),

@@ -92,6 +92,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
 
 
+@pytest.mark.e2e
 def test_a_kept_keeper_gives_each_run_a_fresh_server(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
@@ -117,6 +118,7 @@ def test_flow(prefect_server):
     wait_until_gone([second["server"], stopped.pid])
 
 
+@pytest.mark.e2e
 def test_xdist_workers_have_a_server_each_and_share_a_keeper(
     pytester: pytest.Pytester, said: Path
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_run_without_flows_ends_the_keeper_before_its_first_test(
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+@pytest.mark.e2e
 def test_a_server_that_nobody_seemed_to_need_is_started_all_the_same(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
@@ -176,6 +179,7 @@ def pytest_configure():
     assert pytester.runpytest_subprocess(option).ret == pytest.ExitCode.OK
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("where", ["conftest.py", "prefect.toml"])
 def test_a_server_hears_of_all_settings(pytester: pytest.Pytester, said: Path, where: str) -> None:
     """A server that started before a conftest or project file could be read is replaced."""
@@ -194,6 +198,7 @@ def test_settings(prefect_server):
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+@pytest.mark.e2e
 def test_the_server_stays_out_of_the_clients_process(pytester: pytest.Pytester, said: Path) -> None:
     """A run does not spend seconds on importing the server, and nothing stands in its place."""
     pytester.makepyfile(
@@ -207,6 +212,7 @@ def test_flow(prefect_server):
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+@pytest.mark.e2e
 def test_a_wedged_server_ends_the_run_with_one_line(pytester: pytest.Pytester, said: Path) -> None:
     """A run whose server hangs is over in seconds, and says why; no client waits for minutes."""
     pytester.makeconftest("import flowgauge.server.watch as w; w.PROBE_SECONDS = 0.5")
@@ -232,6 +238,7 @@ def test_after_it(prefect_server):
     result.stdout.fnmatch_lines(["*the Prefect server of this run has not answered in*"])
 
 
+@pytest.mark.e2e
 def test_the_stock_harness_gives_the_same_and_ends_with_a_killed_run(
     pytester: pytest.Pytester, said: Path, prefect_server: str
 ) -> None:
@@ -298,6 +305,7 @@ def test_many(task_runner):
         yield Path(temporary)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_killed_run_leaves_nothing(
     pytester: pytest.Pytester, killable: Path, number: int
