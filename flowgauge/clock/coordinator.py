@@ -16,7 +16,7 @@ from typing import Any
 from flowgauge.clock.runs import Runs, Sighting
 from flowgauge.clock.shared_time import SharedTime
 
-HAND_OVER = 1.0
+HAND_OVER = 5.0
 """Seconds without any news after which a submitted run is held to be queued, not on its way."""
 
 SECOND_LOOK = 0.003
