@@ -67,11 +67,11 @@ def test_harness(
         return
     suites: Suites = request.getfixturevalue("suites")
     ours = [getattr(times, figure) for times in getattr(suites, server)]
-    labels: dict[str, Any] = {"group": "startup", "runner": None, "params": {"server": server}}
+    labels: dict[str, Any] = {"group": "harness", "runner": None, "params": {}}
     paired.benchmark.pedantic(lambda: None)
     paired.keep(
         Rounds(tuple(ours), (getattr(suites.stock, figure),) * len(ours)),
-        id=f"harness-{figure.replace('_', '-')}",
+        id=f"{figure.replace('_', '-')}-{server}",
         figure=FIGURES[figure],
         reference="Prefect's own test harness",
         **labels,

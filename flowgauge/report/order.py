@@ -28,6 +28,7 @@ _GROUPS = {
     "features": "What each feature costs",
     "patterns": "What each pattern costs",
     "startup": "What is slow to start",
+    "harness": "What a test run costs",
     "noise": "The same thing against itself",
 }
 # Okabe and Ito's colours: told apart by most colour-blind people, and on white and black alike.

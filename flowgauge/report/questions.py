@@ -83,6 +83,14 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "cost",
             rows_where(_in_group("startup"), _has_time),
         ),
+        Question(
+            "harness-ratio",
+            "What does a test run cost beside Prefect's own harness?",
+            "How many times as long it takes with Flowgauge's server, started with the run (cold)"
+            " or left by an earlier one (kept).",
+            "ratio",
+            rows_where(_in_group("harness"), _has_ratio),
+        ),
     )
 
 

@@ -21,7 +21,14 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def test_files(report: Path, sample: Results) -> None:
     """A report is a page, Markdown, the results and a chart for each question."""
-    charts = ("task-cost", "feature-ratio", "feature-cost", "pattern-ratio", "startup")
+    charts = (
+        "task-cost",
+        "feature-ratio",
+        "feature-cost",
+        "pattern-ratio",
+        "startup",
+        "harness-ratio",
+    )
     expected = {"index.html", "report.md", "results.json", *(f"charts/{c}.svg" for c in charts)}
     assert set(files(report)) == expected
     assert Results.load(report / "results.json") == sample
