@@ -516,8 +516,9 @@ def test_a_run_that_outlives_its_test_fails(
 ) -> None:
     """A run that still waits when the test gives the clock back fails instead of waiting on."""
     home = run_home(pytestconfig)
+    process = ClockProcess(home)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with virtual_clock_of(ClockProcess(home), home):
+        with virtual_clock_of(process, home):
             hold = threading.Event()
 
             @task
@@ -531,7 +532,7 @@ def test_a_run_that_outlives_its_test_fails(
 
             run = pool.submit(left_behind)
             deadline = time.monotonic() + 20
-            while not noted(tmp_path / "a") and time.monotonic() < deadline:
+            while not process._sleepers and time.monotonic() < deadline:
                 time.sleep(0.005)
         hold.set()
         with pytest.raises(ClockEndedError, match="the test that had the clock is over"):
