@@ -74,6 +74,8 @@ def errors(result: pytest.RunResult) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     name = ""
     for line in result.outlines:
+        if "short test summary info" in line:
+            break  # where CI is set, pytest says everything once more there
         if line.startswith("____") or line.startswith("===="):
             name = line.strip("_ ").removeprefix("ERROR at teardown of ")
         elif line.startswith("  ") and line.strip().split()[0] in {
