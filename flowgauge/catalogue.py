@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue of patterns: found, read, copied, and held against its tests and its table."""
+"""The catalogue of patterns: found, read, and held against its tests and its table."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches, unified_diff
+from difflib import get_close_matches
 from pathlib import Path
 
-from flowgauge.files import write_whole
-from flowgauge.headers import CatalogueError, Guarantee, Pattern, faults, read
+from flowgauge.headers import (
+    CatalogueError,
+    Guarantee,
+    Pattern,
+    is_companion,
+    read,
+    spelt_name,
+)
+from flowgauge.rules import faults
 
 __all__ = [
     "CatalogueError",
     "Guarantee",
     "Pattern",
     "catalogue_root",
-    "copy",
-    "diff",
     "find",
     "guarantee_mismatches",
     "load",
@@ -83,7 +88,7 @@ def find(root: Path, name: str) -> Pattern:
     Raises:
         CatalogueError: If there is none of that name, or its header lacks something.
     """
-    paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in _files(root)}
+    paths = {spelt_name(root, path): path for path in _files(root)}
     if name in paths:
         return read(root, paths[name])
     # "backoff" alone is nearer to the file's own name than to "retries/backoff".
@@ -103,62 +108,6 @@ def problems(root: Path) -> list[str]:
         One line for each fault, empty if there is none.
     """
     return [fault for path in _files(root) for fault in faults(root, path)]
-
-
-def copy(pattern: Pattern, destination: Path, force: bool = False) -> Path:
-    """Copy a pattern to where it is wanted.
-
-    Args:
-        pattern: The pattern.
-        destination: A file name that ends in `.py`, or a folder; it is made if it is missing.
-        force: Overwrite a file that is there.
-
-    Returns:
-        The new file.
-
-    Raises:
-        CatalogueError: If the file exists and `force` is not given.
-        OSError: If it can't be written.
-    """
-    target = _target(pattern, destination)
-    if target.exists() and not force:
-        raise CatalogueError(f"{target} exists: give another name, or --force to overwrite it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, pattern.path.read_text(encoding="utf-8"))
-    return target
-
-
-def diff(pattern: Pattern, file: Path) -> str:
-    """Compare a pattern with a copy of it.
-
-    Args:
-        pattern: The pattern.
-        file: The copy, or the folder that it lies in.
-
-    Returns:
-        A unified diff from the pattern to the copy, empty if they are the same.
-
-    Raises:
-        CatalogueError: If the copy is missing or is not text.
-    """
-    copied = _target(pattern, file)
-    try:
-        theirs = copied.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CatalogueError(f"{copied} cannot be read: {reason}") from None
-    except UnicodeDecodeError:
-        raise CatalogueError(f"{copied} is not UTF-8 text") from None
-    ours = pattern.path.read_text(encoding="utf-8")
-    lines = unified_diff(
-        ours.splitlines(keepends=True),
-        theirs.splitlines(keepends=True),
-        fromfile=f"{pattern.name} (catalogue)",
-        tofile=str(copied),
-    )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
 
 
 def proofs(tests_root: Path) -> frozenset[tuple[str, str]]:
@@ -207,13 +156,14 @@ def readme_mismatches(patterns: Sequence[Pattern], readme: Path) -> list[str]:
 
     Args:
         patterns: The catalogue.
-        readme: A Markdown file; a row begins `| [topic/name](patterns/topic/name.py) |`.
+        readme: A Markdown file; a row begins `| [topic/name](patterns/topic/name.py) |`, for a
+            pattern that is a folder without the `.py`.
 
     Returns:
         One line for each, empty if they match.
     """
     rows = set(_README_ROW.findall(readme.read_text(encoding="utf-8")))
-    wanted = {(p.name, f"patterns/{p.name}.py") for p in patterns}
+    wanted = {(p.name, f"patterns/{p.name}" + ("" if p.is_folder else ".py")) for p in patterns}
     return [
         *(
             f"{name}: no row [{name}]({link}) in {readme.name}"
@@ -245,16 +195,13 @@ def mirror_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[str
 
 
 def _files(root: Path) -> list[Path]:
-    """Return every file that is meant as a pattern, sorted by name."""
+    """Return every file that is meant to have a pattern's header, sorted by name."""
     files = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-    return sorted(path for name, path in files if not any(p[0] in "._" for p in name.parts))
-
-
-def _target(pattern: Pattern, destination: Path) -> Path:
-    """Return the file that is meant by a file or by the folder it lies in."""
-    if destination.suffix == ".py" and not destination.is_dir():
-        return destination
-    return destination / pattern.path.name
+    return sorted(
+        path
+        for name, path in files
+        if not any(part[0] in "._" for part in name.parts) and not is_companion(path)
+    )
 
 
 def _proofs_in(path: Path) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from flowgauge import catalogue
+from flowgauge import catalogue, copies
 from flowgauge.catalogue import CatalogueError, Pattern
 from flowgauge.server import commands
 from flowgauge.server.kept import KeptError
@@ -88,7 +88,10 @@ def show(name: PatternName, /) -> None:
     _print_section("Costs", pattern.costs.split("\n\n"))
     _print_section("Sources", pattern.sources, "  ")
     _print_section("Needs", [f"Python {pattern.requires_python}", *pattern.dependencies])
-    _print_section("File", [str(pattern.path)])
+    if pattern.optional:
+        _print_section("Can use", pattern.optional)
+    files = [str(file) for file in (pattern.path, *pattern.companions)]
+    _print_section("Files" if pattern.companions else "File", files)
 
 
 @app.command
@@ -101,9 +104,9 @@ def copy(
     *,
     force: Force = False,
 ) -> None:
-    """Copy a pattern into a project; it needs no other file."""
+    """Copy a pattern into a project; it needs nothing else."""
     pattern = catalogue.find(catalogue.catalogue_root(), name)
-    print(catalogue.copy(pattern, destination, force))
+    print(copies.copy(pattern, destination, force))
 
 
 @app.command
@@ -114,7 +117,7 @@ def diff(
 ) -> int:
     """Compare a copy with its pattern; the exit status is 1 if they differ."""
     pattern = catalogue.find(catalogue.catalogue_root(), name)
-    difference = catalogue.diff(pattern, file)
+    difference = copies.diff(pattern, file)
     print(difference, end="")
     return int(bool(difference))
 

@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern file: what its header says, and whether the file keeps the catalogue's rules."""
+"""A pattern: what the header of its file says."""
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 SPDX = "# SPDX-License-Identifier: 0BSD"
 SECTIONS = ("Problem", "Guarantees", "Not for", "Costs", "Sources")
 
 _GUARANTEE_ID = re.compile(r"[a-z][a-z0-9-]*")
-_BOUNDS = {"<", "<=", "==", "===", "~="}
 _INDENT = "    "
 
 
@@ -49,6 +44,8 @@ class Pattern:
         sources: Pages and Prefect issues.
         dependencies: Requirements, as PEP 508 writes them.
         requires_python: The Python versions it runs on: `>=3.11`.
+        optional: Requirements of what it can do besides; imported inside functions only.
+        companions: The other files, where the pattern is a folder.
     """
 
     name: str
@@ -61,6 +58,25 @@ class Pattern:
     sources: tuple[str, ...]
     dependencies: tuple[str, ...]
     requires_python: str
+    optional: tuple[str, ...] = ()
+    companions: tuple[Path, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, whose file of the same name has the header."""
+        return _is_folder(self.path)
+
+
+def is_companion(path: Path) -> bool:
+    """Say whether a file belongs to a pattern that is a folder, beside the one with the header."""
+    folder = path.parent
+    return path.stem != folder.name and (folder / f"{folder.name}.py").is_file()
+
+
+def spelt_name(root: Path, path: Path) -> str:
+    """Return the name of the pattern in a file: its topic, and its own name or its folder's."""
+    pattern = path.parent if _is_folder(path) else path.with_suffix("")
+    return pattern.relative_to(root).as_posix()
 
 
 def read(root: Path, path: Path) -> Pattern:
@@ -77,8 +93,8 @@ def read(root: Path, path: Path) -> Pattern:
         CatalogueError: If the file can't be read, or its header lacks something.
     """
     try:
-        source, tree = _parsed(path)
-        requires_python, dependencies = _script_block(source.split("\n"))
+        source, tree = parsed(path)
+        requires_python, dependencies, optional = _script_block(source.split("\n"))
         summary, sections = _sections(ast.get_docstring(tree) or "")
         return Pattern(
             name=_name(root, path),
@@ -91,42 +107,38 @@ def read(root: Path, path: Path) -> Pattern:
             sources=_sources(sections["Sources"]),
             dependencies=dependencies,
             requires_python=requires_python,
+            optional=optional,
+            companions=_companions(path),
         )
     except CatalogueError as fault:
-        raise CatalogueError(f"{_shown(root, path)}: {fault}") from None
+        raise CatalogueError(f"{shown(root, path)}: {fault}") from None
 
 
-def faults(root: Path, path: Path) -> list[str]:
-    """Say what keeps a file from being a pattern that can be copied alone.
-
-    Args:
-        root: The folder of the catalogue.
-        path: A file below it.
-
-    Returns:
-        One line for each fault; a header that can't be read hides those of the code.
-    """
-    try:
-        pattern = read(root, path)
-    except CatalogueError as error:
-        return [str(error)]
-    _, tree = _parsed(path)
-    found = (*_dependency_faults(pattern), *_import_faults(pattern, tree), *_main_faults(tree))
-    return [f"{_shown(root, path)}: {fault}" for fault in dict.fromkeys(found)]
-
-
-def _shown(root: Path, path: Path) -> str:
+def shown(root: Path, path: Path) -> str:
+    """Return a file's name as messages show it."""
     return path.relative_to(root.parent).as_posix()
 
 
 def _name(root: Path, path: Path) -> str:
-    name = path.relative_to(root).with_suffix("")
-    if len(name.parts) != 2:
+    name = spelt_name(root, path)
+    if name.count("/") != 1:
         raise CatalogueError(f"is not in a topic's folder: move it to {root.name}/<topic>/")
-    return name.as_posix()
+    return name
 
 
-def _parsed(path: Path) -> tuple[str, ast.Module]:
+def _is_folder(path: Path) -> bool:
+    return path.stem == path.parent.name
+
+
+def _companions(path: Path) -> tuple[Path, ...]:
+    if not _is_folder(path):
+        return ()
+    files = (file for file in path.parent.iterdir() if file.is_file() and file != path)
+    return tuple(sorted(file for file in files if file.name[0] not in "._"))
+
+
+def parsed(path: Path) -> tuple[str, ast.Module]:
+    """Return the text of a Python file and its syntax tree."""
     try:
         source = path.read_text(encoding="utf-8")
         return source, ast.parse(source)
@@ -140,8 +152,8 @@ def _parsed(path: Path) -> tuple[str, ast.Module]:
         raise CatalogueError(f"is not Python: {error}") from None
 
 
-def _script_block(lines: list[str]) -> tuple[str, tuple[str, ...]]:
-    """Return what the `# /// script` block requires of Python, and the dependencies."""
+def _script_block(lines: list[str]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return what the `# /// script` block requires of Python, dependencies, optional ones."""
     if lines[0] != SPDX:
         raise CatalogueError(f'line 1 is not "{SPDX}"')
     if len(lines) < 2 or lines[1] != "# /// script":
@@ -158,7 +170,9 @@ def _script_block(lines: list[str]) -> tuple[str, tuple[str, ...]]:
         raise CatalogueError('the "# /// script" block has no requires-python = "..."')
     if not isinstance(dependencies, list) or not all(isinstance(d, str) for d in dependencies):
         raise CatalogueError('the "# /// script" block has no dependencies = ["...", ...]')
-    return requires_python, tuple(dependencies)
+    # The script block has no place of its own for what a script can do without.
+    optional = script.get("tool", {}).get("flowgauge", {}).get("optional-dependencies", [])
+    return requires_python, tuple(dependencies), tuple(optional)
 
 
 def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
@@ -236,58 +250,3 @@ def _sources(lines: list[str]) -> tuple[str, ...]:
         if not item.startswith("- "):
             raise CatalogueError(f'source "{item}" does not begin with "- "')
     return tuple(item.removeprefix("- ") for item in items)
-
-
-def _dependency_faults(pattern: Pattern) -> Iterator[str]:
-    for text in pattern.dependencies:
-        try:
-            bounds = {specifier.operator for specifier in Requirement(text).specifier}
-        except InvalidRequirement:
-            yield f'dependency "{text}" is not a requirement such as "prefect>=3.8,<4"'
-            continue
-        if not bounds & _BOUNDS:
-            yield f'dependency "{text}" has no upper bound: add one, such as "<4"'
-
-
-def _import_faults(pattern: Pattern, tree: ast.Module) -> Iterator[str]:
-    for module in _imported(tree):
-        package = module.partition(".")[0]
-        if package in ("", "patterns"):
-            yield f"imports from another pattern ({module}): copy what it needs into it"
-        elif package == "flowgauge":
-            yield f"imports {module}: a pattern must work where flowgauge is not installed"
-        elif package not in sys.stdlib_module_names and not _declares(pattern, package):
-            yield f"imports {package}, which its dependencies do not name"
-
-
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the dotted name of every import; a relative one begins with a dot."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-
-
-def _declares(pattern: Pattern, package: str) -> bool:
-    named = {canonicalize_name(re.split(r"[^\w.-]", d)[0]) for d in pattern.dependencies}
-    if canonicalize_name(package) in named:
-        return True
-    # A distribution may be called otherwise than what it installs (PyYAML, yaml). Reading what
-    # is installed takes long, so only where the names differ.
-    from importlib.metadata import packages_distributions
-
-    return any(canonicalize_name(d) in named for d in packages_distributions().get(package, ()))
-
-
-def _main_faults(tree: ast.Module) -> Iterator[str]:
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    defined = any(isinstance(node, functions) and node.name == "main" for node in tree.body)
-    guarded = any(
-        isinstance(node, ast.If)
-        and ast.unparse(node.test) == "__name__ == '__main__'"
-        and any(isinstance(n, ast.Name) and n.id == "main" for n in ast.walk(node))
-        for node in tree.body
-    )
-    if not (defined and guarded):
-        yield 'has no main() called under if __name__ == "__main__": it cannot show itself'

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue import Pattern, catalogue_root, copy, load
+from flowgauge.catalogue import Pattern, catalogue_root, load
+from flowgauge.copies import copy
 from flowgauge.isolation import forget_user_settings
 from flowgauge.process_pool import preloaded_context
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue is read from its files, found by name, and copied whole."""
+"""The catalogue is read from its files and found by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from flowgauge import catalogue
 from flowgauge.catalogue import (
     CatalogueError,
     catalogue_root,
-    copy,
-    diff,
     find,
     load,
     proofs,
@@ -130,66 +128,6 @@ def test_no_catalogue_is_told(tmp_path: Path) -> None:
     """Where there is no catalogue, the error says where it was sought."""
     with pytest.raises(CatalogueError, match="no patterns/ beside"):
         catalogue_root(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("destination", "file"),
-    [
-        ("here", "here/backoff.py"),
-        ("new/folder", "new/folder/backoff.py"),
-        ("new/mine.py", "new/mine.py"),
-    ],
-)
-def test_a_pattern_is_copied_to_a_folder_or_a_name(
-    root: Path, tmp_path: Path, destination: str, file: str
-) -> None:
-    """A destination that ends in .py names the copy, any other one is its folder."""
-    (tmp_path / "here").mkdir()
-    pattern = find(root, "retries/backoff")
-    assert copy(pattern, tmp_path / destination) == tmp_path / file
-    assert (tmp_path / file).read_bytes() == pattern.path.read_bytes()
-
-
-def test_a_copy_overwrites_nothing_unless_forced(root: Path, tmp_path: Path) -> None:
-    """A file that is there stays as it is, until `force` says otherwise."""
-    pattern, target = find(root, "retries/backoff"), tmp_path / "backoff.py"
-    target.write_text("mine")
-    with pytest.raises(CatalogueError, match=r"backoff\.py exists: .*--force"):
-        copy(pattern, tmp_path)
-    assert target.read_text() == "mine"
-    copy(pattern, tmp_path, force=True)
-    assert target.read_text() == PATTERN
-
-
-def test_a_copy_does_not_differ_until_it_is_changed(root: Path, tmp_path: Path) -> None:
-    """A fresh copy has no diff; a changed one has its changes as added lines."""
-    pattern = find(root, "retries/backoff")
-    target = copy(pattern, tmp_path)
-    assert diff(pattern, target) == diff(pattern, tmp_path) == ""
-    target.write_text(PATTERN.replace("import json", "import json  # mine"))
-    lines = diff(pattern, target).splitlines()
-    assert lines[:2] == ["--- retries/backoff (catalogue)", f"+++ {target}"]
-    changed = [line for line in lines[2:] if line[0] in "+-"]
-    assert changed == ["-import json", "+import json  # mine"]
-
-
-def test_a_diff_shows_a_missing_line_end(root: Path, tmp_path: Path) -> None:
-    """A copy whose last line lost its end differs in that, and lines stay apart."""
-    pattern = find(root, "retries/backoff")
-    (tmp_path / "backoff.py").write_text(PATTERN.removesuffix("\n"))
-    assert diff(pattern, tmp_path).endswith(
-        "-    main()\n+    main()\n\\ No newline at end of file\n"
-    )
-
-
-def test_a_diff_with_what_is_no_copy_is_told(root: Path, tmp_path: Path) -> None:
-    """A file that is missing or is not text gives one line."""
-    pattern = find(root, "retries/backoff")
-    with pytest.raises(CatalogueError, match="cannot be read: no such file"):
-        diff(pattern, tmp_path / "none.py")
-    (tmp_path / "backoff.py").write_bytes(b"\xff")
-    with pytest.raises(CatalogueError, match="is not UTF-8 text"):
-        diff(pattern, tmp_path)
 
 
 def test_proofs_are_read_from_marks(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge import catalogue
+from flowgauge import copies
 from flowgauge.catalogue import catalogue_root, find, load
 from flowgauge.cli import run
 from flowgauge.measure.results import Results
@@ -90,7 +90,7 @@ def test_copy_overwrites_when_forced(capsys: Captured, tmp_path: Path) -> None:
 
 def test_diff_tells_by_its_status_whether_a_copy_differs(capsys: Captured, tmp_path: Path) -> None:
     """The status is 0 and nothing is printed for a fresh copy, 1 with a diff for a changed one."""
-    file = catalogue.copy(find(ROOT, NAME), tmp_path)
+    file = copies.copy(find(ROOT, NAME), tmp_path)
     assert run(["diff", NAME, str(file)]) == 0
     assert capsys.readouterr().out == ""
     file.write_text(file.read_text() + "# mine\n")

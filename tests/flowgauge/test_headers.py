@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern's header is read as it was meant, and a file that breaks the rules is told."""
+"""A pattern's header is read as it was meant, and one that can't be read is told."""
 
 from __future__ import annotations
 
@@ -203,40 +203,21 @@ def test_a_file_that_is_not_text_is_told_in_one_line(root: Path) -> None:
     assert problems(root) == ["patterns/retries/backoff.py: is not UTF-8 text"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "fault"),
-    [
-        ("prefect>=3.8,<4", "prefect>=3.8", '"prefect>=3.8" has no upper bound'),
-        ("prefect>=3.8,<4", "prefect>=<4", '"prefect>=<4" is not a requirement'),
-        ("async def main(", "async def start(", "has no main()"),
-        ("    asyncio.run(main())", "    asyncio.run(None)", "has no main()"),
-        ('if __name__ == "__main__":', "if True:", "has no main()"),
-        ("import json", "import patterns.retries.only_on", "another pattern"),
-        ("import json", "from .only_on import json", "another pattern (.only_on)"),
-        ("import json", "from . import only_on", "another pattern (.)"),
-        ("import json", "import flowgauge.runners", "imports flowgauge.runners"),
-        ("import json", "import numpy.linalg", "imports numpy, which its dependencies do not"),
-        ("    import asyncio", "    from httpx import get", "imports httpx, which"),
-    ],
-)
-def test_code_that_cannot_be_copied_alone_is_told(
-    root: Path, old: str, new: str, fault: str
-) -> None:
-    """What stops a file from working as the only one copied is one line of the problems."""
-    assert old in PATTERN
-    (found,) = problems(placed(root, PATTERN.replace(old, new, 1)))
-    assert found.startswith("patterns/retries/backoff.py: ")
-    assert fault in found
-
-
-@pytest.mark.parametrize("bound", ["<4", "<=3.9", "==3.8.8", "~=3.8", "[dask]>=3.8,<4"])
-def test_a_bounded_dependency_is_no_problem(root: Path, bound: str) -> None:
-    """Every way to bound a version from above will do."""
-    assert problems(placed(root, PATTERN.replace(">=3.8,<4", bound))) == []
-
-
 @pytest.mark.parametrize("name", ["backoff", "retries/more/backoff"])
 def test_a_pattern_lies_in_the_folder_of_a_topic(root: Path, name: str) -> None:
     """A file beside the topics, or deeper, is a fault, not overlooked."""
     (found,) = problems(placed(root, name=name))
     assert found == f"patterns/{name}.py: is not in a topic's folder: move it to patterns/<topic>/"
+
+
+def test_a_folder_of_files_is_one_pattern(root: Path) -> None:
+    """The file named like its folder has the header; the others belong to it, caches don't."""
+    placed(root, name="flows/two_ways/two_ways")
+    placed(root, "STEPS = 2", name="flows/two_ways/steps")
+    (root / "flows" / "two_ways" / "prefect.yaml").touch()
+    (root / "flows" / "two_ways" / ".hidden").touch()
+    (root / "flows" / "two_ways" / "__pycache__").mkdir()
+    pattern, _ = load(root)
+    assert pattern.name == "flows/two_ways"
+    assert pattern.is_folder
+    assert [file.name for file in pattern.companions] == ["prefect.yaml", "steps.py"]
