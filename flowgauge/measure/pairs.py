@@ -114,18 +114,22 @@ def _checked(check: Callable[[Any], bool], answer: Any, whose: str) -> None:
         raise WrongAnswerError(f"the {whose} answered {answer!r:.200}, which is wrong")
 
 
-def row(rounds: Rounds, *, per: int, **labels: Any) -> Row:
+def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
     """Sum up rounds as a row of the results.
 
     Args:
         rounds: The times, at least one.
         per: How many units of work (task runs, flow runs) one round of the candidate holds.
+        rate: Say how many runs a minute holds rather than how long one takes.
         **labels: `id`, `group`, `runner`, `params`, `figure` and `reference` of the row.
 
     Returns:
-        The row: seconds for each unit, and the ratio of a round to its own reference.
+        The row: seconds for each unit or runs for each minute, and the ratio of a round's time to
+        that of its own reference.
     """
-    cost = median_interval([seconds / per for seconds in rounds.candidate])
+    cost = median_interval(
+        [60 * per / seconds if rate else seconds / per for seconds in rounds.candidate]
+    )
     ratio = (
         median_interval(
             [ours / theirs for ours, theirs in zip(rounds.candidate, rounds.reference, strict=True)]
@@ -134,7 +138,7 @@ def row(rounds: Rounds, *, per: int, **labels: Any) -> Row:
         else None
     )
     return Row(
-        unit="seconds",
+        unit="runs/min" if rate else "seconds",
         value=cost.median,
         low=cost.low,
         high=cost.high,

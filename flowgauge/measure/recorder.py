@@ -59,7 +59,7 @@ class Paired:
             check: Says whether an answer, of either, is right.
             per: Units of work in one round of the candidate.
             id: The row's name within its group.
-            group: `features`, `patterns`, `startup` or `noise`.
+            group: `features`, `patterns`, `startup`, `deployments`, `harness` or `noise`.
             figure: What the value is, for people.
             runner: The task runner measured, None where there is none.
             against: What the reference is, for people.

@@ -25,11 +25,12 @@ class Row:
 
     Attributes:
         id: What was measured, for example `submit` or `retries/backoff`.
-        group: `features`, `patterns`, `startup` or `noise`; others are shown too.
+        group: `features`, `patterns`, `startup`, `deployments`, `harness` or `noise`; others are
+            shown too.
         runner: The task runner's name, None if the figure belongs to no runner.
         params: What else was set, for example the number of tasks.
         figure: What the value is, for people: "time per task run".
-        unit: The unit of `value`, `low` and `high`: "seconds".
+        unit: The unit of `value`, `low` and `high`: "seconds", or "runs/min".
         value: The median over the rounds.
         low: Lower end of the median's 95 % bootstrap interval.
         high: Upper end of that interval.

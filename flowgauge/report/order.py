@@ -28,6 +28,7 @@ _GROUPS = {
     "features": "What each feature costs",
     "patterns": "What each pattern costs",
     "startup": "What is slow to start",
+    "deployments": "What a deployment costs",
     "harness": "What a test run costs",
     "noise": "The same thing against itself",
 }

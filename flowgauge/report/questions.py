@@ -84,6 +84,15 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             rows_where(_in_group("startup"), _has_time),
         ),
         Question(
+            "deployment-cost",
+            "What does a deployed run cost?",
+            "From a trigger until the flow runs: what is served or pulled waits until somebody"
+            " looks, by default every ten seconds, what is pushed does not. And a flow run's share"
+            " of the time where many run at once.",
+            "cost",
+            rows_where(_in_group("deployments"), _has_time),
+        ),
+        Question(
             "harness-ratio",
             "What does a test run cost beside Prefect's own harness?",
             "How many times as long it takes with Flowgauge's server, started with the run (cold)"

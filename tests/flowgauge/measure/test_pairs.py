@@ -95,3 +95,20 @@ def test_a_row_is_per_unit_and_its_ratio_is_of_pairs() -> None:
     assert made.ratio == 3.0
     assert (made.ratio_low, made.ratio_high) == (2.0, 4.0)
     assert made.rounds == 3
+
+
+def test_a_rate_is_what_a_minute_holds() -> None:
+    """Two runs in 4, 5 and 8 seconds are 30, 24 and 15 a minute; the ratio stays that of times."""
+    made = row(
+        Rounds(candidate=(4.0, 5.0, 8.0), reference=(2.0, 5.0, 2.0)),
+        per=2,
+        rate=True,
+        id="runs-of-a-worker",
+        group="deployments",
+        runner=None,
+        params={},
+        figure="flow runs",
+        reference="another",
+    )
+    assert (made.value, made.low, made.high, made.unit) == (24.0, 15.0, 30.0, "runs/min")
+    assert made.ratio == 2.0

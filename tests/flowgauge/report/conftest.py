@@ -71,6 +71,9 @@ def _rows() -> Iterator[Row]:
     yield row("flow", 0.078, 3.1e6, figure="time per flow run", **call)
     yield row("task-call", 0.0031, 1.2e5, **call)
     yield row("server", 8.4, group="startup", figure="time to start", params={}, runner=None)
+    pushed: dict[str, Any] = {"reference": "the same pushed", "params": {}}
+    yield row("trigger-serve", 7.1, 2.2, group="deployments", runner=None, **pushed)
+    yield row("runs-of-a-worker", 28.0, group="deployments", runner=None, unit="runs/min")
     harness: dict[str, Any] = {"reference": "Prefect's own test harness", "params": {}}
     yield row("first-flow-cold", 5.6, 0.34, group="harness", runner=None, **harness)
 

@@ -27,6 +27,7 @@ def test_files(report: Path, sample: Results) -> None:
         "feature-cost",
         "pattern-ratio",
         "startup",
+        "deployment-cost",
         "harness-ratio",
     )
     expected = {"index.html", "report.md", "results.json", *(f"charts/{c}.svg" for c in charts)}

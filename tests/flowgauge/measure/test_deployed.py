@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a deployment are triggered, watched to their end, and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flowgauge.measure import deployed
+from flowgauge.measure.deployed import DeployedError, Site
+
+
+@pytest.fixture
+def site(prefect_server: str, tmp_path: Path) -> Iterator[Site]:
+    """Give a flow that can be deployed on the server of the tests."""
+    with Site(prefect_server, tmp_path) as site:
+        yield site
+
+
+def test_what_the_server_refuses_is_told(site: Site) -> None:
+    """An answer that is an error is raised with what was asked and what was said."""
+    with pytest.raises(DeployedError, match="GET /deployments/none: 4"):
+        site.request("GET", "/deployments/none")
+
+
+def test_what_is_never_run_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that nobody starts is given up at the deadline."""
+    monkeypatch.setattr(deployed, "DEADLINE", 0.3)
+    with pytest.raises(DeployedError, match=r"no end of waiting for run .* after 0\.3 s"):
+        site.runs(site.deploy("left-alone"))
+
+
+def test_a_run_that_ends_badly_is_told(site: Site) -> None:
+    """A run that doesn't complete ends the measurement, with its state."""
+    deployment = site.deploy("cancelled")
+    run = site.request("POST", f"/deployments/{deployment}/create_flow_run")["id"]
+    cancelled = {"type": "CANCELLED", "name": "Cancelled"}
+    site.request("POST", f"/flow_runs/{run}/set_state", state=cancelled)
+    with pytest.raises(DeployedError, match="ended as Cancelled"):
+        site.ended(run)
+
+
+@pytest.mark.e2e
+def test_a_served_run_is_timed(site: Site) -> None:
+    """Runs of a deployment that a process serves complete, and started after their trigger."""
+    with site.running("flows.py", PREFECT_RUNNER_POLL_FREQUENCY="1"):
+        before = time.monotonic()
+        seconds = site.seconds_to_start(site.find("served"))
+        assert 0 < seconds < time.monotonic() - before
