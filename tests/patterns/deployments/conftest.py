@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One real Prefect server with all its services for the end-to-end tests, and commands on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from patterns.deployments.self_hosted_server import prefect_server as run_prefect_server
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="session")
+def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the API of a server that schedules, finds late runs and acts on events."""
+    home = tmp_path_factory.mktemp("live-server")
+    # Its log is kept beside its database: a test that fails shows where it lies.
+    with run_prefect_server(home, settings={"PREFECT_SERVER_UI_ENABLED": "true"}) as api:
+        yield api
+
+
+def environment(api: str, home: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a process that knows one API and none of a person's settings."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **inherited,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": api,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+        **settings,
+    }
+
+
+@pytest.fixture
+def prefect(live_server: str, tmp_path: Path) -> Command:
+    """Run `prefect ...` against the live server, and return what it said."""
+
+    def run(*words: str, cwd: Path = tmp_path, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "prefect", *words],
+            cwd=cwd,
+            env=environment(live_server, tmp_path / "home", **settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
+    """Start `python ...` against the live server; what still runs is ended after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: str, cwd: Path = tmp_path, **settings: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / "started.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                cwd=cwd,
+                env=environment(live_server, tmp_path / "home", **settings),
+                stdout=log,
+                stderr=log,
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.terminate()
+    for process in started:
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/deployments/self_hosted_server.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg  # type: ignore[import-untyped]
+import httpx
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from patterns.deployments.self_hosted_server import postgres, prefect_server, read
+
+NAME = "deployments/self_hosted_server"
+
+# A step that is done, and one that waits to be told.
+FLOW = """
+import time
+from pathlib import Path
+from prefect import flow, task
+
+@task
+def step(folder, name):
+    with (Path(folder) / "done").open("a") as file:
+        file.write(f"{name}\\n")
+
+@task
+def wait(folder):
+    (Path(folder) / "waits").touch()
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.05)
+
+@flow
+def journey(folder: str):
+    step(folder, "departed")
+    wait(folder)
+    step(folder, "arrived")
+"""
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something holds, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {holds}"
+        time.sleep(0.1)
+
+
+def server_process(api: str) -> psutil.Process:
+    """Return the process that listens at an address."""
+    port = urlsplit(api).port
+    return next(
+        process
+        for process in psutil.Process().children(recursive=True)
+        if port in {each.laddr.port for each in listening(process)}
+    )
+
+
+def listening(process: psutil.Process) -> list[Any]:
+    """Return where a process listens."""
+    connections = process.net_connections(kind="tcp")
+    return [each for each in connections if each.status == psutil.CONN_LISTEN]
+
+
+def post(api: str, path: str, body: object) -> dict[str, object]:
+    """Send JSON to an API and return what it answers."""
+    answer = httpx.post(f"{api}/{path}", json=body, timeout=30).raise_for_status()
+    return dict(answer.json()) if answer.content else {}
+
+
+def state(api: str, run: str) -> str:
+    """Return the name of a run's state."""
+    return str(httpx.get(f"{api}/flow_runs/{run}").raise_for_status().json()["state"]["name"])
+
+
+def deploy(api: str, folder: Path) -> str:
+    """Make a pool and a deployment of the flow, and return the deployment's id."""
+    code = folder / "code"
+    code.mkdir()
+    (code / "journey.py").write_text(FLOW)
+    post(api, "work_pools/", {"name": "travel", "type": "process", "base_job_template": TEMPLATE})
+    flow = post(api, "flows/", {"name": "journey"})["id"]
+    deployment = {
+        "name": "self-hosted",
+        "flow_id": flow,
+        "work_pool_name": "travel",
+        "entrypoint": "journey.py:journey",
+        "path": str(code),
+    }
+    return str(post(api, "deployments/", deployment)["id"])
+
+
+TEMPLATE = {
+    "job_configuration": {"command": "{{ command }}", "env": "{{ env }}"},
+    "variables": {
+        "type": "object",
+        "properties": {"command": {"type": "string"}, "env": {"type": "object"}},
+    },
+}
+
+
+@contextmanager
+def worker(api: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker of the pool."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+    settings = {
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(folder / "worker"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "travel"]
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**inherited, **settings}, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def rows(url: str, query: str) -> list[tuple[object, ...]]:
+    """Return what PostgreSQL itself answers."""
+
+    async def ask() -> list[tuple[object, ...]]:
+        connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+        try:
+            return [tuple(row) for row in await connection.fetch(query)]
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+@dataclass(frozen=True)
+class Life:
+    """What was seen of a server on PostgreSQL, and of a run that both were restarted under."""
+
+    version: str
+    page: str
+    ui_settings: dict[str, object]
+    port: int | None
+    listening: frozenset[str]
+    settings: frozenset[str]
+    home: frozenset[str]
+    without_database: int
+    pid_kept: bool
+    worker_alive: bool
+    states: tuple[str, str, str]
+    done: tuple[str, ...]
+    later: str
+    in_postgres: tuple[tuple[object, ...], ...]
+    survivors: tuple[Any, ...]
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """Restart PostgreSQL, then kill and start the server, while a run waits in a task."""
+    folder = tmp_path_factory.mktemp("life")
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as person:
+        person.setenv("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+        # Not among pytest's folders: each pytest that starts shuts them to PostgreSQL's own user.
+        data = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"
+        database = stack.enter_context(ExitStack())
+        url = database.enter_context(postgres(data))
+        server = stack.enter_context(ExitStack())
+        api = server.enter_context(prefect_server(folder / "home", url))
+        process = server_process(api)
+        version, page = read(f"{api}/admin/version"), read(api.removesuffix("/api"))
+        ui_settings = read(api.removesuffix("/api") + "/ui-settings")
+        seen_listening = frozenset(str(each.laddr.ip) for each in listening(process))
+        settings = frozenset(name for name in process.environ() if name.startswith("PREFECT_"))
+
+        deployment = deploy(api, folder)
+        stack.enter_context(worker(api, folder))
+        start = f"deployments/{deployment}/create_flow_run"
+        run = str(post(api, start, {"parameters": {"folder": str(folder)}})["id"])
+        until((folder / "waits").exists)
+        states = [state(api, run)]
+
+        database.close()
+        without_database = httpx.get(f"{api}/flow_runs/{run}", timeout=60).status_code
+        database.enter_context(postgres(data))
+        until(lambda: httpx.get(f"{api}/flow_runs/{run}", timeout=60).status_code == 200)
+        states.append(state(api, run))
+        pid_kept = server_process(api) == process
+
+        family = (process, *process.children(recursive=True))
+        process.send_signal(signal.SIGKILL)
+        server.close()
+        port = urlsplit(api).port
+        server.enter_context(prefect_server(folder / "home", url, port))
+        (folder / "go").touch()
+        until(lambda: state(api, run) == "Completed")
+        states.append(state(api, run))
+        done = tuple((folder / "done").read_text().split())
+        later = str(post(api, start, {"parameters": {"folder": str(folder)}})["id"])
+        until(lambda: state(api, later) == "Completed")
+        family += (server_process(api), *server_process(api).children(recursive=True))
+        in_postgres = rows(url, f"select state_name from flow_run where id = '{run}'")
+        home = frozenset(path.name for path in (folder / "home").iterdir())
+        worker_alive = "exceeded error threshold" not in (folder / "worker.log").read_text()
+        later = state(api, later)
+    return Life(
+        version=json.loads(version),
+        page=page,
+        ui_settings=json.loads(ui_settings),
+        port=port,
+        listening=seen_listening,
+        settings=settings,
+        home=home,
+        without_database=without_database,
+        pid_kept=pid_kept,
+        worker_alive=worker_alive,
+        states=(states[0], states[1], states[2]),
+        done=done,
+        later=later,
+        in_postgres=tuple(in_postgres),
+        survivors=tuple(psutil.wait_procs(family, timeout=10)[1]),
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "three-parts")
+def test_the_api_and_the_ui_are_at_one_address(life: Life) -> None:
+    """The API answers at the address; the UI's page is at the same one, and asks that API."""
+    assert life.version == importlib.metadata.version("prefect")
+    assert "<title>Prefect Server</title>" in life.page
+    assert urlsplit(str(life.ui_settings["api_url"])).port == life.port
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "loopback")
+def test_the_server_listens_on_this_machine_only(life: Life) -> None:
+    """The server listens on 127.0.0.1 and nowhere else."""
+    assert life.listening == {"127.0.0.1"}
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "own-settings")
+def test_settings_of_the_person_do_not_reach_the_server(life: Life) -> None:
+    """A `PREFECT_` variable of the person who starts it does not reach the server."""
+    assert "PREFECT_HOME" in life.settings
+    assert "PREFECT_SERVER_LOGGING_LEVEL" not in life.settings
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "postgres")
+def test_runs_are_in_postgresql(life: Life) -> None:
+    """PostgreSQL itself answers with the run's state, and the home holds no database."""
+    assert life.in_postgres == (("Completed",),)
+    assert "server.log" in life.home
+    assert not [name for name in life.home if name.startswith("prefect.db")]
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "database-restart")
+def test_a_run_outlives_a_restart_of_postgresql(life: Life) -> None:
+    """PostgreSQL ends and starts mid-run: the same server answers again, with the run's state."""
+    assert life.without_database >= 500
+    assert life.pid_kept
+    assert life.states[:2] == ("Running", "Running")
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "server-restart")
+@pytest.mark.guarantee(NAME, "database-restart")
+def test_a_run_outlives_a_killed_server(life: Life) -> None:
+    """The server is killed and started mid-run: the run ends Completed, each step done once."""
+    assert life.states[2] == "Completed"
+    assert life.done == ("departed", "arrived")
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "server-restart")
+def test_a_worker_outlives_a_killed_server(life: Life) -> None:
+    """The worker goes on after the restart, and runs what is asked for afterwards."""
+    assert life.worker_alive
+    assert life.later == "Completed"
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "ends")
+def test_nothing_is_left_after_the_block(life: Life) -> None:
+    """After the block no process is left, of the killed server or of the one after it."""
+    assert life.survivors == ()
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "sqlite")
+@pytest.mark.guarantee(NAME, "ends")
+def test_a_server_finds_the_runs_of_its_home_again(live_server: str, tmp_path: Path) -> None:
+    """Started on the SQLite file that a server left, it finds its flows; it ends with an error."""
+    name = f"left in {tmp_path.name}"
+    flow = post(live_server, "flows/", {"name": name})["id"]
+    left = Path(server_process(live_server).environ()["PREFECT_HOME"]) / "prefect.db"
+    with (
+        closing(sqlite3.connect(left)) as source,
+        closing(sqlite3.connect(tmp_path / "prefect.db")) as copy,
+    ):
+        source.backup(copy)
+    with (  # noqa: PT012
+        pytest.raises(LookupError, match="the block fails"),
+        prefect_server(tmp_path) as api,
+    ):
+        process = server_process(api)
+        assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == name
+        raise LookupError("the block fails")
+    assert not process.is_running()
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "fails")
+def test_a_server_that_does_not_come_up_names_its_log(tmp_path: Path) -> None:
+    """A server on a port that is taken raises one line that names its log, and leaves nothing."""
+    before = set(psutil.Process().children(recursive=True))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError) as raised, prefect_server(tmp_path, port=port):
+            raise AssertionError("it came up")
+    log = tmp_path / "server.log"
+    assert str(raised.value) == (
+        f"no Prefect server at http://127.0.0.1:{port}/api; what it said last is in {log}"
+    )
+    assert str(port) in log.read_text()
+    assert set(psutil.Process().children(recursive=True)) <= before

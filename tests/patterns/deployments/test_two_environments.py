@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/deployments/two_environments/`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patterns.deployments.two_environments import two_environments as pattern
+from patterns.deployments.two_environments.two_environments import deploy, deployed, prepare_pools
+
+NAME = "deployments/two_environments"
+FILES = ("prefect.yaml", "two_environments.py")
+
+
+def copied(folder: Path) -> Path:
+    """Copy the pattern to a folder, and return it."""
+    folder.mkdir(exist_ok=True)
+    for name in FILES:
+        shutil.copy(pattern.HERE / name, folder)
+    return folder
+
+
+def held(environment: str) -> Any:
+    """Return a deployment as the server holds it."""
+    return asyncio.run(deployed(environment))
+
+
+@pytest.fixture(scope="module")
+def folder(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a copy of the pattern whose deployments have both been made."""
+    asyncio.run(prepare_pools())
+    folder = copied(tmp_path_factory.mktemp("environments"))
+    deploy("--all", folder=folder, commit="1f2e3d4")
+    return folder
+
+
+@pytest.mark.guarantee(NAME, "both")
+@pytest.mark.usefixtures("folder")
+def test_one_command_makes_both() -> None:
+    """Both deployments are of one flow, with the same entrypoint and the same schema."""
+    staging, production = held("staging"), held("production")
+    assert staging.flow_id == production.flow_id
+    assert staging.id != production.id
+    assert staging.entrypoint == production.entrypoint == "two_environments.py:refresh"
+    assert staging.parameter_openapi_schema == production.parameter_openapi_schema
+    assert staging.pull_steps == production.pull_steps
+
+
+@pytest.mark.guarantee(NAME, "own")
+@pytest.mark.usefixtures("folder")
+def test_each_environment_has_its_own() -> None:
+    """Pool, queue, parameters, schedule, limit and job variables are as the file says of each."""
+    staging, production = held("staging"), held("production")
+    assert (staging.work_pool_name, staging.work_queue_name) == ("staging", "default")
+    assert (production.work_pool_name, production.work_queue_name) == ("production", "nightly")
+    assert staging.parameters == {"database": "sales_staging", "rows": 100}
+    assert production.parameters == {"database": "sales"}
+    assert staging.schedules == []
+    (daily,) = production.schedules
+    assert (daily.schedule.cron, daily.schedule.timezone) == ("0 6 * * *", "Europe/Berlin")
+    assert staging.global_concurrency_limit is None
+    assert production.global_concurrency_limit.limit == 1
+    assert staging.job_variables == {"env": {"LOG_LEVEL": "DEBUG"}}
+    assert production.job_variables == {"env": {"LOG_LEVEL": "WARNING"}}
+
+
+@pytest.mark.guarantee(NAME, "templated")
+def test_folder_and_version_come_from_the_environment(folder: Path) -> None:
+    """The pull step names the folder, and the version the commit, of whoever deployed."""
+    for environment in ("staging", "production"):
+        found = held(environment)
+        assert found.version == "1f2e3d4"
+        (step,) = found.pull_steps
+        assert step == {
+            "prefect.deployments.steps.set_working_directory": {"directory": str(folder)}
+        }
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "one-only")
+@pytest.mark.guarantee(NAME, "repeatable")
+def test_one_environment_is_deployed_again(folder: Path) -> None:
+    """Only that deployment has the new version; it is the same one, with one schedule."""
+    before = {name: held(name) for name in ("staging", "production")}
+    deploy("--name", "production", folder=folder, commit="a5b6c7d")
+    after = {name: held(name) for name in ("staging", "production")}
+    assert after["production"].version == "a5b6c7d"
+    assert after["production"].id == before["production"].id
+    assert [each.schedule for each in after["production"].schedules] == [
+        each.schedule for each in before["production"].schedules
+    ]
+    assert after["staging"] == before["staging"]
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "bad")
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("py:refresh", "py:nothing", "Flow function with name 'nothing' not found"),
+        ('"0 6 * * *"', '"0 25 * * *"', 'Invalid cron string: "0 25'),
+        ("name: production\n      work_q", "name: nowhere\n      work_q", "work pool 'nowhere'"),
+        (
+            "name: production\n    version",
+            "name: other\n    version",
+            "could not be found .*: prod",
+        ),
+    ],
+    ids=["flow", "cron", "pool", "name"],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+    """What is wrong is said in one line, and the deployment is as it was."""
+    before = held("production")
+    file = copied(tmp_path) / "prefect.yaml"
+    assert right in file.read_text()
+    file.write_text(file.read_text().replace(right, wrong))
+    with pytest.raises(RuntimeError, match=said) as caught:
+        deploy("--name", "production", folder=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert held("production") == before
