@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/pipelines/notebook_to_flow/`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+
+from flowgauge.clock.virtual_clock import VirtualClock
+from patterns.pipelines.notebook_to_flow import notebook_to_flow as pattern
+from patterns.pipelines.notebook_to_flow.notebook_to_flow import (
+    flights_file,
+    load_flights,
+    predict_air_time,
+    train,
+)
+
+NAME = "pipelines/notebook_to_flow"
+NOTEBOOK = Path(pattern.__file__).with_suffix(".ipynb")
+METRICS = ("mae", "rmse", "baseline")
+LAST_CELL = """
+import json
+metrics = {"mae": mae, "rmse": rmse, "baseline": baseline}
+print(json.dumps([metrics, [model[-1].intercept_, *model[-1].coef_]]))
+"""
+"""What a test adds to the notebook to learn what came of it."""
+
+
+def code(train_month: int = 1, validate_month: int = 2) -> str:
+    """Return the notebook's code; other months are edited into it, as one would by hand."""
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert text.count("month == 1]") == text.count("month == 2]") == 1
+    edited = text.replace("month == 2]", f"month == {validate_month}]")
+    return edited.replace("month == 1]", f"month == {train_month}]")
+
+
+@pytest.fixture(scope="module")
+def cells() -> dict[str, Any]:
+    """Run the notebook's code here, which is quicker than a kernel; gives its names."""
+    names: dict[str, Any] = {}
+    exec(code(), names)
+    return names
+
+
+@flow
+def train_again(month: int) -> tuple[str | None, Any]:
+    """Return the name of the state in which training on a month ends, and the model."""
+    state: State[Any] = train(month, load_flights.fn(month), return_state=True)
+    return state.name, state.result()
+
+
+@pytest.mark.guarantee(NAME, "same-model")
+@pytest.mark.guarantee(NAME, "cached")
+def test_the_model_is_that_of_the_notebook(cells: dict[str, Any]) -> None:
+    """The model that the flow has left in the cache has the notebook's coefficients."""
+    predict_air_time()
+    state, ours = train_again(1)
+    assert state == "Cached"
+    theirs = cells["model"]
+    assert np.allclose(ours[-1].coef_, theirs[-1].coef_, rtol=1e-9)
+    assert np.isclose(ours[-1].intercept_, theirs[-1].intercept_, rtol=1e-9)
+    assert np.allclose(ours.predict(load_flights.fn(2)), cells["pred"], rtol=1e-9)
+
+
+@pytest.mark.guarantee(NAME, "same-metrics")
+def test_the_metrics_are_those_of_the_notebook(cells: dict[str, Any]) -> None:
+    """The flow returns the errors that the notebook comes to."""
+    assert predict_air_time() == pytest.approx({name: cells[name] for name in METRICS})
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "same-model")
+@pytest.mark.guarantee(NAME, "same-metrics")
+def test_a_kernel_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notebook, executed cell by cell by a Jupyter kernel, gives what the flow gives."""
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(LAST_CELL))
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute(cwd=str(tmp_path))
+    (printed,) = notebook.cells[-1].outputs
+    metrics, weights = json.loads(printed.text)
+    assert predict_air_time() == pytest.approx(metrics)
+    ridge = train.fn(1, load_flights.fn(1))[-1]
+    assert np.allclose([ridge.intercept_, *ridge.coef_], weights, rtol=1e-9)
+
+
+@pytest.mark.guarantee(NAME, "months")
+def test_other_months_need_no_edit() -> None:
+    """The flow gives for other months what the notebook gives after they are edited into it."""
+    names: dict[str, Any] = {}
+    exec(code(3, 5), names)
+    assert predict_air_time(3, 5) == pytest.approx({name: names[name] for name in METRICS})
+
+
+@pytest.mark.guarantee(NAME, "retried")
+def test_loading_is_retried(monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock) -> None:
+    """When the file can't be read two times, the flow waits 1 and 10 s and goes on."""
+    failures = [OSError("the disk is gone"), ConnectionError("so is the network")]
+    attempts: list[int] = []
+
+    def flaky() -> Path:
+        attempts.append(1)
+        if failures:
+            raise failures.pop()
+        return flights_file()
+
+    monkeypatch.setattr(pattern, "flights_file", flaky)
+    before = virtual_clock.elapsed
+    assert predict_air_time()["mae"] < 9
+    assert len(attempts) == 4
+    assert 11 <= virtual_clock.elapsed - before < 20
+
+
+@pytest.mark.guarantee(NAME, "retried")
+def test_training_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When training fails, it fails once."""
+    attempts: list[int] = []
+
+    def broken(*steps: object) -> None:
+        attempts.append(1)
+        raise OSError("no model today")
+
+    monkeypatch.setattr(pattern, "make_pipeline", broken)
+    with pytest.raises(OSError, match="no model today"):
+        predict_air_time(9, 10)
+    assert len(attempts) == 1
+
+
+@pytest.mark.guarantee(NAME, "cached")
+def test_a_change_in_the_training_is_seen(tmp_path: Path) -> None:
+    """After the task that trains has changed, a model is trained again."""
+    predict_air_time()
+    text = Path(pattern.__file__).read_text().replace("Ridge(),", "Ridge(alpha=1e6),")
+    path = tmp_path / "changed.py"
+    path.write_text(text)
+    names: dict[str, Any] = {"__name__": "changed", "__file__": str(path)}
+    exec(compile(text, path, "exec"), names)
+    assert names["predict_air_time"]()["mae"] > 2 * predict_air_time()["mae"]
+
+
+@pytest.mark.guarantee(NAME, "plot")
+def test_the_plot_is_an_artifact(prefect_server: str) -> None:
+    """Each run leaves one image, a histogram of the errors."""
+
+    @flow
+    def noted() -> str:
+        predict_air_time.fn()
+        run_id: str = flow_run.id
+        return run_id
+
+    wanted = {"artifacts": {"flow_run_id": {"any_": [noted()]}}}
+    (artifact,) = httpx.post(f"{prefect_server}/artifacts/filter", json=wanted).json()
+    head, _, image = artifact["data"].partition(",")
+    assert (artifact["key"], artifact["type"], head) == ("errors", "image", "data:image/png;base64")
+    assert base64.b64decode(image).startswith(b"\x89PNG")
+
+
+@pytest.mark.guarantee(NAME, "clean")
+def test_the_notebook_is_kept_without_outputs() -> None:
+    """The notebook is valid, every cell has an id, and none an output or a count."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in notebook.cells:
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
