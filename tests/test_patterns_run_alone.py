@@ -25,6 +25,7 @@ def run_as_script(script: Path, printed: Path, api: str) -> None:
     os.environ["PREFECT_API_URL"] = api
     forget_user_settings()
     os.chdir(script.parent)
+    sys.argv = [str(script)]
     sys.path[:] = [str(script.parent), *(path for path in sys.path if Path(path) != ROOT)]
     with printed.open("w") as terminal, redirect_stdout(terminal):
         runpy.run_path(str(script), run_name="__main__")
@@ -42,7 +43,7 @@ def test_a_copied_pattern_shows_what_it_does(
         target=run_as_script, args=(script, printed, prefect_server)
     )
     process.start()
-    process.join(timeout=60)
+    process.join(timeout=120)
     if process.is_alive():
         process.kill()
         process.join()

@@ -61,9 +61,15 @@ class Site:
         """Call the API and return what it answers.
 
         Raises:
-            DeployedError: If it refuses.
+            DeployedError: If it refuses, or is too busy for too long.
         """
-        answer = self._client.request(method, path, json=body if method == "POST" else None)
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            answer = self._client.request(method, path, json=body if method == "POST" else None)
+            # SQLite has one writer, and a server on it asks to be asked again (Prefect #18934).
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         if answer.is_error:
             raise DeployedError(f"{method} {path}: {answer.status_code} {answer.text:.300}")
         return answer.json() if answer.content else None

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
+# ///
+"""Deploy a flow to a work pool of processes: queues with priorities, limits, and a worker.
+
+Problem:
+    The machine that has the graphics card is not the one where flows are started, urgent runs
+    must not stand behind the nightly ones, and two trainings at once fill its memory.
+
+Guarantees:
+    runs: a worker of the pool executes a run in a process of its own, from the source folder
+        and with the parameters that were given, and its value can be read afterwards.
+    priority: a run in the `urgent` queue is handed out before those of the `default` queue
+        that were asked for earlier.
+    queue-limit: a queue hands out no more runs at once than its limit.
+    pool-limit: a pool hands out no more runs at once than its limit, whatever the queue.
+    one-at-a-time: of one deployment's runs never more than its limit are under way; those
+        above it wait, and start when a place is free.
+    cancelled: with `CANCEL_NEW` a run above the limit is cancelled and does not wait.
+    no-pool: a deployment to a pool that does not exist is refused in one line.
+    no-flow: a deployment of a flow that does not exist is refused in one line, and nothing is
+        deployed.
+
+Not for:
+    One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
+    may poll, see `deployments/push_pool`.
+
+Costs:
+    A new Python process for each run, which imports Prefect: seconds. Before that a run waits
+    for the worker's next look, every ten seconds by default (`PREFECT_WORKER_QUERY_SECONDS`);
+    a run that waits for its deployment's limit tries again after thirty seconds
+    (`PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS`).
+
+Sources:
+    - https://docs.prefect.io/v3/concepts/work-pools
+    - https://docs.prefect.io/v3/how-to-guides/deployment_infra/run-flows-in-local-processes
+    - Prefect #14934: what happens to runs above a deployment's limit
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments import run_deployment
+from prefect.exceptions import MissingFlowError, ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
+
+
+@flow(persist_result=True)  # or the value would end with the process of the run
+def train(dataset: str, epochs: int = 1) -> str:
+    """Train a model, which fills the memory of the machine."""
+    return f"{epochs} epochs on {dataset}"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue of a work pool.
+
+    Attributes:
+        priority: 1 is first.
+        limit: How many of its runs may be under way at once; without one, all.
+    """
+
+    priority: int
+    limit: int | None = None
+
+
+async def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = None) -> None:
+    """Make a pool of processes and its queues, or change them to this.
+
+    Args:
+        pool: Its name.
+        queues: By name; a pool has a queue called `default` in any case.
+        limit: How many runs of the pool may be under way at once; without one, all.
+    """
+    async with get_client() as client:
+        wanted = WorkPoolCreate(
+            name=pool,
+            type="process",
+            concurrency_limit=limit,
+            base_job_template=ProcessWorker.get_default_base_job_template(),
+        )
+        await client.create_work_pool(wanted, overwrite=True)
+        for name, queue in queues.items():
+            try:
+                made = await client.create_work_queue(name, work_pool_name=pool)
+            except ObjectAlreadyExists:
+                made = await client.read_work_queue_by_name(name, work_pool_name=pool)
+            await client.update_work_queue(
+                made.id, priority=queue.priority, concurrency_limit=queue.limit
+            )
+
+
+def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: Any) -> UUID:
+    """Deploy a flow, from where its source lies, to a pool.
+
+    Args:
+        folder: Where a worker of the pool finds the source.
+        entrypoint: The file in it and the flow: `train.py:train`.
+        name: Of the deployment.
+        pool: Of the pool.
+        options: More of what `Flow.deploy` takes, such as `work_queue_name`.
+
+    Returns:
+        The id of the deployment.
+
+    Raises:
+        ValueError: If there is no such flow or no such pool; the message is one line.
+    """
+    try:
+        source: Any = flow.from_source(str(folder), entrypoint=entrypoint)
+    except (MissingFlowError, FileNotFoundError) as error:
+        raise ValueError(f'no flow "{entrypoint}" in {folder}: {str(error).strip()}') from None
+    deployed: UUID = source.deploy(
+        name=name, work_pool_name=pool, print_next_steps=False, ignore_warnings=True, **options
+    )
+    return deployed
+
+
+async def work(pool: str, *, once: bool = False) -> None:
+    """Work for a pool, as `prefect worker start --pool` does.
+
+    Args:
+        pool: Its name.
+        once: Execute the runs that are due now, and end after them.
+    """
+    await ProcessWorker(work_pool_name=pool).start(run_once=once)
+
+
+async def outcome(flow_run_id: UUID) -> Any:
+    """Return what a run gave, or the name of its state while it has not completed."""
+    async with get_client() as client:
+        run = await client.read_flow_run(flow_run_id)
+    if run.state is None or not run.state.is_completed():
+        return run.state_name
+    return await run.state.aresult()
+
+
+def main() -> None:
+    """Deploy to a pool, ask for a run in each queue, and work until both are done."""
+    here = Path(__file__).resolve()
+    pool = "models"
+    asyncio.run(prepare_pool(pool, {"urgent": Queue(1), "default": Queue(2, limit=1)}, limit=2))
+    one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    deploy(here.parent, f"{here.name}:train", "nightly", pool, concurrency_limit=one)
+    deploy(here.parent, f"{here.name}:train", "now", pool, work_queue_name="urgent")
+    runs: list[Any] = [
+        run_deployment(f"train/{name}", parameters={"dataset": name}, timeout=0)
+        for name in ("nightly", "now")
+    ]
+    asyncio.run(work(pool, once=True))
+    for run in runs:
+        print(f"{run.work_queue_name}: {asyncio.run(outcome(run.id))}")
+    try:
+        deploy(here.parent, f"{here.name}:train", "lost", "nowhere")
+    except ValueError as error:
+        print(f"refused: {error}")
+
+
+if __name__ == "__main__":
+    main()

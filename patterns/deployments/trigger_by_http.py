@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+"""Start a deployed flow and read back what it made, by plain HTTP and without Prefect.
+
+Problem:
+    A web service, a machine on the factory floor or a script in another language must start a
+    flow and know how it ended, where nobody wants to install an orchestrator.
+
+Guarantees:
+    standard: it needs the standard library only; Prefect is not imported, nor installed.
+    same: `prefect deployment run --watch`, `run_deployment` in Python and this file start the
+        same run: same deployment, same parameters, same end.
+    listed: without arguments it lists the deployments that the server knows.
+    watched: it waits for the end of the run and says how it ended, and whether that was well.
+    artifacts: the tables, links and texts that the run published are read back.
+    errors: a deployment that is not there, a parameter that does not fit, a server that does
+        not answer and a run that takes too long are one line each, and status 2.
+
+Not for:
+    Servers that ask for a password or a key: add their header in `call`. Code that has Prefect
+    installed anyway: `run_deployment` does it in one line.
+
+Costs:
+    Three requests and one for each look at the run, a second apart.
+
+Sources:
+    - https://docs.prefect.io/v3/how-to-guides/deployments/run-deployments
+    - https://docs.prefect.io/v3/api-ref/rest-api
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+LOCAL = "http://127.0.0.1:4200/api"
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+class TriggerError(Exception):
+    """What went wrong, in one line."""
+
+
+def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """Ask the server for something.
+
+    Args:
+        api: Its address, which ends in `/api`.
+        path: Of the request; with a body it is a POST.
+        body: What is sent, as JSON.
+
+    Returns:
+        What it answered.
+
+    Raises:
+        TriggerError: If it does not answer, or refuses.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        request = Request(api + path, data, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=30) as response:
+            return json.load(response)
+    except HTTPError as error:
+        raise TriggerError(_said(error)) from None
+    except (URLError, OSError) as error:
+        why = getattr(error, "reason", error)
+        raise TriggerError(f"no answer from {api} ({why}): is PREFECT_API_URL right?") from None
+    except ValueError:
+        raise TriggerError(
+            f"{api} is not the API of a Prefect server: set PREFECT_API_URL"
+        ) from None
+
+
+def _said(error: HTTPError) -> str:
+    """Return the server's own reason for a refusal."""
+    try:
+        answer = json.load(error)
+    except ValueError:
+        answer = {}
+    reason = answer.get("detail") or answer.get("exception_detail") or error.reason
+    return f"the server refused ({error.code}): {reason}"
+
+
+def find(api: str, name: str) -> dict[str, Any]:
+    """Return the deployment of a name such as `flow/deployment`."""
+    try:
+        found: dict[str, Any] = call(api, f"/deployments/name/{quote(name)}")
+    except TriggerError as error:
+        if "(404)" not in str(error):
+            raise
+        known = ", ".join(sorted(names(api))) or "none"
+        raise TriggerError(f'no deployment "{name}" at {api}; there are: {known}') from None
+    return found
+
+
+def names(api: str) -> list[str]:
+    """Return the names of the deployments that the server knows, two hundred at most."""
+    flows = {each["id"]: each["name"] for each in call(api, "/flows/filter", {})}
+    deployments = call(api, "/deployments/filter", {})
+    return [f"{flows[each['flow_id']]}/{each['name']}" for each in deployments]
+
+
+def start(api: str, name: str, parameters: Mapping[str, Any]) -> str:
+    """Ask for a run of a deployment, and return its id."""
+    deployment = find(api, name)
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return str(call(api, f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
+
+
+def watch(api: str, run: str, patience: float = 600) -> dict[str, Any]:
+    """Wait until a run has ended.
+
+    Args:
+        api: The address of the server.
+        run: The id of the run.
+        patience: How many seconds to wait.
+
+    Returns:
+        Its final state: `type`, `name` and `message`.
+
+    Raises:
+        TriggerError: If it has not ended by then.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        state: dict[str, Any] = call(api, f"/flow_runs/{run}")["state"]
+        if state["type"] in FINAL:
+            return state
+        if time.monotonic() > deadline:
+            raise TriggerError(f"run {run} is {state['name']} after {patience:g} seconds")
+        time.sleep(1)
+
+
+def artifacts(api: str, run: str) -> dict[str, Any]:
+    """Return what a run published, its tables as lists of rows, by key."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    return {
+        each["key"]: json.loads(each["data"]) if each["type"] == "table" else each["data"]
+        for each in call(api, "/artifacts/filter", wanted)
+        if each["key"]  # values of tasks and flows are kept as artifacts without one
+    }
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` words; a value that is not JSON is text."""
+    parameters = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise TriggerError(f'"{word}" is no parameter: write name=value')
+        try:
+            parameters[key] = json.loads(text)
+        except ValueError:
+            parameters[key] = text
+    return parameters
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """List the deployments, or start the one that is named and wait for its end.
+
+    Args:
+        arguments: `flow/deployment name=value ...`.
+
+    Returns:
+        0 if the run completed, 1 if it ended otherwise, 2 if it could not be started.
+    """
+    api = os.environ.get("PREFECT_API_URL", LOCAL).rstrip("/")
+    try:
+        if not arguments:
+            print("\n".join(sorted(names(api))) or f"no deployments at {api}")
+            return 0
+        run = start(api, arguments[0], parsed(arguments[1:]))
+        state = watch(api, run)
+        print(f"run {run}: {state['name']} {state.get('message') or ''}".rstrip())
+        for key, data in artifacts(api, run).items():
+            print(f"{key}: {json.dumps(data)}")
+    except TriggerError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if state["type"] == "COMPLETED" else 1
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    if status:
+        sys.exit(status)

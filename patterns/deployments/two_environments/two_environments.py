@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
+# ///
+"""Deploy a flow to staging and to production from one `prefect.yaml`.
+
+Problem:
+    Deployments that are clicked together, or made by two scripts, drift apart: the schedule is
+    changed here, the entrypoint there, and what was tried in staging is not what runs.
+
+Guarantees:
+    both: one command makes both deployments of the same flow, from the same lines.
+    own: pool, queue, parameters, schedule, limit and variables of the job are each environment's
+        own: staging has no schedule, and its parameters never name the database of production.
+    templated: the source folder and the version come from the environment of whoever deploys,
+        so the file holds neither a path nor a commit.
+    one-only: `--name` makes one environment and leaves the other as it is.
+    repeatable: deploying again changes nothing: no second deployment, no second schedule.
+    bad: a name that is not in the file, a flow that does not exist, a bad cron and a pool that
+        does not exist are each refused in one line, and that deployment is left as it was.
+
+Not for:
+    Environments with a server each: give `PREFECT_API_URL` and `--name`. One deployment on one
+    machine: see `deployments/serve`.
+
+Costs:
+    Two to four seconds of a command for each call, most of it importing Prefect.
+
+Sources:
+    - https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import get_current_settings
+from prefect.workers.process import ProcessWorker
+
+HERE = Path(__file__).resolve().parent
+
+
+@flow
+def refresh(database: str, rows: int | None = None) -> str:
+    """Refresh the sales of the day.
+
+    Args:
+        database: Where they are written.
+        rows: How many, or all.
+    """
+    return f"{rows or 'all'} rows to {database}"
+
+
+async def prepare_pools() -> None:
+    """Make the pools of both environments, if they are not there."""
+    template = ProcessWorker.get_default_base_job_template()
+    async with get_client() as client:
+        for name in ("staging", "production"):
+            pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
+            await client.create_work_pool(pool, overwrite=True)
+
+
+def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
+    """Run `prefect deploy` in a folder with a `prefect.yaml`.
+
+    Args:
+        words: What is deployed: `--all`, or `--name` and a name.
+        folder: The folder.
+        commit: The version that the deployments are given.
+
+    Returns:
+        What the command said.
+
+    Raises:
+        RuntimeError: If it failed; the message is one line.
+    """
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *words],
+        cwd=folder,
+        env={**os.environ, **settings, "SOURCE_FOLDER": str(folder), "GIT_COMMIT": commit},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(reason(done.stdout + done.stderr))
+    return done.stdout
+
+
+def reason(said: str) -> str:
+    """Return in one line why a command failed: all it said, of a traceback only the error."""
+    if "Traceback" in said:
+        errors = [line for line in said.splitlines() if re.match(r"[\w.]+: ", line)]
+        said = errors[-1] if errors else said
+    return " ".join(said.split())
+
+
+async def deployed(environment: str) -> Any:
+    """Return the deployment of an environment as the server holds it."""
+    async with get_client() as client:
+        return await client.read_deployment_by_name(f"refresh/{environment}")
+
+
+def main() -> None:
+    """Deploy to both environments and show in what they differ."""
+    asyncio.run(prepare_pools())
+    deploy("--all", commit="1f2e3d4")
+    for environment in ("staging", "production"):
+        found = asyncio.run(deployed(environment))
+        schedules = [each.schedule.cron for each in found.schedules]
+        pool = f"{found.work_pool_name}/{found.work_queue_name}"
+        print(f"{environment}: {found.parameters} on {pool}, schedules {schedules}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/deployments/deploy_to_pool.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Pending, Running
+
+from patterns.deployments import deploy_to_pool as pattern
+from patterns.deployments.deploy_to_pool import Queue, deploy, outcome, prepare_pool
+from patterns.deployments.trigger_by_http import call, watch
+
+NAME = "deployments/deploy_to_pool"
+FOLDER = Path(pattern.__file__).parent
+TRAIN = "deploy_to_pool.py:train"
+
+NOTING = """
+import pathlib, time
+from prefect import flow
+
+@flow(persist_result=True)
+def train(notes: str, name: str, seconds: float) -> str:
+    with pathlib.Path(notes).open("a") as lines:
+        lines.write(f"+{name}\\n")
+        lines.flush()
+        time.sleep(seconds)
+        lines.write(f"-{name}\\n")
+    return name
+"""
+"""A flow that notes in a file when it begins and when it ends."""
+
+
+def ask(deployment_id: UUID, number: int) -> list[UUID]:
+    """Ask for runs of a deployment, and return their ids."""
+
+    async def create() -> list[UUID]:
+        async with get_client() as client:
+            return [
+                (
+                    await client.create_flow_run_from_deployment(
+                        deployment_id, parameters={"dataset": "a"}
+                    )
+                ).id
+                for _ in range(number)
+            ]
+
+    return asyncio.run(create())
+
+
+def handed_out(pool: str) -> list[UUID]:
+    """Return the runs that a worker of a pool is given when it asks, in their order."""
+
+    async def poll() -> list[UUID]:
+        async with get_client() as client:
+            found = await client.get_scheduled_flow_runs_for_work_pool(pool)
+        return [each.flow_run.id for each in found]
+
+    return asyncio.run(poll())
+
+
+def begin(*runs: UUID) -> list[str | None]:
+    """Let runs begin as a worker does, and return the names of the states they are in then."""
+
+    async def propose() -> list[str | None]:
+        async with get_client() as client:
+            pending: State[Any] = Pending()
+            answers = [await client.set_flow_run_state(run, pending) for run in runs]
+        return [answer.state.name if answer.state else None for answer in answers]
+
+    return asyncio.run(propose())
+
+
+def prepared(pool: str, limit: int | None = None, queue_limit: int | None = None) -> None:
+    """Make a pool with the two queues."""
+    queues = {"urgent": Queue(1), "default": Queue(2, limit=queue_limit)}
+    asyncio.run(prepare_pool(pool, queues, limit=limit))
+
+
+@pytest.mark.guarantee(NAME, "priority")
+def test_the_urgent_queue_is_handed_out_first(prefect_server: str) -> None:
+    """A run that was asked for last is handed out first, as its queue is urgent."""
+    prepared("priority")
+    usual = ask(deploy(FOLDER, TRAIN, "usual", "priority"), 2)
+    urgent = ask(deploy(FOLDER, TRAIN, "urgent", "priority", work_queue_name="urgent"), 1)
+    assert handed_out("priority") == [*urgent, *usual]
+
+
+@pytest.mark.guarantee(NAME, "queue-limit")
+def test_a_queue_hands_out_no_more_than_its_limit(prefect_server: str) -> None:
+    """With one run of the queue under way no other is handed out; other queues go on."""
+    prepared("queue-limit", queue_limit=1)
+    first, second = ask(deploy(FOLDER, TRAIN, "limited", "queue-limit"), 2)
+    urgent = ask(deploy(FOLDER, TRAIN, "free", "queue-limit", work_queue_name="urgent"), 2)
+    assert handed_out("queue-limit") == [*urgent, first]
+    assert begin(first) == ["Pending"]
+    assert handed_out("queue-limit") == urgent
+    asyncio.run(prepare_pool("queue-limit", {"default": Queue(2, limit=2)}))
+    assert handed_out("queue-limit") == [*urgent, second]
+
+
+@pytest.mark.guarantee(NAME, "pool-limit")
+def test_a_pool_hands_out_no_more_than_its_limit(prefect_server: str) -> None:
+    """With as many runs under way as the limit nothing is handed out, from any queue."""
+    prepared("pool-limit", limit=2)
+    runs = ask(deploy(FOLDER, TRAIN, "one", "pool-limit"), 2)
+    urgent = ask(deploy(FOLDER, TRAIN, "other", "pool-limit", work_queue_name="urgent"), 1)
+    assert handed_out("pool-limit") == [*urgent, runs[0]]
+    assert begin(*urgent, runs[0]) == ["Pending", "Pending"]
+    assert handed_out("pool-limit") == []
+
+
+@pytest.mark.guarantee(NAME, "one-at-a-time")
+@pytest.mark.guarantee(NAME, "cancelled")
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (ConcurrencyLimitStrategy.ENQUEUE, "AwaitingConcurrencySlot"),
+        (ConcurrencyLimitStrategy.CANCEL_NEW, "Cancelled"),
+    ],
+)
+def test_a_run_above_the_limit(
+    prefect_server: str, strategy: ConcurrencyLimitStrategy, expected: str
+) -> None:
+    """Of two runs that begin the second waits, or is cancelled, as its deployment says."""
+    prepared("limits")
+    limit = ConcurrencyLimitConfig(limit=1, collision_strategy=strategy)
+    deployment_id = deploy(FOLDER, TRAIN, strategy.value, "limits", concurrency_limit=limit)
+    assert begin(*ask(deployment_id, 2)) == ["Pending", expected]
+
+
+@pytest.mark.guarantee(NAME, "one-at-a-time")
+def test_a_waiting_run_starts_when_the_place_is_free(prefect_server: str) -> None:
+    """The run that waited is let through once the one before it has ended."""
+    prepared("places")
+    deployment_id = deploy(FOLDER, TRAIN, "places", "places", concurrency_limit=1)
+    first, second = ask(deployment_id, 2)
+    assert begin(first, second) == ["Pending", "AwaitingConcurrencySlot"]
+
+    async def finish() -> None:
+        async with get_client() as client:
+            states: list[State[Any]] = [Running(), Completed()]
+            for state in states:
+                await client.set_flow_run_state(first, state)
+
+    asyncio.run(finish())
+    assert begin(second) == ["Pending"]
+
+
+@pytest.mark.guarantee(NAME, "no-pool")
+def test_a_pool_that_does_not_exist_is_refused(prefect_server: str) -> None:
+    """The error names the pool in one line, and nothing is deployed."""
+    with pytest.raises(ValueError, match=r"^Could not find work pool 'nowhere'") as caught:
+        deploy(FOLDER, TRAIN, "to-nowhere", "nowhere")
+    assert "\n" not in str(caught.value)
+    assert "to-nowhere" not in deployed(prefect_server)
+
+
+def deployed(api: str) -> set[str]:
+    """Return the names of all deployments."""
+    return {each["name"] for each in call(api, "/deployments/filter", {})}
+
+
+@pytest.mark.guarantee(NAME, "no-flow")
+@pytest.mark.parametrize("entrypoint", ["deploy_to_pool.py:nothing", "nothing.py:train"])
+def test_a_flow_that_does_not_exist_is_refused(prefect_server: str, entrypoint: str) -> None:
+    """The error names the entrypoint in one line, and nothing is deployed."""
+    with pytest.raises(ValueError, match=f'^no flow "{entrypoint}" in') as caught:
+        deploy(FOLDER, entrypoint, "of-nothing", "default")
+    assert "\n" not in str(caught.value)
+    assert "of-nothing" not in deployed(prefect_server)
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "runs")
+@pytest.mark.guarantee(NAME, "priority")
+@pytest.mark.guarantee(NAME, "pool-limit")
+def test_a_worker_executes_the_runs_one_at_a_time(
+    live_server: str, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A real worker runs the urgent one first, never two at once, and all to their end."""
+    (tmp_path / "notes.py").write_text(NOTING)
+    notes = tmp_path / "notes"
+    with temporary_settings({PREFECT_API_URL: live_server}):
+        asyncio.run(prepare_pool("e2e-pool", {"urgent": Queue(1), "default": Queue(2)}, limit=1))
+        usual, urgent = (
+            deploy(
+                tmp_path,
+                "notes.py:train",
+                queue,
+                "e2e-pool",
+                work_queue_name=queue,
+            )
+            for queue in ("default", "urgent")
+        )
+        runs = [
+            call(
+                live_server,
+                f"/deployments/{deployment_id}/create_flow_run",
+                {
+                    "parameters": {"notes": str(notes), "name": name, "seconds": 0.5},
+                    "state": {"type": "SCHEDULED"},
+                },
+            )["id"]
+            for deployment_id, name in ((usual, "a"), (usual, "b"), (urgent, "now"))
+        ]
+        start(
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            "e2e-pool",
+            "--type",
+            "process",
+            PREFECT_WORKER_QUERY_SECONDS="1",
+        )
+        states = [watch(live_server, run, patience=60) for run in runs]
+        assert [asyncio.run(outcome(UUID(run))) for run in runs] == ["a", "b", "now"]
+    assert [state["type"] for state in states] == ["COMPLETED"] * 3
+    assert notes.read_text().split() == ["+now", "-now", "+a", "-a", "+b", "-b"]
