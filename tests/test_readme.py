@@ -33,7 +33,14 @@ def arguments(command: str) -> list[str]:
 
 def test_every_command_is_run_by_a_test_or_by_ci() -> None:
     """No block of commands stands in the README that nothing runs."""
-    headings = ("The two commands", "Copying a pattern", "Your own cluster", "Reading the numbers")
+    headings = (
+        "The two commands",
+        "Copying a pattern",
+        "From a notebook to a deployment",
+        "Your own flows",
+        "Your own cluster",
+        "Reading the numbers",
+    )
     known = [block for heading in headings for block in blocks("console", heading)]
     assert known == re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     assert "The two commands" in (ROOT / ".ci" / "run").read_text()

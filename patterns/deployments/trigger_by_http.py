@@ -44,6 +44,8 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 LOCAL = "http://127.0.0.1:4200/api"
+LONG = 10_000
+"""Characters from which on an artifact, such as an image, is not printed whole."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
@@ -183,7 +185,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         state = watch(api, run)
         print(f"run {run}: {state['name']} {state.get('message') or ''}".rstrip())
         for key, data in artifacts(api, run).items():
-            print(f"{key}: {json.dumps(data)}")
+            text = json.dumps(data)
+            print(f"{key}: {text if len(text) < LONG else text[:60] + '…'}")
     except TriggerError as error:
         print(error, file=sys.stderr)
         return 2
