@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of this repository's own tests; the plugin is switched on in pyproject.toml."""
 
+import pytest
 from hypothesis import Phase, settings
 
 # A flow run takes as long as it takes. Shrinking would repeat one hundreds of times; the seed
@@ -12,3 +13,12 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("flowgauge")
+
+
+WORKERS = 2
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run whole suites in two processes, but nothing that is timed and no file asked for alone."""
+    timed = config.getoption("benchmark_only", False)
+    return 0 if timed or config.getoption("file_or_dir") else WORKERS

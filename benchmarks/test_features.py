@@ -22,8 +22,9 @@ from flowgauge.measure.recorder import Paired
 
 PER_TASK: dict[str, Any] = {"group": "features", "figure": "time per task run"}
 PLAIN_SUBMIT = "submit of a plain task"
-TASKS = 4
-"""Task runs in a round: few, because a Dask task takes a tenth of a second."""
+TASKS = {"sequential": 4, "threads": 4}
+"""Task runs in a round; fewer on other runners, where one takes up to a tenth of a second."""
+FEW_TASKS = 2
 
 
 def add_one(number: int) -> int:
@@ -73,7 +74,7 @@ def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) ->
 @pytest.mark.runners("sequential")
 def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
     """What calling a task directly costs; no task runner takes part."""
-    numbers = range(paired.size(TASKS))
+    numbers = range(paired.size(TASKS["sequential"]))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -92,7 +93,7 @@ def test_submit(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, floor: Floor
 ) -> None:
     """What submitting a task and waiting for its result costs."""
-    numbers = range(paired.size(TASKS))
+    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -110,7 +111,7 @@ def test_submit(
 
 def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What `map` costs beside as many submits."""
-    numbers = range(paired.size(TASKS))
+    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -151,7 +152,7 @@ def test_feature_of_a_task(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str, tried: Any
 ) -> None:
     """What one failed attempt and its retry, or a persisted result, adds to a submitted task."""
-    numbers = range(paired.size(TASKS))
+    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -170,7 +171,7 @@ def test_feature_of_a_task(
 @pytest.mark.parametrize("id", ["cache-miss", "cache-hit"])
 def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str) -> None:
     """What looking up a cached result adds, where there is none yet and where there is one."""
-    size = paired.size(TASKS)
+    size = paired.size(TASKS.get(runner_name, FEW_TASKS))
     # Numbers that no other benchmark and no other runner has cached.
     first = hash((runner_name, id)) & 0xFFFFFFFF
     fresh = itertools.count(first, size)
@@ -202,7 +203,7 @@ def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, i
 
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What a difference is worth: the same submits measured against themselves."""
-    numbers = range(paired.size(TASKS))
+    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
     inside_flow(
         task_runner,
         lambda: paired(

@@ -14,7 +14,7 @@ from flowgauge.measure.recorder import Paired
 from flowgauge.measure.suite import SuiteTimes, time_suite
 from flowgauge.server.kept import stop_kept
 
-FLOWS = 12
+FLOWS = 10
 ROUNDS = 2
 FIGURES = {
     "first_flow": "time from pytest's start to the end of the first flow run",

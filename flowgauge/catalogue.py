@@ -33,7 +33,7 @@ __all__ = [
     "readme_mismatches",
 ]
 
-_README_ROW = re.compile(r"\|\s*\[`?([^\]`]+)`?\]\((patterns/[^)]+)\)")
+_README_ROW = re.compile(r"^\|\s*\[`?([^\]`]+)`?\]\((patterns/[^)]+)\)", re.MULTILINE)
 
 
 def catalogue_root(start: Path | None = None) -> Path:

@@ -141,6 +141,17 @@ def test_a_row_that_links_to_another_pattern_is_found(readme: Path) -> None:
     ]
 
 
+def test_a_link_within_another_table_is_no_row(readme: Path) -> None:
+    """A pattern may be linked to from anywhere, under any words; a folder has no `.py`."""
+    folder = replace(ONE, name="tasks/two_ways", path=Path("patterns/tasks/two_ways/two_ways.py"))
+    readme.write_text(
+        readme.read_text()
+        + "| [tasks/two_ways](patterns/tasks/two_ways) | Two files. |\n"
+        + "| pull | [a worker](patterns/tasks/two_ways/two_ways.py) | [b](patterns/tasks/b.py) |\n"
+    )
+    assert readme_mismatches((ONE, OTHER, folder), readme) == []
+
+
 def test_a_pattern_without_a_test_file_is_found(tests_root: Path) -> None:
     """A pattern whose tests lie elsewhere, or nowhere, is named with the file it lacks."""
     (tests_root / "tasks" / "test_basics.py").unlink()

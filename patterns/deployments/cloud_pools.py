@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
+# dependencies = [
+#   "prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1", "jsonschema>=4.20,<5"
+# ]
 # ///
 """Describe a push pool and a managed pool as Prefect Cloud takes them; both need Prefect Cloud.
 
