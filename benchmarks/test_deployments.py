@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a deployment costs: from a trigger to the start, one worker's runs, and each database."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow, task
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flowgauge.measure.deployed import Site
+from flowgauge.measure.pairs import Rounds
+from flowgauge.measure.recorder import Paired
+from patterns.deployments.push_on_one_machine import hand_over, serverless
+from patterns.deployments.self_hosted_server import postgres, prefect_server
+
+WAYS = ("push", "serve", "worker")
+TRIGGERS = 2
+QUEUED = 4
+AT_ONCE = 20
+DEPLOYMENTS: dict[str, Any] = {"group": "deployments", "runner": None}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of the servers, and of the flow that is deployed on one."""
+    return tmp_path_factory.mktemp("deployments")
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(folder: Path) -> Iterator[str]:
+    """Give the API of a self-hosted server on SQLite."""
+    with prefect_server(folder / "sqlite") as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def on_postgres(folder: Path) -> Iterator[str]:
+    """Give the API of a self-hosted server on PostgreSQL."""
+    with postgres(folder / "data") as url, prefect_server(folder / "postgres", url) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def deployed(on_sqlite: str, folder: Path) -> Iterator[tuple[Site, dict[str, str]]]:
+    """Give a flow on a server, and the ids of its deployments by who starts their runs."""
+    token = secrets.token_urlsafe()
+    with ExitStack() as stack:
+        site = stack.enter_context(Site(on_sqlite, folder / "site"))
+        home = {"PREFECT_HOME": str(folder / "site" / "home")}
+        url = stack.enter_context(serverless(on_sqlite, token, settings=home))
+        ids = {"push": site.deploy("pushed"), "worker": site.deploy("pulled", pool="processes")}
+        with temporary_settings({PREFECT_API_URL: on_sqlite}):
+            asyncio.run(hand_over(UUID(ids["push"]), url, token))
+        stack.enter_context(site.running("flows.py"))
+        stack.enter_context(site.running("-m", "prefect", "worker", "start", "-p", "processes"))
+        ids["serve"] = site.find("served")
+        # The first job pays for caches of the disk, and by its end all three look for runs.
+        site.seconds_to_start(ids["push"])
+        yield site, ids
+
+
+def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
+    """How long after its trigger a run starts: pushed, served, and pulled by a worker."""
+    if paired.benchmark.disabled:
+        pytest.skip("a benchmark: --benchmark-only runs it")
+    site, ids = request.getfixturevalue("deployed")
+    rounds = max(TRIGGERS, paired.recorder.budget.min_rounds // 2)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            seconds[way].append(site.seconds_to_start(ids[way]))
+    paired.benchmark.pedantic(lambda: None)
+    for way in WAYS:
+        reference = () if way == "push" else tuple(seconds["push"])
+        paired.keep(
+            Rounds(tuple(seconds[way]), reference),
+            id=f"trigger-{way}",
+            figure="time from the trigger until the flow runs",
+            reference="the same pushed" if reference else None,
+            params={},
+            **DEPLOYMENTS,
+        )
+
+
+def test_runs_of_a_worker(paired: Paired, request: pytest.FixtureRequest) -> None:
+    """How many runs one worker completes in a minute, where some wait already."""
+    if paired.benchmark.disabled:
+        pytest.skip("a benchmark: --benchmark-only runs it")
+    site, ids = request.getfixturevalue("deployed")
+    start = time.perf_counter()
+    site.runs(ids["worker"], QUEUED)
+    seconds = time.perf_counter() - start
+    paired.benchmark.pedantic(lambda: None)
+    paired.keep(
+        Rounds((seconds,), ()),
+        per=QUEUED,
+        rate=True,
+        id="runs-of-a-worker",
+        figure="flow runs of one worker, from the trigger to the last end",
+        reference=None,
+        params={"runs": QUEUED},
+        **DEPLOYMENTS,
+    )
+
+
+@task
+async def add_one(number: int) -> int:
+    """Return the next number."""
+    return number + 1
+
+
+@flow
+async def count(number: int) -> int:
+    """Count on by a task."""
+    return await add_one(number)
+
+
+async def count_at_once(runs: int) -> list[int]:
+    """Run the flow many times at once, in this process."""
+    return list(await asyncio.gather(*(count(number) for number in range(runs))))
+
+
+def counted_on(api: str, runs: int) -> list[int]:
+    """Run the flow many times at once against one server."""
+    with temporary_settings({PREFECT_API_URL: api}):
+        return asyncio.run(count_at_once(runs))
+
+
+def test_databases(paired: Paired, request: pytest.FixtureRequest) -> None:
+    """What a flow run costs on PostgreSQL and on SQLite while others run beside it."""
+    if paired.benchmark.disabled:
+        pytest.skip("a benchmark: --benchmark-only runs it")
+    apis = [request.getfixturevalue(name) for name in ("on_postgres", "on_sqlite")]
+    paired(
+        *(partial(counted_on, api, AT_ONCE) for api in apis),
+        check=lambda numbers: numbers == [number + 1 for number in range(AT_ONCE)],
+        per=AT_ONCE,
+        id="burst-postgres",
+        figure=f"time per flow run where {AT_ONCE} run at once",
+        against="the same on SQLite",
+        params={"tasks": 1},
+        rounds=2,
+        **DEPLOYMENTS,
+    )
