@@ -251,7 +251,6 @@ class Scene:
     lost_taken: bool
     fatal: FlowRun
     fatal_done: list[str]
-    fatal_crashes: int
     shared: list[FlowRun]
     shared_done: list[list[str]]
     shared_by: list[list[str]]
@@ -309,7 +308,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             lost_taken=any(on.took(name, lost) for name in ("second", "third")),
             fatal=on.run(fatal),
             fatal_done=fatal.done(),
-            fatal_crashes=len(on.crashed(fatal)),
             shared=[on.run(trip) for trip in shared],
             shared_done=[trip.done() for trip in shared],
             shared_by=[
@@ -383,7 +381,6 @@ def test_a_finished_task_is_not_done_again(scene: Scene) -> None:
 def test_a_run_that_always_crashes_is_given_up(scene: Scene) -> None:
     """A run that crashes by itself is begun again, and stays Crashed after its last attempt."""
     assert (scene.fatal.state_name, scene.fatal.run_count) == ("Crashed", ATTEMPTS)
-    assert scene.fatal_crashes == ATTEMPTS
     assert scene.fatal_done.count("begin") == ATTEMPTS
 
 
