@@ -8,13 +8,11 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect import flow, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flowgauge.measure.deployed import Site
@@ -24,9 +22,11 @@ from patterns.deployments.push_on_one_machine import hand_over, serverless
 from patterns.deployments.self_hosted_server import postgres, prefect_server
 
 WAYS = ("push", "serve", "worker")
-TRIGGERS = 2
 QUEUED = 4
-AT_ONCE = 20
+AT_ONCE = {"quick": 6, "long": 20}
+"""Runs at once; on SQLite twenty may take a minute, of waiting for each other."""
+LONG = 10
+"""Rounds from which on a run is a long one."""
 DEPLOYMENTS: dict[str, Any] = {"group": "deployments", "runner": None}
 
 
@@ -69,12 +69,41 @@ def deployed(on_sqlite: str, folder: Path) -> Iterator[tuple[Site, dict[str, str
         yield site, ids
 
 
+def test_databases(paired: Paired, request: pytest.FixtureRequest, folder: Path) -> None:
+    """What a flow run costs on PostgreSQL and on SQLite while others run beside it."""
+    if paired.benchmark.disabled:
+        pytest.skip("a benchmark: --benchmark-only runs it")
+    rounds = paired.recorder.budget.min_rounds
+    at_once = AT_ONCE["long" if rounds >= LONG else "quick"]
+    with ExitStack() as stack:
+        on_sqlite, on_postgres = (
+            stack.enter_context(Site(request.getfixturevalue(name), folder / name))
+            for name in ("on_sqlite", "on_postgres")
+        )
+        seconds = [
+            (on_postgres.seconds_at_once(at_once), on_sqlite.seconds_at_once(at_once))
+            for _ in range(max(1, rounds // 4))
+        ]
+    ours, theirs = zip(*seconds, strict=True)
+    paired.benchmark.pedantic(lambda: None)
+    paired.keep(
+        Rounds(ours, theirs),
+        per=at_once,
+        id="burst-postgres",
+        figure=f"time per flow run where {at_once} run at once",
+        reference="the same on SQLite",
+        params={"tasks": 1},
+        **DEPLOYMENTS,
+    )
+
+
+@pytest.mark.leaves("processes", reason="what serves and pulls starts helpers with its first run")
 def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
     """How long after its trigger a run starts: pushed, served, and pulled by a worker."""
     if paired.benchmark.disabled:
         pytest.skip("a benchmark: --benchmark-only runs it")
     site, ids = request.getfixturevalue("deployed")
-    rounds = max(TRIGGERS, paired.recorder.budget.min_rounds // 2)
+    rounds = max(2, paired.recorder.budget.min_rounds // 2)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in WAYS:
@@ -92,6 +121,7 @@ def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
         )
 
 
+@pytest.mark.leaves("processes", reason="what pulls starts helpers with its first run")
 def test_runs_of_a_worker(paired: Paired, request: pytest.FixtureRequest) -> None:
     """How many runs one worker completes in a minute, where some wait already."""
     if paired.benchmark.disabled:
@@ -109,46 +139,5 @@ def test_runs_of_a_worker(paired: Paired, request: pytest.FixtureRequest) -> Non
         figure="flow runs of one worker, from the trigger to the last end",
         reference=None,
         params={"runs": QUEUED},
-        **DEPLOYMENTS,
-    )
-
-
-@task
-async def add_one(number: int) -> int:
-    """Return the next number."""
-    return number + 1
-
-
-@flow
-async def count(number: int) -> int:
-    """Count on by a task."""
-    return await add_one(number)
-
-
-async def count_at_once(runs: int) -> list[int]:
-    """Run the flow many times at once, in this process."""
-    return list(await asyncio.gather(*(count(number) for number in range(runs))))
-
-
-def counted_on(api: str, runs: int) -> list[int]:
-    """Run the flow many times at once against one server."""
-    with temporary_settings({PREFECT_API_URL: api}):
-        return asyncio.run(count_at_once(runs))
-
-
-def test_databases(paired: Paired, request: pytest.FixtureRequest) -> None:
-    """What a flow run costs on PostgreSQL and on SQLite while others run beside it."""
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only runs it")
-    apis = [request.getfixturevalue(name) for name in ("on_postgres", "on_sqlite")]
-    paired(
-        *(partial(counted_on, api, AT_ONCE) for api in apis),
-        check=lambda numbers: numbers == [number + 1 for number in range(AT_ONCE)],
-        per=AT_ONCE,
-        id="burst-postgres",
-        figure=f"time per flow run where {AT_ONCE} run at once",
-        against="the same on SQLite",
-        params={"tasks": 1},
-        rounds=2,
         **DEPLOYMENTS,
     )

@@ -32,6 +32,37 @@ if __name__ == "__main__":
 """
 
 
+BURST = """\
+import asyncio
+import sys
+import time
+
+from prefect import flow, task
+
+
+@task
+async def add_one(number: int) -> int:
+    return number + 1
+
+
+@flow
+async def count(number: int) -> int:
+    return await add_one(number)
+
+
+async def count_at_once(runs: int) -> None:
+    await count(0)
+    start = time.perf_counter()
+    numbers = await asyncio.gather(*(count(number) for number in range(runs)))
+    seconds = time.perf_counter() - start
+    assert numbers == [number + 1 for number in range(runs)], numbers
+    print(seconds)
+
+
+asyncio.run(count_at_once(int(sys.argv[1])))
+"""
+
+
 class DeployedError(RuntimeError):
     """A deployed run or a process that serves it did not do what it should."""
 
@@ -50,12 +81,13 @@ class Site:
     _client: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Write the flow."""
+        """Write the flows."""
         import httpx
 
         object.__setattr__(self, "_client", httpx.Client(base_url=self.api, timeout=30))
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "flows.py").write_text(FLOW)
+        (self.folder / "burst.py").write_text(BURST)
 
     def request(self, method: str, path: str, /, **body: Any) -> Any:
         """Call the API and return what it answers.
@@ -90,13 +122,11 @@ class Site:
             words: What follows `python`.
             settings: Settings of Prefect, by the names of their variables.
         """
-        own = {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(self.folder / "home")}
-        others = {name: text for name, text in os.environ.items() if "PREFECT_" not in name}
         with (self.folder / "processes.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=self.folder,
-                env=others | own | settings,
+                env=self._environment() | settings,
                 stdout=log,
                 stderr=log,
             )
@@ -149,6 +179,37 @@ class Site:
         triggered = time.time()
         (run,) = self.runs(deployment)
         return datetime.fromisoformat(run["start_time"]).timestamp() - triggered
+
+    def seconds_at_once(self, runs: int) -> float:
+        """Run a flow with one task many times at once, and return the seconds for all.
+
+        The runs share a process of their own: its clients must not outlive the server.
+
+        Args:
+            runs: How many.
+
+        Raises:
+            DeployedError: If an answer is wrong, or there is none in time.
+        """
+        try:
+            done = subprocess.run(
+                [sys.executable, "burst.py", str(runs)],
+                cwd=self.folder,
+                env=self._environment(),
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeployedError(f"{runs} runs at once took over {DEADLINE} s") from None
+        if done.returncode:
+            raise DeployedError(f"{runs} runs at once failed: {done.stderr[-500:]}")
+        return float(done.stdout.splitlines()[-1])
+
+    def _environment(self) -> dict[str, str]:
+        others = {name: text for name, text in os.environ.items() if "PREFECT_" not in name}
+        own = {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(self.folder / "home")}
+        return others | own
 
     def _named(self, name: str) -> dict[str, Any] | None:
         response = self._client.get(f"/deployments/name/add-one/{name}")

@@ -50,3 +50,14 @@ def test_a_served_run_is_timed(site: Site) -> None:
         before = time.monotonic()
         seconds = site.seconds_to_start(site.find("served"))
         assert 0 < seconds < time.monotonic() - before
+
+
+@pytest.mark.e2e
+def test_a_burst_is_timed_where_its_answers_are_right(site: Site) -> None:
+    """Runs at once are timed together; a wrong answer has no time."""
+    before = time.monotonic()
+    assert 0 < site.seconds_at_once(3) < time.monotonic() - before
+    burst = site.folder / "burst.py"
+    burst.write_text(burst.read_text().replace("return number + 1", "return number"))
+    with pytest.raises(DeployedError, match=r"(?s)3 runs at once failed: .*AssertionError"):
+        site.seconds_at_once(3)

@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentCreate, WorkPoolCreate
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.utilities.templating import find_placeholders
+from pydantic import SecretStr
 
 from patterns.deployments.cloud_pools import (
     CLONE,
@@ -30,7 +31,7 @@ NAME = "deployments/cloud_pools"
 CREDENTIALS = UUID(int=7)
 Pools = list[tuple[WorkPoolCreate, dict[str, Any]]]
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "memory": ({"memory": "plenty"}, "memory: 'plenty' does not match"),
     "timeout": ({"timeout": 999_999}, "timeout: 999999 is greater than the maximum"),
     "env": ({"env": {"LEVEL": 3}}, "env.LEVEL: 3 is not of type 'string'"),
@@ -49,7 +50,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 def pools(prefect_server: str) -> Pools:
     """Give both pools, with a block that the server has, and job variables for each."""
     # Of another type: that of the credentials comes with a package of Google's clients.
-    block: Any = Secret(value="account").save("cloud-pools", overwrite=True)
+    block: Any = Secret(value=SecretStr("account")).save("cloud-pools", overwrite=True)
     return [(push_pool("pushed", block), PUSHED), (managed_pool("managed"), MANAGED)]
 
 
