@@ -110,6 +110,12 @@ def page(browser: Browser) -> Iterator[Page]:
     page.close()
 
 
+def kept(page: Page, file: Path) -> None:
+    """Take a picture of a page once nothing on it moves."""
+    page.evaluate("Promise.all(document.getAnimations().map(moving => moving.finished))")
+    page.screenshot(path=file)
+
+
 def test_the_command_of_the_server_is_the_one_that_runs() -> None:
     """The server that these tests use was started as the README says."""
     assert SERVER.strip() == "uv run prefect server start"
@@ -148,11 +154,11 @@ def test_the_run_is_seen(
     canvas = page.locator("canvas").first
     canvas.wait_for()
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=shots / "flow-run.png")
+    kept(page, shots / "flow-run.png")
     page.get_by_text("Artifacts", exact=True).first.click()
     for key in ("backtest", "residuals", "model"):
         page.get_by_text(key, exact=True).first.wait_for()
     page.get_by_text("backtest", exact=True).first.click()
     page.get_by_text("route_mae", exact=True).first.wait_for()
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=shots / "metrics.png")
+    kept(page, shots / "metrics.png")
