@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workflow as plain data: its tasks, their edges and work, and what bounds its makespan."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Kernel = Literal["wait", "python", "native", "memory", "bytes"]
+
+
+class GraphError(ValueError):
+    """A workflow that cannot be; the message is one line that names the task or the field."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a workflow.
+
+    Attributes:
+        id: Its name, of which a workflow has one.
+        needs: Tasks whose results it is given.
+        after: Tasks that must have ended before it starts, without a result (`wait_for`).
+        seconds: How much work it is: the time it takes alone on one worker.
+        kernel: What kind of work.
+        output_bytes: The size of its result.
+        subflow: The subflow it runs in, from the outermost; empty for the flow itself.
+    """
+
+    id: str
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    seconds: float = 0.0
+    kernel: Kernel = "wait"
+    output_bytes: int = 0
+    subflow: tuple[str, ...] = ()
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """All tasks that must have ended before it starts."""
+        return (*self.needs, *self.after)
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow whose edges lead from tasks to later ones.
+
+    Attributes:
+        name: What it is called.
+        tasks: Its tasks, each after all of its parents, otherwise in the order they were given.
+
+    Raises:
+        GraphError: If there is no task, two have one id, a parent is missing, tasks wait for each
+            other in a circle, or an amount is negative or no number.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    _by_id: dict[str, Task] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the tasks, and bring them into an order in which they can run."""
+        if not self.tasks:
+            raise GraphError(f'workflow "{self.name}" has no tasks')
+        known = {task.id: task for task in self.tasks}
+        if len(known) < len(self.tasks):
+            (id, _), *_ = Counter(task.id for task in self.tasks).most_common(1)
+            raise GraphError(f'two tasks have the id "{id}"')
+        for task in self.tasks:
+            _check(task, known)
+        object.__setattr__(self, "tasks", _in_order(self.tasks))
+        object.__setattr__(self, "_by_id", known)
+
+    def __getitem__(self, id: str) -> Task:
+        """Return the task of an id."""
+        return self._by_id[id]
+
+    @property
+    def total_work(self) -> float:
+        """The seconds of all tasks together: the makespan of one worker that costs nothing."""
+        return math.fsum(task.seconds for task in self.tasks)
+
+    @property
+    def critical_path(self) -> tuple[str, ...]:
+        """The ids of the tasks that no number of workers can run sooner, first to last."""
+        ends = self._ends()
+        last = max(self.tasks, key=lambda task: ends[task.id])
+        path = [last]
+        while path[-1].parents:
+            path.append(self[max(path[-1].parents, key=ends.__getitem__)])
+        return tuple(task.id for task in reversed(path))
+
+    @property
+    def critical_seconds(self) -> float:
+        """The seconds of the critical path: the makespan of workers without number."""
+        return max(self._ends().values())
+
+    @property
+    def depth(self) -> int:
+        """How many tasks follow each other at most."""
+        return max(self._levels().values()) + 1
+
+    @property
+    def width(self) -> int:
+        """How many tasks have equally many steps before them at most."""
+        return max(Counter(self._levels().values()).values())
+
+    def lower_bound(self, workers: int) -> float:
+        """Return the makespan that no scheduler can beat: `max(critical path, work / workers)`.
+
+        Args:
+            workers: How many tasks can run at once, at least one.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            GraphError: If there is no worker.
+        """
+        if workers < 1:
+            raise GraphError(f"workers={workers}: a workflow needs one at least")
+        return max(self.critical_seconds, self.total_work / workers)
+
+    def _ends(self) -> dict[str, float]:
+        ends: dict[str, float] = {}
+        for task in self.tasks:
+            start = max((ends[parent] for parent in task.parents), default=0.0)
+            ends[task.id] = start + task.seconds
+        return ends
+
+    def _levels(self) -> dict[str, int]:
+        levels: dict[str, int] = {}
+        for task in self.tasks:
+            levels[task.id] = max((levels[parent] + 1 for parent in task.parents), default=0)
+        return levels
+
+
+def _check(task: Task, known: dict[str, Task]) -> None:
+    for parent in task.parents:
+        if parent not in known:
+            raise GraphError(f'task "{task.id}" waits for "{parent}", which is no task')
+    if not (math.isfinite(task.seconds) and task.seconds >= 0):
+        raise GraphError(f'task "{task.id}" takes {task.seconds} seconds: give zero or more')
+    if task.output_bytes < 0:
+        raise GraphError(f'task "{task.id}" returns {task.output_bytes} bytes: give zero or more')
+    if task.kernel not in get_args(Kernel):
+        kernels = ", ".join(get_args(Kernel))
+        raise GraphError(f'task "{task.id}" has the kernel "{task.kernel}": there are {kernels}')
+
+
+def _in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """Sort tasks so that each follows its parents (Kahn's algorithm)."""
+    tasks = tuple(tasks)
+    by_id = {task.id: task for task in tasks}
+    waits = {task.id: len(set(task.parents)) for task in tasks}
+    children: dict[str, list[str]] = {task.id: [] for task in tasks}
+    for task in tasks:
+        for parent in dict.fromkeys(task.parents):
+            children[parent].append(task.id)
+    ready = [task.id for task in tasks if not waits[task.id]]
+    for id in ready:  # it grows while it is read
+        for child in children[id]:
+            waits[child] -= 1
+            if not waits[child]:
+                ready.append(child)
+    if len(ready) < len(tasks):
+        raise GraphError(f"tasks wait for each other: {_circle(by_id, set(by_id) - set(ready))}")
+    return tuple(by_id[id] for id in ready)
+
+
+def _circle(by_id: dict[str, Task], stuck: set[str]) -> str:
+    """Return a circle among tasks that never get ready, as `"a" -> "b" -> "a"`."""
+    seen: list[str] = [min(stuck)]
+    while True:
+        parent = next(id for id in by_id[seen[-1]].parents if id in stuck)
+        if parent in seen:
+            circle = [*seen[seen.index(parent) :], parent]
+            return " -> ".join(f'"{id}"' for id in reversed(circle))
+        seen.append(parent)
