@@ -49,7 +49,7 @@ def typed(block: str, api: str, folder: Path) -> subprocess.Popen[str]:
 
 def said(process: subprocess.Popen[str]) -> str:
     """Return what a block printed, once it has ended well."""
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
     return output
 

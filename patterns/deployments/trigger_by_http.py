@@ -16,6 +16,7 @@ Guarantees:
     listed: without arguments it lists the deployments that the server knows.
     watched: it waits for the end of the run and says how it ended, and whether that was well.
     artifacts: the tables, links and texts that the run published are read back.
+    busy: a server that says it is too busy (503) is asked again for a minute.
     errors: a deployment that is not there, a parameter that does not fit, a server that does
         not answer and a run that takes too long are one line each, and status 2.
 
@@ -29,6 +30,7 @@ Costs:
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/deployments/run-deployments
     - https://docs.prefect.io/v3/api-ref/rest-api
+    - Prefect #18934: a server on SQLite that answers 503
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 LOCAL = "http://127.0.0.1:4200/api"
+BUSY = 60
+"""Seconds that a server may be busy, as Prefect's own client has it."""
 LONG = 10_000
 """Characters from which on an artifact, such as an image, is not printed whole."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -68,12 +72,18 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         TriggerError: If it does not answer, or refuses.
     """
     data = None if body is None else json.dumps(body).encode()
+    request = Request(api + path, data, {"Content-Type": "application/json"})
+    deadline = time.monotonic() + BUSY
     try:
-        request = Request(api + path, data, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as response:
-            return json.load(response)
-    except HTTPError as error:
-        raise TriggerError(_said(error)) from None
+        while True:
+            try:
+                with urlopen(request, timeout=BUSY) as response:
+                    return json.load(response)
+            except HTTPError as error:
+                # A server on SQLite whose database is locked has done nothing yet.
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise TriggerError(_said(error)) from None
+                time.sleep(0.5)
     except (URLError, OSError) as error:
         why = getattr(error, "reason", error)
         raise TriggerError(f"no answer from {api} ({why}): is PREFECT_API_URL right?") from None

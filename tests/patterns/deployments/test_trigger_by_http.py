@@ -9,7 +9,9 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,36 @@ def test_a_server_that_does_not_answer_is_one_line() -> None:
     assert re.fullmatch(
         rf"no answer from {address} \(.*\): is PREFECT_API_URL right\?\n", asked.stderr
     )
+
+
+@pytest.mark.guarantee(NAME, "busy")
+def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two 503s the answer is taken; one that stays busy is told once the time is up."""
+    answers = [503, 503, 200]
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = answers.pop(0) if answers else 503
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b'{"well": "rested"}' if status == 200 else b"{}")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            api = f"http://127.0.0.1:{server.server_port}/api"
+            assert call(api, "/health") == {"well": "rested"}
+            assert answers == []
+            monkeypatch.setattr(pattern, "BUSY", 0.1)
+            with pytest.raises(TriggerError, match=r"^the server refused \(503\)"):
+                call(api, "/health")
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 @pytest.mark.e2e
