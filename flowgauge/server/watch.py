@@ -26,7 +26,8 @@ SILENT_PROBES = 3
 BUSY_PROBES = 12
 """And after which one is that uses it."""
 _IDLE_SHARE = 0.002
-_TAIL_LINES = 15
+# A stack's innermost frames come first, and those of SQLAlchemy are deep.
+_TAIL_LINES = 150
 _DUMP_SECONDS = 5
 
 

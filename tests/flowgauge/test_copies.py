@@ -9,41 +9,7 @@ import pytest
 
 from flowgauge.catalogue import CatalogueError, find
 from flowgauge.copies import copy, diff
-
-PATTERN = """\
-# SPDX-License-Identifier: 0BSD
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4"]
-# ///
-'''Retry a flaky call.
-
-Problem:
-    A service is down.
-
-Guarantees:
-    attempts: the call is tried at most four times.
-
-Not for:
-    Errors that stay.
-
-Costs:
-    Row `retries/backoff`.
-
-Sources:
-    - Prefect #14745
-'''
-
-import json
-
-
-def main() -> None:
-    print(json)
-
-
-if __name__ == "__main__":
-    main()
-"""
+from tests.flowgauge.test_catalogue import PATTERN
 
 
 @pytest.fixture
