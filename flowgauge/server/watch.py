@@ -26,8 +26,9 @@ SILENT_PROBES = 3
 BUSY_PROBES = 12
 """And after which one is that uses it."""
 _IDLE_SHARE = 0.002
-# A stack's innermost frames come first, and those of SQLAlchemy are deep.
-_TAIL_LINES = 150
+_TAIL_LINES = 15
+_STACK_LINES = 40
+"""Of all that a thread that waits says where it does: its innermost frames come first."""
 _DUMP_SECONDS = 5
 
 
@@ -164,22 +165,35 @@ class _Gone(BaseHTTPRequestHandler):
 
 def _ended(server: ServerProcess, why: str) -> str:
     """End a server, and say why, with the last it printed and what it was doing."""
+    log = Path(server.request.log)
+    printed = _text(log)
+    stacks = ""
     if server.poll() is None:
-        log = Path(server.request.log)
-        before = log.stat().st_size if log.exists() else 0
         # The stack of every thread goes to the log; a stopped process must go on for that.
         server.lease.send(send=signal.SIGUSR1)
         server.lease.send(send=signal.SIGCONT)
-        deadline = time.monotonic() + _DUMP_SECONDS
-        while time.monotonic() < deadline and log.exists() and log.stat().st_size == before:
+        deadline, before = time.monotonic() + _DUMP_SECONDS, None
+        while time.monotonic() < deadline and (not stacks or stacks != before):
             time.sleep(0.05)
+            before, stacks = stacks, _text(log)[len(printed) :]
         server.stop(patience=0)
-    return f"the Prefect server of this run {why}\n{_tail(server)}"
+    # The keeper's log says why a server could not begin.
+    lines = (printed or _text(server.lease.log)).splitlines()[-_TAIL_LINES:]
+    told = ("its log ends:", *lines) if lines else ("its log is empty",)
+    doing = ("it was doing:", *_innermost(stacks)) if stacks else ()
+    return "\n".join((f"the Prefect server of this run {why}", *told, *doing))
 
 
-def _tail(server: ServerProcess) -> str:
-    """Return the end of a server's log, or of its keeper's."""
-    for log in (Path(server.request.log), server.lease.log):
-        if log.exists() and (lines := log.read_text(errors="replace").splitlines()):
-            return "\n".join(("its log ends:", *lines[-_TAIL_LINES:]))
-    return "its log is empty"
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""
+
+
+def _innermost(stacks: str) -> list[str]:
+    """Return what a person needs of what faulthandler printed of all threads."""
+    lines: list[str] = []
+    depth = 0
+    for line in stacks.splitlines():
+        depth = depth + 1 if line.startswith("  ") else 0
+        if depth <= _STACK_LINES:
+            lines.append(line)
+    return lines

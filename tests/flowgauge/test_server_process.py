@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import sqlite3
+import time
+from pathlib import Path
 
 import pytest
 from prefect import flow, task
+from prefect.server.database.configurations import AioSqliteConfiguration
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from flowgauge.server_process import queue_for_sqlite
 
 
 @task
@@ -32,3 +42,81 @@ def test_requests_queue_for_the_database(
             assert notes() == list(range(5))
     refused = [record.message for record in caplog.records if "retryable" in record.message]
     assert refused == []
+
+
+@pytest.fixture
+def queueing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AioSqliteConfiguration:
+    """Give a database of its own, with transactions as in the test server."""
+    stock = AioSqliteConfiguration.begin_transaction
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", stock)
+    queue_for_sqlite()
+    return AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/queueing.db", timeout=2)
+
+
+async def failed_inserts(engine: AsyncEngine) -> list[object]:
+    """Return cursors, each of another connection, whose inserts were refused."""
+    async with engine.connect() as one, engine.connect() as two:
+        await one.execute(text("CREATE TABLE t (x UNIQUE)"))
+        await one.execute(text("INSERT INTO t VALUES (1)"))
+        await one.commit()
+        cursors: list[object] = []
+        for connection in (one, two):
+            # Otherwise a failing test would take a minute.
+            await connection.execute(text("PRAGMA busy_timeout = 2000"))
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            cursor = await driver.cursor()
+            with pytest.raises(sqlite3.IntegrityError):
+                await cursor.execute("INSERT INTO t VALUES (1)")
+            cursors.append(cursor)
+    return cursors
+
+
+def test_the_event_loop_never_waits_for_a_transaction(queueing: AioSqliteConfiguration) -> None:
+    """What is left of a refused insert is collected at once while transactions wait in line."""
+
+    async def write(began: asyncio.Event) -> None:
+        async with await queueing.session(await queueing.engine()) as session:
+            began.set()
+            async with queueing.begin_transaction(session):
+                await session.execute(text("INSERT INTO t VALUES (2)"))
+
+    async def seconds_to_collect() -> float:
+        engine = await queueing.engine()
+        cursors = await failed_inserts(engine)
+        began = asyncio.Event()
+        async with (
+            await queueing.session(engine) as session,
+            queueing.begin_transaction(session),
+        ):
+            await session.execute(text("SELECT 1"))
+            waiting = asyncio.create_task(write(began))
+            await began.wait()
+            # It has the time to begin, if anything lets it.
+            await asyncio.wait([waiting], timeout=0.3)
+            start = time.monotonic()
+            cursors.clear()
+            gc.collect()
+            seconds = time.monotonic() - start
+        await waiting
+        return seconds
+
+    assert asyncio.run(seconds_to_collect()) < 1
+
+
+def test_a_transaction_inside_another_does_not_wait_for_it(
+    queueing: AioSqliteConfiguration,
+) -> None:
+    """A second session that begins before the first one has asked for anything is let in."""
+
+    async def read() -> object:
+        engine = await queueing.engine()
+        async with (
+            await queueing.session(engine) as one,
+            queueing.begin_transaction(one),
+            await queueing.session(engine) as two,
+            queueing.begin_transaction(two),
+        ):
+            return await two.scalar(text("SELECT 1"))
+
+    assert asyncio.run(asyncio.wait_for(read(), 20)) == 1
