@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.isolation import isolated_environment
+from flowgauge.leftovers.processes import belongs_to_run
 
 if TYPE_CHECKING:
     from flowgauge.server.lease import Lease, ServerProcess
@@ -142,6 +143,9 @@ def _lease(config: pytest.Config) -> Lease:
         else:
             taken = lease(home)
         config.stash[_LEASE] = taken
+        if taken.keeper:
+            # It forks the server when it has imported what that needs, maybe during a test.
+            belongs_to_run(taken.keeper.pid)
         # Put back with the rest of the environment at the end.
         os.environ[KEEPER] = str(taken.socket_path)
     return config.stash[_LEASE]

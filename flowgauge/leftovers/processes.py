@@ -12,6 +12,13 @@ from typing import Any
 
 _PROC = Path("/proc") if sys.platform == "linux" else None
 
+_of_the_run: set[int] = set()
+
+
+def belongs_to_run(pid: int) -> None:
+    """Take a process, and all that it will start, for the run's and not for a test's."""
+    _of_the_run.add(pid)
+
 
 def running() -> set[int]:
     """Return the ids of running processes: all on Linux, elsewhere those below this one."""
@@ -54,9 +61,10 @@ def _is_descendant(pid: int) -> bool:
     state, parent = _state_and_parent(pid)
     if state in {"Z", "X", ""}:
         return False
-    while parent > 1:
+    while parent > 1 and pid not in _of_the_run:
         if parent == os.getpid():
             return True
+        pid = parent
         _, parent = _state_and_parent(parent)
     return False
 
@@ -87,7 +95,8 @@ def _below() -> dict[int, str]:
     found = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.status() != psutil.STATUS_ZOMBIE:
+            above = {process.pid, *(parent.pid for parent in process.parents())}
+            if process.status() != psutil.STATUS_ZOMBIE and not above & _of_the_run:
                 found[process.pid] = " ".join(process.cmdline())
         except psutil.Error:
             continue

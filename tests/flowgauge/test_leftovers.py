@@ -18,6 +18,7 @@ import pytest
 from flowgauge.leftovers.files import Folders
 from flowgauge.leftovers.watch import Watch
 from flowgauge.leftovers.writes import reported
+from flowgauge.server.lease import KEEPER
 
 CONFTEST = """
 import subprocess
@@ -465,6 +466,30 @@ def test_a_dask_worker_that_is_started_again_is_not_left(project: pytest.Pyteste
         """
     )
     run(project).assert_outcomes(passed=1)
+
+
+def test_a_server_that_starts_during_a_test_is_not_left(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that a later test may need is forked when it is ready, and is the run's."""
+    # Otherwise it would be forked by the keeper of this run.
+    monkeypatch.delenv(KEEPER, raising=False)
+    project.makepyfile(
+        """
+        import time
+        import psutil
+
+        def test_that_starts_before_the_server():
+            deadline = time.monotonic() + 60
+            while not any(child.children() for child in psutil.Process().children()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        def test_that_uses_it(prefect_server):
+            pass
+        """
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
