@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from flowgauge.kernels import Speeds
     from flowgauge.measure.floors import Floor
 
 
@@ -96,3 +98,21 @@ def floor(started_runners: StartedRunners, runner_name: str) -> Iterator[Floor]:
 
     with floor(runner_name, started_runners) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def speeds() -> Speeds:
+    """Give how much work a second is on this machine, the same in every run."""
+    from flowgauge.kernels import machine_speeds
+    from flowgauge.server.template import cache_folder
+
+    return machine_speeds(cache_folder())
+
+
+@pytest.fixture(scope="session")
+def bare_pool(started_runners: StartedRunners) -> Iterator[Executor]:
+    """Give a process pool without Prefect, beside which efficiency is measured."""
+    from flowgauge.measure.floors import pool
+
+    with pool("processes", started_runners.workers) as executor:
+        yield executor

@@ -33,6 +33,9 @@ pytest_plugins = (
     "flowgauge.leftovers.check",
 )
 
+FULL_ROUNDS = 12
+"""How many rounds each benchmark has at least where everything is measured."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the plugin."""
@@ -59,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         type=Path,
         help="where the guarantees and the report go (default: reports/latest)",
+    )
+    group.addoption(
+        "--full",
+        action="store_true",
+        help="measure everything, with more rounds: up to half an hour in place of five minutes",
     )
     group.addoption(
         "--keep-server",
@@ -132,6 +140,8 @@ def _measure_only_when_asked(config: pytest.Config) -> None:
     measuring = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
     if not any(config.getoption(f"benchmark_{name}", None) for name in measuring):
         config.option.benchmark_disable = True
+    if config.getoption("full"):
+        config.option.benchmark_min_rounds = max(config.option.benchmark_min_rounds, FULL_ROUNDS)
     table = ("columns", "sort", "group-by", "name", "compare", "histogram", "cprofile", "verbose")
     options = tuple(f"--benchmark-{name}" for name in table)
     if not any(str(given).startswith(options) for given in config.invocation_params.args):

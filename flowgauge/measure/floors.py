@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from flowgauge.graphs import Workflow
+from flowgauge.kernels import Speeds
+from flowgauge.measure.graph_flow import run_on_dask, run_on_pool
+from flowgauge.orders import Output
 from flowgauge.runners import StartedRunners
 
 T = TypeVar("T")
@@ -21,10 +25,12 @@ class Floor:
     Attributes:
         name: What it is, as a report names it.
         map: Calls a function with each item and returns the results in order.
+        run: Runs a workflow, given how much work a second is.
     """
 
     name: str
     map: Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
+    run: Callable[[Workflow, Speeds], Mapping[str, Output]]
 
 
 @contextlib.contextmanager
@@ -39,16 +45,52 @@ def floor(runner: str, started: StartedRunners) -> Iterator[Floor]:
         The floor; its workers are up.
     """
     if runner == "sequential":
-        yield Floor("plain function call", lambda fn, items: [fn(item) for item in items])
+        yield Floor(
+            "plain function call",
+            lambda fn, items: [fn(item) for item in items],
+            lambda workflow, speeds: run_on_pool(workflow, _InlineExecutor(), speeds),
+        )
     elif runner.startswith("dask-"):
         from distributed import Client
 
         with Client(started.dask_scheduler(runner), set_as_default=False) as client:
-            yield Floor("bare Dask", lambda fn, items: _gather(client, fn, items))
+            yield Floor(
+                "bare Dask",
+                lambda fn, items: _gather(client, fn, items),
+                lambda workflow, speeds: run_on_dask(workflow, client, speeds),
+            )
     else:
-        with _executor(runner, started.workers) as pool:
-            list(pool.map(abs, range(started.workers)))
-            yield Floor(type(pool).__name__, lambda fn, items: list(pool.map(fn, items)))
+        with pool(runner, started.workers) as executor:
+            yield Floor(
+                type(executor).__name__,
+                lambda fn, items: list(executor.map(fn, items)),
+                lambda workflow, speeds: run_on_pool(workflow, executor, speeds),
+            )
+
+
+@contextlib.contextmanager
+def pool(runner: str, workers: int) -> Iterator[Executor]:
+    """Start a bare pool.
+
+    Args:
+        runner: `threads` or `processes`.
+        workers: How many.
+
+    Yields:
+        The pool; its workers are up.
+    """
+    with _executor(runner, workers) as executor:
+        list(executor.map(abs, range(workers)))
+        yield executor
+
+
+class _InlineExecutor(Executor):
+    """Runs what is submitted at once, in the caller."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def _executor(runner: str, workers: int) -> Executor:

@@ -29,15 +29,18 @@ def measurement() -> Any:
     return _run_body()
 
 
-def inside_flow(task_runner: TaskRunner[Any], body: Callable[[], Any]) -> None:
+def inside_flow(
+    task_runner: TaskRunner[Any], body: Callable[[], Any], name: str | None = None
+) -> None:
     """Run a function as the body of a flow.
 
     Args:
         task_runner: What its tasks run on; its workers are started and stopped with the flow.
         body: Any function; it stays in this process.
+        name: Of the flow run; None for one that Prefect makes up.
     """
     _bodies.append(body)
     try:
-        measurement.with_options(task_runner=task_runner)()
+        measurement.with_options(task_runner=task_runner, flow_run_name=name)()
     finally:
         _bodies.pop()

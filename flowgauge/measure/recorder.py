@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,15 @@ class Paired:
         self.benchmark.extra_info.update(
             {"runner": made.runner, "per": per, "reference": made.reference, "ratio": made.ratio}
         )
-        self.recorder.rows.append(made)
+        self.add([made])
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep rows as they are; the last one is shown.
+
+        Args:
+            rows: One or more.
+        """
+        self.recorder.rows.extend(rows)
         self.item.user_properties.append((_PROPERTY, len(self.recorder.rows) - 1))
 
 
@@ -135,6 +143,11 @@ class BenchmarkRecorder:
         self.starts: list[Start] = []
         self.results: Results | None = None
         self.benchmarks = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether everything is to be measured."""
+        return bool(self.config.getoption("full"))
 
     @property
     def budget(self) -> Budget:

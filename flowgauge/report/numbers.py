@@ -11,11 +11,14 @@ def quantity(value: float, unit: str) -> str:
 
     Args:
         value: The figure.
-        unit: Its unit; seconds get the prefix that suits, any other stands as it is.
+        unit: Its unit; seconds get the prefix that suits, "efficiency" is the highest there is of
+            what never reaches its target, any other stands as it is.
 
     Returns:
         For example "4.1 ms", "850 µs" or "12 bytes".
     """
+    if unit == "efficiency":
+        return f"never, ceiling {_digits(value)}"
     return seconds(value) if unit == "seconds" else f"{_digits(value)} {unit}"
 
 

@@ -13,6 +13,7 @@ from flowgauge.measure.results import Row
 NO_RUNNER = "no runner"
 
 _RUNNERS = ("sequential", "threads", "processes", "dask-threads", "dask-processes")
+_FLOORS = ("ThreadPoolExecutor", "ProcessPoolExecutor", "bare Dask")
 _FEATURES = (
     "flow",
     "task-call",
@@ -25,8 +26,12 @@ _FEATURES = (
     "persisted-result",
 )
 _GROUPS = {
+    "metg": "How long tasks must be",
     "features": "What each feature costs",
     "patterns": "What each pattern costs",
+    "scaling": "What more tasks, workers and bytes cost",
+    "workflows": "Real workflows",
+    "prediction": "What was predicted",
     "startup": "What is slow to start",
     "deployments": "What a deployment costs",
     "harness": "What a test run costs",
@@ -72,7 +77,7 @@ def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def runners(rows: Iterable[Row]) -> tuple[str, ...]:
     """List the runners that rows have: known ones first, then others, "no runner" last."""
-    names = _listed((runner_name(row) for row in rows), _RUNNERS)
+    names = _listed((runner_name(row) for row in rows), (*_RUNNERS, *_FLOORS))
     return tuple(sorted(names, key=NO_RUNNER.__eq__))
 
 
@@ -99,12 +104,18 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
     """
     times = Counter((row.id, row.runner) for row in rows)
     ambiguous = {id for (id, _), count in times.items() if count > 1}
+    figures = Counter(id for id, _ in {(row.id, row.figure) for row in rows})
     return tuple(
-        " · ".join(filter(None, (row.id, row.figure, params_text(row))))
+        " · ".join(filter(None, (row.id, row.figure * (figures[row.id] > 1), params_text(row))))
         if row.id in ambiguous
         else row.id
         for row in rows
     )
+
+
+def is_point(row: Row) -> bool:
+    """Say whether a row is one point of a curve, of which only the whole says something."""
+    return row.group == "metg" and row.id == "curve"
 
 
 def params_text(row: Row) -> str:

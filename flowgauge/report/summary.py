@@ -12,7 +12,7 @@ from rich.text import Text
 from flowgauge.measure.results import Results, Row
 from flowgauge.report.headline import headline
 from flowgauge.report.numbers import quantity, ratio
-from flowgauge.report.order import Group, groups, runner_name
+from flowgauge.report.order import Group, groups, params_text, runner_name
 from flowgauge.report.tables import SAME, Matrix, matrix
 from flowgauge.report.verdicts import Bands, noise_bands
 
@@ -44,7 +44,9 @@ def line(row: Row) -> str:
     """Write one row as a line, for a run to show as it goes."""
     beside = f", {ratio(row.ratio)} beside {row.reference}" if row.ratio is not None else ""
     interval = f"{quantity(row.low, row.unit)} – {quantity(row.high, row.unit)}"
-    return f"{row.id} · {runner_name(row)}: {quantity(row.value, row.unit)} ({interval}){beside}"
+    what = " ".join(filter(None, (row.id, params_text(row))))
+    exact = "" if row.low == row.high else f" ({interval})"
+    return f"{what} · {runner_name(row)}: {quantity(row.value, row.unit)}{exact}{beside}"
 
 
 def _table(group: Group, bands: Bands, console: Console) -> Table:

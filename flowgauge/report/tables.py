@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flowgauge.measure.results import Row
 from flowgauge.report.numbers import quantity, ratio
-from flowgauge.report.order import labels, params_text, runner_name, runners
+from flowgauge.report.order import is_point, labels, params_text, runner_name, runners
 from flowgauge.report.verdicts import Bands, verdict, verdict_text
 
 COLUMNS = (
@@ -80,8 +80,10 @@ def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
         bands: The A/A band of each runner.
 
     Returns:
-        One line for each label, with the cost and the ratio on each runner.
+        One line for each label, with the cost and the ratio on each runner; points of curves are
+        left out.
     """
+    rows = [row for row in rows if not is_point(row)]
     across = runners(rows)
     shown: dict[str, dict[str, tuple[str, str]]] = {}
     for label, row in zip(labels(rows), rows, strict=True):

@@ -62,7 +62,16 @@ def test_labels(make_row: MakeRow) -> None:
     few, many = (make_row("submit", 1.0, params={"tasks": n}) for n in (10, 100))
     other = make_row("map", 1.0)
     assert labels([few, many, other]) == (
-        "submit · time per task run · tasks=10",
-        "submit · time per task run · tasks=100",
+        "submit · tasks=10",
+        "submit · tasks=100",
         "map",
+    )
+
+
+def test_labels_of_different_figures(make_row: MakeRow) -> None:
+    """Where one id has two figures, they are named."""
+    figures = ("time per task run", "time per flow run")
+    assert labels([make_row("flow", 1.0, params={}, figure=figure) for figure in figures]) == (
+        "flow · time per task run",
+        "flow · time per flow run",
     )

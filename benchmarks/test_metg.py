@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long tasks must be for a task runner to keep the machine busy: METG (Task Bench, SC'20)."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from concurrent.futures import Executor
+from typing import Any
+
+import pytest
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import TaskRunner
+
+from flowgauge.graphs import Kernel
+from flowgauge.kernels import Speeds
+from flowgauge.measure.floors import Floor
+from flowgauge.measure.granularity import Cell, Granularity, measure_cell
+from flowgauge.measure.graph_flow import Submit, perform_task, submit_all
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.recorder import Paired
+from flowgauge.orders import Order, Output, check_outputs, perform
+from flowgauge.runners import StartedRunners
+
+KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
+SHAPES = ("trivial", "chain", "stencil", "tree")
+QUICK: dict[str, Any] = {"targets": (0.5,), "longest": 1.0}
+FULL: dict[str, Any] = {"targets": (0.5, 0.9), "longest": 3.0}
+
+
+@task(cache_policy=NO_CACHE)
+def logging_task(order: Order, inputs: list[Output]) -> Output:
+    """Do one task of a workflow, and say so in the run's log."""
+    get_run_logger().log(logging.INFO, "doing %s", order.id)
+    return perform(order, inputs)
+
+
+def never_the_same(context: Any, parameters: dict[str, Any]) -> str:
+    """Return a key that nothing has been stored under."""
+    return uuid.uuid4().hex
+
+
+FEATURES: dict[str, Submit] = {
+    "retries": perform_task.with_options(retries=3, retry_delay_seconds=10).submit,
+    "caching": perform_task.with_options(cache_key_fn=never_the_same, persist_result=True).submit,
+    "persistence": perform_task.with_options(persist_result=True).submit,
+    "logging": logging_task.submit,
+    "tags": perform_task.with_options(tags=["red", "green", "blue"]).submit,
+    "1 MB results": perform_task.submit,
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Measure one kernel and shape in a quick run, and all in a full one."""
+    full = metafunc.config.getoption("full")
+    if "kernel" in metafunc.fixturenames:
+        metafunc.parametrize("kernel", KERNELS if full else KERNELS[:1])
+    if "shape" in metafunc.fixturenames:
+        metafunc.parametrize("shape", SHAPES if full else SHAPES[:1])
+    if "feature" in metafunc.fixturenames:
+        metafunc.parametrize("feature", FEATURES if full else ())
+
+
+class Measure:
+    """Measures cells beside the bare pool of this run."""
+
+    def __init__(
+        self, paired: Paired, pool: Executor, speeds: Speeds, started: StartedRunners
+    ) -> None:
+        self.paired, self.pool, self.speeds, self.workers = paired, pool, speeds, started.workers
+
+    def __call__(self, cell: Cell, run: Any) -> None:
+        """Measure a cell, or check that it runs where nothing is timed."""
+        benchmark = self.paired.benchmark
+        benchmark.group = "metg"
+        if benchmark.disabled:
+            workflow = cell.workflow(self.workers, 2, 0.001)
+            check_outputs(workflow, self.speeds, benchmark.pedantic(run, args=(workflow,)))
+            return
+        full = self.paired.recorder.full
+        benchmark.pedantic(lambda: None)
+        rounds = 3 if full else 2
+        measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
+        self.paired.add(measure_cell(measured, **(FULL if full else QUICK)))
+
+
+@pytest.fixture
+def measure(
+    paired: Paired, bare_pool: Executor, speeds: Speeds, started_runners: StartedRunners
+) -> Measure:
+    """Give what measures cells."""
+    return Measure(paired, bare_pool, speeds, started_runners)
+
+
+def test_metg(
+    measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, shape: str
+) -> None:
+    """From which task length on a task runner keeps the machine half busy, and nearly all."""
+    cell = Cell(runner_name, kernel, shape)
+    inside_flow(task_runner, lambda: measure(cell, lambda graph: submit_all(graph, measure.speeds)))
+
+
+@pytest.mark.runners("threads", "processes", "dask-processes")
+def test_metg_of_floors(measure: Measure, floor: Floor, kernel: Kernel, shape: str) -> None:
+    """The same for what the task runners stand on."""
+    cell = Cell(floor.name, kernel, shape)
+    measure(cell, lambda graph: floor.run(graph, measure.speeds))
+
+
+@pytest.mark.runners("threads", "dask-processes")
+def test_metg_with_a_feature(
+    measure: Measure, task_runner: TaskRunner[Any], runner_name: str, feature: str
+) -> None:
+    """What a feature of Prefect adds to METG."""
+    size = 10**6 if feature == "1 MB results" else 0
+    cell = Cell(runner_name, "native", "trivial", feature, size)
+    submit = FEATURES[feature]
+    inside_flow(
+        task_runner, lambda: measure(cell, lambda graph: submit_all(graph, measure.speeds, submit))
+    )

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what share of the workers' time goes into the work, for tasks of a given length."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowgauge.graphs import Kernel, Workflow
+from flowgauge.kernels import Speeds, expected, work
+from flowgauge.measure.intervals import median_interval
+from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
+from flowgauge.measure.pairs import WrongAnswerError
+from flowgauge.measure.results import Row
+from flowgauge.orders import Output, check_outputs
+from flowgauge.shapes import shape
+
+BARE = "bare process pool"
+"""What each run is measured beside: it uses every core, and is told of all its work at once."""
+_RUN_SECONDS = 0.4
+_MIN_STEPS, _MAX_STEPS = 4, 16
+Run = Callable[[Workflow], Mapping[str, Output]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What METG is measured for.
+
+    Attributes:
+        runner: A task runner, or a floor.
+        kernel: The work.
+        shape: How the tasks depend on each other.
+        feature: What of Prefect its tasks use on top; empty for nothing.
+        output_bytes: The size of each task's result.
+    """
+
+    runner: str
+    kernel: Kernel
+    shape: str
+    feature: str = ""
+    output_bytes: int = 0
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return what tells its rows from those of other cells."""
+        feature = {"feature": self.feature} if self.feature else {}
+        return {"kernel": self.kernel, "shape": self.shape, **feature}
+
+    def workflow(self, width: int, steps: int, seconds: float) -> Workflow:
+        """Return its workflow, of tasks of some seconds of work."""
+        return shape(
+            self.shape,
+            width,
+            steps,
+            seconds=seconds,
+            kernel=self.kernel,
+            output_bytes=self.output_bytes,
+        )
+
+
+@dataclass
+class Granularity:
+    """Runs a cell's workflow for any amount of work, each time beside a bare pool.
+
+    Attributes:
+        cell: What is measured.
+        run: Runs a workflow.
+        pool: The bare pool, of as many processes.
+        speeds: How much work a second is.
+        workers: How many tasks run at once.
+        rounds: How often each amount of work is run.
+        steps: How many tasks each worker does in a run: more of them where they are quick.
+    """
+
+    cell: Cell
+    run: Run
+    pool: Executor
+    speeds: Speeds
+    workers: int
+    rounds: int
+    steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out how many tasks make a run that is long enough to be timed."""
+        self.steps = _MIN_STEPS
+        # The first run also pays for what is imported by the first task.
+        seconds = [self._seconds(self.cell.workflow(self.workers, self.steps, 0.0)) for _ in "12"]
+        steps = _RUN_SECONDS * self.steps / max(seconds[-1], 1e-6)
+        self.steps = round(min(max(steps, _MIN_STEPS), _MAX_STEPS))
+
+    def __call__(self, seconds: float) -> list[Sample]:
+        """Run tasks of so many seconds of work.
+
+        Args:
+            seconds: The work of one task, for one worker alone.
+
+        Returns:
+            One sample for each round; the bare pool is timed before and after each of them.
+
+        Raises:
+            WrongInputError: If a task was given, or gave, something wrong.
+            WrongAnswerError: If the bare pool was.
+        """
+        workflow = self.cell.workflow(self.workers, self.steps, seconds)
+        bare = [self._bare_seconds(workflow)]
+        samples = []
+        for _ in range(self.rounds):
+            wall = self._seconds(workflow)
+            bare.append(self._bare_seconds(workflow))
+            samples.append(self._sample(workflow, wall, statistics.fmean(bare[-2:])))
+        return samples
+
+    def _sample(self, workflow: Workflow, wall: float, bare: float) -> Sample:
+        per_task = self.workers / len(workflow.tasks)
+        # Where the shape leaves workers idle, no scheduler can do better.
+        at_best = workflow.lower_bound(self.workers)
+        idle = at_best * self.workers / workflow.total_work if at_best else 1.0
+        return Sample(granularity=wall * per_task, ideal=bare * per_task * idle)
+
+    def _seconds(self, workflow: Workflow) -> float:
+        start = time.perf_counter()
+        outputs = self.run(workflow)
+        seconds = time.perf_counter() - start
+        check_outputs(workflow, self.speeds, outputs)
+        return seconds
+
+    def _bare_seconds(self, workflow: Workflow) -> float:
+        """Time the same work on the bare pool: without edges, and each worker's share at once."""
+        iterations = [self.speeds.iterations(task.kernel, task.seconds) for task in workflow.tasks]
+        if not any(iterations):
+            return 0.0
+        start = time.perf_counter()
+        share = math.ceil(len(iterations) / self.workers)
+        kernels = itertools.repeat(self.cell.kernel)
+        answers = list(self.pool.map(work, kernels, iterations, chunksize=share))
+        seconds = time.perf_counter() - start
+        if answers != [expected(self.cell.kernel, each) for each in iterations]:
+            raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.cell}")
+        return seconds
+
+
+def measure_cell(
+    granularity: Granularity, longest: float, targets: Sequence[float] = TARGETS
+) -> list[Row]:
+    """Measure the METG of a cell.
+
+    Args:
+        granularity: Runs the cell.
+        longest: Seconds of work in a task, more than which is not tried.
+        targets: Efficiencies, in rising order.
+
+    Returns:
+        A row for each amount of work that was tried, and then one for each target.
+    """
+    curve = measure_curve(granularity, targets, longest=longest)
+    return [
+        *(_curve_row(granularity, seconds, runs) for seconds, runs in sorted(curve.items())),
+        *(_metg_row(granularity, metg(curve, target)) for target in targets),
+    ]
+
+
+def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) -> Row:
+    value = median_interval([run.granularity for run in runs])
+    ratios = [run.granularity / run.ideal for run in runs if run.ideal]
+    ratio = median_interval(ratios) if ratios else None
+    tasks = len(measured.cell.workflow(measured.workers, measured.steps, seconds).tasks)
+    return Row(
+        id="curve",
+        group="metg",
+        runner=measured.cell.runner,
+        params=measured.cell.params
+        | {"work_seconds": seconds, "tasks": tasks, "workers": measured.workers},
+        figure="wall time x workers / tasks",
+        unit="seconds",
+        value=value.median,
+        low=value.low,
+        high=value.high,
+        rounds=len(runs),
+        reference=BARE if ratio else None,
+        ratio=ratio.median if ratio else None,
+        ratio_low=ratio.low if ratio else None,
+        ratio_high=ratio.high if ratio else None,
+    )
+
+
+def _metg_row(measured: Granularity, found: Metg) -> Row:
+    reached = found.seconds is not None
+    value = found.ceiling if found.seconds is None else found.seconds
+    return Row(
+        id=f"metg-{found.target * 100:.0f}",
+        group="metg",
+        runner=measured.cell.runner,
+        params=measured.cell.params,
+        figure=f"shortest tasks that keep workers {found.target:.0%} busy",
+        unit="seconds" if reached else "efficiency",
+        value=value,
+        low=value if found.low is None else found.low,
+        high=value if found.high is None else found.high,
+        rounds=measured.rounds,
+        reference=None,
+        ratio=None,
+        ratio_low=None,
+        ratio_high=None,
+    )

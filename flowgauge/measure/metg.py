@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""METG: how long tasks must be, at least, for a share of the machine to do their work.
+
+Source: Slaughter et al., Task Bench (SC'20, arXiv 1908.05790). The granularity of a run is
+wall time x workers / tasks; its efficiency is the granularity that the work alone would have,
+over its own; METG(50 %) is the smallest granularity whose efficiency is 50 % at least.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+TARGETS = (0.5, 0.9)
+_CLOSE = 0.05
+"""How near to a target an efficiency must be, to interpolate from there."""
+_RESAMPLES = 1000
+_FIRST_FACTOR = 2
+_LARGEST_STEP = 8.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of equal tasks, beside the same work on a bare pool.
+
+    Attributes:
+        granularity: Wall seconds x workers / tasks.
+        ideal: What it would be if nothing but the work took time: that of the bare pool, and
+            more where the shape leaves workers idle.
+    """
+
+    granularity: float
+    ideal: float
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the workers' time that went into the work."""
+        return self.ideal / self.granularity
+
+
+Curve = Mapping[float, Sequence[Sample]]
+"""For each amount of work in a task, in seconds, the runs that were measured."""
+
+
+@dataclass(frozen=True)
+class Metg:
+    """The METG of one target.
+
+    Attributes:
+        target: The efficiency.
+        seconds: The granularity that reaches it, None where none does.
+        low: Lower end of its 95 % bootstrap interval.
+        high: Upper end.
+        ceiling: The efficiency that endless tasks would reach.
+    """
+
+    target: float
+    seconds: float | None
+    low: float | None
+    high: float | None
+    ceiling: float
+
+
+def measure_curve(
+    measure: Callable[[float], Sequence[Sample]],
+    targets: Sequence[float] = TARGETS,
+    *,
+    longest: float,
+    probes: int = 4,
+) -> dict[float, list[Sample]]:
+    """Measure where the targets are likely to be: few runs, each near one of them.
+
+    Args:
+        measure: Runs tasks of so many seconds of work, a few times.
+        targets: Efficiencies to look for, in rising order.
+        longest: Seconds of work in a task, more than which is not tried.
+        probes: How many amounts of work are tried for each target.
+
+    Returns:
+        What was measured.
+    """
+    curve = {0.0: list(measure(0.0))}
+    idle = statistics.median(sample.granularity for sample in curve[0.0])
+    first = min(_FIRST_FACTOR * idle, longest)
+    curve[first] = list(measure(first))
+    for target in targets:
+        for _ in range(probes):
+            points = _points(curve)
+            if any(abs(point.efficiency - target) <= _CLOSE for point in points):
+                break
+            seconds = min(_next(points, target), longest)
+            if seconds in curve or _is_never(points, target):
+                break
+            curve[seconds] = list(measure(seconds))
+    return curve
+
+
+def metg(curve: Curve, target: float) -> Metg:
+    """Read a METG from what was measured.
+
+    Args:
+        curve: One amount of work or more, not counting none.
+        target: The efficiency.
+
+    Returns:
+        It, interpolated between the runs on both sides of the target, with the interval that
+        drawing the runs again gives.
+    """
+    import numpy as np
+
+    points = _points(curve)
+    seconds, ceiling = _crossing(points, target), min(_line(points[-2:]).limit, 1.0)
+    if seconds is None:
+        return Metg(target, None, None, None, ceiling)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(_RESAMPLES):
+        again = {
+            work: [runs[index] for index in rng.integers(len(runs), size=len(runs))]
+            for work, runs in curve.items()
+        }
+        drawn.append(_crossing(_points(again), target))
+    found = [each for each in drawn if each is not None] or [seconds]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Metg(target, seconds, min(float(low), seconds), max(float(high), seconds), ceiling)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The medians of all runs of one amount of work."""
+
+    work: float
+    granularity: float
+    efficiency: float
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Efficiency over 1 / granularity: straight where each task has the same overhead.
+
+    With `granularity = (work + overhead) / limit`, efficiency is `limit - overhead / granularity`.
+    """
+
+    limit: float
+    overhead: float
+
+    def granularity(self, target: float) -> float | None:
+        """Return where it comes to the target, None where it never does."""
+        if self.limit <= target or self.overhead <= 0:
+            return None
+        return self.overhead / (self.limit - target)
+
+
+def _points(curve: Curve) -> list[_Point]:
+    """Return the medians of each amount of work, shortest first, without that of none."""
+    return [
+        _Point(
+            work,
+            statistics.median(run.granularity for run in runs),
+            statistics.median(run.efficiency for run in runs),
+        )
+        for work, runs in sorted(curve.items())
+        if work
+    ]
+
+
+def _line(points: Sequence[_Point]) -> _Line:
+    """Return the line through two points, or through one if endless tasks had no overhead."""
+    last = points[-1]
+    if len(points) > 1 and last.granularity > points[0].granularity:
+        rise = 1 / points[0].granularity - 1 / last.granularity
+        overhead = (last.efficiency - points[0].efficiency) / rise
+        if overhead > 0:
+            return _Line(last.efficiency + overhead / last.granularity, overhead)
+        return _Line(last.efficiency, 0.0)
+    return _Line(1.0, last.granularity * (1 - last.efficiency))
+
+
+def _around(points: Sequence[_Point], target: float) -> Sequence[_Point]:
+    """Return the points on both sides of a target, or the last two on the side where all are."""
+    index = next((i for i, point in enumerate(points) if point.efficiency >= target), len(points))
+    return points[max(index - 1, 0) : index + 1] if index < len(points) else points[-2:]
+
+
+def _next(points: Sequence[_Point], target: float) -> float:
+    """Return the work to try next."""
+    last = points[-1]
+    granularity = _line(_around(points, target)).granularity(target)
+    if granularity is None:
+        return last.work * 2
+    longest, shortest = last.work * _LARGEST_STEP, points[0].work / _LARGEST_STEP
+    seconds = min(max(target * granularity, shortest), longest)
+    # Beyond the longest by enough to tell whether endless tasks would do.
+    return max(seconds, last.work * 1.5) if last.efficiency < target else seconds
+
+
+def _is_never(points: Sequence[_Point], target: float) -> bool:
+    """Say whether longer tasks would not help, as far as the last two can tell."""
+    return len(points) > 1 and _line(points[-2:]).limit < target
+
+
+def _crossing(points: Sequence[_Point], target: float) -> float | None:
+    """Return the granularity at which efficiency comes to the target."""
+    if points[-1].efficiency < target - _CLOSE:
+        return None
+    if points[0].efficiency >= target:
+        # What is shorter was not measured: it is no longer than this.
+        return _line(points[:1]).granularity(target) or points[0].granularity
+    return _line(_around(points, target)).granularity(target)

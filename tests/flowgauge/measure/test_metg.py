@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""METG is found in few runs, wherever it lies, and "never" is said where it does not exist."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.measure.metg import Sample, measure_curve, metg
+
+OVERHEADS = st.floats(5e-5, 0.3)
+Measure = Callable[[float], Sequence[Sample]]
+
+
+class Machine:
+    """A runner that a formula describes: each task costs the same on top of its work."""
+
+    def __init__(self, overhead: float, ceiling: float = 1.0, noise: float = 0.0) -> None:
+        self.overhead, self.ceiling, self.noise = overhead, ceiling, noise
+        self.chance = random.Random(1)
+        self.runs = 0
+
+    def __call__(self, seconds: float) -> list[Sample]:
+        """Run tasks three times."""
+        self.runs += 1
+        granularity = (seconds + self.overhead) / self.ceiling
+        return [
+            Sample(granularity * (1 + self.chance.uniform(-self.noise, self.noise)), seconds)
+            for _ in range(3)
+        ]
+
+    def metg(self, target: float) -> float:
+        """Return its METG: where ceiling x work / (work + overhead) is the target."""
+        return self.overhead / (self.ceiling - target)
+
+
+@given(OVERHEADS, st.sampled_from([1.0, 0.97]), st.sampled_from([0.5, 0.9]))
+def test_it_is_found(overhead: float, ceiling: float, target: float) -> None:
+    """For any overhead, METG is the granularity that the formula gives, to within a tenth."""
+    machine = Machine(overhead, ceiling)
+    found = metg(measure_curve(machine, longest=60), target)
+    assert found.seconds == pytest.approx(machine.metg(target), rel=0.1)
+    assert machine.runs <= 10
+
+
+@given(OVERHEADS, st.integers(0, 1000))
+def test_noise_widens_the_interval(overhead: float, seed: int) -> None:
+    """With runs that differ by a tenth, METG(50 %) is still found to within a quarter."""
+    machine = Machine(overhead, noise=0.1)
+    machine.chance = random.Random(seed)
+    found = metg(measure_curve(machine, [0.5], longest=60), 0.5)
+    assert found.seconds is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.seconds <= found.high
+    assert found.low < found.high
+    assert found.seconds == pytest.approx(machine.metg(0.5), rel=0.25)
+
+
+@given(OVERHEADS, st.floats(0.1, 0.85), st.sampled_from([0.5, 0.9]))
+def test_never_is_said_with_the_ceiling(overhead: float, ceiling: float, target: float) -> None:
+    """A runner that uses half of the machine at best never comes to 90 %, and its half is told."""
+    if abs(ceiling - target) < 0.1:
+        return
+    found = metg(measure_curve(Machine(overhead, ceiling), longest=60), target)
+    if ceiling > target:
+        assert found.seconds == pytest.approx(overhead / (ceiling - target), rel=0.15)
+    else:
+        assert found.seconds is None
+        assert found.ceiling == pytest.approx(ceiling, rel=0.1)
+
+
+def test_tasks_longer_than_allowed_are_not_run() -> None:
+    """What would take longer than one has time for is left, and no figure is made up."""
+    asked: list[float] = []
+    machine = Machine(10.0)
+
+    def measure(seconds: float) -> Sequence[Sample]:
+        asked.append(seconds)
+        return machine(seconds)
+
+    assert metg(measure_curve(measure, longest=2.0), 0.9).seconds is None
+    assert max(asked) == 2.0
+
+
+def test_few_runs_are_made() -> None:
+    """Where each task has the same overhead, three amounts of work tell METG(50 %)."""
+    machine = Machine(0.01)
+    measure_curve(machine, [0.5], longest=60)
+    assert machine.runs <= 3
