@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times a workflow in a flow that is running already, on task runners of any width."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flowgauge.graphs import Workflow
+from flowgauge.kernels import Speeds
+from flowgauge.measure.graph_flow import submit_all
+from flowgauge.measure.host import inside_flow
+from flowgauge.orders import check_outputs
+from flowgauge.runners import StartedRunners
+from flowgauge.shapes import shape
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+
+
+def seconds_of_rounds(
+    task_runner: TaskRunner[Any], workflow: Workflow, speeds: Speeds, rounds: int
+) -> tuple[float, ...]:
+    """Time a workflow, its answers checked, without the start of the flow and of its workers.
+
+    Args:
+        task_runner: What its tasks run on.
+        workflow: What is run.
+        speeds: How much work a second is.
+        rounds: How often.
+
+    Returns:
+        The wall seconds of each round.
+    """
+    seconds: list[float] = []
+
+    def body() -> None:
+        # The first task of each worker pays for imports.
+        submit_all(shape("trivial", 4, 1), speeds)
+        for _ in range(rounds):
+            start = time.perf_counter()
+            outputs = submit_all(workflow, speeds)
+            seconds.append(time.perf_counter() - start)
+            check_outputs(workflow, speeds, outputs)
+
+    inside_flow(task_runner, body)
+    return tuple(seconds)
+
+
+@contextlib.contextmanager
+def runner_of_width(started: StartedRunners, name: str, workers: int) -> Iterator[TaskRunner[Any]]:
+    """Start a task runner with a number of workers of its own.
+
+    Args:
+        started: The run's; where it has as many, it is used.
+        name: The task runner.
+        workers: How many tasks may run side by side.
+
+    Yields:
+        The task runner.
+    """
+    if workers == started.workers:
+        yield started.task_runner(name)
+        return
+    other = StartedRunners(workers, started.home)
+    with contextlib.closing(other):
+        yield other.task_runner(name)
+
+
+def with_payload(size: int, steps: int) -> Workflow:
+    """Return a chain of tasks, each of which hands so many bytes to the next.
+
+    Args:
+        size: Bytes.
+        steps: How many tasks.
+    """
+    chain = shape("chain", 1, steps, output_bytes=size)
+    # What the last one returns is handed to nobody.
+    *handing, last = chain.tasks
+    return Workflow(f"{size} bytes", (*handing, replace(last, output_bytes=0)))
