@@ -12,6 +12,8 @@ import altair as alt
 import vl_convert
 
 from flowgauge.measure.results import Row
+from flowgauge.report.axes import RATIOS, SECONDS, log_axis
+from flowgauge.report.efficiency import efficiency_chart
 from flowgauge.report.numbers import ratio, seconds
 from flowgauge.report.order import NO_RUNNER, colours, labels, runner_name, runners
 from flowgauge.report.questions import Question
@@ -23,20 +25,6 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The release of Vega-Lite that Altair writes for, as vl-convert names it."""
 
 _FILE_WIDTH = 760
-_SECONDS_AXIS = (
-    "datum.value >= 0.9995 ? format(datum.value, ',~r') + ' s'"
-    " : datum.value >= 0.9995e-3 ? format(datum.value * 1e3, '~r') + ' ms'"
-    " : datum.value >= 0.9995e-6 ? format(datum.value * 1e6, '~r') + ' µs'"
-    " : format(datum.value * 1e9, '~r') + ' ns'"
-)
-_RATIO_AXIS = "'×' + format(datum.value, ',~r')"
-_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
-    (4, (1,)),
-    (2, (1, 3)),
-    (1, (1, 2, 5)),
-    (0, (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)),
-)
-"""For an axis over at least so many decades: the ticks within a decade."""
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
 
@@ -51,10 +39,19 @@ def spec(question: Question) -> Spec | None:
     """
     if not question.rows:
         return None
-    chart = _floor_chart(question) if question.form == "floor" else _dot_chart(question)
-    drawn: Spec = chart.properties(width="container", background="transparent").to_dict()
+    drawn: Spec = _chart(question).properties(width="container", background="transparent").to_dict()
     # The page's own ink, so that a chart follows the page from light to dark and onto paper.
     return drawn | {"config": theme("currentColor")}
+
+
+def _chart(question: Question) -> _Layers:
+    match question.form:
+        case "efficiency":
+            return efficiency_chart(question.rows)
+        case "floor":
+            return _floor_chart(question)
+        case _:
+            return _dot_chart(question)
 
 
 def svg(drawn: Spec) -> str:
@@ -110,7 +107,7 @@ def _floor_chart(question: Question) -> _Layers:
     rows = question.rows
     floors = [floor for row in rows if (floor := _floor(row))]
     ends = [*floors, *(row.low for row in rows), *(row.high for row in rows)]
-    x = _log_axis(ends, _SECONDS_AXIS)
+    x = log_axis(ends, SECONDS)
     middle = math.sqrt(min(ends) * max(ends))
     records = [
         _record(row, label, "floor") | _floor_record(row, label, middle)
@@ -144,7 +141,7 @@ def _dot_chart(question: Question) -> _Layers:
     rows, form = question.rows, question.form
     records = [_record(row, label, form) for row, label in zip(rows, labels(rows), strict=True)]
     ends = [record[key] for record in records for key in ("value", "low", "high")]
-    x = _log_axis([*ends, 1.0], _RATIO_AXIS) if form == "ratio" else _log_axis(ends, _SECONDS_AXIS)
+    x = log_axis([*ends, 1.0], RATIOS) if form == "ratio" else log_axis(ends, SECONDS)
     names = list(runners(rows))
     lanes = [name for name in names if name != NO_RUNNER] or names
     for record in records:
@@ -237,25 +234,3 @@ def _runner_colour(rows: Sequence[Row], *, legend: bool) -> alt.Color:
         sort=list(names),
         legend=alt.Legend(symbolOpacity=1) if legend else None,
     )
-
-
-def _log_axis(values: Sequence[float], label: str) -> alt.X:
-    """Return a logarithmic axis that holds all values, with ticks people count by."""
-    low, high = min(values) / 1.4, max(values) * 1.4
-    return alt.X(
-        "value:Q",
-        title=None,
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(
-            values=_ticks(low, high), labelExpr=label, labelOverlap="greedy", labelSeparation=6
-        ),
-    )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return the powers of ten between two values, and steps between them if those are few."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    span = math.log10(high / low)
-    steps = next(steps for least, steps in _STEPS if span >= least)
-    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
-    return [tick for tick in ticks if low <= tick <= high]

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowgauge.measure.results import Results, Row
 from flowgauge.report.numbers import ratio, seconds
+from flowgauge.report.order import is_floor
 from flowgauge.report.questions import adds_to_submit, is_plain_submit
 from flowgauge.report.verdicts import Bands, noise_bands, verdict
 
@@ -25,7 +26,12 @@ def headline(results: Results) -> tuple[str, ...]:
     if not rows:
         return ("Nothing was measured in this run.",)
     bands = noise_bands(rows)
-    found = (_task_cost(rows), _dearest_feature(rows, bands), _slowest_start(rows))
+    found = (
+        _half_busy(rows),
+        _task_cost(rows),
+        _dearest_feature(rows, bands),
+        _slowest_start(rows),
+    )
     sentences = tuple(sentence for sentence in found if sentence)
     return sentences or (f"Rows measured in this run: {len(rows)}.",)
 
@@ -58,6 +64,20 @@ def noise(results: Results) -> str:
         return "Not measured in this run, so only the intervals speak."
     widest = max(max(high - 1, 1 - low) for low, high in bands)
     return f"In this run the same thing differed from itself by up to {widest * 100:.1f} %."
+
+
+def _half_busy(rows: Sequence[Row]) -> str:
+    """Say from which task length on each runner keeps half of the machine busy."""
+    found = [r for r in rows if r.id == "metg-50" and r.runner and not is_floor(r)]
+    found = [r for r in found if "feature" not in r.params and r.params == found[0].params]
+    reached = sorted((r for r in found if r.unit == "seconds"), key=lambda row: row.value)
+    never = [row.runner for row in found if row.unit != "seconds"]
+    if not reached:
+        return ""
+    kernel = reached[0].params.get("kernel")
+    said = ", ".join(f"{seconds(row.value)}{_on(row)}" for row in reached)
+    not_on = f"; never on {' and '.join(filter(None, never))}" if never else ""
+    return f"Half of the machine works if {kernel} tasks take {said}{not_on}."
 
 
 def _task_cost(rows: Sequence[Row]) -> str:

@@ -113,6 +113,11 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
     )
 
 
+def is_floor(row: Row) -> bool:
+    """Say whether a row is that of what a task runner stands on, without Prefect."""
+    return row.runner in _FLOORS
+
+
 def is_point(row: Row) -> bool:
     """Say whether a row is one point of a curve, of which only the whole says something."""
     return row.group == "metg" and row.id == "curve"

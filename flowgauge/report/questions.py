@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flowgauge.measure.results import Row
-from flowgauge.report.order import in_order
+from flowgauge.report.order import in_order, is_point
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,15 @@ class Question:
         key: The chart's file name without its ending.
         title: The question.
         caption: How to read the chart.
-        form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio.
+        form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio,
+            `efficiency` a line against the length of tasks.
         rows: The rows that can be drawn; none if the run did not measure it.
     """
 
     key: str
     title: str
     caption: str
-    form: Literal["floor", "cost", "ratio"]
+    form: Literal["efficiency", "floor", "cost", "ratio"]
     rows: tuple[Row, ...]
 
 
@@ -45,6 +46,23 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         return tuple(row for row in kept if all(is_wanted(row) for is_wanted in wanted))
 
     return (
+        Question(
+            "efficiency",
+            "Which runner for my work?",
+            "The share of their time that workers spend on the work itself, beside a bare process"
+            " pool: the longer the tasks, the more of it. A diamond marks METG(50 %), from which on"
+            " half of the machine works. Dashed lines are pools without Prefect.",
+            "efficiency",
+            rows_where(_in_group("metg"), _has_no_feature) if any(map(is_point, kept)) else (),
+        ),
+        Question(
+            "metg-features",
+            "How much longer must tasks be with a feature?",
+            "METG(50 %) on `native` work, side by side: the time that a worker needs to have for"
+            " each task, so that half of it goes into the work.",
+            "cost",
+            rows_where(_in_group("metg"), _is_metg_of_feature, _has_time),
+        ),
         Question(
             "task-cost",
             "What does a task cost on each runner?",
@@ -75,6 +93,29 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             " without Prefect.",
             "ratio",
             rows_where(_in_group("patterns"), _has_ratio),
+        ),
+        Question(
+            "tasks-scaling",
+            "Does a task cost more among many?",
+            "Time per task run that does nothing, in flow runs of ten tasks and of many.",
+            "cost",
+            rows_where(_in_group("scaling"), _has_id("tasks"), _has_time),
+        ),
+        Question(
+            "payload-scaling",
+            "What do large results cost?",
+            "Time until a task has the result of the one before, by the size of the result.",
+            "cost",
+            rows_where(_in_group("scaling"), _has_id("payload"), _has_time),
+        ),
+        Question(
+            "workers-scaling",
+            "What do more workers bring?",
+            "Makespan beside that of one worker. `strong`: the same work for all numbers of"
+            " workers, so half the time on two is best. `weak`: as much work for each, so the same"
+            " time is.",
+            "ratio",
+            rows_where(_in_group("scaling"), _has_id("strong", "weak"), _has_ratio),
         ),
         Question(
             "startup",
@@ -111,6 +152,18 @@ def is_plain_submit(row: Row) -> bool:
 def adds_to_submit(row: Row) -> bool:
     """Whether a row is a feature paired with a plain submit on the same runner."""
     return row.group == "features" and (row.reference or "").startswith("submit")
+
+
+def _has_no_feature(row: Row) -> bool:
+    return "feature" not in row.params
+
+
+def _is_metg_of_feature(row: Row) -> bool:
+    return row.id == "metg-50" and "feature" in row.params
+
+
+def _has_id(*ids: str) -> Callable[[Row], bool]:
+    return lambda row: row.id in ids
 
 
 def _in_group(name: str) -> Callable[[Row], bool]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,41 @@ def _rows() -> Iterator[Row]:
     yield row("trigger-serve", 7.1, 2.2, group="deployments", runner=None, **pushed)
     yield row("runs-of-a-worker", 28.0, group="deployments", runner=None, unit="runs/min")
     harness: dict[str, Any] = {"reference": "Prefect's own test harness", "params": {}}
+    yield from _curves()
+    yield from _scaling()
     yield row("first-flow-cold", 5.6, 0.34, group="harness", runner=None, **harness)
+
+
+_WORK = {"sequential": 0.004, "threads": 0.015, "dask-processes": 0.15, "bare Dask": 0.004}
+
+
+def _curves() -> Iterator[Row]:
+    """Yield METG and what it was read from, of two kernels, and with a feature."""
+    metg: dict[str, Any] = {"group": "metg"}
+    for kernel, runner in itertools.product(("native", "python"), _WORK):
+        cell = {"kernel": kernel, "shape": "trivial"}
+        for times in (0, 1, 3):
+            seconds = _WORK[runner] * times
+            ratio = (seconds + _WORK[runner]) / seconds if seconds else None
+            params = cell | {"work_seconds": seconds, "tasks": 8, "workers": 2}
+            yield row("curve", _WORK[runner] + seconds, ratio, runner=runner, params=params, **metg)
+        if runner == "sequential":
+            never: dict[str, Any] = {"unit": "efficiency", "spread": 0}
+            yield row("metg-50", 0.48, runner=runner, params=cell, **metg, **never)
+        else:
+            yield row("metg-50", 2 * _WORK[runner], runner=runner, params=cell, **metg)
+    feature = {"kernel": "native", "shape": "trivial", "feature": "retries"}
+    yield row("metg-50", 0.033, params=feature, **metg)
+
+
+def _scaling() -> Iterator[Row]:
+    for number in (10, 100):
+        yield row("tasks", 0.004, group="scaling", params={"tasks": number})
+    for size in (0, 10**6):
+        yield row("payload", 0.005, group="scaling", params={"payload_bytes": size})
+    for kind, ratio in (("strong", 0.53), ("weak", 1.1)):
+        one: dict[str, Any] = {"reference": "one worker", "params": {"workers": 2}}
+        yield row(kind, 1.0, ratio, group="scaling", **one)
 
 
 @pytest.fixture(scope="session")

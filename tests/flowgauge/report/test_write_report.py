@@ -22,6 +22,11 @@ def files(directory: Path) -> dict[str, bytes]:
 def test_files(report: Path, sample: Results) -> None:
     """A report is a page, Markdown, the results and a chart for each question."""
     charts = (
+        "efficiency",
+        "metg-features",
+        "tasks-scaling",
+        "payload-scaling",
+        "workers-scaling",
         "task-cost",
         "feature-ratio",
         "feature-cost",

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logarithmic axes with ticks that people count by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+
+SECONDS = (
+    "datum.value >= 0.9995 ? format(datum.value, ',~r') + ' s'"
+    " : datum.value >= 0.9995e-3 ? format(datum.value * 1e3, '~r') + ' ms'"
+    " : datum.value >= 0.9995e-6 ? format(datum.value * 1e6, '~r') + ' µs'"
+    " : format(datum.value * 1e9, '~r') + ' ns'"
+)
+RATIOS = "'×' + format(datum.value, ',~r')"
+_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (4, (1,)),
+    (2, (1, 3)),
+    (1, (1, 2, 5)),
+    (0, (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)),
+)
+"""For an axis over at least so many decades: the ticks within a decade."""
+
+
+def log_axis(values: Sequence[float], label: str, title: str | None = None) -> alt.X:
+    """Return a logarithmic axis that holds all values, with ticks people count by.
+
+    Args:
+        values: What is to be drawn, above zero.
+        label: The expression that writes a tick: `SECONDS` or `RATIOS`.
+        title: What stands at the axis, for people.
+
+    Returns:
+        The axis of the field `value`.
+    """
+    low, high = min(values) / 1.4, max(values) * 1.4
+    return alt.X(
+        "value:Q",
+        title=title,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(
+            values=_ticks(low, high), labelExpr=label, labelOverlap="greedy", labelSeparation=6
+        ),
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return the powers of ten between two values, and steps between them if those are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    span = math.log10(high / low)
+    steps = next(steps for least, steps in _STEPS if span >= least)
+    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
