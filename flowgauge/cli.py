@@ -151,6 +151,51 @@ def report(
         ) from None
 
 
+@app.command
+def compare(
+    old: Annotated[str, Parameter(help="A results.json, a folder with one, or a git commit.")],
+    new: Annotated[str, Parameter(help="The same of the run to be judged.")],
+    /,
+    *,
+    fail_if_slower: Annotated[
+        str | None, Parameter(help="Exit with status 1 if a row surely is, by more: 10%.")
+    ] = None,
+    by_ratio: Annotated[
+        bool, Parameter(negative=(), help="Compare ratios to rows' own references, not times.")
+    ] = False,
+    everything: Annotated[
+        bool, Parameter(name="--all", negative=(), help="Also rows without a difference.")
+    ] = False,
+) -> int:
+    """Compare two benchmark runs row by row."""
+    from flowgauge.measure.results import ResultsError
+    from flowgauge.measure.sources import find_results
+    from flowgauge.report.comparison import compare as compared
+
+    most = None if fail_if_slower is None else _share(fail_if_slower)
+    try:
+        found = compared(find_results(old), find_results(new), by_ratio=by_ratio)
+    except ResultsError as error:
+        raise Mistake(str(error)) from None
+    from rich.console import Console
+
+    from flowgauge.report.compared import print_comparison
+
+    print_comparison(found, Console(), everything=everything)
+    return int(most is not None and bool(found.slower_than(most)))
+
+
+def _share(text: str) -> float:
+    """Read a share such as `10%`."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not (text.endswith("%") and 0 <= share < float("inf")):
+        raise Mistake(f"--fail-if-slower {text}: not a percentage; give one such as 10%")
+    return share
+
+
 def _told(message: str) -> int:
     """Tell a person of a mistake in one line, and return the exit status for it."""
     print(f"flowgauge: {' '.join(message.split())}", file=sys.stderr)

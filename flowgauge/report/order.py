@@ -13,7 +13,7 @@ from flowgauge.measure.results import Row
 NO_RUNNER = "no runner"
 
 _RUNNERS = ("sequential", "threads", "processes", "dask-threads", "dask-processes")
-_FLOORS = ("ThreadPoolExecutor", "ProcessPoolExecutor", "bare Dask")
+FLOORS = ("ThreadPoolExecutor", "ProcessPoolExecutor", "bare Dask")
 _FEATURES = (
     "flow",
     "task-call",
@@ -77,7 +77,7 @@ def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def runners(rows: Iterable[Row]) -> tuple[str, ...]:
     """List the runners that rows have: known ones first, then others, "no runner" last."""
-    names = _listed((runner_name(row) for row in rows), (*_RUNNERS, *_FLOORS))
+    names = _listed((runner_name(row) for row in rows), (*_RUNNERS, *FLOORS))
     return tuple(sorted(names, key=NO_RUNNER.__eq__))
 
 
@@ -115,7 +115,7 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def is_floor(row: Row) -> bool:
     """Say whether a row is that of what a task runner stands on, without Prefect."""
-    return row.runner in _FLOORS
+    return row.runner in FLOORS
 
 
 def is_point(row: Row) -> bool:

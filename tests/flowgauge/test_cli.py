@@ -15,6 +15,7 @@ from flowgauge import copies
 from flowgauge.catalogue import catalogue_root, find, load
 from flowgauge.cli import run
 from flowgauge.measure.results import Results
+from tests.flowgauge.report.conftest import row
 
 NAME = "retries/backoff"
 ROOT = catalogue_root()
@@ -111,6 +112,9 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(capsys: Captured, tmp_p
         (["show", NAME, "more"], "Too many arguments: more."),
         (["report", "results.json"], "--output"),
         (["report", "missing.json", "-o", "out"], "missing.json cannot be read"),
+        (["compare", "missing.json", "HEAD"], "missing.json cannot be read"),
+        (["compare", "HEAD", "HEAD", "--fail-if-slower", "ten"], "ten: not a percentage"),
+        (["compare", "HEAD", "HEAD", "--fail-if-slower", "inf%"], "inf%: not a percentage"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -153,6 +157,21 @@ def test_report_makes_a_page(capsys: Captured, results: Path, tmp_path: Path) ->
     assert run(made) == 2
     assert "index.html exists" in capsys.readouterr().err
     assert run([*made, "--force"]) == 0
+
+
+def test_compare_tells_by_its_status_whether_a_row_is_slower(
+    capsys: Captured, tmp_path: Path
+) -> None:
+    """The status is 1 where a row surely is slower by more than was allowed, otherwise 0."""
+    for name, seconds in (("old", 1.0), ("new", 1.5)):
+        slow = row("submit", seconds, runner="threads")
+        Results({}, (slow,)).save(tmp_path / f"{name}.json")
+    runs = [str(tmp_path / "old.json"), str(tmp_path / "new.json")]
+    assert run(["compare", *runs]) == 0
+    assert run(["compare", *runs, "--fail-if-slower", "10%"]) == 1
+    assert run(["compare", *runs, "--fail-if-slower", "60%"]) == 0
+    assert run(["compare", *reversed(runs), "--fail-if-slower", "0%"]) == 0
+    assert "1 slower" in capsys.readouterr().out
 
 
 def test_a_report_without_its_packages_says_what_to_install(results: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import sys
 import threading
 import time
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 
 from flowgauge import kernels
 from flowgauge.graphs import GraphError, Kernel
-from flowgauge.kernels import WAIT_SECONDS, Speeds, calibrate, machine_speeds, work
+from flowgauge.kernels import (
+    BLOCK_BYTES,
+    MEMORY_BYTES,
+    WAIT_SECONDS,
+    Speeds,
+    calibrate,
+    machine_speeds,
+    work,
+)
 
 KERNELS = get_args(Kernel)
 COMPUTING = tuple(kernel for kernel in KERNELS if kernel != "wait")
@@ -52,6 +61,14 @@ def test_twice_the_work_takes_twice_as_long(kernel: Kernel, speeds: Speeds) -> N
     work(kernel, short)
     ratios = [seconds(long) / seconds(short) for _ in range(9)]
     assert 3 < sorted(ratios)[4] < 5.3
+
+
+def test_memory_is_copied() -> None:
+    """The answer of `memory` is read from where the blocks were copied to."""
+    source = random.Random(0).randbytes(MEMORY_BYTES)
+    blocks = [257 * index * BLOCK_BYTES % MEMORY_BYTES for index in range(20)]
+    assert work("memory", 20) == sum(source[start] for start in blocks)
+    assert len(set(blocks)) == 20
 
 
 def test_waiting_takes_the_time_that_was_asked_for() -> None:

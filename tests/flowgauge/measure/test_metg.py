@@ -74,6 +74,13 @@ def test_never_is_said_with_the_ceiling(overhead: float, ceiling: float, target:
         assert found.ceiling == pytest.approx(ceiling, rel=0.1)
 
 
+def test_a_ceiling_just_below_is_below() -> None:
+    """A runner that ends at 87 % never keeps its workers 90 % busy, however near that is."""
+    found = metg(measure_curve(Machine(0.01, 0.87), longest=60), 0.9)
+    assert (found.seconds, found.low, found.high) == (None, None, None)
+    assert found.ceiling == pytest.approx(0.87)
+
+
 def test_tasks_longer_than_allowed_are_not_run() -> None:
     """What would take longer than one has time for is left, and no figure is made up."""
     asked: list[float] = []
