@@ -15,27 +15,23 @@ from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds, with_p
 from flowgauge.runners import StartedRunners
 from flowgauge.shapes import shape
 
-TASKS = {"quick": (10, 100), "full": (10, 100, 1000, 10_000)}
-BYTES = {"quick": (0, 10**6), "full": (0, 10**3, 10**5, 10**6, 10**7, 10**8)}
-LONGEST = {"quick": 3.0, "full": 60.0}
+TASKS = (10, 100, 1000, 10_000)
+BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
+LONGEST = 60.0
 """Seconds that a round may be expected to take; what would take longer is not run."""
+ROUNDS = 3
 HANDED = 4
 PER_WORKER = 4
 TASK_SECONDS = 0.25
 
 
 class Scaling:
-    """Measures how a figure grows, and stops where the next one would take too long."""
+    """Measures how a figure grows on a task runner."""
 
     def __init__(self, paired: Paired, runner: str, speeds: Speeds) -> None:
         self.paired, self.runner, self.speeds = paired, runner, speeds
-        self.profile = "full" if paired.recorder.full else "quick"
         paired.benchmark.group = "scaling"
-
-    @property
-    def rounds(self) -> int:
-        """How often each size is run."""
-        return 3 if self.profile == "full" else 2
+        paired.benchmark.pedantic(lambda: None)
 
     def keep(
         self, seconds: tuple[float, ...], beside: tuple[float, ...] = (), **labels: Any
@@ -54,30 +50,29 @@ class Scaling:
 @pytest.fixture
 def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
     """Give what measures growth on a task runner."""
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only runs it")
-    paired.benchmark.pedantic(lambda: None)
+    if paired.benchmark.disabled or not paired.recorder.full:
+        pytest.skip("takes minutes: --benchmark-only --full measures it")
     return Scaling(paired, runner_name, speeds)
 
 
 def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
     """What a task costs among ten, and among thousands."""
-    for number in TASKS[scaling.profile]:
+    for number in TASKS:
         workflow = shape("trivial", number, 1)
-        rounds = scaling.rounds if number <= 100 else 1
+        rounds = ROUNDS if number <= 100 else 1
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         scaling.keep(
             seconds, per=number, id="tasks", figure="time per task run", params={"tasks": number}
         )
-        if 10 * min(seconds) > LONGEST[scaling.profile]:
+        if 10 * min(seconds) > LONGEST:
             break
 
 
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
     """What it costs to hand results of many bytes from task to task."""
-    for size in BYTES[scaling.profile]:
+    for size in BYTES:
         workflow = with_payload(size, HANDED + 1)
-        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, scaling.rounds)
+        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
         scaling.keep(
             seconds,
             per=HANDED,
@@ -85,7 +80,7 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
             figure="time per result that is handed on",
             params={"payload_bytes": size},
         )
-        if 10 * min(seconds) > LONGEST[scaling.profile]:
+        if 10 * min(seconds) > LONGEST:
             break
 
 
@@ -93,8 +88,6 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
 @pytest.mark.parametrize("kind", ["strong", "weak"])
 def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -> None:
     """How much sooner more workers end the same work, and more work of which each has as much."""
-    if scaling.profile != "full":
-        pytest.skip("takes minutes: --full measures it")
     if started_runners.dask_address and scaling.runner == "dask-processes":
         pytest.skip("--dask-address: a cluster that exists keeps its workers")
     of_one: tuple[float, ...] = ()
@@ -103,7 +96,7 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
         number = PER_WORKER * (most if kind == "strong" else workers)
         workflow = shape("trivial", number, 1, seconds=TASK_SECONDS, kernel="native")
         with runner_of_width(started_runners, scaling.runner, workers) as task_runner:
-            seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, scaling.rounds)
+            seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
         of_one = of_one or seconds
         scaling.keep(
             seconds,

@@ -81,6 +81,12 @@ def test_a_ceiling_just_below_is_below() -> None:
     assert found.ceiling == pytest.approx(0.87)
 
 
+def test_nearly_there_for_ever_is_never() -> None:
+    """Where longer tasks bring nothing any more, what is near the target is not taken for it."""
+    curve = {1.0: [Sample(1 / 0.87, 1.0)], 2.0: [Sample(2 / 0.87, 2.0)]}
+    assert metg(curve, 0.9).seconds is None
+
+
 def test_tasks_longer_than_allowed_are_not_run() -> None:
     """What would take longer than one has time for is left, and no figure is made up."""
     asked: list[float] = []
