@@ -69,6 +69,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="measure everything, with more rounds: up to half an hour in place of five minutes",
     )
     group.addoption(
+        "--resume",
+        action="store_true",
+        help="go on with benchmarks that were broken off, from what is in the report's folder",
+    )
+    group.addoption(
         "--keep-server",
         action="store_true",
         help="leave the process that starts servers running, for the next run of this project;"

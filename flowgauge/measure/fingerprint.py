@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -50,11 +51,13 @@ def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dic
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1m": round(os.getloadavg()[0], 2),
         "workers": workers,
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that figures depend on."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowgauge.measure.fingerprint import versions
 from flowgauge.measure.pairs import Budget, Rounds, paired_rounds, row
+from flowgauge.measure.progress import Progress
+from flowgauge.measure.results import Results, ResultsError, Row
+from flowgauge.measure.resume import (
+    UNFINISHED,
+    forget_unfinished,
+    keep_unfinished,
+    load_unfinished,
+)
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from flowgauge.measure.results import Results, Row
-
-_PROPERTY = "flowgauge_row"
+_ERASE = "\r\x1b[K"
 
 
 class Paired:
@@ -103,8 +111,7 @@ class Paired:
         Args:
             rows: One or more.
         """
-        self.recorder.rows.extend(rows)
-        self.item.user_properties.append((_PROPERTY, len(self.recorder.rows) - 1))
+        self.recorder.measured.setdefault(self.item.nodeid, []).extend(rows)
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,13 @@ class BenchmarkRecorder:
         self.config = config
         self.workers = workers
         self.directory = directory
-        self.rows: list[Row] = []
+        self.measured: dict[str, list[Row]] = {}
         self.starts: list[Start] = []
         self.results: Results | None = None
-        self.benchmarks = 0
+        self.progress = Progress(0)
+        self._names: dict[str, str] = {}
+        self._passed: set[str] = set()
+        self._drawn = False
 
     @property
     def full(self) -> bool:
@@ -157,41 +167,92 @@ class BenchmarkRecorder:
             max_time=float(self.config.getoption("benchmark_max_time")),
         )
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what the run that is resumed has measured, and take its rows."""
+        if self.config.getoption("resume"):
+            try:
+                self.measured = load_unfinished(self.directory, versions())
+            except ResultsError as error:
+                raise pytest.UsageError(f"--resume: {error}") from None
+            self._passed = set(self.measured)
+            left_out = [item for item in items if item.nodeid in self.measured]
+            items[:] = [item for item in items if item.nodeid not in self.measured]
+            self.config.hook.pytest_deselected(items=left_out)
+            self.progress.done = self.progress.earlier = len(left_out)
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the benchmarks, to say how far the run is."""
-        self.benchmarks = sum(
-            "paired" in getattr(item, "fixturenames", ()) for item in session.items
-        )
+        self._names = {
+            item.nodeid: item.name
+            for item in session.items
+            if "paired" in getattr(item, "fixturenames", ())
+        }
+        self.progress.total = self.progress.earlier + len(self._names)
+        self._begun = time.monotonic()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Draw how far the run is, on a terminal, while a benchmark runs."""
+        terminal = self._terminal()
+        if nodeid in self._names and terminal and terminal._tw.hasmarkup and terminal.isatty:
+            if terminal._tw.width_of_current_line:
+                terminal._tw.line()
+            elapsed = time.monotonic() - self._begun
+            bar = self.progress.bar(self._names[nodeid], elapsed, terminal._tw.fullwidth)
+            terminal._tw._file.write(bar)
+            terminal._tw._file.flush()
+            self._drawn = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what has ended well; what is drawn makes room for what pytest says of it."""
+        terminal = self._terminal()
+        if self._drawn and terminal and (report.when == "call" or not report.passed):
+            terminal._tw._file.write(_ERASE)
+            self._drawn = False
+        if report.when == "call" and report.passed:
+            self._passed.add(report.nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Keep what was measured, for a run that is resumed."""
+        if nodeid not in self._names:
+            return
+        self.progress.done += 1
+        if nodeid in self.measured:
+            ended = {test: rows for test, rows in self.measured.items() if test in self._passed}
+            keep_unfinished(self.directory, versions(), ended)
 
     def pytest_report_teststatus(
         self, report: pytest.TestReport | pytest.CollectReport
     ) -> tuple[str, str, str] | None:
         """Show a measured row in place of a dot."""
-        if report.when != "call" or not report.passed:
-            return None
-        indices = [value for name, value in report.user_properties if name == _PROPERTY]
-        if not indices:
+        if report.when != "call" or not report.passed or report.nodeid not in self.measured:
             return None
         from flowgauge.report.summary import line
 
-        shown = f"[{len(self.rows)}/{self.benchmarks}] {line(self.rows[int(str(indices[-1]))])}"
-        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        number = f"[{self.progress.done + 1}/{self.progress.total}]"
+        shown = f"{number} {line(self.measured[report.nodeid][-1])}"
+        terminal = self._terminal()
         lead = "\n" if terminal and terminal._tw.width_of_current_line else ""
         return "passed", f"{lead}  {shown}\n", shown
 
-    def pytest_sessionfinish(self) -> None:
-        """Write the results of what was measured, and the report."""
-        if not self.rows:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the report of what was measured, also where the run was broken off."""
+        rows = [row for rows in self.measured.values() for row in rows]
+        if not rows:
             return
-        self.rows.extend(start.row() for start in self.starts)
+        rows.extend(start.row() for start in self.starts)
         from flowgauge.measure.fingerprint import fingerprint
-        from flowgauge.measure.results import Results
         from flowgauge.report import write_report
 
         command = shlex.join(["pytest", *sys.argv[1:]])
         found = fingerprint(self.config.rootpath, self.workers, command)
-        self.results = Results(fingerprint=found, rows=tuple(self.rows))
+        self.results = Results(fingerprint=found, rows=tuple(rows))
         self.page = write_report(self.results, self.directory)
+        if exitstatus == pytest.ExitCode.OK:
+            forget_unfinished(self.directory)
+
+    def _terminal(self) -> Any:
+        return self.config.pluginmanager.get_plugin("terminalreporter")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary table and where the report is."""
@@ -203,6 +264,8 @@ class BenchmarkRecorder:
 
         terminalreporter.ensure_newline()
         summary(self.results, Console(file=terminalreporter._tw._file), self.page)
+        if (self.directory / UNFINISHED).exists():
+            terminalreporter.line("not all of it was measured: --resume goes on from here")
 
 
 def note_start(config: pytest.Config, id: str, runner: str | None, seconds: float) -> None:

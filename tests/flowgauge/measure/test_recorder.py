@@ -82,3 +82,76 @@ def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1, failed=1, skipped=2)
     assert "the reference answered 499500, which is wrong" in result.stdout.str()
     assert len(Results.load(project.path / "reports/latest/results.json").rows) == 1
+
+
+INTERRUPTED = """
+import os
+import signal
+
+def test_that_takes_long(paired):
+    if not os.environ.get("PATIENT"):
+        os.kill(os.getpid(), signal.SIGINT)
+    paired(lambda: 2, lambda: 2, check=lambda two: two == 2,
+           id="two", group="features", figure="time", against="another two")
+"""
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is broken off writes its report, and --resume measures only what is missing."""
+    project.makepyfile(test_x_late=INTERRUPTED)
+    stopped = project.runpytest_subprocess("--benchmark-only", "-rN")
+    assert stopped.ret == pytest.ExitCode.INTERRUPTED
+    stopped.stdout.fnmatch_lines(["report: *index.html", "*--resume goes on from here"])
+    folder = project.path / "reports" / "latest"
+    first = Results.load(folder / "results.json").rows
+    assert [row.id for row in first] == ["sum"]
+
+    monkeypatch.setenv("PATIENT", "1")
+    resumed = project.runpytest_subprocess("--benchmark-only", "--resume")
+    resumed.assert_outcomes(passed=1, skipped=1, deselected=1)
+    resumed.stdout.fnmatch_lines(["*[[]2/2[]] two*"])
+    rows = Results.load(folder / "results.json").rows
+    assert rows[:1] == first
+    assert [row.id for row in rows] == ["sum", "two"]
+    assert not (folder / "unfinished.json").exists()
+
+
+def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
+    """What failed, be it after it was measured, is no part of what --resume takes over."""
+    # It measures, and fails when it has.
+    project.makepyfile(test_x_late=INTERRUPTED.replace("signal.SIGINT)", "0)") + "    assert 0\n")
+    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, failed=1, skipped=1)
+    again = project.runpytest_subprocess("--benchmark-only", "--resume")
+    again.assert_outcomes(failed=1, skipped=1, deselected=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "holds no unfinished run: measure without --resume"),
+        ("{}", 'unfinished.json has no "schema_version" at the top'),
+        (
+            '{"schema_version": 1, "fingerprint": {"tests": ["a"]}, "rows": []}',
+            "is broken: measure without --resume",
+        ),
+        (
+            '{"schema_version": 1, "fingerprint": {"tests": [], "versions": {}}, "rows": []}',
+            "is of other versions: measure without --resume",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed_is_told(
+    project: pytest.Pytester, text: str | None, says: str
+) -> None:
+    """Nothing to go on from, something broken, and figures of other versions: one line each."""
+    folder = project.path / "reports" / "latest"
+    folder.mkdir(parents=True)
+    if text is not None:
+        (folder / "unfinished.json").write_text(text)
+    result = project.runpytest_subprocess("--benchmark-only", "--resume")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --resume: *{says}*".replace("[", "[[]")])
+    if text is not None:
+        assert (folder / "unfinished.json").read_text() == text
