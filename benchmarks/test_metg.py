@@ -24,7 +24,7 @@ from flowgauge.orders import Order, Output, check_outputs, perform
 from flowgauge.runners import StartedRunners
 
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
-SHAPES = ("trivial", "chain", "stencil", "tree")
+EDGES = ("chain", "stencil", "tree")
 LONGEST = {"quick": 1.0, "full": 3.0}
 """Seconds of work in a task, more than which is not tried."""
 
@@ -52,14 +52,17 @@ FEATURES: dict[str, Submit] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure one kernel and shape in a quick run, and all in a full one."""
+    """Measure one kernel without edges in a quick run, and all in a full one."""
     full = metafunc.config.getoption("full")
-    if "kernel" in metafunc.fixturenames:
-        metafunc.parametrize("kernel", KERNELS if full else KERNELS[:1])
-    if "shape" in metafunc.fixturenames:
-        metafunc.parametrize("shape", SHAPES if full else SHAPES[:1])
-    if "feature" in metafunc.fixturenames:
-        metafunc.parametrize("feature", FEATURES if full else ())
+    values = {
+        "kernel": KERNELS if full else KERNELS[:1],
+        "shape": ("trivial", *EDGES) if full else ("trivial",),
+        "edges": EDGES if full else (),
+        "feature": FEATURES if full else (),
+    }
+    for name in metafunc.fixturenames:
+        if name in values:
+            metafunc.parametrize(name, values[name])
 
 
 class Measure:
@@ -88,6 +91,15 @@ class Measure:
         longest = LONGEST["full" if full else "quick"]
         self.paired.add(measure_cell(measured, longest, targets))
 
+    def flow(
+        self, cell: Cell, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit
+    ) -> None:
+        """Measure a cell in a flow run of its own."""
+        inside_flow(
+            task_runner,
+            lambda: self(cell, lambda graph: submit_all(graph, self.speeds, submit)),
+        )
+
 
 @pytest.fixture
 def measure(
@@ -98,13 +110,18 @@ def measure(
 
 
 def test_metg(
-    measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, shape: str
+    measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
 ) -> None:
-    """From which task length on a task runner keeps the machine half busy, and nearly all."""
-    if runner_name == "sequential" and shape != "trivial":
-        pytest.skip("one task at a time: edges change nothing")
-    cell = Cell(runner_name, kernel, shape)
-    inside_flow(task_runner, lambda: measure(cell, lambda graph: submit_all(graph, measure.speeds)))
+    """From which length on tasks that need nothing of each other keep the machine busy."""
+    measure.flow(Cell(runner_name, kernel, "trivial"), task_runner)
+
+
+@pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
+def test_metg_with_edges(
+    measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, edges: str
+) -> None:
+    """The same for tasks that need the results of others."""
+    measure.flow(Cell(runner_name, kernel, edges), task_runner)
 
 
 @pytest.mark.runners("threads", "processes", "dask-processes")
@@ -121,7 +138,4 @@ def test_metg_with_a_feature(
     """What a feature of Prefect adds to METG."""
     size = 10**6 if feature == "1 MB results" else 0
     cell = Cell(runner_name, "native", "trivial", feature, size)
-    submit = FEATURES[feature]
-    inside_flow(
-        task_runner, lambda: measure(cell, lambda graph: submit_all(graph, measure.speeds, submit))
-    )
+    measure.flow(cell, task_runner, FEATURES[feature])

@@ -25,6 +25,21 @@ PER_WORKER = 4
 TASK_SECONDS = 0.25
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Measure in a full run only, for it takes minutes."""
+    sizes: dict[str, list[Any]] = {
+        "numbers": [TASKS],
+        "payloads": [BYTES],
+        "kind": ["strong", "weak"],
+    }
+    for name in metafunc.fixturenames:
+        if name in sizes:
+            found = sizes[name] if metafunc.config.getoption("full") else []
+            metafunc.parametrize(
+                name, found, ids=lambda size: size if isinstance(size, str) else "all"
+            )
+
+
 class Scaling:
     """Measures how a figure grows on a task runner."""
 
@@ -50,14 +65,14 @@ class Scaling:
 @pytest.fixture
 def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
     """Give what measures growth on a task runner."""
-    if paired.benchmark.disabled or not paired.recorder.full:
-        pytest.skip("takes minutes: --benchmark-only --full measures it")
+    if paired.benchmark.disabled:
+        pytest.skip("a benchmark: --benchmark-only --full measures it")
     return Scaling(paired, runner_name, speeds)
 
 
-def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
+def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[int, ...]) -> None:
     """What a task costs among ten, and among thousands."""
-    for number in TASKS:
+    for number in numbers:
         workflow = shape("trivial", number, 1)
         rounds = ROUNDS if number <= 100 else 1
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
@@ -68,9 +83,9 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
             break
 
 
-def test_payload(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
+def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
     """What it costs to hand results of many bytes from task to task."""
-    for size in BYTES:
+    for size in payloads:
         workflow = with_payload(size, HANDED + 1)
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
         scaling.keep(
@@ -85,7 +100,6 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
-@pytest.mark.parametrize("kind", ["strong", "weak"])
 def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -> None:
     """How much sooner more workers end the same work, and more work of which each has as much."""
     if started_runners.dask_address and scaling.runner == "dask-processes":
