@@ -95,6 +95,14 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             rows_where(_in_group("patterns"), _has_ratio),
         ),
         Question(
+            "workflows",
+            "How near to the best do whole workflows come?",
+            "Makespan beside the least there can be: the critical path, or all work shared by all"
+            " workers, whichever is longer.",
+            "ratio",
+            rows_where(_in_group("workflows"), _has_ratio),
+        ),
+        Question(
             "tasks-scaling",
             "Does a task cost more among many?",
             "Time per task run that does nothing, in flow runs of ten tasks and of many.",

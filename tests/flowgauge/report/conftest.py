@@ -104,6 +104,8 @@ def _curves() -> Iterator[Row]:
 
 
 def _scaling() -> Iterator[Row]:
+    bound: dict[str, Any] = {"reference": "the least there can be", "params": {"tasks": 36}}
+    yield row("random 6x6 of seed 1", 5.2, 1.3, group="workflows", **bound)
     for number in (10, 100):
         yield row("tasks", 0.004, group="scaling", params={"tasks": number})
     for size in (0, 10**6):

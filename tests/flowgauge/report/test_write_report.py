@@ -24,6 +24,7 @@ def test_files(report: Path, sample: Results) -> None:
     charts = (
         "efficiency",
         "metg-features",
+        "workflows",
         "tasks-scaling",
         "payload-scaling",
         "workers-scaling",
