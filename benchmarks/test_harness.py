@@ -15,7 +15,7 @@ from flowgauge.measure.suite import SuiteTimes, time_suite
 from flowgauge.server.kept import stop_kept
 
 FLOWS = 10
-ROUNDS = 2
+ROUNDS = {"quick": 1, "full": 2}
 FIGURES = {
     "first_flow": "time from pytest's start to the end of the first flow run",
     "flow": "time per flow run that does nothing",
@@ -39,15 +39,16 @@ class Suites:
 
 
 @pytest.fixture(scope="module")
-def suites(tmp_path_factory: pytest.TempPathFactory) -> Suites:
+def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Suites:
     """Give the times of all runs; one with the stock harness is the reference of them all."""
     folder: Path = tmp_path_factory.mktemp("suite")
+    rounds = ROUNDS["full" if pytestconfig.getoption("full") else "quick"]
     stock = time_suite(folder, FLOWS, "--stock-harness")
-    cold = [time_suite(folder, FLOWS) for _ in range(ROUNDS - 1)]
+    cold = [time_suite(folder, FLOWS) for _ in range(rounds - 1)]
     try:
         # Nothing is kept yet, so this run is as cold; it pays for the next one.
         cold.append(time_suite(folder, FLOWS, "--keep-server"))
-        kept = [time_suite(folder, FLOWS, "--keep-server") for _ in range(ROUNDS)]
+        kept = [time_suite(folder, FLOWS, "--keep-server") for _ in range(rounds)]
     finally:
         stop_kept(folder / "project")
     return Suites(stock, cold, kept)

@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     full = metafunc.config.getoption("full")
     values = {
         "kernel": KERNELS if full else KERNELS[:1],
-        "shape": ("trivial", *EDGES) if full else ("trivial",),
+        "shape": ("trivial", *EDGES) if full else (),
         "edges": EDGES if full else (),
         "feature": FEATURES if full else (),
     }
@@ -109,6 +109,7 @@ def measure(
     return Measure(paired, bare_pool, speeds, started_runners)
 
 
+@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
 def test_metg(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
 ) -> None:
@@ -116,7 +117,15 @@ def test_metg(
     measure.flow(Cell(runner_name, kernel, "trivial"), task_runner)
 
 
-@pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
+@pytest.mark.runners("dask-threads")
+def test_metg_of_dask_threads(
+    measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, shape: str
+) -> None:
+    """The same for Dask's threads, which few use: in a full run only."""
+    measure.flow(Cell(runner_name, kernel, shape), task_runner)
+
+
+@pytest.mark.runners("threads", "processes", "dask-processes")
 def test_metg_with_edges(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, edges: str
 ) -> None:
