@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 RESAMPLES = 10_000
+LEAST_FOR_BCA = 10
+"""Rounds from which on the interval is corrected."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +24,11 @@ class Interval:
 
 
 def median_interval(sample: Sequence[float]) -> Interval:
-    """Return the median of a sample and its 95 % percentile bootstrap interval.
+    """Return the median of a sample and its 95 % bootstrap interval.
 
-    The percentile method is used and not BCa, which is undefined where the jackknife of a
-    median has no spread: with the few, often equal, rounds of a quick run that is common.
+    The interval is corrected for bias and acceleration (BCa) where that is defined: not where the
+    jackknife of the median has no spread, as with equal rounds, nor where there are so few that
+    the correction would be made of noise. There it is the percentile interval.
 
     Args:
         sample: One figure for each round, at least one.
@@ -31,10 +37,9 @@ def median_interval(sample: Sequence[float]) -> Interval:
         The median and the ends of its interval; both are the median for a single round.
 
     Source:
-        Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+        Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 14.
     """
     import numpy as np
-    from scipy.stats import bootstrap
 
     values = np.asarray(sample, dtype=float)
     if not values.size:
@@ -42,8 +47,35 @@ def median_interval(sample: Sequence[float]) -> Interval:
     middle = float(np.median(values))
     if values.size == 1:
         return Interval(middle, middle, middle)
-    # A fixed seed: the same rounds give the same report.
-    spread = bootstrap(
-        (values,), np.median, n_resamples=RESAMPLES, method="percentile", rng=0
-    ).confidence_interval
-    return Interval(middle, float(spread.low), float(spread.high))
+    ends = _ends(values, "BCa") if values.size >= LEAST_FOR_BCA else None
+    low, high = ends or _ends(values, "percentile") or (middle, middle)
+    return Interval(middle, min(low, middle), max(high, middle))
+
+
+def spread(sample: Sequence[float]) -> float:
+    """Return how far the middle half of a sample reaches, as a share of its median.
+
+    Args:
+        sample: One figure for each round, at least one.
+    """
+    import numpy as np
+
+    low, middle, high = np.quantile(np.asarray(sample, dtype=float), (0.25, 0.5, 0.75))
+    return float((high - low) / middle) if middle else 0.0
+
+
+def _ends(values: Any, method: str) -> tuple[float, float] | None:
+    """Return the ends of an interval, None where the method has none."""
+    import numpy as np
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    with warnings.catch_warnings():
+        # What is undefined is not finite, which is looked at below.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        # A fixed seed: the same rounds give the same report.
+        found = bootstrap(
+            (values,), np.median, n_resamples=RESAMPLES, method=method, rng=0
+        ).confidence_interval
+    low, high = float(found.low), float(found.high)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None

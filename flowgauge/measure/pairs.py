@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flowgauge.measure.intervals import median_interval
+from flowgauge.measure.intervals import median_interval, spread
 from flowgauge.measure.results import Row
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
         low=cost.low,
         high=cost.high,
         rounds=len(rounds.candidate),
+        spread=spread(rounds.candidate),
         ratio=ratio.median if ratio else None,
         ratio_low=ratio.low if ratio else None,
         ratio_high=ratio.high if ratio else None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.measure.fingerprint import versions
+from flowgauge.measure.load import Load, load
 from flowgauge.measure.pairs import Budget, Rounds, paired_rounds, row
 from flowgauge.measure.progress import Progress
 from flowgauge.measure.results import Results, ResultsError, Row
@@ -153,6 +154,7 @@ class BenchmarkRecorder:
         self._names: dict[str, str] = {}
         self._passed: set[str] = set()
         self._drawn = False
+        self._load: Load | None = None
 
     @property
     def full(self) -> bool:
@@ -189,6 +191,8 @@ class BenchmarkRecorder:
         }
         self.progress.total = self.progress.earlier + len(self._names)
         self._begun = time.monotonic()
+        if self._names and not self.config.getoption("benchmark_disable"):
+            self._load = load()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Draw how far the run is, on a terminal, while a benchmark runs."""
@@ -245,7 +249,8 @@ class BenchmarkRecorder:
         from flowgauge.report import write_report
 
         command = shlex.join(["pytest", *sys.argv[1:]])
-        found = fingerprint(self.config.rootpath, self.workers, command)
+        since = load().since(self._load) if self._load else {}
+        found = fingerprint(self.config.rootpath, self.workers, command) | since
         self.results = Results(fingerprint=found, rows=tuple(rows))
         self.page = write_report(self.results, self.directory)
         if exitstatus == pytest.ExitCode.OK:

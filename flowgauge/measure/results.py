@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +39,8 @@ class Row:
         ratio: Median of candidate over reference, pair by pair, None if unpaired.
         ratio_low: Lower end of the ratio's 95 % bootstrap interval.
         ratio_high: Upper end of that interval.
+        spread: How far the middle half of the rounds reaches, as a share of the median; None
+            where that was not kept.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Row:
     ratio: float | None
     ratio_low: float | None
     ratio_high: float | None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,14 @@ def _row(record: object, number: int) -> Row:
     where = f"in row {number}"
     if not isinstance(record, dict):
         raise _Fault(f"has {_named(record)} {where}, not an object")
-    row = Row(**{f.name: _field(record, f.name, str(f.type), where) for f in fields(Row)})
+    row = Row(
+        **{
+            f.name: _field(record, f.name, str(f.type), where)
+            for f in fields(Row)
+            # Files of earlier releases lack what was added since.
+            if f.default is MISSING or f.name in record
+        }
+    )
     if len({row.ratio is None, row.ratio_low is None, row.ratio_high is None}) > 1:
         raise _Fault(f"has a ratio without its interval {where}: give all three, or null for all")
     return row

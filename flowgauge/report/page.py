@@ -14,7 +14,7 @@ from flowgauge.report.order import groups, runners
 from flowgauge.report.questions import questions
 from flowgauge.report.reading import COMMAND, NOT_MEASURED, how_to_read
 from flowgauge.report.tables import COLUMNS, lines, matrix
-from flowgauge.report.verdicts import noise_bands
+from flowgauge.report.verdicts import noise_bands, warnings
 
 
 def page(results: Results, specs: Mapping[str, Spec]) -> str:
@@ -38,6 +38,7 @@ def page(results: Results, specs: Mapping[str, Spec]) -> str:
     return environment.get_template("page.html").render(
         headline=headline(results),
         machine=machine(results.fingerprint),
+        warnings=warnings(results),
         details=details(results.fingerprint),
         questions=questions(results.rows),
         specs=specs,

@@ -14,7 +14,7 @@ from flowgauge.report.headline import headline
 from flowgauge.report.numbers import quantity, ratio
 from flowgauge.report.order import Group, groups, params_text, runner_name
 from flowgauge.report.tables import SAME, Matrix, matrix
-from flowgauge.report.verdicts import Bands, noise_bands
+from flowgauge.report.verdicts import Bands, noise_bands, warnings
 
 
 def summary(results: Results, console: Console, page: Path) -> None:
@@ -35,6 +35,8 @@ def summary(results: Results, console: Console, page: Path) -> None:
     console.print()
     for sentence in headline(results):
         console.print(Text(sentence))
+    for warning in warnings(results):
+        console.print(Text(warning, "yellow"))
     console.print(Text(f"× beside its reference, {SAME} no difference seen", "dim"))
     # A path that is broken over two lines can't be opened with a click.
     console.print(Text(f"report: {_nearby(page)}"), soft_wrap=True)

@@ -21,6 +21,7 @@ COLUMNS = (
     "verdict",
     "beside",
     "rounds",
+    "spread",
     "figure",
     "settings",
 )
@@ -115,6 +116,7 @@ def _cells(row: Row, bands: Bands) -> tuple[Cell, ...]:
         Cell(judged, judged),
         Cell(row.reference or "", row.reference or ""),
         Cell(str(row.rounds), row.rounds),
+        Cell("" if row.spread is None else f"{row.spread:.0%}", row.spread),
         Cell(row.figure, row.figure),
         Cell(settings, settings),
     )

@@ -12,7 +12,7 @@ from flowgauge.report.order import Group, groups
 from flowgauge.report.questions import Question, questions
 from flowgauge.report.reading import COMMAND, NOT_MEASURED, how_to_read
 from flowgauge.report.tables import COLUMNS, Matrix, lines, matrix
-from flowgauge.report.verdicts import Bands, noise_bands
+from flowgauge.report.verdicts import Bands, noise_bands, warnings
 
 
 def text(results: Results, drawn: Container[str]) -> str:
@@ -28,6 +28,7 @@ def text(results: Results, drawn: Container[str]) -> str:
     bands = noise_bands(results.rows)
     blocks = ["# Flowgauge report", "  \n".join(map(_plain, headline(results)))]
     blocks.append(_plain(machine(results.fingerprint)))
+    blocks += [f"**{_plain(warning)}**" for warning in warnings(results)]
     for question in questions(results.rows):
         blocks += _question(question, drawn)
     blocks.append("## Every figure")

@@ -6,10 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from flowgauge.measure.results import Row
+from flowgauge.measure.results import Results, Row
 from flowgauge.report.numbers import ratio
 
 Verdict = Literal["slower", "faster", "no difference seen", "unpaired"]
+WIDE_SPREAD = 0.10
+"""A spread of the rounds of a row from which on it is doubtful."""
+BUSY_PERCENT = 10
+STOLEN_PERCENT = 2
 Bands = Mapping[str | None, tuple[float, float]]
 """For each runner, the ratios (low, high) that the same thing reaches against itself."""
 
@@ -29,6 +33,35 @@ def noise_bands(rows: Iterable[Row]) -> Bands:
             low, high = bands.get(row.runner, (1.0, 1.0))
             bands[row.runner] = (min(low, row.ratio_low), max(high, row.ratio_high))
     return bands
+
+
+def warnings(results: Results) -> tuple[str, ...]:
+    """Say what makes the figures of a run doubtful.
+
+    Args:
+        results: The figures.
+
+    Returns:
+        A sentence for each: rounds that differ much, and a machine that did other things, too.
+    """
+    measured = [row.spread for row in results.rows if row.spread is not None]
+    wide = sum(each > WIDE_SPREAD for each in measured)
+    found = []
+    if wide:
+        found.append(
+            f"{wide} of {len(measured)} rows have rounds that spread by more than"
+            f" {WIDE_SPREAD:.0%}: measure again on a quiet machine, or with more rounds."
+        )
+    others = results.fingerprint.get("others_percent")
+    if isinstance(others, int | float) and others > BUSY_PERCENT:
+        found.append(f"Other programs used {others:.0f} % of the processors while this measured.")
+    stolen = results.fingerprint.get("stolen_percent")
+    if isinstance(stolen, int | float) and stolen > STOLEN_PERCENT:
+        found.append(f"The host withheld {stolen:.0f} % of the processors' time.")
+    throttled = results.fingerprint.get("throttled_seconds")
+    if isinstance(throttled, int | float) and throttled > 0:
+        found.append(f"A limit on processor time stopped this run for {throttled:.1f} s.")
+    return tuple(found)
 
 
 def verdict(row: Row, bands: Bands) -> Verdict:

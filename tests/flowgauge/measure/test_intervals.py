@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
-from flowgauge.measure.intervals import median_interval
+from flowgauge.measure.intervals import LEAST_FOR_BCA, RESAMPLES, median_interval, spread
 
 seconds = st.floats(1e-9, 1e4)
 
@@ -34,6 +35,36 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
         interval = median_interval(list(generator.exponential(size=25)))
         covered += interval.low <= np.log(2) <= interval.high
     assert 0.90 <= covered / 300 <= 0.99
+
+
+@pytest.mark.parametrize("sample", [[3.0] * 20, [3.0] * 19 + [4.0], [1.0, 2.0]])
+def test_rounds_that_allow_no_correction_have_an_interval(sample: list[float]) -> None:
+    """Equal rounds, and few, have the percentile interval: no warning, and no figure missing."""
+    interval = median_interval(sample)
+    assert min(sample) <= interval.low <= interval.median <= interval.high <= max(sample)
+
+
+def test_the_interval_is_corrected() -> None:
+    """From ten rounds on the interval of a skewed sample is not the percentile one."""
+    sample = [float(2**index) for index in range(LEAST_FOR_BCA)]
+    corrected = bootstrap((sample,), np.median, n_resamples=RESAMPLES, method="BCa", rng=0)
+    plain = bootstrap((sample,), np.median, n_resamples=RESAMPLES, method="percentile", rng=0)
+    interval = median_interval(sample)
+    ends = (interval.low, interval.high)
+    assert ends == (corrected.confidence_interval.low, corrected.confidence_interval.high)
+    assert ends != (plain.confidence_interval.low, plain.confidence_interval.high)
+    few = median_interval(sample[:-1])
+    again = bootstrap((sample[:-1],), np.median, n_resamples=RESAMPLES, method="percentile", rng=0)
+    assert (few.low, few.high) == again.confidence_interval
+
+
+@given(st.lists(seconds, min_size=1, max_size=40), st.floats(0.01, 100))
+def test_the_spread_is_a_share(sample: list[float], times: float) -> None:
+    """The spread of rounds is none if they are equal, and the same on a machine twice as slow."""
+    assert spread([sample[0]] * len(sample)) == 0
+    slower = spread([each * times for each in sample])
+    assert slower == pytest.approx(spread(sample), rel=1e-6, abs=1e-9)
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
 
 
 def test_more_rounds_give_a_narrower_interval() -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.results import Row
-from flowgauge.report.verdicts import noise_bands, verdict, verdict_text
+from flowgauge.measure.results import Results, Row
+from flowgauge.report.verdicts import noise_bands, verdict, verdict_text, warnings
 
 MakeRow = Callable[..., Row]
 ratios = st.floats(0.01, 100)
@@ -85,3 +86,20 @@ def test_a_difference_is_never_inside_noise(
         assert ends[0] < low
     else:
         assert ends[0] <= 1 <= ends[2] or (low <= ends[0] and ends[2] <= high)
+
+
+def test_what_makes_figures_doubtful_is_told(make_row: MakeRow) -> None:
+    """Rounds that spread, other programs, a host and a limit that took time: a sentence each."""
+    wide, narrow, unknown = (replace(make_row("x", 1.0), spread=s) for s in (0.2, 0.05, None))
+    quiet = {"others_percent": 4.0, "stolen_percent": 0.0, "throttled_seconds": 0.0}
+    assert warnings(Results(quiet, (narrow, unknown))) == ()
+    assert warnings(Results({}, (wide, narrow, wide, unknown))) == (
+        "2 of 3 rows have rounds that spread by more than 10%: measure again on a quiet machine,"
+        " or with more rounds.",
+    )
+    busy = {"others_percent": 31.6, "stolen_percent": 5.2, "throttled_seconds": 1.25}
+    assert warnings(Results(busy, ())) == (
+        "Other programs used 32 % of the processors while this measured.",
+        "The host withheld 5 % of the processors' time.",
+        "A limit on processor time stopped this run for 1.2 s.",
+    )

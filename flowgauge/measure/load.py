@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What else a machine did while something was measured on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+_LIMITS = Path("/sys/fs/cgroup/cpu.stat")
+
+
+@dataclass(frozen=True)
+class Load:
+    """The processor time that was used until some moment, in seconds.
+
+    Attributes:
+        when: The moment, by a clock that never stands still.
+        ours: Of this process and of what it started and has waited for, or still runs.
+        all: Of all processes; None where the system does not tell.
+        stolen: That the host of a virtual machine used for others.
+        throttled: For which a limit on processor time stopped this container.
+    """
+
+    when: float
+    ours: float
+    all: float | None
+    stolen: float | None
+    throttled: float | None
+
+    def since(self, start: Load) -> dict[str, float]:
+        """Return what happened since a moment, for a fingerprint; what is not known is left out.
+
+        Args:
+            start: The moment.
+
+        Returns:
+            `cpu_seconds` of this run, `others_percent` and `stolen_percent` of all processors,
+            and `throttled_seconds`.
+        """
+        told = {"cpu_seconds": round(self.ours - start.ours, 1)}
+        processors = max(self.when - start.when, 1e-9) * (os.cpu_count() or 1)
+        if self.all is not None and start.all is not None:
+            others = (self.all - start.all) - (self.ours - start.ours)
+            told["others_percent"] = round(max(100 * others / processors, 0.0), 1)
+        if self.stolen is not None and start.stolen is not None:
+            told["stolen_percent"] = round(100 * (self.stolen - start.stolen) / processors, 1)
+        if self.throttled is not None and start.throttled is not None:
+            told["throttled_seconds"] = round(self.throttled - start.throttled, 1)
+        return told
+
+
+def load() -> Load:
+    """Look at what the processors have done so far."""
+    everything, stolen = _of_machine()
+    return Load(time.monotonic(), _of_this_run(), everything, stolen, _throttled())
+
+
+def _of_this_run() -> float:
+    import psutil
+
+    process = psutil.Process()
+    seconds = sum(process.cpu_times()[:4])
+    for child in process.children(recursive=True):
+        try:
+            seconds += sum(child.cpu_times()[:4])
+        except psutil.Error:
+            continue
+    return float(seconds)
+
+
+def _of_machine() -> tuple[float | None, float | None]:
+    """Return the seconds that were used and those that were stolen (proc(5))."""
+    try:
+        fields = _STAT.read_text().partition("\n")[0].split()[1:9]
+        user, nice, system, _, _, irq, softirq, stolen = map(int, fields)
+    except (OSError, ValueError):
+        return None, None
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / ticks, stolen / ticks
+
+
+def _throttled() -> float | None:
+    """Return the seconds of throttling (cgroup v2, cpu.stat)."""
+    try:
+        entries = dict(line.split() for line in _LIMITS.read_text().splitlines())
+        return int(entries["throttled_usec"]) / 1e6
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run knows what it used of the machine, and what others did."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flowgauge.measure import load as measured
+from flowgauge.measure.load import Load, load
+
+CORES = os.cpu_count() or 1
+START = Load(when=100.0, ours=10.0, all=50.0, stolen=1.0, throttled=0.5)
+
+
+def test_what_others_used_is_told_from_ours() -> None:
+    """Of what all processes used, that of this run is taken away."""
+    end = Load(when=110.0, ours=10.0 + 4.0, all=50.0 + 7.0, stolen=1.0 + CORES, throttled=0.75)
+    told = end.since(START)
+    assert told["cpu_seconds"] == 4.0
+    assert told["others_percent"] == pytest.approx(100 * 3.0 / (10 * CORES), abs=0.06)
+    assert told["stolen_percent"] == pytest.approx(10.0)
+    assert told["throttled_seconds"] == 0.2
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """A system that tells nothing of others gives a fingerprint without it."""
+    end = Load(when=110.0, ours=14.0, all=None, stolen=None, throttled=None)
+    assert end.since(START) == {"cpu_seconds": 4.0}
+
+
+def test_work_of_processes_below_this_one_is_ours() -> None:
+    """What a process that this one started computes is counted, while it runs and afterwards."""
+    code = "import sys\nwhile sys.stdin.read(1) != 'x': sum(range(10**6))\nsys.stdin.read()"
+    start, own = load(), time.process_time()
+
+    def beyond_own() -> float:
+        return load().ours - start.ours - (time.process_time() - own)
+
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"." * 20 + b"x")
+        process.stdin.flush()
+        deadline = time.monotonic() + 30
+        while beyond_own() < 0.2:
+            assert time.monotonic() < deadline
+        process.stdin.close()
+    assert beyond_own() >= 0.2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_the_machine_is_looked_at() -> None:
+    """All processes together have used more than this run, and more all the time."""
+    first = load()
+    sum(range(3 * 10**6))
+    second = load()
+    assert first.all is not None
+    assert second.all is not None
+    assert first.ours < first.all <= second.all
+    assert second.ours > first.ours
+
+
+@pytest.mark.parametrize("text", ["", "cpu a b", "nothing"])
+def test_files_of_another_form_are_no_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system's files are missing, or look different, nothing is told of others."""
+    file = tmp_path / "stat"
+    for name in ("_STAT", "_LIMITS"):
+        monkeypatch.setattr(measured, name, file)
+    assert load().all is None
+    file.write_text(text)
+    assert (load().all, load().stolen, load().throttled) == (None, None, None)
