@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.dask_cluster import ClusterError, check_dask_address
+from flowgauge.graphs import GraphError
 from flowgauge.measure.recorder import BenchmarkRecorder
 from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
 from flowgauge.run import (
@@ -22,6 +23,7 @@ from flowgauge.run import (
 )
 from flowgauge.runners import RunnerError, chosen_runners, default_workers, narrowed
 from flowgauge.server.kept import KeptError
+from flowgauge.wfformat import load
 
 pytest_plugins = (
     "flowgauge.surroundings",
@@ -74,6 +76,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="go on with benchmarks that were broken off, from what is in the report's folder",
     )
     group.addoption(
+        "--workflow",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a trace in WfFormat to measure in place of the built-in workflows; may be repeated",
+    )
+    group.addoption(
+        "--time-scale",
+        metavar="X",
+        help="what the runtimes of workflows are multiplied with (default: so that each takes a"
+        " second at most where nothing but the work takes time)",
+    )
+    group.addoption(
+        "--bytes-scale",
+        metavar="X",
+        default="0.001",
+        help="what the sizes of workflows' results are multiplied with (default: 0.001); a task's"
+        " is cut at 1 MB, and those of all tasks together at 64 MB",
+    )
+    group.addoption(
         "--keep-server",
         action="store_true",
         help="leave the process that starts servers running, for the next run of this project;"
@@ -116,7 +138,8 @@ def pytest_configure(config: pytest.Config) -> None:
             check_dask_address(config.stash[RUN].dask_address or "")
         if config.getini("flowgauge"):
             start_early(config)
-    except (RunnerError, ClusterError, KeptError) as error:
+        _check_workflows(config)
+    except (RunnerError, ClusterError, KeptError, GraphError) as error:
         raise pytest.UsageError(str(error)) from None
     if config.getoption("keep_server") and config.getoption("stock_harness"):
         raise pytest.UsageError("--keep-server: --stock-harness keeps no server; use one of them")
@@ -136,6 +159,20 @@ def _workers(text: str | None) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise RunnerError(f"--workers {text}: not a number of workers; give 1 or more")
     return int(text)
+
+
+def _check_workflows(config: pytest.Config) -> None:
+    """Read what is asked to be measured, to tell of a mistake before anything is."""
+    for file in config.getoption("workflow"):
+        load(Path(file))
+    for option in ("time_scale", "bytes_scale"):
+        text = config.getoption(option)
+        try:
+            is_scale = text is None or 0 <= float(text) < float("inf")
+        except ValueError:
+            is_scale = False
+        if not is_scale:
+            raise GraphError(f"--{option.replace('_', '-')} {text}: not a number of zero or more")
 
 
 def _measure_only_when_asked(config: pytest.Config) -> None:

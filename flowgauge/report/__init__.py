@@ -18,7 +18,8 @@ def write_report(results: Results, directory: Path, source: Path | None = None) 
         results: The figures.
         directory: Where `index.html`, `report.md`, `charts/*.svg` and `results.json` go; made
             if need be. Other files in it are left alone.
-        source: The file that the figures were read from, which is not written over.
+        source: The file that the figures were read from, which is not written over; timelines of
+            workflows are looked for beside it.
 
     Returns:
         The path of `index.html`.
@@ -30,22 +31,35 @@ def write_report(results: Results, directory: Path, source: Path | None = None) 
     try:
         # Here and not above: drawing takes seconds to import, and a terminal summary needs none.
         from flowgauge.report.charts import spec, svg
+        from flowgauge.report.gantt import gantt_charts
         from flowgauge.report.page import page
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"no report written: {error.name} is missing: pip install 'flowgauge[report]'",
             name=error.name,
         ) from None
+    from flowgauge.measure.timelines import keep_timeline, load_timelines
     from flowgauge.report.questions import questions
     from flowgauge.report.text import text
 
     asked = questions(results.rows)
     specs = {question.key: drawn for question in asked if (drawn := spec(question))}
     charts = {key: svg(drawn) for key, drawn in specs.items()}
+    timelines = load_timelines(source.parent if source else directory)
+    gantts = gantt_charts(results.rows, timelines)
     # All of it is made before the first file is touched, and what links to the rest comes last.
-    made = {"report.md": text(results, specs), "index.html": page(results, specs)}
+    made = {
+        "report.md": text(results, specs, gantts),
+        "index.html": page(results, specs, gantts),
+    }
 
     (directory / "charts").mkdir(parents=True, exist_ok=True)
+    for timeline in timelines:
+        keep_timeline(directory, timeline)
+    for old in tuple((directory / "charts").glob("gantt-*.svg")):
+        old.unlink()
+    for name, gantt in gantts.items():
+        write_whole(directory / "charts" / f"{name}.svg", gantt)
     copy = directory / "results.json"
     if source is None or source.resolve() != copy.resolve():
         results.save(copy)

@@ -17,12 +17,15 @@ from flowgauge.report.tables import COLUMNS, lines, matrix
 from flowgauge.report.verdicts import noise_bands, warnings
 
 
-def page(results: Results, specs: Mapping[str, Spec]) -> str:
+def page(
+    results: Results, specs: Mapping[str, Spec], gantts: Mapping[str, str] | None = None
+) -> str:
     """Write the page.
 
     Args:
         results: The figures.
         specs: A chart for each question that the run answers, by the question's key.
+        gantts: Gantt charts as SVG, by their names.
 
     Returns:
         A whole HTML document.
@@ -42,6 +45,7 @@ def page(results: Results, specs: Mapping[str, Spec]) -> str:
         details=details(results.fingerprint),
         questions=questions(results.rows),
         specs=specs,
+        gantts=gantts or {},
         not_measured=NOT_MEASURED,
         columns=COLUMNS,
         runners=runners(results.rows),

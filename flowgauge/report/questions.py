@@ -96,7 +96,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         ),
         Question(
             "workflows",
-            "How near to the best do whole workflows come?",
+            "How near to the best do real workflows come?",
             "Makespan beside the least there can be: the critical path, or all work shared by all"
             " workers, whichever is longer.",
             "ratio",

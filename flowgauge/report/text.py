@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from flowgauge.measure.results import Results
 from flowgauge.report.headline import details, headline, machine
@@ -15,12 +15,13 @@ from flowgauge.report.tables import COLUMNS, Matrix, lines, matrix
 from flowgauge.report.verdicts import Bands, noise_bands, warnings
 
 
-def text(results: Results, drawn: Container[str]) -> str:
+def text(results: Results, drawn: Container[str], gantts: Iterable[str] = ()) -> str:
     """Write the report as Markdown.
 
     Args:
         results: The figures.
         drawn: The keys of the questions that have a chart in `charts/`.
+        gantts: The names of the Gantt charts in `charts/`.
 
     Returns:
         A whole Markdown document.
@@ -31,6 +32,8 @@ def text(results: Results, drawn: Container[str]) -> str:
     blocks += [f"**{_plain(warning)}**" for warning in warnings(results)]
     for question in questions(results.rows):
         blocks += _question(question, drawn)
+        if question.key == "workflows":
+            blocks += [f"[![{name}](charts/{name}.svg)](charts/{name}.svg)" for name in gantts]
     blocks.append("## Every figure")
     for group in groups(results.rows):
         blocks += _group(group, bands)

@@ -84,6 +84,37 @@ def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
     assert len(Results.load(project.path / "reports/latest/results.json").rows) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("{", (), "trace.json is not JSON"),
+        (None, (), "trace.json cannot be read: no such file"),
+        ("{}", (), 'trace.json: *"workflow"'),
+        ("{", ("--time-scale=-1",), "trace.json is not JSON"),
+        (None, ("--workflow",), "expected one argument"),
+    ],
+)
+def test_a_trace_that_cannot_be_measured_is_told(
+    project: pytest.Pytester, text: str | None, options: tuple[str, ...], says: str
+) -> None:
+    """A broken or missing trace ends the run with one line before anything is collected."""
+    if text is not None:
+        (project.path / "trace.json").write_text(text)
+    result = project.runpytest_subprocess("--workflow", "trace.json", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{says}*"])
+    assert "Traceback" not in result.stderr.str()
+
+
+@pytest.mark.parametrize("option", ["--time-scale", "--bytes-scale"])
+@pytest.mark.parametrize("scale", ["-1", "nan", "inf", "much"])
+def test_a_scale_that_is_none_is_told(project: pytest.Pytester, option: str, scale: str) -> None:
+    """A scale below zero, and what is no number, end the run with one line."""
+    result = project.runpytest_subprocess(f"{option}={scale}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {option} {scale}: not a number of zero or more"])
+
+
 INTERRUPTED = """
 import os
 import signal

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.measure.results import Results
+from flowgauge.measure.timelines import Span, Timeline, keep_timeline
 from flowgauge.report import write_report
 
 
@@ -48,6 +49,24 @@ def test_replaces_an_earlier_report(sample: Results, tmp_path: Path) -> None:
     page = write_report(Results({}, ()), tmp_path)
     assert page == tmp_path / "index.html"
     assert set(files(tmp_path)) == {"index.html", "report.md", "results.json", "guarantees.html"}
+
+
+def test_workflows_have_gantt_charts(sample: Results, tmp_path: Path) -> None:
+    """Timelines beside the results are drawn, in the page too, and old charts of others go."""
+    (row,) = (row for row in sample.rows if row.group == "workflows")
+    spans = (Span("read", 0, 0.0, 2.0), Span("write", 1, 2.0, row.value))
+    keep_timeline(tmp_path, Timeline(row.id, str(row.runner), 4.0, spans))
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts" / "gantt-gone-best.svg").touch()
+    page = write_report(sample, tmp_path)
+    name = "gantt-random-6x6-of-seed-1-best"
+    assert [file.stem for file in (tmp_path / "charts").glob("gantt-*")] == [name]
+    assert f'id="{name}"><svg' in page.read_text()
+    assert f"charts/{name}.svg" in (tmp_path / "report.md").read_text()
+    again = write_report(sample, tmp_path / "again", tmp_path / "results.json")
+    assert again.read_text() == page.read_text()
+    write_report(sample, tmp_path / "alone")
+    assert not list((tmp_path / "alone" / "charts").glob("gantt-*"))
 
 
 def test_its_own_results_are_not_written_over(sample: Results, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How near real workflows come to the makespan that no scheduler can beat."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.task_runners import TaskRunner
+
+from flowgauge.graphs import GraphError, Workflow
+from flowgauge.kernels import Speeds
+from flowgauge.measure.floors import Floor
+from flowgauge.measure.graph_flow import submit_all
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.recorder import Paired
+from flowgauge.measure.timelines import keep_timeline
+from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
+from flowgauge.orders import check_outputs
+from flowgauge.recipes import RECIPES, recipe
+from flowgauge.runners import StartedRunners
+from flowgauge.shapes import shape
+from flowgauge.wfformat import load
+
+SEED = 1
+DRAWN = {"quick": (), "full": tuple(RECIPES)}
+"""The recipes of each profile, of the smallest size there is."""
+SECONDS = 1.0
+"""The lower bound that a workflow is scaled to."""
+ROUNDS = {"quick": 2, "full": 3}
+WITH_FLOOR = ("threads", "processes", "dask-processes")
+"""Runners whose floor has rows of its own; the others stand on the same, or on a plain call."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the files that are given, or else all recipes in a full run."""
+    if "source" in metafunc.fixturenames:
+        given = [Path(file) for file in metafunc.config.getoption("workflow")]
+        drawn = DRAWN[_profile(metafunc.config)]
+        metafunc.parametrize(
+            "source", given or drawn, ids=[Path(each).stem for each in given or drawn]
+        )
+
+
+def _profile(config: pytest.Config) -> str:
+    return "full" if config.getoption("full", False) else "quick"
+
+
+@functools.cache
+def _drawn(name: str) -> Workflow | GraphError:
+    try:
+        return recipe(name, RECIPES[name], SEED)
+    except GraphError as error:
+        return error
+
+
+@pytest.fixture
+def workflow(
+    source: str | Path, pytestconfig: pytest.Config, started_runners: StartedRunners
+) -> Workflow:
+    """Give a workflow, scaled to this run; skip a recipe that can't be drawn, and say why."""
+    found = load(source) if isinstance(source, Path) else _drawn(source)
+    if isinstance(found, GraphError):
+        pytest.skip(str(found))
+    scale = pytestconfig.getoption("time_scale")
+    return scaled(
+        found,
+        started_runners.workers,
+        time_scale=None if scale is None else float(scale),
+        seconds=SECONDS,
+        bytes_scale=float(pytestconfig.getoption("bytes_scale")),
+    )
+
+
+def test_workflow(
+    workflow: Workflow,
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    floor: Floor,
+    speeds: Speeds,
+    started_runners: StartedRunners,
+) -> None:
+    """The makespan in a flow that runs already, beside the bound and the floor."""
+    workers = started_runners.workers
+    ours = Makespans(
+        workflow, runner_name, lambda graph: submit_all(graph, speeds), speeds, workers
+    )
+    bare = Makespans(workflow, floor.name, lambda graph: floor.run(graph, speeds), speeds, workers)
+    rounds = 0 if paired.benchmark.disabled else ROUNDS[_profile(paired.recorder.config)]
+    seconds: list[float] = []
+    beside: list[float] = []
+
+    def measure() -> None:
+        # What starts with the first tasks, workers above all, is no part of a makespan.
+        warm_up = shape("trivial", workers, 2)
+        check_outputs(warm_up, speeds, submit_all(warm_up, speeds))
+        for _ in range(rounds):
+            if runner_name in WITH_FLOOR:
+                beside.append(bare())
+            seconds.append(ours())
+
+    paired.benchmark.pedantic(lambda: inside_flow(task_runner, measure))
+    if not rounds:
+        return
+    if beside:
+        paired.keep(bare.rounds(beside), group="workflows", reference=LOWER_BOUND, **bare.labels)
+    paired.keep(ours.rounds(seconds), group="workflows", reference=LOWER_BOUND, **ours.labels)
+    keep_timeline(paired.recorder.directory, ours.typical())

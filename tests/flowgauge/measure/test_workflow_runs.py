@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workflow is scaled to be run again, and its makespan is held against its lower bound."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.graphs import GraphError, Kernel, Workflow
+from flowgauge.kernels import Speeds
+from flowgauge.measure.graph_flow import run_on_pool
+from flowgauge.measure.workflow_runs import (
+    MAX_TASK_BYTES,
+    MAX_WORKFLOW_BYTES,
+    Makespans,
+    scaled,
+)
+from flowgauge.orders import Output, WrongInputError
+from flowgauge.shapes import random_layered
+
+SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
+
+
+def trace(seconds: float = 60.0, output_bytes: int = 10**9) -> Workflow:
+    """Return what could be a trace: minutes and gigabytes."""
+    return random_layered(4, 4, seed=3, seconds=seconds, output_bytes=output_bytes)
+
+
+@given(st.floats(0.01, 100), st.integers(1, 64))
+def test_the_lower_bound_is_fitted(seconds: float, workers: int) -> None:
+    """Without a scale of time the lower bound is what was asked for; edges stay."""
+    made = scaled(trace(), workers, seconds=seconds)
+    assert made.lower_bound(workers) == pytest.approx(seconds)
+    assert [task.parents for task in made.tasks] == [task.parents for task in trace().tasks]
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e6), st.integers(0, 10**12))
+def test_payloads_are_bounded(time_scale: float, bytes_scale: float, size: int) -> None:
+    """Whatever the scale, no task's result and not all results together outgrow the bounds."""
+    made = scaled(trace(output_bytes=size), 2, time_scale=time_scale, bytes_scale=bytes_scale)
+    assert made.total_work == pytest.approx(trace().total_work * time_scale)
+    assert max(task.output_bytes for task in made.tasks) <= MAX_TASK_BYTES
+    assert sum(task.output_bytes for task in made.tasks) <= MAX_WORKFLOW_BYTES
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_none_is_told(scale: float) -> None:
+    """The line says which scale is wrong."""
+    with pytest.raises(GraphError, match="the time scale"):
+        scaled(trace(), 2, time_scale=scale)
+    with pytest.raises(GraphError, match="the bytes scale"):
+        scaled(trace(), 2, bytes_scale=scale)
+
+
+def test_a_run_is_timed_and_kept() -> None:
+    """A run gives its makespan, paired with the bound, and keeps what each worker did."""
+    workflow = scaled(trace(), 2, seconds=0.02)
+    with ThreadPoolExecutor(2) as pool:
+        runs = Makespans(workflow, "x", lambda graph: run_on_pool(graph, pool, SPEEDS), SPEEDS, 2)
+        seconds = [runs(), runs(), runs()]
+    assert [each.makespan for each in runs.timelines] == pytest.approx(seconds, abs=1e-5)
+    assert runs.typical().makespan == pytest.approx(sorted(seconds)[1], abs=1e-5)
+    assert {span.task for span in runs.typical().spans} == {task.id for task in workflow.tasks}
+    assert runs.rounds(seconds).reference == pytest.approx((0.02,) * 3)
+
+
+def test_a_wrong_answer_has_no_makespan() -> None:
+    """A run one of whose tasks gave something else is refused."""
+
+    def wrong(graph: Workflow) -> dict[str, Output]:
+        with ThreadPoolExecutor(2) as pool:
+            outputs = run_on_pool(graph, pool, SPEEDS)
+        last = graph.tasks[-1].id
+        outputs[last] = dataclasses.replace(outputs[last], answer=-1)
+        return outputs
+
+    with pytest.raises(WrongInputError, match="wrong answer"):
+        Makespans(scaled(trace(), 2, seconds=0.01), "x", wrong, SPEEDS, 2)()
