@@ -25,7 +25,7 @@ from flowgauge.runners import StartedRunners
 
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
 EDGES = ("chain", "stencil", "tree")
-LONGEST = {"quick": 1.0, "full": 3.0}
+LONGEST = {"quick": 0.5, "full": 3.0}
 """Seconds of work in a task, more than which is not tried."""
 
 

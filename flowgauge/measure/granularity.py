@@ -24,6 +24,7 @@ from flowgauge.shapes import shape
 BARE = "bare process pool"
 """What each run is measured beside: it uses every core, and is told of all its work at once."""
 _RUN_SECONDS = 0.4
+_LONG_RUN_SECONDS = 2.0
 _MIN_STEPS, _MAX_STEPS = 4, 16
 Run = Callable[[Workflow], Mapping[str, Output]]
 
@@ -75,7 +76,7 @@ class Granularity:
         speeds: How much work a second is.
         workers: How many tasks run at once.
         rounds: How often each amount of work is run.
-        steps: How many tasks each worker does in a run: more of them where they are quick.
+        steps: How many tasks each worker does in a run at most: more where they are quick.
     """
 
     cell: Cell
@@ -107,7 +108,7 @@ class Granularity:
             WrongInputError: If a task was given, or gave, something wrong.
             WrongAnswerError: If the bare pool was.
         """
-        workflow = self.cell.workflow(self.workers, self.steps, seconds)
+        workflow = self.workflow(seconds)
         bare = [self._bare_seconds(workflow)]
         samples = []
         for _ in range(self.rounds):
@@ -116,12 +117,17 @@ class Granularity:
             samples.append(self._sample(workflow, wall, statistics.fmean(bare[-2:])))
         return samples
 
+    def workflow(self, seconds: float) -> Workflow:
+        """Return what is run: fewer tasks where they are so long that few tell as much."""
+        fitting = round(_LONG_RUN_SECONDS / seconds) if seconds else self.steps
+        return self.cell.workflow(self.workers, max(min(self.steps, fitting), _MIN_STEPS), seconds)
+
     def _sample(self, workflow: Workflow, wall: float, bare: float) -> Sample:
-        per_task = self.workers / len(workflow.tasks)
+        tasks, per_task = len(workflow.tasks), self.workers / len(workflow.tasks)
+        one = bare / math.ceil(tasks / self.workers)
         # Where the shape leaves workers idle, no scheduler can do better.
-        at_best = workflow.lower_bound(self.workers)
-        idle = at_best * self.workers / workflow.total_work if at_best else 1.0
-        return Sample(granularity=wall * per_task, ideal=bare * per_task * idle)
+        at_best = workflow.lower_bound(self.workers) * tasks / (workflow.total_work or 1.0)
+        return Sample(granularity=wall * per_task, ideal=at_best * one * per_task)
 
     def _seconds(self, workflow: Workflow) -> float:
         start = time.perf_counter()
@@ -169,7 +175,7 @@ def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) ->
     value = median_interval([run.granularity for run in runs])
     ratios = [run.granularity / run.ideal for run in runs if run.ideal]
     ratio = median_interval(ratios) if ratios else None
-    tasks = len(measured.cell.workflow(measured.workers, measured.steps, seconds).tasks)
+    tasks = len(measured.workflow(seconds).tasks)
     return Row(
         id="curve",
         group="metg",

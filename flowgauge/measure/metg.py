@@ -18,6 +18,8 @@ _CLOSE = 0.05
 _RESAMPLES = 1000
 _FIRST_FACTOR = 2
 _LARGEST_STEP = 8.0
+_BARELY = 0.02
+"""An end this little above a target is not told from one below: getting there takes for ever."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +199,13 @@ def _next(points: Sequence[_Point], target: float) -> float:
 
 def _is_never(points: Sequence[_Point], target: float) -> bool:
     """Say whether longer tasks would not help, as far as the last two can tell."""
-    return len(points) > 1 and _line(points[-2:]).limit < target
+    last = points[-2:]
+    return len(last) > 1 and last[-1].efficiency < target and _line(last).limit < target + _BARELY
 
 
 def _crossing(points: Sequence[_Point], target: float) -> float | None:
     """Return the granularity at which efficiency comes to the target."""
-    if points[-1].efficiency < target - _CLOSE:
+    if points[-1].efficiency < target - _CLOSE or _is_never(points, target):
         return None
     if points[0].efficiency >= target:
         # What is shorter was not measured: it is no longer than this.

@@ -81,6 +81,22 @@ def test_a_ceiling_just_below_is_below() -> None:
     assert found.ceiling == pytest.approx(0.87)
 
 
+@given(OVERHEADS, st.floats(-0.019, 0.019))
+def test_what_ends_at_the_target_is_not_waited_for(overhead: float, above: float) -> None:
+    """A runner whose end is the target itself, as one task at a time on two workers, is "never"."""
+    machine = Machine(overhead, 0.5 + above)
+    asked: list[float] = []
+
+    def measure(seconds: float) -> Sequence[Sample]:
+        asked.append(seconds)
+        return machine(seconds)
+
+    curve = measure_curve(measure, [0.5], longest=1000)
+    if not any(sum(run.efficiency for run in runs) / 3 >= 0.5 for runs in curve.values()):
+        assert metg(curve, 0.5).seconds is None
+    assert max(asked) <= 100 * overhead
+
+
 def test_nearly_there_for_ever_is_never() -> None:
     """Where longer tasks bring nothing any more, what is near the target is not taken for it."""
     curve = {1.0: [Sample(1 / 0.87, 1.0)], 2.0: [Sample(2 / 0.87, 2.0)]}
