@@ -14,7 +14,7 @@ from flowgauge.measure.recorder import Paired
 from flowgauge.measure.suite import SuiteTimes, time_suite
 from flowgauge.server.kept import stop_kept
 
-FLOWS = 10
+FLOWS = 8
 ROUNDS = {"quick": 1, "full": 2}
 FIGURES = {
     "first_flow": "time from pytest's start to the end of the first flow run",
