@@ -212,7 +212,10 @@ def test_who_waits_for_a_finished_task_goes_on_first(
                 quick.submit(2).result()
 
     go_on()
-    assert [line["number"] for line in noted(path)[-2:]] == [2, 0]
+    numbers = [line["number"] for line in noted(path)]
+    assert sorted(numbers) == [0, 0, 1, 2]
+    # Where the first attempt falls is the threads' own affair; the second one comes last.
+    assert numbers[-1] == 0
 
 
 def test_flow_retries(virtual_clock: VirtualClock, tmp_path: Path) -> None:
