@@ -4,11 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from pathlib import Path
 
 from flowgauge.clock.engine import clock_hooks
@@ -16,6 +11,7 @@ from flowgauge.clock.process import ClockProcess
 from flowgauge.faults.process import FaultProcess
 from flowgauge.isolation import forget_user_settings
 from flowgauge.leftovers.writes import report_writes
+from flowgauge.parent_process import end_with_parent
 
 
 def prepare_worker(home: str) -> None:
@@ -24,7 +20,7 @@ def prepare_worker(home: str) -> None:
     Args:
         home: The folder of the run.
     """
-    _end_with_parent()
+    end_with_parent()
     forget_user_settings()
     take_part(home, expendable=True)
     report_writes(home)
@@ -46,22 +42,3 @@ def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
     stack.enter_context(clock_hooks(ClockProcess(Path(home))))
     stack.enter_context(hooks(FaultProcess(Path(home), expendable=expendable)))
     return stack
-
-
-@functools.cache
-def _end_with_parent() -> None:
-    """End this process when its parent has ended, be it by SIGKILL.
-
-    An idle worker of a process pool would wait for work for ever.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        name = "flowgauge-parent"
-        threading.Thread(
-            target=_exit_after, args=(parent.sentinel,), name=name, daemon=True
-        ).start()
-
-
-def _exit_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)

@@ -13,6 +13,7 @@ from flowgauge.graphs import Workflow
 from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import run_on_dask, run_on_pool
 from flowgauge.orders import Output
+from flowgauge.parent_process import end_with_parent
 from flowgauge.runners import StartedRunners
 
 T = TypeVar("T")
@@ -99,7 +100,8 @@ def _executor(runner: str, workers: int) -> Executor:
     from flowgauge.process_pool import preloaded_context
 
     # There is one fork server in a process: started for this pool, it also serves Prefect's.
-    return ProcessPoolExecutor(workers, mp_context=preloaded_context())
+    context = preloaded_context()
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 
 
 def _gather(client: Any, fn: Callable[[Any], T], items: Iterable[Any]) -> list[T]:

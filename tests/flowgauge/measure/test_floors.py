@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+import psutil
 
 from flowgauge.measure.floors import Floor
 
@@ -35,3 +39,30 @@ def leave_a_file(folder: str) -> None:
     import tempfile
 
     os.close(tempfile.mkstemp(dir=folder)[0])
+
+
+POOL = """
+import os, signal
+from flowgauge.measure.floors import pool
+
+if __name__ == "__main__":
+    with pool("processes", 2) as executor:
+        print(*executor._processes, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_pool_ends_with_its_process(tmp_path: Path) -> None:
+    """No worker of a bare pool is left when the process that started it was killed."""
+    script, said = tmp_path / "pool.py", tmp_path / "said"
+    script.write_text(POOL)
+    # Not a pipe, for whoever reads one waits for all that hold its other end.
+    with said.open("wb") as out:
+        subprocess.run([sys.executable, script], stdout=out, check=False)
+    workers = [int(pid) for pid in said.read_text().split()]
+    assert len(workers) == 2
+    left = [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(left, timeout=20)
+    for process in alive:
+        process.kill()
+    assert alive == []

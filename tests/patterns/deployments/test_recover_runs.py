@@ -183,8 +183,10 @@ class Stage:
             process.wait(timeout=30)
 
     def took(self, worker: str, trip: Trip) -> bool:
-        """Say whether a worker took a run."""
-        return f"submitting flow run '{trip.id}'" in (self.folder / f"{worker}.log").read_text()
+        """Say whether a worker, now ended, took a run; of two that try, the server refuses one."""
+        log = (self.folder / f"{worker}.log").read_text()
+        tries = log.count(f"submitting flow run '{trip.id}'")
+        return tries > log.count(f"Aborted submission of flow run '{trip.id}'")
 
 
 def until(holds: Callable[[], bool], meanwhile: Callable[[], None], seconds: float = 120) -> None:
