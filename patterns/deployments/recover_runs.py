@@ -23,6 +23,8 @@ Guarantees:
     kept-work: tasks with persisted results that had finished are not done again.
     bounded: a run that crashes in each of its attempts stays Crashed after the last.
     shared: of runs that two workers take from one queue, none is done twice and none is lost.
+    limit: stock: a worker that was given a `--limit` ends when a run that it has not yet let go of
+        is put back on the queue. Limit the queue or the pool instead.
     repeated: set up again, the automations of a deployment are replaced, not doubled.
 
 Not for:
@@ -40,6 +42,7 @@ Sources:
     - Prefect #16746 and #18257: runs of a worker that is gone stay Running
     - Prefect #10211: retries do not cover crashes
     - Prefect #18934: `database is locked` on SQLite
+    - Prefect #10632: a run that holds a slot of a worker's limit cannot take another
 """
 
 from __future__ import annotations

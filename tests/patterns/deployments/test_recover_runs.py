@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
@@ -25,7 +26,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger
 from prefect.events.schemas.events import Resource, ResourceSpecification
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed, Running
+from prefect.states import Crashed, Running, Scheduled
 
 from patterns.deployments.recover_runs import (
     HEARTBEAT,
@@ -41,6 +42,7 @@ NAME = "deployments/recover_runs"
 # Shorter than the heartbeat, for runs that die after their first one.
 WINDOW = timedelta(seconds=12)
 ATTEMPTS = 2
+SHARERS = ("second", "third")
 BEAT = "prefect.flow-run.heartbeat"
 
 FLOW = """
@@ -112,8 +114,9 @@ class Stage:
         """Ask for a run."""
         folder = self.folder / uuid4().hex
         folder.mkdir()
+        parameters = {"folder": str(folder), "fatal": fatal}
         run = self.client.create_flow_run_from_deployment(
-            deployment, parameters={"folder": str(folder), "fatal": fatal}, state=state
+            deployment, parameters=parameters, state=state, name=folder.name
         )
         return Trip(run.id, folder)
 
@@ -159,7 +162,7 @@ class Stage:
         return len([event for event in events if len(event["related"]) > 1])
 
     @contextmanager
-    def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, name: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker of the pool."""
         inherited = {key: text for key, text in os.environ.items() if not key.startswith("PREFECT")}
         settings = {
@@ -168,7 +171,7 @@ class Stage:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "TMPDIR": str(self.folder / "tmp"),  # what is killed does not tidy up
         }
-        words = ["worker", "start", "--pool", "trips", "--name", name, "--limit", "4"]
+        words = ["worker", "start", "--pool", "trips", "--name", name, *options]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *words],
@@ -182,14 +185,29 @@ class Stage:
             process.terminate()
             process.wait(timeout=30)
 
+    def free_trips(self, number: int) -> list[Trip]:
+        """Ask for runs that wait for nothing."""
+        trips = [self.trip(self.stock) for _ in range(number)]
+        for trip in trips:
+            trip.go()
+        return trips
+
+    def said(self, worker: str) -> str:
+        """Return what a worker has printed."""
+        return (self.folder / f"{worker}.log").read_text()
+
     def took(self, worker: str, trip: Trip) -> bool:
-        """Say whether a worker, now ended, took a run; of two that try, the server refuses one."""
-        log = (self.folder / f"{worker}.log").read_text()
-        tries = log.count(f"submitting flow run '{trip.id}'")
-        return tries > log.count(f"Aborted submission of flow run '{trip.id}'")
+        """Say whether a worker started a run; of two that try, the server refuses one."""
+        return f"Flow run '{trip.folder.name}' submitted to infrastructure" in self.said(worker)
+
+    def all_taken(self, trips: list[Trip]) -> bool:
+        """Say whether the runs that were asked for are with the workers that share a queue."""
+        return all(any(self.took(name, trip) for name in SHARERS) for trip in trips)
 
 
-def until(holds: Callable[[], bool], meanwhile: Callable[[], None], seconds: float = 120) -> None:
+def until(
+    holds: Callable[[], bool], meanwhile: Callable[[], object] = bool, seconds: float = 120
+) -> None:
     """Wait until something holds, with a deadline."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -256,6 +274,7 @@ class Scene:
     shared: list[FlowRun]
     shared_done: list[list[str]]
     shared_by: list[list[str]]
+    limited_said: str
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +300,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         stock_orphan.go()
         lost.go()
         fatal = on.trip(on.recovered, fatal=True)
-        shared = [on.trip(on.stock) for _ in range(6)]
-        for trip in shared:
-            trip.go()
+        shared = on.free_trips(6)
         with on.worker("second"), on.worker("third"):
+            until(
+                lambda: all(any(on.took(name, trip) for trip in shared) for name in SHARERS),
+                # Where one of the two was quicker to take all there was, there is more.
+                lambda: shared.extend(on.free_trips(2 * on.all_taken(shared))),
+            )
             until(
                 lambda: (
                     all(on.ended(trip) for trip in (orphan, stock_orphan, lost, fatal, *shared))
@@ -293,6 +315,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
                 ),
                 lambda: on.beat(alive),
             )
+        held = on.trip(on.stock)
+        with on.worker("limited", "--limit", "1") as limited:
+            until(held.waits)
+            on.client.set_flow_run_state(held.id, Scheduled(), force=True)
+            until(lambda: limited.poll() is not None)
+        held.go()
+        until(lambda: not psutil.pid_exists(held.process()))
         found = on.crashed(lost)[0]
         return Scene(
             orphan=on.run(orphan),
@@ -307,14 +336,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             own_beats=on.own_beats(lost),
             lost=on.run(lost),
             lost_done=lost.done(),
-            lost_taken=any(on.took(name, lost) for name in ("second", "third")),
+            lost_taken=any(on.took(name, lost) for name in SHARERS),
             fatal=on.run(fatal),
             fatal_done=fatal.done(),
             shared=[on.run(trip) for trip in shared],
             shared_done=[trip.done() for trip in shared],
-            shared_by=[
-                [name for name in ("second", "third") if on.took(name, trip)] for trip in shared
-            ],
+            shared_by=[[name for name in SHARERS if on.took(name, trip)] for trip in shared],
+            limited_said=on.said("limited"),
         )
 
 
@@ -390,10 +418,20 @@ def test_a_run_that_always_crashes_is_given_up(scene: Scene) -> None:
 @pytest.mark.guarantee(NAME, "shared")
 def test_two_workers_share_a_queue(scene: Scene) -> None:
     """Two workers take part; each run is taken by one, and done once."""
-    assert [run.state_name for run in scene.shared] == ["Completed"] * 6
-    assert scene.shared_done == [["begin", "pack", "end"]] * 6
-    assert [len(names) for names in scene.shared_by] == [1] * 6
-    assert {name for names in scene.shared_by for name in names} == {"second", "third"}
+    runs = len(scene.shared)
+    assert [run.state_name for run in scene.shared] == ["Completed"] * runs
+    assert scene.shared_done == [["begin", "pack", "end"]] * runs
+    assert [len(names) for names in scene.shared_by] == [1] * runs
+    assert {name for names in scene.shared_by for name in names} == {*SHARERS}
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "limit")
+def test_a_worker_with_a_limit_ends_when_its_run_is_put_back(scene: Scene) -> None:
+    """A worker with a limit ends of a run that it holds and is offered again (#10632)."""
+    why = "RuntimeError: this borrower is already holding one of this CapacityLimiter's tokens"
+    assert why in scene.limited_said
+    assert "Worker 'limited' stopped!" not in scene.limited_said
 
 
 @pytest.mark.guarantee(NAME, "bounded")
