@@ -15,6 +15,8 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from flowgauge import catalogue, copies
 from flowgauge.catalogue import CatalogueError, Pattern
+from flowgauge.matrix_command import matrix
+from flowgauge.measure.prefect_versions import VersionError
 from flowgauge.server import commands
 from flowgauge.server.kept import KeptError
 
@@ -26,6 +28,7 @@ app = App(
 )
 
 app.command(commands.app)
+app.command(matrix)
 
 PatternName = Annotated[str, Parameter(help="Topic and name: retries/backoff.")]
 Force = Annotated[bool, Parameter(negative=(), help="Overwrite what is there.")]
@@ -61,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         return _told(where + (error.strerror or str(error)).lower())
     except CycloptsError as error:
         return _told(_misread(error))
-    except (CatalogueError, KeptError, Mistake) as error:
+    except (CatalogueError, KeptError, Mistake, VersionError) as error:
         return _told(str(error))
     return int(status or 0)
 

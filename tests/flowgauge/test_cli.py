@@ -115,6 +115,9 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(capsys: Captured, tmp_p
         (["compare", "missing.json", "HEAD"], "missing.json cannot be read"),
         (["compare", "HEAD", "HEAD", "--fail-if-slower", "ten"], "ten: not a percentage"),
         (["compare", "HEAD", "HEAD", "--fail-if-slower", "inf%"], "inf%: not a percentage"),
+        (["matrix", "--prefect", "3.5"], "3.5 is not at least 3.6 and below 4"),
+        (["matrix", "--prefect", "3.7,latest"], '"latest" is no version'),
+        (["matrix"], '"flowgauge matrix --help"'),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
