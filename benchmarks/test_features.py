@@ -206,15 +206,13 @@ def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -
     numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
     inside_flow(
         task_runner,
-        lambda: paired(
+        lambda: paired.against_itself(
             lambda: submitted(plain, numbers),
-            lambda: submitted(plain, numbers),
+            of="features",
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
-            id="submit-against-itself",
-            group="noise",
+            id="submit",
             figure="time per task run",
             runner=runner_name,
-            against=PLAIN_SUBMIT,
         ),
     )

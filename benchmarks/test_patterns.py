@@ -303,6 +303,21 @@ def price_parcel(parcel: str, prices: map_unmapped.Prices) -> str:
 
 
 @everywhere
+def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What a difference is worth: a pattern measured against itself."""
+    post = task_basics.post.with_options(task_runner=task_runner)
+    cost = task_basics.price.fn([task_basics.weigh.fn(parcel) for parcel in PARCELS])
+    paired.against_itself(
+        lambda: post(PARCELS),
+        of="patterns",
+        check=lambda answer: answer == cost,
+        id="tasks/basics",
+        figure="time per flow run",
+        runner=runner_name,
+    )
+
+
+@everywhere
 def test_map_unmapped(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
     """Two mapped tasks for each of two parcels."""
     prices = {"near": 2.0, "far": 5.0}

@@ -9,7 +9,7 @@ import pytest
 from prefect.task_runners import TaskRunner
 
 from flowgauge.kernels import Speeds
-from flowgauge.measure.pairs import Rounds
+from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.recorder import Paired
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds, with_payload
 from flowgauge.runners import StartedRunners
@@ -61,6 +61,11 @@ class Scaling:
             **labels,
         )
 
+    def keep_noise(self, twice: tuple[float, ...], **labels: Any) -> None:
+        """Keep what a difference is worth: each second round beside the one before it."""
+        times = Rounds(twice[1::2], twice[::2])
+        self.paired.keep(times, id="tasks", runner=self.runner, **noise_of("scaling"), **labels)
+
 
 @pytest.fixture
 def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
@@ -75,6 +80,9 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
     for number in numbers:
         workflow = shape("trivial", number, 1)
         rounds = ROUNDS if number <= 100 else 1
+        if number == numbers[0]:
+            twice = seconds_of_rounds(task_runner, workflow, scaling.speeds, 2 * ROUNDS)
+            scaling.keep_noise(twice, per=number, figure="time per task run")
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         scaling.keep(
             seconds, per=number, id="tasks", figure="time per task run", params={"tasks": number}

@@ -47,6 +47,20 @@ def test_first_task(
     )
 
 
+@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
+def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What a difference is worth: a flow run with one task against itself."""
+    paired.against_itself(
+        one_task.with_options(task_runner=task_runner),
+        of="startup",
+        check=lambda result: result == 42,
+        id="first-task",
+        figure=FIRST_TASK["figure"],
+        runner=runner_name,
+        rounds=paired.recorder.budget.min_rounds,
+    )
+
+
 def spawned_pool(workers: int) -> TaskRunner[Any]:
     """Return the process pool as Prefect ships it: every worker imports Prefect."""
     return ProcessPoolTaskRunner(max_workers=workers)

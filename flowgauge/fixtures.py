@@ -14,7 +14,7 @@ import pytest
 from flowgauge.dask_cluster import ClusterError
 from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
 from flowgauge.run import RUN, SERVER_LOST, is_stock, leased_server, measures, run_home
-from flowgauge.runners import StartedRunners
+from flowgauge.runners import RunnerError, StartedRunners
 from flowgauge.surroundings import warn_of_untested_prefect
 from flowgauge.timing import times
 
@@ -80,6 +80,8 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
         return started_runners.task_runner(runner_name)
     except ClusterError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    except RunnerError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

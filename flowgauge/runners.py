@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import inspect
 import os
 import sys
 import time
@@ -150,9 +151,13 @@ def _threads(started: StartedRunners) -> TaskRunner[Any]:
 
 
 def _processes(started: StartedRunners) -> TaskRunner[Any]:
+    from prefect.task_runners import ProcessPoolTaskRunner
+
     from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
     from flowgauge.worker_process import prepare_worker
 
+    if "initializer" not in inspect.signature(ProcessPoolTaskRunner).parameters:
+        raise RunnerError("processes: before Prefect 3.8 its workers start servers of their own")
     return PreloadedProcessPoolTaskRunner(
         max_workers=started.workers, initializer=prepare_worker, initargs=(str(started.home),)
     )

@@ -16,13 +16,14 @@ from flowgauge.graphs import Kernel, Workflow
 from flowgauge.kernels import Speeds, expected, work
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
-from flowgauge.measure.pairs import WrongAnswerError
+from flowgauge.measure.pairs import Rounds, WrongAnswerError, noise_of, row
 from flowgauge.measure.results import Row
 from flowgauge.orders import Output, check_outputs
 from flowgauge.shapes import shape
 
 BARE = "bare process pool"
 """What each run is measured beside: it uses every core, and is told of all its work at once."""
+_FIGURE = "wall time x workers / tasks"
 _RUN_SECONDS = 0.4
 _LONG_RUN_SECONDS = 2.0
 _MIN_STEPS, _MAX_STEPS = 4, 16
@@ -162,13 +163,27 @@ def measure_cell(
         targets: Efficiencies, in rising order.
 
     Returns:
-        A row for each amount of work that was tried, and then one for each target.
+        A row for each amount of work that was tried, and then one for each target; first of all,
+        where it is a runner's plain cell, what tasks without work cost beside themselves.
     """
     curve = measure_curve(granularity, targets, longest=longest)
     return [
+        *_noise_rows(granularity),
         *(_curve_row(granularity, seconds, runs) for seconds, runs in sorted(curve.items())),
         *(_metg_row(granularity, metg(curve, target)) for target in targets),
     ]
+
+
+def _noise_rows(measured: Granularity) -> list[Row]:
+    """Time tasks without work twice in each round: of the plain cell of a runner, for all of it."""
+    cell = measured.cell
+    if (cell.kernel, cell.shape, cell.feature) != ("native", "trivial", ""):
+        return []
+    workflow = measured.workflow(0.0)
+    share = measured.workers / len(workflow.tasks)
+    times = [share * measured._seconds(workflow) for _ in range(2 * measured.rounds)]
+    labels = noise_of("metg") | {"id": "metg", "runner": cell.runner, "figure": _FIGURE}
+    return [row(Rounds(tuple(times[1::2]), tuple(times[::2])), per=1, **labels)]
 
 
 def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) -> Row:
@@ -182,7 +197,7 @@ def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) ->
         runner=measured.cell.runner,
         params=measured.cell.params
         | {"work_seconds": seconds, "tasks": tasks, "workers": measured.workers},
-        figure="wall time x workers / tasks",
+        figure=_FIGURE,
         unit="seconds",
         value=value.median,
         low=value.low,

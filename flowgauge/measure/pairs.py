@@ -149,3 +149,8 @@ def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
         ratio_high=ratio.high if ratio else None,
         **labels,
     )
+
+
+def noise_of(group: str) -> dict[str, Any]:
+    """Return what the A/A rows of a group have in common."""
+    return {"group": "noise", "reference": "itself", "params": {"of": group}}

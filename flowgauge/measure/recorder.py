@@ -15,7 +15,7 @@ import pytest
 
 from flowgauge.measure.fingerprint import versions
 from flowgauge.measure.load import Load, load
-from flowgauge.measure.pairs import Budget, Rounds, paired_rounds, row
+from flowgauge.measure.pairs import Budget, Rounds, noise_of, paired_rounds, row
 from flowgauge.measure.progress import Progress
 from flowgauge.measure.results import Results, ResultsError, Row
 from flowgauge.measure.resume import (
@@ -89,6 +89,21 @@ class Paired:
             reference=against,
             params=params or {},
         )
+
+    def against_itself(
+        self, candidate: Callable[[], Any], *, of: str, id: str, figure: str, **more: Any
+    ) -> None:
+        """Measure the same thing twice in each round: what differs then is noise.
+
+        Args:
+            candidate: What is measured.
+            of: The group whose rows are judged by it.
+            id: The row's name.
+            figure: What the value is, for people.
+            **more: As for measuring: `check`, `per`, `runner` and `rounds`.
+        """
+        labels: dict[str, Any] = {"id": id, "figure": figure, **noise_of(of)}
+        self(candidate, candidate, against=labels.pop("reference"), **labels, **more)
 
     def keep(self, times: Rounds, *, per: int = 1, **labels: Any) -> None:
         """Keep a row of rounds, also of some that were timed elsewhere.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from flowgauge.measure.results import Results, Row
 from flowgauge.report.order import FLOORS, in_order, is_point
-from flowgauge.report.verdicts import Bands, noise_bands
+from flowgauge.report.verdicts import Bands, band, judged, noise_bands, widest
 
 Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
 _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
@@ -89,7 +89,7 @@ def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison
     machine = _differences(old.fingerprint, new.fingerprint, _MACHINE)
     notes = (*machine, *_differences(old.fingerprint, new.fingerprint, _VERSIONS))
     before, after = _by_key(old.rows), _by_key(new.rows)
-    bands = _widest(noise_bands(old.rows), noise_bands(new.rows))
+    bands = widest((noise_bands(old.rows), noise_bands(new.rows)))
     both = [(before[key], after[key]) for key in after if key in before]
     by_ratio = by_ratio or bool(machine)
     comparable = [pair for pair in both if not by_ratio or all(row.ratio for row in pair)]
@@ -129,7 +129,7 @@ def _change(old: Row, new: Row, bands: Bands, *, by_ratio: bool) -> Change:
     ratio, low, high = _quotient(_ends(old, by_ratio), _ends(new, by_ratio))
     if new.unit in _MORE_IS_BETTER and not by_ratio:
         ratio, low, high = 1 / ratio, 1 / high, 1 / low
-    return Change(old, new, ratio, low, high, _verdict(old, new, low, high, bands))
+    return Change(old, new, ratio, low, high, _verdict(old, new, (low, ratio, high), bands))
 
 
 def _ends(row: Row, by_ratio: bool) -> tuple[float, float, float]:
@@ -157,22 +157,10 @@ def _quotient(
     )
 
 
-def _verdict(old: Row, new: Row, low: float, high: float, bands: Bands) -> Verdict:
+def _verdict(old: Row, new: Row, found: tuple[float, float, float], bands: Bands) -> Verdict:
     if min(old.rounds, new.rounds) < _LEAST_ROUNDS:
         return "too few rounds"
-    least, most = bands.get(new.runner, (1.0, 1.0))
-    if low <= 1 <= high or (least <= low and high <= most):
-        return "no difference seen"
-    return "slower" if low > 1 else "faster"
-
-
-def _widest(*found: Bands) -> Bands:
-    bands: dict[str | None, tuple[float, float]] = {}
-    for each in found:
-        for runner, (low, high) in each.items():
-            least, most = bands.get(runner, (1.0, 1.0))
-            bands[runner] = (min(least, low), max(most, high))
-    return bands
+    return judged(found, band(new, bands))
 
 
 def _differences(

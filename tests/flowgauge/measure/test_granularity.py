@@ -113,3 +113,22 @@ def test_a_cell_has_rows(pool: ThreadPoolExecutor) -> None:
     assert works == sorted(works)
     assert [row.ratio is None for row in curve] == [not seconds for seconds in works]
     assert all(row.params["tasks"] >= 8 for row in curve)
+
+
+@pytest.mark.parametrize(
+    ("shape", "feature", "rows"), [("trivial", "", 1), ("tree", "", 0), ("trivial", "tags", 0)]
+)
+def test_the_plain_cell_of_a_runner_tells_its_noise(
+    pool: ThreadPoolExecutor, shape: str, feature: str, rows: int
+) -> None:
+    """Tasks without work are timed beside themselves, once for each runner."""
+    cell = Cell("bare", "native", shape, feature)
+    run = lambda graph: run_on_pool(graph, pool, SPEEDS)  # noqa: E731
+    found = measure_cell(Granularity(cell, run, pool, SPEEDS, WORKERS, rounds=3), longest=0.01)
+    noise = [row for row in found if row.group == "noise"]
+    assert len(noise) == rows
+    for row in noise:
+        assert (row.params, row.runner, row.rounds) == ({"of": "metg"}, "bare", 3)
+        assert row.ratio is not None
+        (idle,) = (each for each in found if each.params.get("work_seconds") == 0)
+        assert 0.1 < row.value / idle.value < 10

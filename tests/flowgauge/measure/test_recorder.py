@@ -52,6 +52,29 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     assert "sum" in (folder / "index.html").read_text()
 
 
+def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
+    """The same thing twice a round makes a row of noise, which names the group it judges."""
+    project.makepyfile(
+        """
+        def test_noise(paired):
+            paired.against_itself(
+                lambda: sum(range(1000)),
+                of="patterns",
+                check=lambda total: total == 499500,
+                id="sum",
+                figure="time per sum",
+                runner="threads",
+                rounds=7,
+            )
+        """
+    )
+    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1)
+    (row,) = Results.load(project.path / "reports" / "latest" / "results.json").rows
+    assert (row.group, row.params, row.runner) == ("noise", {"of": "patterns"}, "threads")
+    assert (row.rounds, row.reference) == (7, "itself")
+    assert row.ratio_low is not None
+
+
 def test_the_options_of_pytest_benchmark_work(project: pytest.Pytester) -> None:
     """Rounds, raw times and pytest-benchmark's own table are had by its own options."""
     result = project.runpytest_subprocess(

@@ -51,6 +51,7 @@ def test_other_units() -> None:
     """A figure that is no time stands with its own unit."""
     assert quantity(12.4, "bytes") == "12 bytes"
     assert quantity(0.0124, "seconds") == "12 ms"
+    assert [quantity(each, "share") for each in (0, 0.05, 1)] == ["0 %", "5 %", "100 %"]
 
 
 @given(one=times, other=times)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.measure.results import Results, Row
-from flowgauge.report.verdicts import noise_bands, verdict, verdict_text, warnings
+from flowgauge.report.verdicts import noise_bands, verdict, verdict_text, warnings, widest
 
 MakeRow = Callable[..., Row]
 ratios = st.floats(0.01, 100)
@@ -45,10 +45,29 @@ def test_inside_the_band(make_row: MakeRow) -> None:
     assert verdict(elsewhere, bands) == "slower"
 
 
+def test_each_group_has_its_own_noise(make_row: MakeRow) -> None:
+    """A row is judged by the noise of its group, and without one by the widest of its runner."""
+    quiet, loud = (
+        paired(make_row, 0.99, 1.0, high, group="noise", params={"of": of})
+        for of, high in (("features", 1.02), ("patterns", 1.3))
+    )
+    bands = noise_bands([quiet, loud])
+    found = {
+        group: verdict(paired(make_row, 1.05, 1.1, 1.15, group=group), bands)
+        for group in ("features", "patterns", "startup")
+    }
+    assert found == {
+        "features": "slower",
+        "patterns": "no difference seen",
+        "startup": "no difference seen",
+    }
+
+
 def test_beyond_the_band(make_row: MakeRow) -> None:
-    """A ratio that reaches out of the band is a difference."""
+    """A ratio beyond the band is a difference; one whose interval alone reaches out is none."""
     bands = noise_bands([paired(make_row, 0.9, 1.05, 1.2, group="noise")])
-    assert verdict(paired(make_row, 1.1, 1.2, 1.3), bands) == "slower"
+    assert verdict(paired(make_row, 1.1, 1.21, 1.3), bands) == "slower"
+    assert verdict(paired(make_row, 1.1, 1.19, 1.3), bands) == "no difference seen"
     assert verdict(paired(make_row, 0.7, 0.8, 0.95), bands) == "faster"
 
 
@@ -59,7 +78,9 @@ def test_band_holds_one_and_is_the_widest(make_row: MakeRow) -> None:
         paired(make_row, 1.01, 1.05, 1.10, group="noise"),
         paired(make_row, 1.02, 1.03, 1.04, group="noise", runner="processes"),
     ]
-    assert noise_bands(noise) == {"threads": (0.90, 1.10), "processes": (1.0, 1.04)}
+    bands = noise_bands(noise)
+    assert bands == {(None, "threads"): (0.90, 1.10), (None, "processes"): (1.0, 1.04)}
+    assert bands == widest([noise_bands(noise[:1]), noise_bands(noise[1:])])
 
 
 def test_unpaired(make_row: MakeRow) -> None:
@@ -77,15 +98,15 @@ def test_a_difference_is_never_inside_noise(
     """Whatever was measured: a claimed difference excludes 1 and reaches out of the band."""
     row = paired(make_row, *ends)
     low, high = min(band[0], 1.0), max(band[1], 1.0)
-    found = verdict(row, {"threads": (low, high)})
+    found = verdict(row, {("features", "threads"): (low, high)})
     if found == "slower":
         assert ends[0] > 1
-        assert ends[2] > high
+        assert ends[1] > high
     elif found == "faster":
         assert ends[2] < 1
-        assert ends[0] < low
+        assert ends[1] < low
     else:
-        assert ends[0] <= 1 <= ends[2] or (low <= ends[0] and ends[2] <= high)
+        assert ends[0] <= 1 <= ends[2] or low <= ends[1] <= high
 
 
 def test_what_makes_figures_doubtful_is_told(make_row: MakeRow) -> None:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often a verdict is wrong, and how often a slowdown of a tenth is found: twenty runs of each.
+
+Not part of the suite, for it takes twenty minutes:
+
+    uv run pytest benchmarks/noise_experiments.py --benchmark-only --benchmark-min-rounds=40 \
+        --runners sequential,threads,processes,dask-processes --report-dir reports/noise
+
+Its figures are the last rows that it prints: `verdicts-itself`, of pairs that are the same, and
+`verdicts-slowed`, of those where one is slower by a tenth.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal, get_args
+
+import pytest
+from prefect import task
+from prefect.task_runners import TaskRunner
+
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.recorder import Paired
+from flowgauge.measure.results import Row
+from flowgauge.report.verdicts import Verdict, noise_bands, verdict
+
+RUNS = 20
+SLOWDOWN = 0.10
+TASKS = {"sequential": 4, "threads": 4}
+FEW_TASKS = 2
+GROUP = "experiment"
+Kind = Literal["band", "itself", "slowed"]
+"""The A/A pair of a run, which gives its band; one that is judged by it; one with a slowdown."""
+
+
+@task
+def add_one(number: int) -> int:
+    """Return the next number."""
+    return number + 1
+
+
+def submitted(numbers: range) -> list[int]:
+    """Submit a task for each number and return the results."""
+    return [future.result() for future in [add_one.submit(number) for number in numbers]]
+
+
+def slowed(numbers: range) -> list[int]:
+    """Take a tenth more time for the same."""
+    start = time.perf_counter()
+    results = submitted(numbers)
+    end = start + (time.perf_counter() - start) * (1 + SLOWDOWN)
+    while time.perf_counter() < end:
+        pass
+    return results
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("run", range(RUNS))
+def test_pair(
+    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, run: int, kind: Kind
+) -> None:
+    """Measure submits beside submits; each run is as independent as runs of the suite are."""
+    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
+    inside_flow(
+        task_runner,
+        lambda: paired(
+            lambda: (slowed if kind == "slowed" else submitted)(numbers),
+            lambda: submitted(numbers),
+            check=lambda answer: answer == [number + 1 for number in numbers],
+            per=len(numbers),
+            id=kind,
+            group="noise" if kind == "band" else GROUP,
+            figure="time per task run",
+            runner=runner_name,
+            against="the same without a slowdown",
+            params={"of": GROUP, "run": run},
+        ),
+    )
+
+
+def verdicts(rows: list[Row], kind: Kind) -> list[Verdict]:
+    """Judge the rows of a kind, each by the band of its own run."""
+    return [
+        verdict(row, noise_bands(each for each in rows if each.params == row.params))
+        for row in rows
+        if row.id == kind
+    ]
+
+
+@pytest.mark.parametrize("kind", ["itself", "slowed"])
+def test_verdicts(paired: Paired, runner_name: str, kind: Kind) -> None:
+    """How many verdicts see a difference: none should, or, of those slowed, all should say so."""
+    measured = [row for rows in paired.recorder.measured.values() for row in rows]
+    found = verdicts([row for row in measured if row.runner == runner_name], kind)
+    paired.benchmark.pedantic(lambda: None)
+    if not found:
+        pytest.skip("nothing was timed")
+    seen = [each for each in found if each != "no difference seen"]
+    right = [each for each in found if each == "slower"]
+    share = len(seen if kind == "itself" else right) / len(found)
+    figure = "share of runs with a verdict" if kind == "itself" else "share of runs that find it"
+    paired.add([share_row(kind, runner_name, share, len(found), figure)])
+
+
+def share_row(kind: Kind, runner: str, share: float, runs: int, figure: str) -> Row:
+    """Return a row for a share of runs."""
+    return Row(
+        id=f"verdicts-{kind}",
+        group=GROUP,
+        runner=runner,
+        params={"runs": runs},
+        figure=figure,
+        unit="share",
+        value=share,
+        low=share,
+        high=share,
+        rounds=runs,
+        reference=None,
+        ratio=None,
+        ratio_low=None,
+        ratio_high=None,
+    )
