@@ -11,9 +11,9 @@ from prefect.task_runners import TaskRunner
 from flowgauge.kernels import Speeds
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.recorder import Paired
-from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds, with_payload
+from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
 from flowgauge.runners import StartedRunners
-from flowgauge.shapes import shape
+from flowgauge.shapes import handing, shape
 
 TASKS = (10, 100, 1000, 10_000)
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
@@ -94,14 +94,14 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
     """What it costs to hand results of many bytes from task to task."""
     for size in payloads:
-        workflow = with_payload(size, HANDED + 1)
+        workflow = handing(size, HANDED + 1)
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
         scaling.keep(
             seconds,
             per=HANDED,
             id="payload",
             figure="time per result that is handed on",
-            params={"payload_bytes": size},
+            params={"payload_bytes": size, "tasks": HANDED + 1},
         )
         if 10 * min(seconds) > LONGEST:
             break

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from flowgauge import catalogue, copies
+from flowgauge.advise_command import AdviseError, advise
 from flowgauge.catalogue import CatalogueError, Pattern
 from flowgauge.matrix_command import matrix
 from flowgauge.measure.prefect_versions import VersionError
@@ -29,6 +30,7 @@ app = App(
 
 app.command(commands.app)
 app.command(matrix)
+app.command(advise)
 
 PatternName = Annotated[str, Parameter(help="Topic and name: retries/backoff.")]
 Force = Annotated[bool, Parameter(negative=(), help="Overwrite what is there.")]
@@ -64,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         return _told(where + (error.strerror or str(error)).lower())
     except CycloptsError as error:
         return _told(_misread(error))
-    except (CatalogueError, KeptError, Mistake, VersionError) as error:
+    except (AdviseError, CatalogueError, KeptError, Mistake, VersionError) as error:
         return _told(str(error))
     return int(status or 0)
 

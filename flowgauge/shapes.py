@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from flowgauge.graphs import GraphError, Task, Workflow
@@ -99,6 +100,20 @@ def shape(name: str, width: int, steps: int, **work: Any) -> Workflow:
         for point in range(width_of(width, step))
     )
     return Workflow(f"{name} {width}x{steps}", tuple(tasks))
+
+
+def handing(size: int, tasks: int) -> Workflow:
+    """Build a chain of tasks, each of which hands so many bytes to the next.
+
+    Args:
+        size: Bytes.
+        tasks: How many; the last hands over nothing.
+
+    Returns:
+        The workflow; its tasks do nothing else.
+    """
+    *first, last = shape("chain", 1, tasks, output_bytes=size).tasks
+    return Workflow(f"{size} bytes", (*first, replace(last, output_bytes=0)))
 
 
 def random_layered(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowgauge.graphs import Workflow
@@ -68,16 +67,3 @@ def runner_of_width(started: StartedRunners, name: str, workers: int) -> Iterato
     other = StartedRunners(workers, started.home)
     with contextlib.closing(other):
         yield other.task_runner(name)
-
-
-def with_payload(size: int, steps: int) -> Workflow:
-    """Return a chain of tasks, each of which hands so many bytes to the next.
-
-    Args:
-        size: Bytes.
-        steps: How many tasks.
-    """
-    chain = shape("chain", 1, steps, output_bytes=size)
-    # What the last one returns is handed to nobody.
-    *handing, last = chain.tasks
-    return Workflow(f"{size} bytes", (*handing, replace(last, output_bytes=0)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def headline(results: Results) -> tuple[str, ...]:
         _task_cost(rows),
         _dearest_feature(rows, bands),
         _slowest_start(rows),
+        _prediction_error(rows),
     )
     sentences = tuple(sentence for sentence in found if sentence)
     return sentences or (f"Rows measured in this run: {len(rows)}.",)
@@ -121,6 +123,16 @@ def _slowest_start(rows: Sequence[Row]) -> str:
     slowest = max(starts, key=lambda row: row.value)
     return (
         f"Slowest to start is {slowest.id}{_on(slowest)}, {seconds(slowest.value)}, counted apart."
+    )
+
+
+def _prediction_error(rows: Sequence[Row]) -> str:
+    errors = [abs(row.ratio - 1) for row in rows if row.group == "prediction" and row.ratio]
+    if not errors:
+        return ""
+    return (
+        f"Predicted makespans of {len(errors)} workflows were off by"
+        f" {statistics.median(errors):.0%} at the median."
     )
 
 

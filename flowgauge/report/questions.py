@@ -103,6 +103,14 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             rows_where(_in_group("workflows"), _has_ratio),
         ),
         Question(
+            "prediction",
+            "How far off is `flowgauge advise`?",
+            "Predicted makespan beside the measured one, of workflows that the costs were not read"
+            " from. On the line at ×1 the prediction was right.",
+            "ratio",
+            rows_where(_in_group("prediction"), _has_ratio),
+        ),
+        Question(
             "tasks-scaling",
             "Does a task cost more among many?",
             "Time per task run that does nothing, in flow runs of ten tasks and of many.",

@@ -99,6 +99,9 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(capsys: Captured, tmp_p
     assert "\n+# mine\n" in capsys.readouterr().out
 
 
+ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -118,6 +121,18 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(capsys: Captured, tmp_p
         (["matrix", "--prefect", "3.5"], "3.5 is not at least 3.6 and below 4"),
         (["matrix", "--prefect", "3.7,latest"], '"latest" is no version'),
         (["matrix"], '"flowgauge matrix --help"'),
+        (["advise"], "give --task-ms and --tasks, or --workflow FILE.json"),
+        (["advise", "--task-ms", "-1", "--tasks", "2"], "--task-ms -1: give zero or more"),
+        (["advise", "--task-ms", "nan", "--tasks", "2"], "--task-ms nan: give zero or more"),
+        (["advise", "--task-ms", "1", "--tasks", "0"], "--tasks 0: give 1 or more"),
+        ([*ADVISE, "--kernel", "gpu"], 'Invalid value "gpu" for --kernel'),
+        ([*ADVISE, "--payload", "1XB"], "--payload 1XB: not a size; give one such as 0B"),
+        ([*ADVISE, "--workers", "0"], "--workers 0: give 1 or more"),
+        ([*ADVISE, "--time-scale", "2"], "--time-scale is for a workflow"),
+        ([*ADVISE, "--workflow", "trace.json"], "leave out --task-ms, --tasks and --payload"),
+        ([*ADVISE, "--results", "missing.json"], "missing.json cannot be read"),
+        (["advise", "--workflow", "missing.json"], "missing.json"),
+        (["advise", "--workflow", "missing.json", "--time-scale", "-1"], "--time-scale -1: give"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

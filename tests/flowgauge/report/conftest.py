@@ -107,6 +107,9 @@ def _curves() -> Iterator[Row]:
 def _scaling() -> Iterator[Row]:
     bound: dict[str, Any] = {"reference": "the least there can be", "params": {"tasks": 36}}
     yield row("random 6x6 of seed 1", 5.2, 1.3, group="workflows", **bound)
+    measured: dict[str, Any] = {"reference": "what was measured", "params": {"tasks": 24}}
+    for runner, times in (("threads", 0.9), ("processes", 1.02), ("dask-processes", 1.2)):
+        yield row("fork-join", 0.6, times, group="prediction", runner=runner, **measured)
     for number in (10, 100):
         yield row("tasks", 0.004, group="scaling", params={"tasks": number})
     for size in (0, 10**6):

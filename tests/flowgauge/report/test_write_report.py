@@ -28,6 +28,7 @@ def test_files(report: Path, sample: Results) -> None:
         "workflows",
         "tasks-scaling",
         "payload-scaling",
+        "prediction",
         "workers-scaling",
         "task-cost",
         "feature-ratio",

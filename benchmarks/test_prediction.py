@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far `flowgauge advise` is off, on workflows that its costs were not fitted on."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.task_runners import TaskRunner
+
+from flowgauge.graphs import Kernel
+from flowgauge.kernels import Speeds
+from flowgauge.measure.graph_flow import submit_all
+from flowgauge.measure.held_out import prediction_rows, time_workflows
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.recorder import Paired
+from flowgauge.measure.simulation import Machine
+from flowgauge.measure.workflow_runs import scaled
+from flowgauge.runners import StartedRunners, default_workers
+from flowgauge.shapes import random_layered, shape
+from flowgauge.wfformat import load
+
+ROUNDS = 3
+FITTED: tuple[tuple[str, int, float, Kernel], ...] = (
+    ("trivial", 6, 0.0, "native"),
+    ("trivial", 6, 0.03, "native"),
+    ("trivial", 4, 0.1, "native"),
+    ("trivial", 4, 0.04, "python"),
+    ("trivial", 4, 0.1, "wait"),
+    ("chain", 5, 0.0, "native"),
+    ("chain", 5, 0.05, "native"),
+    ("stencil", 4, 0.05, "native"),
+)
+"""Shape, steps, seconds and kernel of what costs are fitted on, as wide as there are workers."""
+HELD_OUT = (
+    random_layered(4, 5, seed=7, seconds=0.03, kernel="native"),
+    random_layered(5, 3, seed=8, seconds=0.06, kernel="python"),
+    random_layered(3, 6, seed=9, seconds=0.02, kernel="wait"),
+    shape("fork-join", 8, 4, seconds=0.04, kernel="native"),
+    shape("tree", 8, 4, seconds=0.02, kernel="wait"),
+    shape("spread", 6, 3, seconds=0.01, kernel="native"),
+    shape("trivial", 24, 1, seconds=0.015, kernel="python"),
+)
+SECONDS = 0.8
+"""The lower bound that a trace is scaled to."""
+
+
+@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
+def test_prediction(
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    bare_pool: Executor,
+    speeds: Speeds,
+    started_runners: StartedRunners,
+) -> None:
+    """Predicted over measured makespans of random workflows, other shapes and given traces."""
+    config = paired.recorder.config
+    if paired.benchmark.disabled or not config.getoption("full"):
+        pytest.skip("a benchmark: --benchmark-only --full measures it")
+    workers = started_runners.workers
+    traces = [Path(file) for file in config.getoption("workflow")]
+    held_out = (*HELD_OUT, *(scaled(load(file), workers, seconds=SECONDS) for file in traces))
+    fitted = [
+        shape(name, workers, steps, seconds=seconds, kernel=kernel)
+        for name, steps, seconds, kernel in FITTED
+    ]
+    paired.benchmark.group = "prediction"
+    paired.benchmark.pedantic(lambda: None)
+
+    def measure() -> None:
+        submit_all(shape("trivial", workers, 2), speeds)
+        timed = time_workflows(
+            (*fitted, *held_out),
+            lambda graph: submit_all(graph, speeds),
+            bare_pool,
+            speeds,
+            workers,
+            ROUNDS,
+        )
+        split = len(fitted)
+        machine = Machine(workers, default_workers())
+        paired.add(prediction_rows(runner_name, timed[:split], timed[split:], machine))
+
+    inside_flow(task_runner, measure)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicts makespans from the costs of task runners, which are read from measured rows.
+
+A row is explained by simulating what it timed; the costs are those with which the simulation comes
+nearest to all rows of a task runner (least squares of the logarithms).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowgauge.graphs import Workflow
+from flowgauge.measure.intervals import Interval
+from flowgauge.measure.observations import Observation, machine_of, observations
+from flowgauge.measure.results import Results, ResultsError, Row
+from flowgauge.measure.simulation import MANNERS, Costs, Machine, simulated_makespan
+from flowgauge.shapes import shape
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+_LEAST_SECONDS = 1e-6
+_DRAWS = 1000
+_LEAST_ROWS = 2
+_SHARES = (0.1, 0.5, 0.9)
+"""How much of a task without work may be its submission: where a fit starts."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A task runner whose costs are known.
+
+    Attributes:
+        runner: Its name.
+        costs: What it costs.
+        machine: What it was measured on.
+        start: Seconds that a flow run on it takes before its first task and after its last; None
+            where that was not measured.
+        payload: Whether the cost of a byte was measured.
+        draws: Shifts of the logarithms of the costs that the rows allow for, one a row.
+        residuals: Logarithms of measured over simulated, of the rows that were fitted.
+    """
+
+    runner: str
+    costs: Costs
+    machine: Machine
+    start: float | None
+    payload: bool
+    draws: Floats
+    residuals: Floats
+
+    def on(self, machine: Machine) -> Predictor:
+        """Return what predicts for another machine, or another load."""
+        return replace(self, machine=machine)
+
+    def with_workers(self, workers: int) -> Predictor:
+        """Return what predicts for another number of workers, each of which brings a core."""
+        share = self.machine.cores / self.machine.workers
+        return self.on(replace(self.machine, workers=workers, cores=share * workers))
+
+    def seconds(self, workflow: Workflow) -> float:
+        """Return the makespan, without its interval.
+
+        Args:
+            workflow: What is run, in a flow that runs already.
+        """
+        return simulated_makespan(workflow, self.runner, self.costs, self.machine)
+
+    def interval(self, workflow: Workflow) -> Interval:
+        """Return the makespan with its 95 % prediction interval, all in seconds.
+
+        The costs are drawn as the rows allow for, and a residual of the fit with each draw. What a
+        change of a cost does to the makespan is taken to be linear in the logarithms.
+
+        Args:
+            workflow: What is run, in a flow that runs already.
+
+        Source:
+            Davison and Hinkley, Bootstrap Methods and their Application (1997), section 6.3.3.
+        """
+        import numpy as np
+
+        def seconds_at(point: Floats) -> float:
+            return simulated_makespan(workflow, self.runner, _costs(point), self.machine)
+
+        point = _point(self.costs)
+        value = seconds_at(point)
+        if not value:
+            return Interval(value, value, value)
+        slopes = _slopes(lambda at: np.array([math.log(seconds_at(at))]), point)[0]
+        rng = np.random.default_rng(0)
+        errors = self.draws @ slopes + rng.choice(self.residuals, len(self.draws))
+        low, high = np.exp(np.quantile(errors, (0.025, 0.975))) * value
+        return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def predictors(results: Results) -> tuple[Predictor, ...]:
+    """Fit the costs of each task runner that was measured.
+
+    Args:
+        results: A benchmark run; rows of `metg`, `scaling` and `startup` are read.
+
+    Returns:
+        One for each task runner that has rows enough, in the table's order.
+
+    Raises:
+        ResultsError: If there is none.
+    """
+    machine = machine_of(results)
+    found = tuple(
+        fit(runner, observed, machine, results.rows)
+        for runner in MANNERS
+        if len(observed := observations(results, runner)) >= _LEAST_ROWS
+    )
+    if not found:
+        raise ResultsError(
+            "no rows to predict from: measure with pytest benchmarks/test_metg.py --benchmark-only"
+        )
+    return found
+
+
+def fit(
+    runner: str, observed: Sequence[Observation], machine: Machine, rows: Iterable[Row] = ()
+) -> Predictor:
+    """Find the costs with which the simulation comes nearest to what was observed.
+
+    `submit` and `task` are told apart by rows without work, where whichever is the bottleneck
+    decides, against rows with much work, where submission goes on beside it; `hand_over` by chains,
+    stencils and trees against tasks without edges; `byte` by payloads.
+
+    Args:
+        runner: Its name.
+        observed: Two rows at least, of different amounts of work.
+        machine: What they were measured on.
+        rows: Where its start-up is looked for.
+
+    Returns:
+        What predicts.
+    """
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    def logs(point: Floats) -> Floats:
+        costs = _costs(point)
+        simulated = (
+            simulated_makespan(each.workflow, runner, costs, each.machine) for each in observed
+        )
+        found: Floats = np.log([max(seconds, _LEAST_SECONDS) for seconds in simulated])
+        return found
+
+    measured = np.log([each.seconds for each in observed])
+    least = min(each.seconds / len(each.workflow.tasks) for each in observed)
+    # From one start alone, a kink of the simulation may be taken for the end.
+    starts = (
+        _point(Costs(share * least, (1 - share) * least, least / 10, 1e-9)) for share in _SHARES
+    )
+    fits = [
+        least_squares(
+            lambda point: logs(point) - measured,
+            first,
+            jac=lambda point: _slopes(logs, point),
+            bounds=(first - 12, first + 6),
+            loss="soft_l1",
+            f_scale=0.1,
+            xtol=1e-4,
+            ftol=1e-4,
+            max_nfev=30,
+        )
+        for first in starts
+    ]
+    point = min(fits, key=lambda each: float(each.cost)).x
+    residuals = measured - logs(point)
+    costs = _costs(point)
+    return Predictor(
+        runner=runner,
+        costs=costs,
+        machine=machine,
+        start=_start(runner, rows, costs, machine),
+        payload=any(task.output_bytes for each in observed for task in each.workflow.tasks),
+        draws=_drawn(_slopes(logs, point), residuals, [each.spread for each in observed]),
+        residuals=residuals,
+    )
+
+
+def _start(runner: str, rows: Iterable[Row], costs: Costs, machine: Machine) -> float | None:
+    """Return what a flow run of one task takes apart from that task."""
+    one = simulated_makespan(shape("trivial", 1, 1), runner, costs, machine)
+    measured = [
+        row.value
+        for row in rows
+        if (row.group, row.id, row.runner) == ("startup", "first-task", runner)
+    ]
+    return max(measured[0] - one, 0.0) if measured else None
+
+
+def _point(costs: Costs) -> Floats:
+    import numpy as np
+
+    logs: Floats = np.log(np.array(astuple(costs)))
+    return logs
+
+
+def _costs(point: Floats) -> Costs:
+    return Costs(*(math.exp(each) for each in point))
+
+
+def _slopes(function: Callable[[Floats], Floats], point: Floats) -> Floats:
+    """Return how a function changes with each logarithm of a cost.
+
+    The step is a wide one: a simulation has kinks, where what is the bottleneck changes.
+    """
+    import numpy as np
+
+    step = 0.05
+    shifts = step * np.eye(len(point))
+    return np.stack(
+        [(function(point + each) - function(point - each)) / (2 * step) for each in shifts], axis=1
+    )
+
+
+def _drawn(slopes: Floats, residuals: Floats, spreads: Sequence[float]) -> Floats:
+    """Draw the costs that the rows allow for, as shifts of their logarithms."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    size = (_DRAWS, len(residuals))
+    errors = rng.choice(residuals, size) + rng.normal(size=size) * np.array(spreads)
+    # What the rows say nothing about is left as it was fitted.
+    shifts: Floats = errors @ np.linalg.pinv(slopes, rcond=0.05).T
+    return shifts
