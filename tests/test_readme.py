@@ -39,6 +39,7 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
         "From a notebook to a deployment",
         "Your own flows",
         "Your own cluster",
+        "Which task runner?",
         "Reading the numbers",
     )
     known = [block for heading in headings for block in blocks("console", heading)]
@@ -57,6 +58,19 @@ def test_a_pattern_is_listed_shown_copied_and_compared(
         subprocess.run(arguments(command), check=True, capture_output=True, timeout=60)
     copied = tmp_path / "my_project" / "backoff.py"
     assert copied.read_text() == (ROOT / "patterns" / "retries" / "backoff.py").read_text()
+
+
+def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command asks the committed run where there is no newer one, and names a task runner."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "reference").symlink_to(ROOT / "reports" / "reference")
+    monkeypatch.chdir(tmp_path)
+    (command,) = blocks("console", "Which task runner?")
+    done = subprocess.run(
+        arguments(command.strip()), check=True, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("costs from reports/reference/results.json, measured ")
+    assert re.search("^recommended: (processes|dask-processes)", done.stdout, re.MULTILINE)
 
 
 def test_the_reference_report_is_made_again(
