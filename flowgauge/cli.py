@@ -157,6 +157,25 @@ def report(
 
 
 @app.command
+def publish(
+    results: Annotated[str, Parameter(help="A results.json, a folder with one, or a git commit.")],
+    /,
+) -> None:
+    """Show the report of a benchmark run in Prefect's pages, as artifacts.
+
+    They go to the server that Prefect's settings name (PREFECT_API_URL).
+    """
+    from flowgauge.measure.results import ResultsError
+    from flowgauge.measure.sources import find_results
+    from flowgauge.report.artifacts import PublishError, publish
+
+    try:
+        print("\n".join(publish(find_results(results))))
+    except (ResultsError, PublishError) as error:
+        raise Mistake(str(error)) from None
+
+
+@app.command
 def compare(
     old: Annotated[str, Parameter(help="A results.json, a folder with one, or a git commit.")],
     new: Annotated[str, Parameter(help="The same of the run to be judged.")],

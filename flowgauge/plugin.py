@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " is cut at 1 MB, and those of all tasks together at 64 MB",
     )
     group.addoption(
+        "--publish-artifacts",
+        action="store_true",
+        help="show the benchmarks' report in Prefect's pages, too: on the server that Prefect's"
+        " settings name outside of tests",
+    )
+    group.addoption(
         "--keep-server",
         action="store_true",
         help="leave the process that starts servers running, for the next run of this project;"
@@ -112,6 +120,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Isolate a project that has the plugin on before its conftest can import Prefect."""
     if early_config.getini("flowgauge"):
+        # Last of all, when the user's own settings are back.
+        early_config.add_cleanup(lambda: publish_report(early_config))
         run_home(early_config)
         # It is too early to tell a person of a mistake; pytest_configure tries again.
         with contextlib.suppress(KeptError):
@@ -229,3 +239,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if (why := terminalreporter.config.stash.get(SERVER_LOST, None)) is not None:
         terminalreporter.section("the test server")
         terminalreporter.line(why)
+
+
+def publish_report(config: pytest.Config) -> None:
+    """Publish the report that a run has written, if that was asked for."""
+    recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
+    if not isinstance(recorder, BenchmarkRecorder) or recorder.results is None:
+        return
+    if config.getoption("publish_artifacts"):
+        # Not in this process, whose Prefect has the settings of the tests.
+        words = (sys.executable, "-m", "flowgauge", "publish", str(recorder.directory))
+        subprocess.run(words, check=False)

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real Prefect server with all its services for the end-to-end tests, and commands on it."""
+"""A real Prefect server with all its services, commands on it, and a browser to look with."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from patterns.deployments.self_hosted_server import prefect_server as run_prefect_server
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+BROWSERS = ("chromium", "google-chrome")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -24,6 +30,20 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Its log is kept beside its database: a test that fails shows where it lies.
     with run_prefect_server(home, settings={"PREFECT_SERVER_UI_ENABLED": "true"}) as api:
         yield api
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give a browser."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.fail("no browser to look with: apt-get install chromium", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def environment(api: str, home: Path, **settings: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.conftest import environment
 from tests.test_readme import blocks
@@ -23,7 +22,6 @@ from tests.test_readme import blocks
 pytestmark = pytest.mark.e2e
 
 PIPELINE, SERVER, DEPLOY, WORKER, TRIGGER = blocks("console", "From a notebook to a deployment")
-BROWSERS = ("chromium", "google-chrome")
 
 Terminal = Callable[[str], subprocess.Popen[str]]
 
@@ -87,18 +85,6 @@ def runs(live_server: str, triggered: str) -> list[dict[str, Any]]:
     found = httpx.post(f"{live_server}/flow_runs/filter", json=wanted).json()
     assert isinstance(found, list)
     return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Give a browser."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.fail("no browser to look with: apt-get install chromium", pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -262,10 +262,12 @@ class BenchmarkRecorder:
         rows.extend(start.row() for start in self.starts)
         from flowgauge.measure.fingerprint import fingerprint
         from flowgauge.report import write_report
+        from flowgauge.report.commands import BENCHMARKS, files_of_groups
 
         command = shlex.join(["pytest", *sys.argv[1:]])
         since = load().since(self._load) if self._load else {}
-        found = fingerprint(self.config.rootpath, self.workers, command) | since
+        found: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
+        found[BENCHMARKS] = files_of_groups(self.measured)
         self.results = Results(fingerprint=found, rows=tuple(rows))
         self.page = write_report(self.results, self.directory)
         if exitstatus == pytest.ExitCode.OK:

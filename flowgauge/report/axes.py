@@ -24,6 +24,15 @@ _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
 """For an axis over at least so many decades: the ticks within a decade."""
 
 
+RUNNER_SHOWN = "runner_shown == '' || datum.runner == runner_shown"
+"""Lets through what is drawn of the runner that the page's filter names, or of all."""
+
+
+def runner_shown() -> alt.Parameter:
+    """Return what the page sets to draw one runner only; a file has all."""
+    return alt.param(name="runner_shown", value="")
+
+
 def log_axis(values: Sequence[float], label: str, title: str | None = None) -> alt.X:
     """Return a logarithmic axis that holds all values, with ticks people count by.
 

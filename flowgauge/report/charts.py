@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import vl_convert
 
 from flowgauge.measure.results import Row
-from flowgauge.report.axes import RATIOS, SECONDS, log_axis
+from flowgauge.report.axes import RATIOS, RUNNER_SHOWN, SECONDS, log_axis, runner_shown
 from flowgauge.report.efficiency import efficiency_chart
 from flowgauge.report.numbers import ratio, seconds
 from flowgauge.report.order import NO_RUNNER, colours, labels, runner_name, runners
@@ -113,7 +113,7 @@ def _floor_chart(question: Question) -> _Layers:
         _record(row, label, "floor") | _floor_record(row, label, middle)
         for row, label in zip(rows, labels(rows), strict=True)
     ]
-    base = alt.Chart(alt.InlineData(values=records), height=58 * len(records)).encode(
+    base = _rows(records, 58 * len(records)).encode(
         y=_label_axis(),
         tooltip=[
             alt.Tooltip("label:N", title="runner"),
@@ -133,7 +133,7 @@ def _floor_chart(question: Question) -> _Layers:
         plain.mark_tick(thickness=3, size=16),
         cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N"),
         plain.mark_text(dy=18, align={"expr": "datum.side"}, opacity=0.75).encode(text="beside:N"),
-    )
+    ).add_params(runner_shown())
 
 
 def _dot_chart(question: Question) -> _Layers:
@@ -150,7 +150,7 @@ def _dot_chart(question: Question) -> _Layers:
         record["lane"] = lanes[len(lanes) // 2] if lost else record["runner"]
     height = len({record["label"] for record in records}) * (12 + 11 * len(lanes))
     picked = alt.selection_point(fields=["runner"], bind="legend")
-    base = alt.Chart(alt.InlineData(values=records), height=height).encode(
+    base = _rows(records, height).encode(
         y=_label_axis(),
         yOffset=alt.YOffset("lane:N", sort=lanes, scale=alt.Scale(domain=lanes, padding=1)),
         color=_runner_colour(rows, legend=True),
@@ -169,7 +169,13 @@ def _dot_chart(question: Question) -> _Layers:
     if form == "ratio":
         one = alt.Chart(alt.InlineData(values=[{"one": 1}]))
         layers.insert(0, one.mark_rule(strokeWidth=1.5, opacity=0.7).encode(x="one:Q"))
-    return alt.layer(*layers)
+    return alt.layer(*layers).add_params(runner_shown())
+
+
+def _rows(records: Sequence[Mapping[str, Any]], height: int) -> alt.Chart:
+    """Return a chart of rows, of the runner that is shown."""
+    chart = alt.Chart(alt.InlineData(values=records), height=height)
+    return chart.transform_filter(RUNNER_SHOWN)
 
 
 def _label_axis() -> alt.Y:

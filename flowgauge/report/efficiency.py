@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from flowgauge.measure.results import Row
-from flowgauge.report.axes import SECONDS, log_axis
+from flowgauge.report.axes import RUNNER_SHOWN, SECONDS, log_axis, runner_shown
 from flowgauge.report.numbers import quantity, seconds
 from flowgauge.report.order import colours, is_floor, is_point, params_text, runner_name, runners
 
@@ -30,7 +30,7 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
     records = [_point(row) for row in points]
     marks = _marks(row for row in rows if row.id == f"metg-{_TARGET * 100:.0f}")
     chosen = [_choice(name, rows) for name in _SETTINGS]
-    shown = " && ".join(f"datum.{name} == {name}" for name in _SETTINGS)
+    shown = " && ".join((f"({RUNNER_SHOWN})", *(f"datum.{name} == {name}" for name in _SETTINGS)))
     names = list(runners(points))
     picked = alt.selection_point(fields=["runner"], bind="legend")
     colour = alt.Color(
@@ -83,7 +83,7 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
         base.mark_point(filled=True, size=45, clip=True).encode(x=x, y=y, tooltip=tooltip),
         met.mark_point(shape="diamond", size=170, filled=True, stroke="white", strokeWidth=1.5),
         met.mark_text(dy={"expr": "datum.drop"}, fontWeight="bold").encode(text="text:N"),
-    ).add_params(*chosen, picked)
+    ).add_params(*chosen, picked, runner_shown())
 
 
 def _choice(name: str, rows: Iterable[Row]) -> alt.Parameter:

@@ -118,6 +118,16 @@ def is_floor(row: Row) -> bool:
     return row.runner in FLOORS
 
 
+def kernels(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the kinds of work that rows were measured for, each once."""
+    return tuple(dict.fromkeys(name for row in rows if (name := kernel_name(row))))
+
+
+def kernel_name(row: Row) -> str:
+    """Return the kind of work of a row, empty where it has none."""
+    return str(row.params.get("kernel") or "")
+
+
 def is_point(row: Row) -> bool:
     """Say whether a row is one point of a curve, of which only the whole says something."""
     return row.group == "metg" and row.id == "curve"

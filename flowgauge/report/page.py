@@ -9,8 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flowgauge.measure.results import Results
 from flowgauge.report.charts import Spec, bundle
+from flowgauge.report.commands import command
 from flowgauge.report.headline import details, headline, machine
-from flowgauge.report.order import groups, runners
+from flowgauge.report.order import groups, kernels, runners
 from flowgauge.report.questions import questions
 from flowgauge.report.reading import COMMAND, NOT_MEASURED, how_to_read
 from flowgauge.report.tables import COLUMNS, lines, matrix
@@ -49,8 +50,10 @@ def page(
         not_measured=NOT_MEASURED,
         columns=COLUMNS,
         runners=runners(results.rows),
+        kernels=kernels(results.rows),
+        again=lambda group: command(results.fingerprint, group),
         tables=[
-            (group.title, matrix(group.rows, bands), lines(group.rows, bands))
+            (group, matrix(group.rows, bands), lines(group.rows, bands))
             for group in groups(results.rows)
         ],
         reading=how_to_read(results),

@@ -19,6 +19,7 @@ class Question:
         key: The chart's file name without its ending.
         title: The question.
         caption: How to read the chart.
+        group: The group of its rows.
         form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio,
             `efficiency` a line against the length of tasks.
         rows: The rows that can be drawn; none if the run did not measure it.
@@ -27,6 +28,7 @@ class Question:
     key: str
     title: str
     caption: str
+    group: str
     form: Literal["efficiency", "floor", "cost", "ratio"]
     rows: tuple[Row, ...]
 
@@ -52,6 +54,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "The share of their time that workers spend on the work itself, beside a bare process"
             " pool: the longer the tasks, the more of it. A diamond marks METG(50 %), from which on"
             " half of the machine works. Dashed lines are pools without Prefect.",
+            "metg",
             "efficiency",
             rows_where(_in_group("metg"), _has_no_feature) if any(map(is_point, kept)) else (),
         ),
@@ -60,6 +63,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "How much longer must tasks be with a feature?",
             "METG(50 %) on `native` work, side by side: the time that a worker needs to have for"
             " each task, so that half of it goes into the work.",
+            "metg",
             "cost",
             rows_where(_in_group("metg"), _is_metg_of_feature, _has_time),
         ),
@@ -68,6 +72,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What does a task cost on each runner?",
             "Time per submitted task that does nothing: a dot, with its 95 % interval. The bar on"
             " the left is the same work without Prefect.",
+            "features",
             "floor",
             rows_where(is_plain_submit),
         ),
@@ -76,6 +81,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What does each feature add?",
             "How many times as long a task takes with the feature as a plain submit takes on the"
             " same runner. On the line at ×1 it adds nothing.",
+            "features",
             "ratio",
             rows_where(adds_to_submit, _has_ratio),
         ),
@@ -83,6 +89,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "feature-cost",
             "What does each feature cost?",
             "Time per run, with its 95 % interval.",
+            "features",
             "cost",
             rows_where(_in_group("features"), _has_time),
         ),
@@ -91,6 +98,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What do the patterns cost beside plain code?",
             "How many times as long the pattern takes as the plainest code that does the same"
             " without Prefect.",
+            "patterns",
             "ratio",
             rows_where(_in_group("patterns"), _has_ratio),
         ),
@@ -99,6 +107,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "How near to the best do real workflows come?",
             "Makespan beside the least there can be: the critical path, or all work shared by all"
             " workers, whichever is longer.",
+            "workflows",
             "ratio",
             rows_where(_in_group("workflows"), _has_ratio),
         ),
@@ -107,6 +116,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "How far off is `flowgauge advise`?",
             "Predicted makespan beside the measured one, of workflows that the costs were not read"
             " from. On the line at ×1 the prediction was right.",
+            "prediction",
             "ratio",
             rows_where(_in_group("prediction"), _has_ratio),
         ),
@@ -114,6 +124,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "tasks-scaling",
             "Does a task cost more among many?",
             "Time per task run that does nothing, in flow runs of ten tasks and of many.",
+            "scaling",
             "cost",
             rows_where(_in_group("scaling"), _has_id("tasks"), _has_time),
         ),
@@ -121,6 +132,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "payload-scaling",
             "What do large results cost?",
             "Time until a task has the result of the one before, by the size of the result.",
+            "scaling",
             "cost",
             rows_where(_in_group("scaling"), _has_id("payload"), _has_time),
         ),
@@ -130,6 +142,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "Makespan beside that of one worker. `strong`: the same work for all numbers of"
             " workers, so half the time on two is best. `weak`: as much work for each, so the same"
             " time is.",
+            "scaling",
             "ratio",
             rows_where(_in_group("scaling"), _has_id("strong", "weak"), _has_ratio),
         ),
@@ -137,6 +150,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "startup",
             "What is slow to start?",
             "Paid once for a run, or once for a flow, and in none of the figures above.",
+            "startup",
             "cost",
             rows_where(_in_group("startup"), _has_time),
         ),
@@ -146,6 +160,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "From a trigger until the flow runs: what is served or pulled waits until somebody"
             " looks, by default every ten seconds, what is pushed does not. And a flow run's share"
             " of the time where many run at once.",
+            "deployments",
             "cost",
             rows_where(_in_group("deployments"), _has_time),
         ),
@@ -154,6 +169,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What does a test run cost beside Prefect's own harness?",
             "How many times as long it takes with Flowgauge's server, started with the run (cold)"
             " or left by an earlier one (kept).",
+            "harness",
             "ratio",
             rows_where(_in_group("harness"), _has_ratio),
         ),

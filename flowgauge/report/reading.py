@@ -43,8 +43,9 @@ def how_to_read(results: Results) -> tuple[tuple[str, str], ...]:
         ),
         (
             "No difference seen",
-            "The ratio's interval holds ×1, or lies inside what the same thing shows against"
-            f" itself on that runner; in short tables this is ≈. {noise(results)}",
+            "The ratio's interval holds ×1, or the ratio lies inside what the same thing shows"
+            " against itself, in that group and on that runner; in short tables this is ≈."
+            f" {noise(results)}",
         ),
         (
             "Start-up",

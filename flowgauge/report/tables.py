@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flowgauge.measure.results import Row
 from flowgauge.report.numbers import quantity, ratio
-from flowgauge.report.order import is_point, labels, params_text, runner_name, runners
+from flowgauge.report.order import is_point, kernel_name, labels, params_text, runner_name, runners
 from flowgauge.report.verdicts import Bands, verdict, verdict_text
 
 COLUMNS = (
@@ -52,6 +52,7 @@ class Line:
     """One row of the results as cells, in the order of `COLUMNS`."""
 
     runner: str
+    kernel: str
     cells: tuple[Cell, ...]
 
 
@@ -62,15 +63,17 @@ class Matrix:
     Attributes:
         runners: The heads of the columns.
         lines: A label, and for each runner (cost, ratio), or None where it was not measured.
+        kernels: For each line the kind of work, empty where it has none.
     """
 
     runners: tuple[str, ...]
     lines: tuple[tuple[str, tuple[tuple[str, str] | None, ...]], ...]
+    kernels: tuple[str, ...]
 
 
 def lines(rows: Sequence[Row], bands: Bands) -> tuple[Line, ...]:
     """Write out every figure of every row."""
-    return tuple(Line(runner_name(row), _cells(row, bands)) for row in rows)
+    return tuple(Line(runner_name(row), kernel_name(row), _cells(row, bands)) for row in rows)
 
 
 def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
@@ -87,12 +90,15 @@ def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
     rows = [row for row in rows if not is_point(row)]
     across = runners(rows)
     shown: dict[str, dict[str, tuple[str, str]]] = {}
+    kernels: dict[str, str] = {}
     for label, row in zip(labels(rows), rows, strict=True):
         cost = quantity(row.value, row.unit), ratio_text(row, bands)
         shown.setdefault(label, {})[runner_name(row)] = cost
+        kernels[label] = kernel_name(row)
     return Matrix(
         across,
         tuple((label, tuple(costs.get(name) for name in across)) for label, costs in shown.items()),
+        tuple(kernels.values()),
     )
 
 

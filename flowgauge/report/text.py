@@ -7,6 +7,7 @@ import html
 from collections.abc import Container, Iterable, Iterator, Sequence
 
 from flowgauge.measure.results import Results
+from flowgauge.report.commands import command
 from flowgauge.report.headline import details, headline, machine
 from flowgauge.report.order import Group, groups
 from flowgauge.report.questions import Question, questions
@@ -15,12 +16,13 @@ from flowgauge.report.tables import COLUMNS, Matrix, lines, matrix
 from flowgauge.report.verdicts import Bands, noise_bands, warnings
 
 
-def text(results: Results, drawn: Container[str], gantts: Iterable[str] = ()) -> str:
+def text(results: Results, drawn: Container[str] | None = None, gantts: Iterable[str] = ()) -> str:
     """Write the report as Markdown.
 
     Args:
         results: The figures.
-        drawn: The keys of the questions that have a chart in `charts/`.
+        drawn: The keys of the questions that have a chart in `charts/`; None where there is no
+            such folder, and so no question.
         gantts: The names of the Gantt charts in `charts/`.
 
     Returns:
@@ -30,13 +32,15 @@ def text(results: Results, drawn: Container[str], gantts: Iterable[str] = ()) ->
     blocks = ["# Flowgauge report", "  \n".join(map(_plain, headline(results)))]
     blocks.append(_plain(machine(results.fingerprint)))
     blocks += [f"**{_plain(warning)}**" for warning in warnings(results)]
-    for question in questions(results.rows):
-        blocks += _question(question, drawn)
+    for question in questions(results.rows) if drawn is not None else ():
+        blocks += _question(
+            question, drawn or frozenset(), command(results.fingerprint, question.group)
+        )
         if question.key == "workflows":
             blocks += [f"[![{name}](charts/{name}.svg)](charts/{name}.svg)" for name in gantts]
     blocks.append("## Every figure")
     for group in groups(results.rows):
-        blocks += _group(group, bands)
+        blocks += _group(group, bands, command(results.fingerprint, group.name))
     blocks.append("## How to read the numbers")
     blocks.append("\n".join(f"- **{term}**: {_plain(said)}" for term, said in how_to_read(results)))
     blocks += ["## What it ran on", _table(("", ""), details(results.fingerprint))]
@@ -44,17 +48,23 @@ def text(results: Results, drawn: Container[str], gantts: Iterable[str] = ()) ->
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def _question(question: Question, drawn: Container[str]) -> Iterator[str]:
+def _question(question: Question, drawn: Container[str], again: str) -> Iterator[str]:
     yield f"## {question.title}"
     if question.key in drawn:
         yield question.caption
         yield f"[![{question.title}](charts/{question.key}.svg)](charts/{question.key}.svg)"
+        yield _measured_by(again)
     else:
         yield NOT_MEASURED
 
 
-def _group(group: Group, bands: Bands) -> Iterator[str]:
+def _measured_by(command: str) -> str:
+    return f"Measured by `{command}`" if command else ""
+
+
+def _group(group: Group, bands: Bands, again: str) -> Iterator[str]:
     yield f"### {_plain(group.title)}"
+    yield _measured_by(again)
     yield _matrix(matrix(group.rows, bands))
     full = [[cell.text for cell in line.cells] for line in lines(group.rows, bands)]
     yield "<details><summary>In full</summary>"

@@ -1,11 +1,32 @@
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const narrow = matchMedia("(max-width: 40rem)");
 
+const filters = document.getElementById("filters");
+// Which charts are drawn, by the ids of their places.
+const drawn = (window.drawn = new Map());
+
+// What is chosen: an empty value lets everything through.
+function chosen(name) {
+  return filters?.elements[name]?.value ?? "";
+}
+
+// A chart of one kernel at a time has a choice of its own, which "all" leaves alone.
+function refilter(view) {
+  const { signals } = view.getState({ signals: () => true });
+  if ("runner_shown" in signals) view.signal("runner_shown", chosen("runner"));
+  if ("kernel" in signals && chosen("kernel")) view.signal("kernel", chosen("kernel"));
+  view.runAsync();
+}
+
 function draw() {
   for (const [id, spec] of Object.entries(specs)) {
     const legend = { ...spec.config.legend, columns: narrow.matches ? 1 : 0 };
     const config = { ...spec.config, legend };
-    vegaEmbed(document.getElementById(id), { ...spec, config }, { actions: false, renderer: "svg" });
+    const options = { actions: false, renderer: "svg" };
+    vegaEmbed(document.getElementById(id), { ...spec, config }, options).then(({ view }) => {
+      drawn.set(id, view);
+      refilter(view);
+    });
   }
 }
 
@@ -27,10 +48,13 @@ function sort(head) {
   body.append(...rows);
 }
 
-function filter(runner) {
-  for (const part of document.querySelectorAll("#figures [data-runner]")) {
-    part.hidden = runner !== "" && part.dataset.runner !== runner;
+function filter() {
+  const others = (name, value = "") => chosen(name) && value && value !== chosen(name);
+  for (const part of document.querySelectorAll("#figures :is([data-runner], [data-kernel])")) {
+    const { runner, kernel } = part.dataset;
+    part.hidden = Boolean(others("runner", runner) || others("kernel", kernel));
   }
+  drawn.forEach(refilter);
 }
 
 draw();
@@ -38,7 +62,12 @@ narrow.addEventListener("change", draw);
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => sort(button.parentNode));
 }
-document.getElementById("runner")?.addEventListener("change", (event) => filter(event.target.value));
+if (filters) {
+  filters.hidden = false;
+  filters.addEventListener("change", filter);
+  // A page that is gone back to keeps what was chosen.
+  filter();
+}
 // A closed list would be missing on paper.
 addEventListener("beforeprint", () => {
   for (const list of document.querySelectorAll("details")) list.open = true;

@@ -139,6 +139,7 @@ def sample() -> Results:
         "memory_gib": 24.0,
         "load_1m": 0.41,
         "workers": 2,
+        "benchmarks": {"metg": ["benchmarks/test_metg.py"], "features": ["benchmarks/test_a.py"]},
         "versions": {"prefect": "3.8.8", "distributed": "2026.8.0"},
     }
     return Results(fingerprint, tuple(_rows()))

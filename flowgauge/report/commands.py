@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command that measures a group of rows again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flowgauge.measure.results import Row
+
+BENCHMARKS = "benchmarks"
+"""The entry of a fingerprint that tells the files in which each group was measured."""
+_OPTIONS = ("--full", "--workflow", "--time-scale", "--bytes-scale", "--runners", "--workers")
+
+
+def files_of_groups(measured: Mapping[str, Iterable[Row]]) -> dict[str, list[str]]:
+    """Find in which files each group of rows was measured.
+
+    Args:
+        measured: The rows of each test, by its node id.
+
+    Returns:
+        For each group the files, without those that only measure its noise.
+    """
+    found: dict[str, set[str]] = {}
+    for test, rows in measured.items():
+        for group in {row.group for row in rows}:
+            found.setdefault(group, set()).add(test.partition("::")[0])
+    return {group: sorted(files) for group, files in sorted(found.items())}
+
+
+def command(fingerprint: Mapping[str, Any], group: str) -> str:
+    """Write the command that measures a group again, as the run that measured it did.
+
+    Args:
+        fingerprint: Of the run.
+        group: The group.
+
+    Returns:
+        For example "pytest benchmarks/test_metg.py --benchmark-only --full"; empty where the
+        run does not say where it measured the group.
+    """
+    files = fingerprint.get(BENCHMARKS)
+    if not isinstance(files, Mapping) or not files.get(group):
+        return ""
+    return shlex.join(["pytest", *files[group], "--benchmark-only", *_options(fingerprint)])
+
+
+def _options(fingerprint: Mapping[str, Any]) -> list[str]:
+    """Return the options of the run that decide what is measured."""
+    words = shlex.split(str(fingerprint.get("command", "")))
+    kept: list[str] = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.partition("=")[0] in _OPTIONS:
+            kept += [word] if word == "--full" or "=" in word else [word, after]
+    return kept
