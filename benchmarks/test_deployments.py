@@ -83,7 +83,7 @@ def test_databases(paired: Paired, request: pytest.FixtureRequest, folder: Path)
         )
         seconds = [
             (on_postgres.seconds_at_once(at_once), on_sqlite.seconds_at_once(at_once))
-            for _ in range(max(1, rounds // 4))
+            for _ in range(max(1, rounds // 16))
         ]
     ours, theirs = zip(*seconds, strict=True)
     paired.benchmark.pedantic(lambda: None)
@@ -103,7 +103,7 @@ def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
     if paired.benchmark.disabled:
         pytest.skip("a benchmark: --benchmark-only runs it")
     site, ids = request.getfixturevalue("deployed")
-    rounds = max(2, paired.recorder.budget.min_rounds // 2)
+    rounds = min(3, max(2, paired.recorder.budget.min_rounds // 2))
     started = {**ids, AGAIN: ids["push"]}
     seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, AGAIN)}
     for _ in range(rounds):

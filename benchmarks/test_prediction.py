@@ -22,7 +22,7 @@ from flowgauge.runners import StartedRunners, default_workers
 from flowgauge.shapes import random_layered, shape
 from flowgauge.wfformat import load
 
-ROUNDS = 3
+ROUNDS = 2
 FITTED: tuple[tuple[str, int, float, Kernel], ...] = (
     ("trivial", 6, 0.0, "native"),
     ("trivial", 6, 0.03, "native"),

@@ -23,6 +23,7 @@ ROUNDS = 3
 HANDED = 4
 PER_WORKER = 4
 TASK_SECONDS = 0.25
+COMMON = pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -75,6 +76,7 @@ def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
     return Scaling(paired, runner_name, speeds)
 
 
+@COMMON
 def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[int, ...]) -> None:
     """What a task costs among ten, and among thousands."""
     for number in numbers:
@@ -91,6 +93,7 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
             break
 
 
+@COMMON
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
     """What it costs to hand results of many bytes from task to task."""
     for size in payloads:

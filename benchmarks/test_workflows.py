@@ -30,7 +30,7 @@ DRAWN = {"quick": (), "full": tuple(RECIPES)}
 """The recipes of each profile, of the smallest size there is."""
 SECONDS = 1.0
 """The lower bound that a workflow is scaled to."""
-ROUNDS = {"quick": 2, "full": 3}
+ROUNDS = 2
 WITH_FLOOR = ("threads", "processes", "dask-processes")
 """Runners whose floor has rows of its own; the others stand on the same, or on a plain call."""
 
@@ -75,6 +75,7 @@ def workflow(
     )
 
 
+@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
 def test_workflow(
     workflow: Workflow,
     paired: Paired,
@@ -91,7 +92,7 @@ def test_workflow(
         for _ in "12"
     )
     bare = Makespans(workflow, floor.name, lambda graph: floor.run(graph, speeds), speeds, workers)
-    rounds = 0 if paired.benchmark.disabled else ROUNDS[_profile(paired.recorder.config)]
+    rounds = 0 if paired.benchmark.disabled else ROUNDS
     seconds: list[float] = []
     twice: list[float] = []
     beside: list[float] = []

@@ -37,7 +37,7 @@ pytest_plugins = (
     "flowgauge.leftovers.check",
 )
 
-FULL_ROUNDS = 12
+FULL_ROUNDS = 10
 """How many rounds each benchmark has at least where everything is measured."""
 
 

@@ -25,7 +25,7 @@ BARE = "bare process pool"
 """What each run is measured beside: it uses every core, and is told of all its work at once."""
 _FIGURE = "wall time x workers / tasks"
 _RUN_SECONDS = 0.4
-_LONG_RUN_SECONDS = 2.0
+_LONG_RUN_SECONDS = 1.2
 _MIN_STEPS, _MAX_STEPS = 4, 16
 Run = Callable[[Workflow], Mapping[str, Output]]
 

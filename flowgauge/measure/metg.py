@@ -69,7 +69,7 @@ def measure_curve(
     targets: Sequence[float] = TARGETS,
     *,
     longest: float,
-    probes: int = 4,
+    probes: int = 3,
 ) -> dict[float, list[Sample]]:
     """Measure where the targets are likely to be: few runs, each near one of them.
 

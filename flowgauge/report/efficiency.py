@@ -60,7 +60,7 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
         alt.Tooltip("settings:N"),
     ]
     dashes = alt.StrokeDash(
-        "floor:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]])
+        "floor:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None
     )
     half = alt.Chart(alt.InlineData(values=[{"half": _TARGET}]))
     met = (
