@@ -78,7 +78,7 @@ def test_long_tasks_are_few(pool: ThreadPoolExecutor) -> None:
     assert cell.steps == 16
     assert [len(cell.workflow(seconds).tasks) // WORKERS for seconds in (0.01, 0.2, 10)] == [
         16,
-        10,
+        6,
         4,
     ]
 
