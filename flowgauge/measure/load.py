@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,15 @@ def load() -> Load:
     """Look at what the processors have done so far."""
     everything, stolen = _of_machine()
     return Load(time.monotonic(), _of_this_run(), everything, stolen, _throttled())
+
+
+def peak_memory_mib() -> int:
+    """Return the most memory that this process has held at once (MiB)."""
+    import resource
+
+    # In KiB, but on macOS in bytes (getrusage(2)).
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def _of_this_run() -> float:

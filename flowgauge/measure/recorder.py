@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.measure.fingerprint import versions
-from flowgauge.measure.load import Load, load
+from flowgauge.measure.load import Load, load, peak_memory_mib
 from flowgauge.measure.pairs import Budget, Rounds, noise_of, paired_rounds, row
 from flowgauge.measure.progress import Progress
 from flowgauge.measure.results import Results, ResultsError, Row
@@ -267,7 +267,10 @@ class BenchmarkRecorder:
         command = shlex.join(["pytest", *sys.argv[1:]])
         since = load().since(self._load) if self._load else {}
         found: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
-        found[BENCHMARKS] = files_of_groups(self.measured)
+        found |= {
+            "peak_memory_mib": peak_memory_mib(),
+            BENCHMARKS: files_of_groups(self.measured),
+        }
         self.results = Results(fingerprint=found, rows=tuple(rows))
         self.page = write_report(self.results, self.directory)
         if exitstatus == pytest.ExitCode.OK:

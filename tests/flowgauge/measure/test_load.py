@@ -76,3 +76,14 @@ def test_files_of_another_form_are_no_error(
     assert load().all is None
     file.write_text(text)
     assert (load().all, load().stolen, load().throttled) == (None, None, None)
+
+
+def test_the_peak_of_memory_is_known() -> None:
+    """What a process held once counts, also when it has given it back."""
+    code = (
+        "from flowgauge.measure.load import peak_memory_mib as peak\n"
+        "before = peak(); held = bytearray(200 * 2**20); del held; print(before, peak())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, said.stdout.split())
+    assert 5 < before < 200 < after < 400
