@@ -36,9 +36,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_work_of_processes_below_this_one_is_ours() -> None:
     """What a process that this one started computes is counted, while it runs and afterwards."""
-    code = (
-        "import sys, time\nwhile time.process_time() < 0.4: sum(range(10**5))\nsys.stdin.read()"
-    )
+    code = "import sys, time\nwhile time.process_time() < 0.4: sum(range(10**5))\nsys.stdin.read()"
     start, own = load(), time.process_time()
 
     def beyond_own() -> float:
