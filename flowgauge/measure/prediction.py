@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 _LEAST_SECONDS = 1e-6
 _DRAWS = 1000
 _LEAST_ROWS = 2
-_SHARES = (0.1, 0.5, 0.9)
-"""How much of a task without work may be its submission: where a fit starts."""
+_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""How much of a task without work may be its submission: where a fit may start."""
+_ROWS_TO_FIT = 100
+"""So many rows are fitted in all: few of them from several starts, many from one or two."""
+_HAND_OVERS = (0.03, 0.3, 1.0)
+"""How many times as long as such a task a hand-over may take."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,13 @@ def predictors(results: Results) -> tuple[Predictor, ...]:
         One for each task runner that has rows enough, in the table's order.
 
     Raises:
-        ResultsError: If there is none.
+        ResultsError: If there is none, or a row lacks a parameter.
     """
     machine = machine_of(results)
     found = tuple(
         fit(runner, observed, machine, results.rows)
         for runner in MANNERS
-        if len(observed := observations(results, runner)) >= _LEAST_ROWS
+        if len(observed := observations(results, runner, machine)) >= _LEAST_ROWS
     )
     if not found:
         raise ResultsError(
@@ -156,23 +160,28 @@ def fit(
 
     measured = np.log([each.seconds for each in observed])
     least = min(each.seconds / len(each.workflow.tasks) for each in observed)
-    # From one start alone, a kink of the simulation may be taken for the end.
     starts = (
-        _point(Costs(share * least, (1 - share) * least, least / 10, 1e-9)) for share in _SHARES
+        _point(Costs(share * least, (1 - share) * least, times * least, 1e-9))
+        for share in _SHARES
+        for times in _HAND_OVERS
     )
+    # From one start alone, the descent may end at a kink of the simulation.
+    nearest = sorted(starts, key=lambda start: float(np.abs(logs(start) - measured).sum()))
     fits = [
         least_squares(
             lambda point: logs(point) - measured,
             first,
-            jac=lambda point: _slopes(logs, point),
+            # A wide step: see `_slopes`.
+            diff_step=0.01,
             bounds=(first - 12, first + 6),
             loss="soft_l1",
             f_scale=0.1,
-            xtol=1e-4,
-            ftol=1e-4,
-            max_nfev=30,
+            x_scale="jac",
+            xtol=1e-3,
+            ftol=1e-3,
+            max_nfev=12,
         )
-        for first in starts
+        for first in nearest[: max(_ROWS_TO_FIT // len(observed), 1)]
     ]
     point = min(fits, key=lambda each: float(each.cost)).x
     residuals = measured - logs(point)
@@ -218,10 +227,9 @@ def _slopes(function: Callable[[Floats], Floats], point: Floats) -> Floats:
     import numpy as np
 
     step = 0.05
-    shifts = step * np.eye(len(point))
-    return np.stack(
-        [(function(point + each) - function(point - each)) / (2 * step) for each in shifts], axis=1
-    )
+    here = function(point)
+    there = (function(point + shift) for shift in step * np.eye(len(point)))
+    return np.stack([(each - here) / step for each in there], axis=1)
 
 
 def _drawn(slopes: Floats, residuals: Floats, spreads: Sequence[float]) -> Floats:

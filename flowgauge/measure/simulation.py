@@ -81,7 +81,7 @@ MANNERS = {
     "dask-processes": Manner(),
 }
 
-_PLAIN, _CORE, _LOCK = range(3)
+_KINDS = _PLAIN, _CORE, _LOCK = 0, 1, 2
 """What takes time: waiting, a core, or a core and the interpreter of the flow."""
 
 
@@ -106,24 +106,26 @@ class _Clock:
 
     def run(self) -> float:
         """Go on until nothing does, and return the seconds that took."""
-        while any(self._ends):
+        shown, ends = self._shown, self._ends
+        while True:
+            left, next_kind = math.inf, -1
             paces = self._paces()
-            left, kind = min(
-                ((ends[0][0] - self._shown[kind]) / paces[kind], kind)
-                for kind, ends in enumerate(self._ends)
-                if ends
-            )
+            for kind in _KINDS:
+                if ends[kind]:
+                    until = (ends[kind][0][0] - shown[kind]) / paces[kind]
+                    if until < left:
+                        left, next_kind = until, kind
+            if next_kind < 0:
+                return self.now
             self.now += left
-            for each, pace in enumerate(paces):
-                self._shown[each] += left * pace
-            end, _, then = heappop(self._ends[kind])
-            self._shown[kind] = end
+            for kind in _KINDS:
+                shown[kind] += left * paces[kind]
+            shown[next_kind], _, then = heappop(ends[next_kind])
             then()
-        return self.now
 
     def _paces(self) -> tuple[float, float, float]:
-        computing, locking = len(self._ends[_CORE]), len(self._ends[_LOCK])
-        busy = computing + (1 if locking else 0)
+        locking = len(self._ends[_LOCK])
+        busy = len(self._ends[_CORE]) + (1 if locking else 0)
         share = min(1.0, self._cores / (busy + self._load)) if busy else 1.0
         return 1.0, share, share / max(locking, 1)
 
@@ -191,19 +193,24 @@ class _Run:
             self.start(self.ready.popleft())
 
     def start(self, task: Task) -> None:
-        """Do what comes before the work."""
+        """Let a worker do a task: read what it is given, work, and give its result away."""
         given = sum(self.workflow[parent].output_bytes for parent in task.needs)
-        seconds = self.costs.task + self.costs.byte * given / 2
-        self.clock.begin(self.kind("python"), seconds, lambda: self.work(task))
+        before = self.costs.task + self.costs.byte * given / 2
+        after = self.costs.byte * task.output_bytes / 2
+        around, work = self.kind("python"), self.kind(task.kernel)
+        begin = self.clock.begin
 
-    def work(self, task: Task) -> None:
-        """Do the work."""
-        self.clock.begin(self.kind(task.kernel), task.seconds, lambda: self.give(task))
+        def ended() -> None:
+            self.ended(task)
 
-    def give(self, task: Task) -> None:
-        """Give the result away."""
-        seconds = self.costs.byte * task.output_bytes / 2
-        self.clock.begin(self.kind("python"), seconds, lambda: self.ended(task))
+        if work == around:
+            begin(work, before + task.seconds + after, ended)
+        else:
+            begin(
+                around,
+                before,
+                lambda: begin(work, task.seconds, lambda: begin(around, after, ended)),
+            )
 
     def ended(self, task: Task) -> None:
         """Free the worker, and let the children go on."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowgauge.measure.observations import MOST_TASKS, observations
-from flowgauge.measure.prediction import Predictor, fit, predictors
+from flowgauge.measure.observations import MOST_TASKS, machine_of, observations
+from flowgauge.measure.prediction import Predictor, predictors
 from flowgauge.measure.results import Results, ResultsError
 from flowgauge.measure.simulation import MANNERS, Machine, simulated_makespan
 from flowgauge.shapes import random_layered, shape
@@ -98,9 +99,33 @@ def test_only_rows_that_can_be_simulated_are_read() -> None:
         figure("scaling", "payload", "threads", 0.01, params={"payload_bytes": 10}),
         figure("workflows", "montage", "threads", 2.0, params={"tasks": 60}),
     ]
-    found = observations(results(*good, *others), "threads")
+    measured = results(*good, *others)
+    found = observations(measured, "threads", machine_of(measured))
     assert [each.workflow.tasks[0].seconds for each in found] == [0.0, 0.02]
     assert found[0].seconds == pytest.approx(good[0].value * params["tasks"] / WORKERS)
+
+
+def test_a_curve_is_read_at_its_ends_and_middle() -> None:
+    """However many points a curve has, three are read, and the time to fit is that of three."""
+    (point,) = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[2:3]
+    works = (0.3, 0.0, 0.01, 0.2, 0.02, 0.04, 0.1)
+    rows = [
+        dataclasses.replace(point, params=dict(point.params) | {"work_seconds": work})
+        for work in works
+    ]
+    measured = results(*rows)
+    found = observations(measured, "threads", machine_of(measured))
+    assert [each.workflow.tasks[0].seconds for each in found] == [0.0, 0.04, 0.3]
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"shape": "chain"}, {"shape": "chain", "tasks": "4", "kernel": "native"}]
+)
+def test_a_row_that_does_not_say_what_it_timed_is_told(params: dict[str, Any]) -> None:
+    """A row without its parameters, or with others, is named in one line."""
+    odd = figure("metg", "curve", "threads", 0.1, params=params)
+    with pytest.raises(ResultsError, match="the metg row curve on threads does not say what"):
+        predictors(results(*rows_of("threads", TRUE, Machine(WORKERS, 2.0)), odd))
 
 
 def test_results_without_rows_are_told(tmp_path: Path) -> None:
@@ -121,4 +146,3 @@ def test_what_was_not_measured_is_not_known() -> None:
     found = predictors(results(*rows))[0]
     assert found.start is None
     assert not found.payload
-    assert fit("threads", observations(results(*rows), "threads"), found.machine) is not None
