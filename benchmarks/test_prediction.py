@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.task_runners import TaskRunner
 
-from flowgauge.graphs import Kernel
+from flowgauge.graphs import Kernel, Workflow
 from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.held_out import prediction_rows, time_workflows
@@ -47,6 +47,12 @@ SECONDS = 0.8
 """The lower bound that a trace is scaled to."""
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Measure in a full run only, for it takes minutes."""
+    found = [HELD_OUT] if metafunc.config.getoption("full") else []
+    metafunc.parametrize("drawn", found, ids=["all"] if found else None)
+
+
 @pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
 def test_prediction(
     paired: Paired,
@@ -55,14 +61,15 @@ def test_prediction(
     bare_pool: Executor,
     speeds: Speeds,
     started_runners: StartedRunners,
+    drawn: tuple[Workflow, ...],
 ) -> None:
     """Predicted over measured makespans of random workflows, other shapes and given traces."""
     config = paired.recorder.config
-    if paired.benchmark.disabled or not config.getoption("full"):
+    if paired.benchmark.disabled:
         pytest.skip("a benchmark: --benchmark-only --full measures it")
     workers = started_runners.workers
     traces = [Path(file) for file in config.getoption("workflow")]
-    held_out = (*HELD_OUT, *(scaled(load(file), workers, seconds=SECONDS) for file in traces))
+    held_out = (*drawn, *(scaled(load(file), workers, seconds=SECONDS) for file in traces))
     fitted = [
         shape(name, workers, steps, seconds=seconds, kernel=kernel)
         for name, steps, seconds, kernel in FITTED
