@@ -41,6 +41,21 @@ def seconds(value: float) -> str:
     return f"{_digits(value / size)} {symbol}"
 
 
+def duration(value: float) -> str:
+    """Write a time that may be hours.
+
+    Args:
+        value: The time (seconds).
+
+    Returns:
+        For example "75 s", "28 min", "8.1 h" or "3.5 days"; below ten minutes as `seconds` does.
+    """
+    for unit, size, least in (("days", 86400, 2), ("h", 3600, 2), ("min", 60, 10)):
+        if value >= size * least:
+            return f"{_digits(value / size)} {unit}"
+    return seconds(value)
+
+
 def ratio(value: float) -> str:
     """Write a ratio.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.report.numbers import quantity, ratio, seconds
+from flowgauge.report.numbers import duration, quantity, ratio, seconds
 
 _SIZES = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 times = st.floats(1e-10, 1e6)
@@ -36,6 +36,22 @@ def read(text: str) -> float:
 def test_seconds(value: float, text: str) -> None:
     """A time is written with the prefix that leaves the fewest digits."""
     assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0041, "4.1 ms"),
+        (599, "599 s"),
+        (600, "10 min"),
+        (7199, "120 min"),
+        (29000, "8.1 h"),
+        (302400, "3.5 days"),
+    ],
+)
+def test_duration(value: float, text: str) -> None:
+    """What takes long is written in minutes, hours or days."""
+    assert duration(value) == text
 
 
 @pytest.mark.parametrize(
