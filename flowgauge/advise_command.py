@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from flowgauge.measure.results import Results
 
 _DEFAULT_SOURCES = ("reports/latest/results.json", "reports/reference/results.json")
+_MOST_WORKERS = 256
+"""More than these tell nothing that was measured, and take long to simulate."""
+_SLOW = 0.8
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -68,8 +71,8 @@ def advise(
                 "--workflow has tasks of its own: leave out --task-ms, --tasks and --payload"
             )
         wanted = _workflow(workflow, 1.0 if time_scale is None else time_scale, kernel or "native")
-    if workers is not None and workers < 1:
-        raise AdviseError(f"--workers {workers}: give 1 or more")
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
+        raise AdviseError(f"--workers {workers}: give 1 to {_MOST_WORKERS}")
     from rich.console import Console
 
     from flowgauge.measure.advice import advise_mapped, advise_workflow
@@ -181,9 +184,17 @@ def _origin(
             f"measured with {measured} workers, told for {workers}: "
             "each is taken to bring a core of its own and to cost no more"
         )
-    free = ", ".join(each.runner for each in predictors if not each.payload)
+    free = ", ".join(each.runner for each in predictors if not each.knows_bytes)
     if free and _returns_bytes(wanted):
         yield f"payloads were not measured on {free}: there they are taken to cost nothing"
+    apart = ", ".join(each.runner for each in predictors if not each.knows_edges)
+    if apart and _has_edges(wanted):
+        yield f"tasks that need others were not measured on {apart}: waiting for them is left out"
+    if predictors[0].machine.pace < _SLOW:
+        yield (
+            f"other programs kept that machine busy: work went at {predictors[0].machine.pace:.0%}"
+            " of its pace, and so it is predicted"
+        )
 
 
 def _returns_bytes(wanted: Mapped | Workflow) -> bool:
@@ -192,12 +203,16 @@ def _returns_bytes(wanted: Mapped | Workflow) -> bool:
     return wanted.payload > 0
 
 
+def _has_edges(wanted: Mapped | Workflow) -> bool:
+    return isinstance(wanted, Workflow) and any(task.parents for task in wanted.tasks)
+
+
 def _table(advice: Advice) -> Any:
     """Return the forecasts as a table."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from flowgauge.report.numbers import seconds
+    from flowgauge.report.numbers import duration, seconds
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("runner", "makespan", "95 % interval", "batch", "in batches", "start-up"):
@@ -205,10 +220,10 @@ def _table(advice: Advice) -> Any:
     for each in advice.forecasts:
         table.add_row(
             each.runner,
-            seconds(each.makespan.median),
-            f"{seconds(each.makespan.low)} – {seconds(each.makespan.high)}",
+            duration(each.makespan.median),
+            f"{duration(each.makespan.low)} – {duration(each.makespan.high)}",
             str(each.batch) if each.batch > 1 else "–",
-            seconds(each.batched.median) if each.batch > 1 else "–",
+            duration(each.batched.median) if each.batch > 1 else "–",
             "not measured" if each.start is None else seconds(each.start),
         )
     return table
@@ -216,17 +231,20 @@ def _table(advice: Advice) -> Any:
 
 def _conclusions(advice: Advice) -> Iterator[str]:
     """Say what to use, and from where on something else."""
-    from flowgauge.report.numbers import seconds
+    from flowgauge.report.numbers import duration, seconds
 
     best = advice.forecasts[0]
-    batch = f", at least {best.batch} calls in a task run" if best.batch > 1 else ""
+    batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""
     level = f" (no difference seen from {', '.join(advice.level)})" if advice.level else ""
-    yield f"recommended: {best.runner}{batch}: about {seconds(best.total)}{level}"
+    yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{level}"
     if advice.batch_below is not None:
-        below = seconds(advice.batch_below)
-        yield f"on {best.runner}, batches are worth it below {below} of work in a call"
+        below, there = seconds(advice.batch_below), seconds(advice.batch_below / 2)
+        yield (
+            f"on {best.runner}, batch calls of less than {below}: "
+            f"of {there} each, at least {advice.batch_there} in one task run"
+        )
     if len(advice.changes) > 1:
-        parts = [
-            f"{name} from {seconds(start)} on" if start else name for start, name in advice.changes
-        ]
+        (_, first), *later = advice.changes
+        parts = [f"{first} below {seconds(later[0][0])}"]
+        parts += [f"{name} from {seconds(start)} on" for start, name in later]
         yield f"quickest without batches, by the work in a call: {', '.join(parts)}"

@@ -19,7 +19,8 @@ from flowgauge.measure.prediction import Predictor
 WORTH = 0.1
 """The share of a makespan that is worth a change: of the runner, or to batches."""
 _MOST_TASKS = 256
-"""More equal tasks than these take as much longer as they are more."""
+"""More equal tasks than these take as much longer as they are more, if each worker has a few."""
+_FEW = 4
 _SHORTEST, _LONGEST = 1e-4, 100.0
 _STEPS = 12
 
@@ -40,23 +41,31 @@ class Mapped:
     kernel: Kernel
     payload: int = 0
 
-    def sample(self, batch: int) -> tuple[Workflow, float]:
+    def sample(self, batch: int, workers: int) -> tuple[Workflow, float]:
         """Return it with so many calls in a task run, and how often it is to be repeated.
 
         Args:
             batch: Calls in each task run.
+            workers: How many tasks run at once.
 
         Returns:
             A workflow of no more tasks than can be simulated at once, and a factor, one if these
             are all.
         """
         runs = math.ceil(self.tasks / batch)
-        shown = min(runs, _MOST_TASKS)
+        shown = min(runs, max(_MOST_TASKS, _FEW * workers))
         # The calls are dealt out evenly, as whoever bundles them should.
-        calls = self.tasks / runs
-        one = Task("", (), (), self.seconds * calls, self.kernel, round(self.payload * calls))
-        tasks = tuple(replace(one, id=str(number)) for number in range(shown))
-        return Workflow("mapped", tasks), runs / shown
+        ends = [number * self.tasks // runs for number in range(shown + 1)]
+        tasks = (self._task(number, ends[number + 1] - ends[number]) for number in range(shown))
+        return Workflow("mapped", tuple(tasks)), runs / shown
+
+    def _task(self, number: int, calls: int) -> Task:
+        return Task(
+            str(number),
+            seconds=self.seconds * calls,
+            kernel=self.kernel,
+            output_bytes=self.payload * calls,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class Advice:
         level: Those that can't be told from the quickest, itself not counted.
         batch_below: Seconds of work in a call below which batches are worth it on the quickest;
             None where they never or always are, or for a workflow.
+        batch_there: How many calls in a task run are worth it at half of that.
         changes: Seconds of work in a call from which on another task runner is the quickest
             without batches, and its name; the first has zero seconds.
     """
@@ -100,6 +110,7 @@ class Advice:
     forecasts: tuple[Forecast, ...]
     level: tuple[str, ...]
     batch_below: float | None = None
+    batch_there: int = 1
     changes: tuple[tuple[float, str], ...] = ()
 
 
@@ -127,12 +138,9 @@ def advise_mapped(mapped: Mapped, predictors: Sequence[Predictor]) -> Advice:
     """
     ordered = _ordered(_forecast(mapped, each) for each in predictors)
     best = next(each for each in predictors if each.runner == ordered[0].runner)
-    return Advice(
-        ordered,
-        _level(ordered),
-        _batch_below(mapped, best),
-        _changes(mapped, predictors),
-    )
+    below = _batch_below(mapped, best)
+    there = 1 if below is None else _batch(replace(mapped, seconds=below / 2), best)
+    return Advice(ordered, _level(ordered), below, there, _changes(mapped, predictors))
 
 
 def _forecast(mapped: Mapped, predictor: Predictor) -> Forecast:
@@ -156,12 +164,12 @@ def _batch(mapped: Mapped, predictor: Predictor) -> int:
 
 
 def _seconds(mapped: Mapped, batch: int, predictor: Predictor) -> float:
-    workflow, factor = mapped.sample(batch)
+    workflow, factor = mapped.sample(batch, predictor.machine.workers)
     return predictor.seconds(workflow) * factor
 
 
 def _interval(mapped: Mapped, batch: int, predictor: Predictor) -> Interval:
-    workflow, factor = mapped.sample(batch)
+    workflow, factor = mapped.sample(batch, predictor.machine.workers)
     found = predictor.interval(workflow)
     return Interval(found.median * factor, found.low * factor, found.high * factor)
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 _LEAST_SECONDS = 1e-6
 _DRAWS = 1000
-_LEAST_ROWS = 2
+_LEAST_ROWS = 3
+_MOST_FOR_SLOPES = 1000
+"""Of more tasks than these, the first tell what a change of a cost does."""
+_NO_BYTE = 1e-15
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """How much of a task without work may be its submission: where a fit may start."""
 _ROWS_TO_FIT = 100
@@ -46,7 +49,8 @@ class Predictor:
         machine: What it was measured on.
         start: Seconds that a flow run on it takes before its first task and after its last; None
             where that was not measured.
-        payload: Whether the cost of a byte was measured.
+        knows_bytes: Whether the cost of a byte was measured; otherwise it is none.
+        knows_edges: Whether that of a hand-over was; otherwise it is none.
         draws: Shifts of the logarithms of the costs that the rows allow for, one a row.
         residuals: Logarithms of measured over simulated, of the rows that were fitted.
     """
@@ -55,7 +59,8 @@ class Predictor:
     costs: Costs
     machine: Machine
     start: float | None
-    payload: bool
+    knows_bytes: bool
+    knows_edges: bool
     draws: Floats
     residuals: Floats
 
@@ -90,14 +95,20 @@ class Predictor:
         """
         import numpy as np
 
-        def seconds_at(point: Floats) -> float:
-            return simulated_makespan(workflow, self.runner, _costs(point), self.machine)
-
-        point = _point(self.costs)
-        value = seconds_at(point)
+        value = self.seconds(workflow)
         if not value:
             return Interval(value, value, value)
-        slopes = _slopes(lambda at: np.array([math.log(seconds_at(at))]), point)[0]
+        part = workflow
+        if len(workflow.tasks) > _MOST_FOR_SLOPES:
+            # Parents come before their children, so the first tasks are a workflow, too.
+            part = Workflow(workflow.name, workflow.tasks[:_MOST_FOR_SLOPES])
+
+        def logs(point: Floats) -> Floats:
+            made = simulated_makespan(part, self.runner, _costs(point), self.machine)
+            found: Floats = np.log([max(made, _LEAST_SECONDS)])
+            return found
+
+        slopes = _slopes(logs, _point(self.costs))[0]
         rng = np.random.default_rng(0)
         errors = self.draws @ slopes + rng.choice(self.residuals, len(self.draws))
         low, high = np.exp(np.quantile(errors, (0.025, 0.975))) * value
@@ -136,11 +147,12 @@ def fit(
 
     `submit` and `task` are told apart by rows without work, where whichever is the bottleneck
     decides, against rows with much work, where submission goes on beside it; `hand_over` by chains,
-    stencils and trees against tasks without edges; `byte` by payloads.
+    stencils and trees against tasks without edges; `byte` by payloads. What no row tells of is
+    taken to cost nothing.
 
     Args:
         runner: Its name.
-        observed: Two rows at least, of different amounts of work.
+        observed: Some rows, of different amounts of work.
         machine: What they were measured on.
         rows: Where its start-up is looked for.
 
@@ -149,6 +161,11 @@ def fit(
     """
     import numpy as np
     from scipy.optimize import least_squares
+
+    tasks = [task for each in observed for task in each.workflow.tasks]
+    knows_bytes = any(task.output_bytes for task in tasks)
+    # Where the flow's own thread does the tasks, nothing is handed over.
+    knows_edges = MANNERS[runner].inline or any(task.parents for task in tasks)
 
     def logs(point: Floats) -> Floats:
         costs = _costs(point)
@@ -161,7 +178,14 @@ def fit(
     measured = np.log([each.seconds for each in observed])
     least = min(each.seconds / len(each.workflow.tasks) for each in observed)
     starts = (
-        _point(Costs(share * least, (1 - share) * least, times * least, 1e-9))
+        _point(
+            Costs(
+                submit=share * least,
+                task=(1 - share) * least,
+                hand_over=times * least if knows_edges else _LEAST_SECONDS,
+                byte=1e-9 if knows_bytes else _NO_BYTE,
+            )
+        )
         for share in _SHARES
         for times in _HAND_OVERS
     )
@@ -191,7 +215,8 @@ def fit(
         costs=costs,
         machine=machine,
         start=_start(runner, rows, costs, machine),
-        payload=any(task.output_bytes for each in observed for task in each.workflow.tasks),
+        knows_bytes=knows_bytes,
+        knows_edges=knows_edges,
         draws=_drawn(_slopes(logs, point), residuals, [each.spread for each in observed]),
         residuals=residuals,
     )
@@ -211,7 +236,7 @@ def _start(runner: str, rows: Iterable[Row], costs: Costs, machine: Machine) -> 
 def _point(costs: Costs) -> Floats:
     import numpy as np
 
-    logs: Floats = np.log(np.array(astuple(costs)))
+    logs: Floats = np.log(np.maximum(astuple(costs), _NO_BYTE))
     return logs
 
 

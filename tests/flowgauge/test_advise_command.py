@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
     """Of many short calls so many belong in a task run; and up to which length that pays."""
     lines = advised(capsys, "--task-ms", "1", "--tasks", "5000", "--payload", "2kB")
     (said,) = (line for line in lines if line.startswith("recommended: "))
-    assert "calls in a task run" in said
-    assert any("below" in line and "of work in a call" in line for line in lines)
+    assert "calls in one task run" in said
+    (edge,) = (line for line in lines if ", batch calls of less than " in line)
+    assert re.fullmatch(r"on \S+, .* than .*: of .* each, at least \d+ in one task run", edge)
 
 
 def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> None:
@@ -74,6 +76,25 @@ def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> No
     assert makespans(two)["processes"] > 3 * makespans(eight)["processes"]
     assert any(line.startswith("measured with 2 workers, told for 8: ") for line in eight)
     assert not any(line.startswith("measured with") for line in two)
+
+
+def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None:
+    """Bytes and edges that no row tells of are named, where the work has some."""
+    machine = Machine(WORKERS, 1.0)
+    rows = [
+        row for row in rows_of("threads", FAST, machine) if row.params.get("shape") == "trivial"
+    ]
+    results(*rows).save(measured / "few.json")
+    trace = measured / "trace.json"
+    dump(shape("chain", 4, 5, seconds=4.0, output_bytes=10), trace)
+    told = (
+        "payloads were not measured on threads: ",
+        "tasks that need others were not measured on threads: ",
+        "other programs kept that machine busy: work went at 50% of its pace",
+    )
+    for file, times in (("few.json", 1), ("reports/latest", 0)):
+        lines = advised(capsys, "--workflow", str(trace), "--results", file)
+        assert [sum(line.startswith(said) for line in lines) for said in told] == [times] * 3
 
 
 def test_a_workflow_is_read_and_scaled(measured: Path, capsys: Captured) -> None:

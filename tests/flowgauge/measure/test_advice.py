@@ -26,7 +26,8 @@ def runner(name: str, task: float, *, spread: float = 0.01, **more: Any) -> Pred
         "costs": Costs(task / 10, task, task / 100, 1e-9),
         "machine": Machine(2, 2.0),
         "start": 0.0,
-        "payload": True,
+        "knows_bytes": True,
+        "knows_edges": True,
         "draws": np.zeros((1000, 4)),
         "residuals": np.array([-spread, spread]),
     }
@@ -94,7 +95,7 @@ def test_the_quickest_changes_where_both_are_level() -> None:
     """Where one runner takes over from another, both take equally long."""
     (start, first), (edge, second) = advise_mapped(Mapped(0.01, 100, "python"), BOTH).changes
     assert (start, first, second) == (0.0, "threads", "processes")
-    at_edge = Mapped(edge, 100, "python").sample(1)[0]
+    at_edge = Mapped(edge, 100, "python").sample(1, 2)[0]
     assert THREADS.seconds(at_edge) == pytest.approx(PROCESSES.seconds(at_edge), rel=0.02)
 
 
@@ -103,9 +104,42 @@ def test_the_quickest_changes_where_both_are_level() -> None:
 def test_thousands_take_as_much_longer(tasks: int, seconds: float) -> None:
     """What is predicted of a part comes near to what all of it takes."""
     mapped = Mapped(seconds, tasks, "native")
-    part, factor = mapped.sample(1)
+    part, factor = mapped.sample(1, 2)
     whole = shape("trivial", tasks, 1, seconds=seconds, kernel="native")
     assert PROCESSES.seconds(part) * factor == pytest.approx(PROCESSES.seconds(whole), rel=0.02)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 8))
+def test_calls_are_dealt_out_evenly(tasks: int, batch: int, workers: int) -> None:
+    """No call is lost or done twice, and no task run has two more than another."""
+    whole, factor = Mapped(1.0, tasks, "wait", 10).sample(batch, workers)
+    calls = [task.seconds for task in whole.tasks]
+    assert max(calls) <= min(calls) + 1
+    if factor == 1:
+        assert sum(calls) == tasks
+        assert sum(task.output_bytes for task in whole.tasks) == 10 * tasks
+
+
+def test_many_workers_all_have_a_few() -> None:
+    """Where there are hundreds of workers, the part that is looked at keeps them all busy."""
+    mapped = Mapped(1.0, 5000, "wait")
+    for workers in (2, 250):
+        part, factor = mapped.sample(1, workers)
+        assert len(part.tasks) >= 4 * workers
+        assert len(part.tasks) * factor == pytest.approx(5000)
+
+
+def test_how_much_to_batch_is_said_at_half_of_the_edge() -> None:
+    """Where the edge is below the calls that are asked for, the batch of shorter ones is told."""
+    mapped = Mapped(2.0, 1000, "native")
+    advice = advise_mapped(mapped, (PROCESSES,))
+    assert advice.batch_below is not None
+    assert advice.forecasts[0].batch == 1
+    (at_half,) = advise_mapped(
+        replace(mapped, seconds=advice.batch_below / 2), (PROCESSES,)
+    ).forecasts
+    assert advice.batch_there == at_half.batch > 1
 
 
 def test_what_overlaps_is_level() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowgauge.graphs import Workflow
 from flowgauge.measure.observations import MOST_TASKS, machine_of, observations
 from flowgauge.measure.prediction import Predictor, predictors
 from flowgauge.measure.results import Results, ResultsError
@@ -42,7 +43,8 @@ def test_what_behaves_as_simulated_is_predicted(runner: str, load: float) -> Non
     machine = Machine(WORKERS, 2.0, load)
     assert found.machine.load == pytest.approx(load, abs=1e-6)
     assert found.start == pytest.approx(0.5, abs=0.01)
-    assert found.payload
+    assert found.knows_bytes
+    assert found.knows_edges
     for workflow in HELD_OUT:
         true = simulated_makespan(workflow, runner, TRUE, machine)
         assert found.seconds(workflow) == pytest.approx(true, rel=0.03)
@@ -78,6 +80,17 @@ def test_scattered_rows_give_a_wide_interval() -> None:
     (found,) = predictors(results(*scattered))
     interval = found.interval(HELD_OUT[0])
     assert interval.high / interval.low > 1.5
+
+
+def test_the_first_tasks_tell_what_costs_change() -> None:
+    """The interval of a large workflow is as wide, beside its value, as that of all its tasks."""
+    wide = shape("stencil", 20, 100, seconds=0.01)
+    whole = PREDICTOR.interval(wide)
+    first = PREDICTOR.interval(Workflow("first", wide.tasks[:1000]))
+    assert whole.median == PREDICTOR.seconds(wide)
+    for ends in ("low", "high"):
+        shares = [getattr(each, ends) / each.median for each in (whole, first)]
+        assert shares[0] == pytest.approx(shares[1])
 
 
 def test_each_worker_brings_a_core() -> None:
@@ -145,4 +158,7 @@ def test_what_was_not_measured_is_not_known() -> None:
     ]
     found = predictors(results(*rows))[0]
     assert found.start is None
-    assert not found.payload
+    assert not found.knows_bytes
+    assert found.knows_edges
+    sending = shape("chain", 2, 3, output_bytes=10**8)
+    assert found.seconds(sending) == pytest.approx(found.seconds(shape("chain", 2, 3)), rel=1e-3)
