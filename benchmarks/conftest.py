@@ -7,12 +7,16 @@ import pytest
 
 LONG_ROUNDS = 10
 """Rounds from which on a run is no quick one."""
-ON_DASK_THREADS = ("test_feature_of_a_task", "test_cache")
-"""Half a minute, on a task runner that few use."""
+LEFT_OUT = {
+    "dask-threads": ("test_feature_of_a_task", "test_cache", "test_map", "test_subflow"),
+    "dask-processes": ("test_patterns.py",),
+}
+"""A minute of tests or files: on a runner that few use, and of patterns where all cost alike."""
+KEPT = "test_shared_dask_cluster"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave most features on Dask's threads to a run with `--full` or with many rounds."""
+    """Leave to a run with `--full` or with many rounds what takes long on Dask."""
     if config.getoption("benchmark_min_rounds") >= LONG_ROUNDS:
         return
     left_out = [item for item in items if _is_left_out(item)]
@@ -21,8 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_left_out(item: pytest.Item) -> bool:
-    return (
-        isinstance(item, pytest.Function)
-        and item.originalname in ON_DASK_THREADS
-        and item.callspec.params.get("runner_name") == "dask-threads"
-    )
+    if not isinstance(item, pytest.Function) or item.originalname == KEPT:
+        return False
+    runner = getattr(item, "callspec", None) and item.callspec.params.get("runner_name")
+    return bool({item.originalname, item.path.name} & {*LEFT_OUT.get(str(runner), ())})
