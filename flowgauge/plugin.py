@@ -142,7 +142,9 @@ def pytest_configure(config: pytest.Config) -> None:
             runners=chosen_runners(config.getoption("runners")),
             workers=_workers(config.getoption("workers")),
             dask_address=config.getoption("dask_address"),
-            report_dir=config.getoption("report_dir") or config.rootpath / "reports" / "latest",
+            report_dir=(
+                config.getoption("report_dir") or config.rootpath / "reports" / "latest"
+            ).absolute(),
         )
         if config.stash[RUN].dask_address and not hasattr(config, "workerinput"):
             check_dask_address(config.stash[RUN].dask_address or "")

@@ -192,20 +192,28 @@ def _next(points: Sequence[_Point], target: float) -> float:
     if granularity is None:
         return last.work * 2
     longest, shortest = last.work * _LARGEST_STEP, points[0].work / _LARGEST_STEP
-    seconds = min(max(target * granularity, shortest), longest)
+    near = min(points, key=lambda point: abs(point.efficiency - target))
+    # On a busy machine more time passes than the work has seconds.
+    pace = near.work / max(near.granularity * near.efficiency, near.work / _LARGEST_STEP)
+    seconds = min(max(target * granularity * pace, shortest), longest)
     # Beyond the longest by enough to tell whether endless tasks would do.
     return max(seconds, last.work * 1.5) if last.efficiency < target else seconds
 
 
 def _is_never(points: Sequence[_Point], target: float) -> bool:
-    """Say whether longer tasks would not help, as far as the last two can tell."""
-    last = points[-2:]
-    return len(last) > 1 and last[-1].efficiency < target and _line(last).limit < target + _BARELY
+    """Say whether longer tasks would not help, as far as the last three can tell.
+
+    Of two, noise alone may make the longer one the worse.
+    """
+    if len(points) < 3 or max(point.efficiency for point in points) >= target:
+        return False
+    return _line((points[-3], points[-1])).limit < target + _BARELY
 
 
 def _crossing(points: Sequence[_Point], target: float) -> float | None:
     """Return the granularity at which efficiency comes to the target."""
-    if points[-1].efficiency < target - _CLOSE or _is_never(points, target):
+    best = max(point.efficiency for point in points)
+    if best < target - _CLOSE or _is_never(points, target):
         return None
     if points[0].efficiency >= target:
         # What is shorter was not measured: it is no longer than this.

@@ -103,6 +103,40 @@ def test_nearly_there_for_ever_is_never() -> None:
     assert metg(curve, 0.9).seconds is None
 
 
+@pytest.mark.parametrize("longer", [0.0216, 0.04])
+def test_what_was_reached_is_not_taken_back(longer: float) -> None:
+    """Where half was reached, longer tasks that chance made worse do not make it "never"."""
+    curve = {0.0204: [Sample(0.049, 0.56 * 0.049)], longer: [Sample(0.051, 0.40 * 0.051)]}
+    found = metg(curve, 0.5)
+    assert found.seconds is not None
+    assert 0.04 < found.seconds < 0.06
+
+
+def test_two_lengths_that_look_alike_decide_nothing() -> None:
+    """Where chance makes the second length no better than the first, a longer one is tried."""
+    unlucky = iter([0.44, 0.43])
+
+    def measure(seconds: float) -> Sequence[Sample]:
+        wall = seconds + 0.01
+        share = next(unlucky, seconds / wall) if seconds else 0.0
+        return [Sample(wall, share * wall)]
+
+    assert metg(measure_curve(measure, [0.5], longest=60), 0.5).seconds is not None
+
+
+@given(OVERHEADS, st.floats(0.3, 1.0))
+def test_a_busy_machine_is_no_longer_way(overhead: float, pace: float) -> None:
+    """Where work takes longer than it should, METG is found in as few runs."""
+    machine = Machine(overhead)
+
+    def measure(seconds: float) -> Sequence[Sample]:
+        return machine(seconds / pace)
+
+    curve = measure_curve(measure, [0.5], longest=60)
+    assert metg(curve, 0.5).seconds == pytest.approx(2 * overhead, rel=0.15)
+    assert len(curve) <= 4
+
+
 def test_tasks_longer_than_allowed_are_not_run() -> None:
     """What would take longer than one has time for is left, and no figure is made up."""
     asked: list[float] = []
