@@ -103,10 +103,11 @@ def test_nearly_there_for_ever_is_never() -> None:
     assert metg(curve, 0.9).seconds is None
 
 
-@pytest.mark.parametrize("longer", [0.0216, 0.04])
-def test_what_was_reached_is_not_taken_back(longer: float) -> None:
+@pytest.mark.parametrize("longer", [{0.022: 0.40}, {0.022: 0.47, 0.04: 0.42}])
+def test_what_was_reached_is_not_taken_back(longer: dict[float, float]) -> None:
     """Where half was reached, longer tasks that chance made worse do not make it "never"."""
-    curve = {0.0204: [Sample(0.049, 0.56 * 0.049)], longer: [Sample(0.051, 0.40 * 0.051)]}
+    shares = {0.02: 0.56, **longer}
+    curve = {work: [Sample(work + 0.03, share * (work + 0.03))] for work, share in shares.items()}
     found = metg(curve, 0.5)
     assert found.seconds is not None
     assert 0.04 < found.seconds < 0.06
