@@ -7,16 +7,25 @@ import pytest
 
 LONG_ROUNDS = 10
 """Rounds from which on a run is no quick one."""
-LEFT_OUT = {
-    "dask-threads": ("test_feature_of_a_task", "test_cache", "test_map", "test_subflow"),
+LEFT_OUT: dict[str | None, tuple[str, ...]] = {
+    None: ("test_databases", "test_runs_of_a_worker"),
+    "sequential": ("test_metg",),
+    "dask-threads": (
+        "test_feature_of_a_task",
+        "test_cache",
+        "test_map",
+        "test_subflow",
+        "test_first_task",
+    ),
     "dask-processes": ("test_patterns.py",),
 }
-"""A minute of tests or files: on a runner that few use, and of patterns where all cost alike."""
+"""Two minutes of tests or files, by runner: what few use, what is known ("one task at a time
+never keeps half of two workers busy"), patterns where all cost alike, and long loads."""
 KEPT = "test_shared_dask_cluster"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave to a run with `--full` or with many rounds what takes long on Dask."""
+    """Leave to a run with `--full` or with many rounds what takes long."""
     if config.getoption("benchmark_min_rounds") >= LONG_ROUNDS:
         return
     left_out = [item for item in items if _is_left_out(item)]
@@ -27,5 +36,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_left_out(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function) or item.originalname == KEPT:
         return False
-    runner = getattr(item, "callspec", None) and item.callspec.params.get("runner_name")
-    return bool({item.originalname, item.path.name} & {*LEFT_OUT.get(str(runner), ())})
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    left_out = LEFT_OUT.get(params.get("runner_name"), ())
+    return bool({item.originalname, item.path.name} & {*left_out})
