@@ -70,7 +70,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--full",
         action="store_true",
-        help="measure everything, with more rounds: up to three quarters of an hour in place of five minutes",
+        help="measure everything, with more rounds: up to three quarters of an hour in place of"
+        " five minutes",
     )
     group.addoption(
         "--resume",
