@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
 _LIMITS = Path("/sys/fs/cgroup/cpu.stat")
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ def load() -> Load:
     return Load(time.monotonic(), _of_this_run(), everything, stolen, _throttled())
 
 
-def peak_memory_mib() -> int:
-    """Return the most memory that this process has held at once (MiB)."""
-    import resource
-
-    # In KiB, but on macOS in bytes (getrusage(2)).
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+def peak_memory_mib() -> int | None:
+    """Return the most memory that this process has held at once (MiB), None if it is not told."""
+    try:
+        # Not getrusage(2), whose peak is handed on from a process to what it starts.
+        lines = _STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration, ValueError):
+        return None
 
 
 def _of_this_run() -> float:
