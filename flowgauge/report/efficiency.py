@@ -11,7 +11,15 @@ import altair as alt
 from flowgauge.measure.results import Row
 from flowgauge.report.axes import RUNNER_SHOWN, SECONDS, log_axis, runner_shown
 from flowgauge.report.numbers import quantity, seconds
-from flowgauge.report.order import colours, is_floor, is_point, params_text, runner_name, runners
+from flowgauge.report.order import (
+    PLAIN_SHAPE,
+    colours,
+    is_floor,
+    is_point,
+    params_text,
+    runner_name,
+    runners,
+)
 
 _TARGET = 0.5
 _SETTINGS = ("kernel", "shape")
@@ -87,8 +95,9 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
 
 
 def _choice(name: str, rows: Iterable[Row]) -> alt.Parameter:
-    """Let people choose a kernel or a shape; the first one that was measured is shown."""
+    """Let people choose a kernel or a shape; tasks without edges are shown first."""
     options = list(dict.fromkeys(str(row.params.get(name)) for row in rows))
+    options.sort(key=PLAIN_SHAPE.__ne__)
     return alt.param(
         name=name,
         value=options[0],

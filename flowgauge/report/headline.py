@@ -9,7 +9,7 @@ from typing import Any
 
 from flowgauge.measure.results import Results, Row
 from flowgauge.report.numbers import ratio, seconds
-from flowgauge.report.order import is_floor
+from flowgauge.report.order import PLAIN_SHAPE, is_floor
 from flowgauge.report.questions import adds_to_submit, is_plain_submit
 from flowgauge.report.verdicts import Bands, noise_bands, verdict
 
@@ -71,7 +71,10 @@ def noise(results: Results) -> str:
 def _half_busy(rows: Sequence[Row]) -> str:
     """Say from which task length on each runner keeps half of the machine busy."""
     found = [r for r in rows if r.id == "metg-50" and r.runner and not is_floor(r)]
-    found = [r for r in found if "feature" not in r.params and r.params == found[0].params]
+    found = [row for row in found if "feature" not in row.params]
+    # Tasks without edges, if there are some: whatever was measured first.
+    plain = min(found, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)
+    found = [row for row in found if plain and row.params == plain.params]
     reached = sorted((r for r in found if r.unit == "seconds"), key=lambda row: row.value)
     never = [row.runner for row in found if row.unit != "seconds"]
     if not reached:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from flowgauge.measure.results import Row
 
 NO_RUNNER = "no runner"
+PLAIN_SHAPE = "trivial"
+"""What is shown first of workflows that METG was measured for: tasks without edges."""
 
 _RUNNERS = ("sequential", "threads", "processes", "dask-threads", "dask-processes")
 FLOORS = ("ThreadPoolExecutor", "ProcessPoolExecutor", "bare Dask")

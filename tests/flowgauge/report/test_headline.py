@@ -26,6 +26,18 @@ def test_answers(sample: Results) -> None:
     )
 
 
+def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
+    """METG is told of tasks without edges, also where others were measured before them."""
+    metg = {
+        shape: make_row("metg-50", value, group="metg", params={"kernel": "native", "shape": shape})
+        for shape, value in (("chain", 0.05), ("trivial", 0.03), ("tree", 0.02))
+    }
+    assert headline(Results({}, tuple(metg.values()))) == (
+        "Half of the machine works if native tasks take 30 ms on threads.",
+    )
+    assert "20 ms" in headline(Results({}, (metg["tree"], metg["chain"])))[0]
+
+
 def test_one_runner(make_row: MakeRow) -> None:
     """With one runner there is no cheapest: the cost stands beside its reference."""
     row = make_row("submit", 0.0041, 820.0, reference="ThreadPoolExecutor")
