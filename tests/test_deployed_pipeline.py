@@ -127,6 +127,7 @@ def test_metrics_are_read_back(live_server: str, triggered: str, folder: Path) -
 
 
 @pytest.mark.leaves("threads", reason="Playwright's event loop leaves its idle ones")
+@pytest.mark.leaves("processes", reason="a browser starts helpers when it needs them")
 def test_the_run_is_seen(
     live_server: str, runs: list[dict[str, Any]], page: Page, pytestconfig: pytest.Config
 ) -> None:

@@ -305,7 +305,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             until(
                 lambda: all(any(on.took(name, trip) for trip in shared) for name in SHARERS),
                 # Where one of the two was quicker to take all there was, there is more.
-                lambda: shared.extend(on.free_trips(2 * on.all_taken(shared))),
+                lambda: (on.beat(alive), shared.extend(on.free_trips(2 * on.all_taken(shared)))),
             )
             until(
                 lambda: (
@@ -315,6 +315,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
                 ),
                 lambda: on.beat(alive),
             )
+            # Read before its beats end.
+            beating = on.run(alive)
         held = on.trip(on.stock)
         with on.worker("limited", "--limit", "1") as limited:
             until(held.waits)
@@ -329,7 +331,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             stock_orphan=on.run(stock_orphan),
             stock_orphan_done=stock_orphan.done(),
             stuck=on.run(stuck),
-            alive=on.run(alive),
+            alive=beating,
             alive_beats=len(on.beats),
             seconds_to_find=(found.timestamp - killed).total_seconds(),
             found_by=found.message,
