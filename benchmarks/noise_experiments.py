@@ -3,7 +3,7 @@
 
 Not part of the suite, for it takes twenty minutes:
 
-    uv run pytest benchmarks/noise_experiments.py --benchmark-only --benchmark-min-rounds=40 \
+    uv run pytest benchmarks/noise_experiments.py --benchmark-only \
         --runners sequential,threads,processes,dask-processes --report-dir reports/noise
 
 Its figures are the last rows that it prints: `verdicts-itself`, of pairs that are the same, and
@@ -26,8 +26,11 @@ from flowgauge.report.verdicts import Verdict, noise_bands, verdict
 
 RUNS = 20
 SLOWDOWN = 0.10
-TASKS = {"sequential": 4, "threads": 4}
+TASKS = {"sequential": 8, "threads": 8}
 FEW_TASKS = 2
+ROUNDS = {"sequential": 40, "threads": 60}
+FEW_ROUNDS = 30
+"""Rounds of those that are not named; threads vary the most from one round to the next."""
 GROUP = "experiment"
 Kind = Literal["band", "itself", "slowed"]
 """The A/A pair of a run, which gives its band; one that is judged by it; one with a slowdown."""
@@ -61,11 +64,13 @@ def test_pair(
 ) -> None:
     """Measure submits beside submits; each run is as independent as runs of the suite are."""
     numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
-    inside_flow(
-        task_runner,
-        lambda: paired(
+
+    def measure() -> None:
+        submitted(numbers)  # pays for what starts with the first tasks
+        paired(
             lambda: (slowed if kind == "slowed" else submitted)(numbers),
             lambda: submitted(numbers),
+            rounds=ROUNDS.get(runner_name, FEW_ROUNDS),
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
             id=kind,
@@ -74,8 +79,9 @@ def test_pair(
             runner=runner_name,
             against="the same without a slowdown",
             params={"of": GROUP, "run": run},
-        ),
-    )
+        )
+
+    inside_flow(task_runner, measure)
 
 
 def verdicts(rows: list[Row], kind: Kind) -> list[Verdict]:

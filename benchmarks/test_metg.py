@@ -82,13 +82,12 @@ class Measure:
             check_outputs(workflow, self.speeds, benchmark.pedantic(run, args=(workflow,)))
             return
         full = self.paired.recorder.full
-        # Nine tenths take the longest to find, and edges change little of it.
-        rare = cell.feature or cell.runner == "dask-threads"
-        whole = full and cell.shape == "trivial" and not rare
         benchmark.pedantic(lambda: None)
-        rounds = 3 if whole else 2
+        # Nine tenths take the longest to find.
+        rare = cell.feature or cell.runner == "dask-threads"
+        rounds = 3 if full and cell.shape == "trivial" and not rare else 2
         measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
-        targets = (0.5, 0.9) if whole else (0.5,)
+        targets = (0.5, 0.9) if full and not rare else (0.5,)
         longest = LONGEST["full" if full else "quick"]
         self.paired.add(measure_cell(measured, longest, targets))
 

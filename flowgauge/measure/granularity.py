@@ -26,6 +26,11 @@ BARE = "bare process pool"
 _FIGURE = "wall time x workers / tasks"
 _RUN_SECONDS = 0.4
 _LONG_RUN_SECONDS = 1.2
+_BARE_SECONDS = 0.4
+"""Seconds after which the bare pool is timed well enough."""
+_LONG_TASK_SECONDS = 0.5
+_FEW_ROUNDS = 2
+"""Rounds for tasks so long that noise, which is short, matters little."""
 _MIN_STEPS, _MAX_STEPS = 4, 16
 Run = Callable[[Workflow], Mapping[str, Output]]
 
@@ -103,18 +108,20 @@ class Granularity:
             seconds: The work of one task, for one worker alone.
 
         Returns:
-            One sample for each round; the bare pool is timed before and after each of them.
+            One sample for each round; the bare pool is timed before and after each of them, with
+            no more tasks than it takes to tell its pace.
 
         Raises:
             WrongInputError: If a task was given, or gave, something wrong.
             WrongAnswerError: If the bare pool was.
         """
         workflow = self.workflow(seconds)
-        bare = [self._bare_seconds(workflow)]
+        bare = [self._bare_step_seconds(workflow)]
         samples = []
-        for _ in range(self.rounds):
+        long = seconds >= _LONG_TASK_SECONDS
+        for _ in range(min(self.rounds, _FEW_ROUNDS) if long else self.rounds):
             wall = self._seconds(workflow)
-            bare.append(self._bare_seconds(workflow))
+            bare.append(self._bare_step_seconds(workflow))
             samples.append(self._sample(workflow, wall, statistics.fmean(bare[-2:])))
         return samples
 
@@ -123,9 +130,8 @@ class Granularity:
         fitting = round(_LONG_RUN_SECONDS / seconds) if seconds else self.steps
         return self.cell.workflow(self.workers, max(min(self.steps, fitting), _MIN_STEPS), seconds)
 
-    def _sample(self, workflow: Workflow, wall: float, bare: float) -> Sample:
+    def _sample(self, workflow: Workflow, wall: float, one: float) -> Sample:
         tasks, per_task = len(workflow.tasks), self.workers / len(workflow.tasks)
-        one = bare / math.ceil(tasks / self.workers)
         # Where the shape leaves workers idle, no scheduler can do better.
         at_best = workflow.lower_bound(self.workers) * tasks / (workflow.total_work or 1.0)
         return Sample(granularity=wall * per_task, ideal=at_best * one * per_task)
@@ -137,19 +143,26 @@ class Granularity:
         check_outputs(workflow, self.speeds, outputs)
         return seconds
 
-    def _bare_seconds(self, workflow: Workflow) -> float:
-        """Time the same work on the bare pool: without edges, and each worker's share at once."""
-        iterations = [self.speeds.iterations(task.kernel, task.seconds) for task in workflow.tasks]
-        if not any(iterations):
+    def _bare_step_seconds(self, workflow: Workflow) -> float:
+        """Time what one task for each worker takes on the bare pool, each told its share at once.
+
+        The pool does not heed edges, and does no more steps than the workflow has.
+        """
+        seconds = workflow.tasks[0].seconds
+        if not seconds:
             return 0.0
+        steps = min(
+            math.ceil(len(workflow.tasks) / self.workers), math.ceil(_BARE_SECONDS / seconds)
+        )
+        kernel = self.cell.kernel
+        iterations = self.speeds.iterations(kernel, seconds)
+        given = [iterations] * (steps * self.workers)
         start = time.perf_counter()
-        share = math.ceil(len(iterations) / self.workers)
-        kernels = itertools.repeat(self.cell.kernel)
-        answers = list(self.pool.map(work, kernels, iterations, chunksize=share))
-        seconds = time.perf_counter() - start
-        if answers != [expected(self.cell.kernel, each) for each in iterations]:
+        answers = list(self.pool.map(work, itertools.repeat(kernel), given, chunksize=steps))
+        elapsed = time.perf_counter() - start
+        if answers != [expected(kernel, iterations)] * len(given):
             raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.cell}")
-        return seconds
+        return elapsed / steps
 
 
 def measure_cell(

@@ -302,10 +302,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         fatal = on.trip(on.recovered, fatal=True)
         shared = on.free_trips(6)
         with on.worker("second"), on.worker("third"):
+
+            def offer() -> None:
+                """Offer more where one of the two was quicker to take all there was."""
+                on.beat(alive)
+                shared.extend(on.free_trips(2 * on.all_taken(shared)))
+
             until(
-                lambda: all(any(on.took(name, trip) for trip in shared) for name in SHARERS),
-                # Where one of the two was quicker to take all there was, there is more.
-                lambda: (on.beat(alive), shared.extend(on.free_trips(2 * on.all_taken(shared)))),
+                lambda: all(any(on.took(name, trip) for trip in shared) for name in SHARERS), offer
             )
             until(
                 lambda: (
