@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often a verdict is wrong, and how often a slowdown of a tenth is found: twenty runs of each.
 
-Not part of the suite, for it takes twenty minutes:
+Not part of the suite, for it takes half an hour:
 
     uv run pytest benchmarks/noise_experiments.py --benchmark-only \
         --runners sequential,threads,processes,dask-processes --report-dir reports/noise
@@ -12,7 +12,9 @@ Its figures are the last rows that it prints: `verdicts-itself`, of pairs that a
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import pytest
@@ -26,10 +28,11 @@ from flowgauge.report.verdicts import Verdict, noise_bands, verdict
 
 RUNS = 20
 SLOWDOWN = 0.10
-TASKS = {"sequential": 8, "threads": 8}
+WARM_UP = 6
+TASKS = {"sequential": 20, "threads": 20}
 FEW_TASKS = 2
-ROUNDS = {"sequential": 40, "threads": 60}
-FEW_ROUNDS = 30
+ROUNDS = {"threads": 50}
+FEW_ROUNDS = 24
 """Rounds of those that are not named; threads vary the most from one round to the next."""
 GROUP = "experiment"
 Kind = Literal["band", "itself", "slowed"]
@@ -42,19 +45,44 @@ def add_one(number: int) -> int:
     return number + 1
 
 
-def submitted(numbers: range) -> list[int]:
-    """Submit a task for each number and return the results."""
-    return [future.result() for future in [add_one.submit(number) for number in numbers]]
+def submitted(numbers: range, longer: float = 0.0) -> list[int]:
+    """Submit a task for each number and return the results.
+
+    Args:
+        numbers: Some.
+        longer: Seconds by which each submit takes longer.
+    """
+    futures = []
+    for number in numbers:
+        end = time.perf_counter() + longer
+        while time.perf_counter() < end:
+            pass
+        futures.append(add_one.submit(number))
+    return [future.result() for future in futures]
 
 
-def slowed(numbers: range) -> list[int]:
-    """Take a tenth more time for the same."""
-    start = time.perf_counter()
-    results = submitted(numbers)
-    end = start + (time.perf_counter() - start) * (1 + SLOWDOWN)
-    while time.perf_counter() < end:
-        pass
-    return results
+def slowed(numbers: range) -> Callable[[], list[int]]:
+    """Return what does the same in a tenth more time, throughout.
+
+    A pause at the end would give whatever goes on in the background time to catch up, and the
+    round after it is the slower.
+    """
+    more = round(SLOWDOWN * len(numbers))
+    if more:
+        # What computes in threads holds the others up by more than its own time.
+        return lambda: submitted(range(len(numbers) + more))[: len(numbers)]
+    longer = SLOWDOWN * typical_seconds(numbers)
+    return lambda: submitted(numbers, longer)
+
+
+def typical_seconds(numbers: range) -> float:
+    """Return what a task takes once all has started that starts with the first ones."""
+    times = []
+    for _ in range(WARM_UP):
+        start = time.perf_counter()
+        submitted(numbers)
+        times.append((time.perf_counter() - start) / len(numbers))
+    return statistics.median(times[1:])
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -66,9 +94,9 @@ def test_pair(
     numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
 
     def measure() -> None:
-        submitted(numbers)  # pays for what starts with the first tasks
+        typical_seconds(numbers)
         paired(
-            lambda: (slowed if kind == "slowed" else submitted)(numbers),
+            slowed(numbers) if kind == "slowed" else lambda: submitted(numbers),
             lambda: submitted(numbers),
             rounds=ROUNDS.get(runner_name, FEW_ROUNDS),
             check=lambda answer: answer == [number + 1 for number in numbers],
