@@ -12,9 +12,7 @@ Its figures are the last rows that it prints: `verdicts-itself`, of pairs that a
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import pytest
@@ -28,11 +26,11 @@ from flowgauge.report.verdicts import Verdict, noise_bands, verdict
 
 RUNS = 20
 SLOWDOWN = 0.10
-WARM_UP = 6
-TASKS = {"sequential": 20, "threads": 20}
+WARM_UP = 5
+TASKS = {"sequential": 10, "threads": 10}
 FEW_TASKS = 2
-ROUNDS = {"threads": 50}
-FEW_ROUNDS = 24
+ROUNDS = {"sequential": 60, "threads": 100}
+FEW_ROUNDS = 30
 """Rounds of those that are not named; threads vary the most from one round to the next."""
 GROUP = "experiment"
 Kind = Literal["band", "itself", "slowed"]
@@ -45,44 +43,23 @@ def add_one(number: int) -> int:
     return number + 1
 
 
-def submitted(numbers: range, longer: float = 0.0) -> list[int]:
-    """Submit a task for each number and return the results.
-
-    Args:
-        numbers: Some.
-        longer: Seconds by which each submit takes longer.
-    """
-    futures = []
-    for number in numbers:
-        end = time.perf_counter() + longer
-        while time.perf_counter() < end:
-            pass
-        futures.append(add_one.submit(number))
-    return [future.result() for future in futures]
+def submitted(numbers: range) -> list[int]:
+    """Submit a task for each number and return the results."""
+    return [future.result() for future in [add_one.submit(number) for number in numbers]]
 
 
-def slowed(numbers: range) -> Callable[[], list[int]]:
-    """Return what does the same in a tenth more time, throughout.
-
-    A pause at the end would give whatever goes on in the background time to catch up, and the
-    round after it is the slower.
-    """
+def slowed(numbers: range) -> list[int]:
+    """Do the same in a tenth more time."""
     more = round(SLOWDOWN * len(numbers))
     if more:
-        # What computes in threads holds the others up by more than its own time.
-        return lambda: submitted(range(len(numbers) + more))[: len(numbers)]
-    longer = SLOWDOWN * typical_seconds(numbers)
-    return lambda: submitted(numbers, longer)
-
-
-def typical_seconds(numbers: range) -> float:
-    """Return what a task takes once all has started that starts with the first ones."""
-    times = []
-    for _ in range(WARM_UP):
-        start = time.perf_counter()
-        submitted(numbers)
-        times.append((time.perf_counter() - start) / len(numbers))
-    return statistics.median(times[1:])
+        # Not a pause, in which what shares the interpreter would catch up with its work.
+        return submitted(range(len(numbers) + more))[: len(numbers)]
+    start = time.perf_counter()
+    results = submitted(numbers)
+    end = start + (time.perf_counter() - start) * (1 + SLOWDOWN)
+    while time.perf_counter() < end:
+        pass
+    return results
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -94,9 +71,10 @@ def test_pair(
     numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
 
     def measure() -> None:
-        typical_seconds(numbers)
+        for _ in range(WARM_UP):
+            submitted(numbers)
         paired(
-            slowed(numbers) if kind == "slowed" else lambda: submitted(numbers),
+            lambda: (slowed if kind == "slowed" else submitted)(numbers),
             lambda: submitted(numbers),
             rounds=ROUNDS.get(runner_name, FEW_ROUNDS),
             check=lambda answer: answer == [number + 1 for number in numbers],

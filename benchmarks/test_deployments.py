@@ -24,7 +24,7 @@ from patterns.deployments.self_hosted_server import postgres, prefect_server
 WAYS = ("push", "serve", "worker")
 AGAIN = "push, again"
 QUEUED = 4
-AT_ONCE = {"quick": 6, "long": 20}
+AT_ONCE = {"quick": 6, "long": 12}
 """Runs at once; on SQLite twenty may take a minute, of waiting for each other."""
 LONG = 10
 """Rounds from which on a run is a long one."""

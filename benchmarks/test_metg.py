@@ -25,8 +25,8 @@ from flowgauge.runners import StartedRunners
 
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
 EDGES = ("chain", "stencil", "tree")
-LONGEST = {"quick": 0.5, "full": 1.5}
-"""Seconds of work in a task, more than which is not tried."""
+LONGEST = {0.5: 0.6, 0.9: 1.5}
+"""Seconds of work in a task, more than which is not tried for a target."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -85,11 +85,11 @@ class Measure:
         benchmark.pedantic(lambda: None)
         # Nine tenths take the longest to find.
         rare = cell.feature or cell.runner == "dask-threads"
-        rounds = 3 if full and cell.shape == "trivial" and not rare else 2
-        measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
         targets = (0.5, 0.9) if full and not rare else (0.5,)
-        longest = LONGEST["full" if full else "quick"]
-        self.paired.add(measure_cell(measured, longest, targets))
+        thorough = full and cell.shape == "trivial" and not rare
+        rounds, probes = (3, 3) if thorough else (2, 2)
+        measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
+        self.paired.add(measure_cell(measured, LONGEST[targets[-1]], targets, probes))
 
     def flow(
         self, cell: Cell, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit

@@ -166,7 +166,7 @@ class Granularity:
 
 
 def measure_cell(
-    granularity: Granularity, longest: float, targets: Sequence[float] = TARGETS
+    granularity: Granularity, longest: float, targets: Sequence[float] = TARGETS, probes: int = 3
 ) -> list[Row]:
     """Measure the METG of a cell.
 
@@ -174,12 +174,13 @@ def measure_cell(
         granularity: Runs the cell.
         longest: Seconds of work in a task, more than which is not tried.
         targets: Efficiencies, in rising order.
+        probes: How many amounts of work are tried for the first of them; for the others one less.
 
     Returns:
         A row for each amount of work that was tried, and then one for each target; first of all,
         where it is a runner's plain cell, what tasks without work cost beside themselves.
     """
-    curve = measure_curve(granularity, targets, longest=longest)
+    curve = measure_curve(granularity, targets, longest=longest, probes=probes)
     return [
         *_noise_rows(granularity),
         *(_curve_row(granularity, seconds, runs) for seconds, runs in sorted(curve.items())),

@@ -77,7 +77,8 @@ def measure_curve(
         measure: Runs tasks of so many seconds of work, a few times.
         targets: Efficiencies to look for, in rising order.
         longest: Seconds of work in a task, more than which is not tried.
-        probes: How many amounts of work are tried for each target.
+        probes: How many amounts of work are tried for the first target; for the others, which
+            the line through those points leads to, one less.
 
     Returns:
         What was measured.
@@ -87,7 +88,7 @@ def measure_curve(
     first = min(_FIRST_FACTOR * idle, longest)
     curve[first] = list(measure(first))
     for target in targets:
-        for _ in range(probes):
+        for _ in range(probes if target == targets[0] else probes - 1):
             points = _points(curve)
             if any(abs(point.efficiency - target) <= _CLOSE for point in points):
                 break
