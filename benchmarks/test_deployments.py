@@ -24,10 +24,9 @@ from patterns.deployments.self_hosted_server import postgres, prefect_server
 WAYS = ("push", "serve", "worker")
 AGAIN = "push, again"
 QUEUED = 4
-AT_ONCE = {"quick": 6, "long": 12}
+TRIGGERS = 2
+AT_ONCE = 6
 """Runs at once; on SQLite twenty may take a minute, of waiting for each other."""
-LONG = 10
-"""Rounds from which on a run is a long one."""
 DEPLOYMENTS: dict[str, Any] = {"group": "deployments", "runner": None}
 
 
@@ -75,21 +74,20 @@ def test_databases(paired: Paired, request: pytest.FixtureRequest, folder: Path)
     if paired.benchmark.disabled:
         pytest.skip("a benchmark: --benchmark-only runs it")
     rounds = paired.recorder.budget.min_rounds
-    at_once = AT_ONCE["long" if rounds >= LONG else "quick"]
     with ExitStack() as stack:
         on_sqlite, on_postgres = (
             stack.enter_context(Site(request.getfixturevalue(name), folder / name))
             for name in ("on_sqlite", "on_postgres")
         )
         seconds = [
-            (on_postgres.seconds_at_once(at_once), on_sqlite.seconds_at_once(at_once))
+            (on_postgres.seconds_at_once(AT_ONCE), on_sqlite.seconds_at_once(AT_ONCE))
             for _ in range(max(1, rounds // 16))
         ]
     ours, theirs = zip(*seconds, strict=True)
     paired.benchmark.pedantic(lambda: None)
     burst: dict[str, Any] = {
-        "per": at_once,
-        "figure": f"time per flow run where {at_once} run at once",
+        "per": AT_ONCE,
+        "figure": f"time per flow run where {AT_ONCE} run at once",
         "params": {"tasks": 1},
         **DEPLOYMENTS,
     }
@@ -103,10 +101,9 @@ def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
     if paired.benchmark.disabled:
         pytest.skip("a benchmark: --benchmark-only runs it")
     site, ids = request.getfixturevalue("deployed")
-    rounds = min(3, max(2, paired.recorder.budget.min_rounds // 2))
     started = {**ids, AGAIN: ids["push"]}
     seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, AGAIN)}
-    for _ in range(rounds):
+    for _ in range(TRIGGERS):
         for way, found in seconds.items():
             found.append(site.seconds_to_start(started[way]))
     paired.benchmark.pedantic(lambda: None)

@@ -84,7 +84,7 @@ class Measure:
         full = self.paired.recorder.full
         benchmark.pedantic(lambda: None)
         # Nine tenths take the longest to find.
-        rare = cell.feature or cell.runner == "dask-threads"
+        rare = cell.feature or cell.runner in ("sequential", "dask-threads")
         targets = (0.5, 0.9) if full and not rare else (0.5,)
         thorough = full and cell.shape == "trivial" and not rare
         rounds, probes = (3, 3) if thorough else (2, 2)

@@ -19,7 +19,7 @@ TASKS = (10, 100, 1000, 10_000)
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
 LONGEST = 60.0
 """Seconds that a round may be expected to take; what would take longer is not run."""
-ROUNDS = 3
+ROUNDS = 2
 HANDED = 4
 PER_WORKER = 4
 TASK_SECONDS = 0.25
@@ -110,7 +110,7 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple
             break
 
 
-@pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
+@pytest.mark.runners("threads", "processes", "dask-processes")
 def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -> None:
     """How much sooner more workers end the same work, and more work of which each has as much."""
     if started_runners.dask_address and scaling.runner == "dask-processes":

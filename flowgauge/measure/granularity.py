@@ -29,8 +29,7 @@ _LONG_RUN_SECONDS = 1.2
 _BARE_SECONDS = 0.4
 """Seconds after which the bare pool is timed well enough."""
 _LONG_TASK_SECONDS = 0.5
-_FEW_ROUNDS = 2
-"""Rounds for tasks so long that noise, which is short, matters little."""
+"""From which on a run has a round less: noise, which is short, matters little."""
 _MIN_STEPS, _MAX_STEPS = 4, 16
 Run = Callable[[Workflow], Mapping[str, Output]]
 
@@ -119,7 +118,7 @@ class Granularity:
         bare = [self._bare_step_seconds(workflow)]
         samples = []
         long = seconds >= _LONG_TASK_SECONDS
-        for _ in range(min(self.rounds, _FEW_ROUNDS) if long else self.rounds):
+        for _ in range(max(self.rounds - 1, 1) if long else self.rounds):
             wall = self._seconds(workflow)
             bare.append(self._bare_step_seconds(workflow))
             samples.append(self._sample(workflow, wall, statistics.fmean(bare[-2:])))
@@ -225,15 +224,16 @@ def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) ->
 
 
 def _metg_row(measured: Granularity, found: Metg) -> Row:
-    reached = found.seconds is not None
-    value = found.ceiling if found.seconds is None else found.seconds
+    value, unit = found.seconds, "seconds"
+    if value is None:
+        value, unit = (found.ceiling, "efficiency") if found.is_never else (found.best, "reached")
     return Row(
         id=f"metg-{found.target * 100:.0f}",
         group="metg",
         runner=measured.cell.runner,
         params=measured.cell.params,
         figure=f"shortest tasks that keep workers {found.target:.0%} busy",
-        unit="seconds" if reached else "efficiency",
+        unit=unit,
         value=value,
         low=value if found.low is None else found.low,
         high=value if found.high is None else found.high,

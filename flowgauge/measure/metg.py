@@ -18,6 +18,8 @@ _CLOSE = 0.05
 _RESAMPLES = 1000
 _FIRST_FACTOR = 2
 _LARGEST_STEP = 8.0
+_FARTHEST = 3.0
+"""How many times as long as what was measured tasks may be, to be told from the line."""
 _BARELY = 0.02
 """An end this little above a target is not told from one below: getting there takes for ever."""
 
@@ -55,6 +57,7 @@ class Metg:
         low: Lower end of its 95 % bootstrap interval.
         high: Upper end.
         ceiling: The efficiency that endless tasks would reach.
+        best: The highest that was seen.
     """
 
     target: float
@@ -62,6 +65,12 @@ class Metg:
     low: float | None
     high: float | None
     ceiling: float
+    best: float
+
+    @property
+    def is_never(self) -> bool:
+        """Whether no length would do, and not only none that was tried."""
+        return self.seconds is None and self.ceiling < self.target + _BARELY
 
 
 def measure_curve(
@@ -107,15 +116,16 @@ def metg(curve: Curve, target: float) -> Metg:
         target: The efficiency.
 
     Returns:
-        It, interpolated between the runs on both sides of the target, with the interval that
-        drawing the runs again gives.
+        It, interpolated between the runs on both sides of the target, or told from their line a
+        little beyond them, with the interval that drawing the runs again gives.
     """
     import numpy as np
 
     points = _points(curve)
-    seconds, ceiling = _crossing(points, target), min(_line(points[-2:]).limit, 1.0)
+    seconds, ceiling = _crossing(points, target), min(_tail(points).limit, 1.0)
+    best = max(point.efficiency for point in points)
     if seconds is None:
-        return Metg(target, None, None, None, ceiling)
+        return Metg(target, None, None, None, ceiling, best)
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(_RESAMPLES):
@@ -126,7 +136,8 @@ def metg(curve: Curve, target: float) -> Metg:
         drawn.append(_crossing(_points(again), target))
     found = [each for each in drawn if each is not None] or [seconds]
     low, high = np.quantile(found, (0.025, 0.975))
-    return Metg(target, seconds, min(float(low), seconds), max(float(high), seconds), ceiling)
+    low, high = min(float(low), seconds), max(float(high), seconds)
+    return Metg(target, seconds, low, high, ceiling, best)
 
 
 @dataclass(frozen=True)
@@ -201,22 +212,29 @@ def _next(points: Sequence[_Point], target: float) -> float:
     return max(seconds, last.work * 1.5) if last.efficiency < target else seconds
 
 
-def _is_never(points: Sequence[_Point], target: float) -> bool:
-    """Say whether longer tasks would not help, as far as the last three can tell.
+def _tail(points: Sequence[_Point]) -> _Line:
+    """Return the line that longer tasks would follow.
 
-    Of two, noise alone may make the longer one the worse.
+    Of the last three, where there are: of two, noise alone may make the longer one the worse.
     """
+    return _line((points[-3], points[-1]) if len(points) > 2 else points[-2:])
+
+
+def _is_never(points: Sequence[_Point], target: float) -> bool:
+    """Say whether longer tasks would not help, as far as three lengths can tell."""
     if len(points) < 3 or max(point.efficiency for point in points) >= target:
         return False
-    return _line((points[-3], points[-1])).limit < target + _BARELY
+    return _tail(points).limit < target + _BARELY
 
 
 def _crossing(points: Sequence[_Point], target: float) -> float | None:
     """Return the granularity at which efficiency comes to the target."""
-    best = max(point.efficiency for point in points)
-    if best < target - _CLOSE or _is_never(points, target):
-        return None
     if points[0].efficiency >= target:
         # What is shorter was not measured: it is no longer than this.
         return _line(points[:1]).granularity(target) or points[0].granularity
-    return _line(_around(points, target)).granularity(target)
+    best = max(point.efficiency for point in points)
+    if best < target - _CLOSE:
+        tail = _tail(points)
+        found = None if tail.limit < target + _BARELY else tail.granularity(target)
+        return found if found and found <= _FARTHEST * points[-1].granularity else None
+    return None if _is_never(points, target) else _line(_around(points, target)).granularity(target)

@@ -76,7 +76,7 @@ def _half_busy(rows: Sequence[Row]) -> str:
     plain = min(found, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)
     found = [row for row in found if plain and row.params == plain.params]
     reached = sorted((r for r in found if r.unit == "seconds"), key=lambda row: row.value)
-    never = [row.runner for row in found if row.unit != "seconds"]
+    never = [row.runner for row in found if row.unit == "efficiency"]
     if not reached:
         return ""
     kernel = reached[0].params.get("kernel")

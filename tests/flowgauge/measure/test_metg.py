@@ -147,8 +147,17 @@ def test_tasks_longer_than_allowed_are_not_run() -> None:
         asked.append(seconds)
         return machine(seconds)
 
-    assert metg(measure_curve(measure, longest=2.0), 0.9).seconds is None
+    found = metg(measure_curve(measure, longest=2.0), 0.9)
+    assert found.seconds is None
+    assert not found.is_never
+    assert found.best == pytest.approx(2 / 12)
     assert max(asked) == 2.0
+
+
+def test_a_little_beyond_the_longest_is_told_from_the_line() -> None:
+    """Where tasks that may be run come near to a target, the line says how long they must be."""
+    found = metg(measure_curve(Machine(1.0), longest=6.0), 0.9)
+    assert found.seconds == pytest.approx(10.0, rel=0.1)
 
 
 def test_few_runs_are_made() -> None:
