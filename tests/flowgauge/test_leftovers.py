@@ -19,7 +19,10 @@ from flowgauge.leftovers.files import Folders
 from flowgauge.leftovers.watch import Watch
 from flowgauge.leftovers.writes import reported
 from flowgauge.server.lease import KEEPER
+from flowgauge.server.template import cache_folder
 
+CACHE = cache_folder()
+"""Where a migrated database lies, which need not be made again for each home."""
 CONFTEST = """
 import subprocess
 import threading
@@ -60,6 +63,7 @@ def project(
 ) -> pytest.Pytester:
     """Give an empty project that has the check on, with a home of its own."""
     monkeypatch.setenv("HOME", str(pytester.mkdir("home")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makeconftest(CONFTEST)
     return pytester
