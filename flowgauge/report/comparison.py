@@ -16,7 +16,9 @@ from flowgauge.report.verdicts import Bands, band, judged, noise_bands, widest
 Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
 _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
 _VERSIONS = ("python", "versions")
-_MORE_IS_BETTER = ("runs/min", "efficiency")
+_MORE_IS_BETTER = ("runs/min", "efficiency", "reached")
+_RANKS = {"seconds": 0, "reached": 1, "efficiency": 2}
+"""Units of METG, best first: found, not found by the tasks that were tried, and never."""
 _WITHOUT_PREFECT = ("plain function call", *FLOORS)
 _LEAST_ROUNDS = 2
 
@@ -124,7 +126,7 @@ def _machine_time(pairs: Iterable[tuple[Row, Row]]) -> float | None:
 
 def _change(old: Row, new: Row, bands: Bands, *, by_ratio: bool) -> Change:
     if old.unit != new.unit:
-        worse = new.unit in _MORE_IS_BETTER
+        worse = _RANKS.get(new.unit, 0) > _RANKS.get(old.unit, 0)
         return Change(old, new, None, math.nan, math.nan, "slower" if worse else "faster")
     ratio, low, high = _quotient(_ends(old, by_ratio), _ends(new, by_ratio))
     if new.unit in _MORE_IS_BETTER and not by_ratio:

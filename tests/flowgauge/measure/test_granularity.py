@@ -115,6 +115,15 @@ def test_a_cell_has_rows(pool: ThreadPoolExecutor) -> None:
     assert all(row.params["tasks"] >= 8 for row in curve)
 
 
+def test_what_was_not_reached_is_not_never(pool: ThreadPoolExecutor) -> None:
+    """Where no task was long enough, the row says how far the tasks came that were tried."""
+    cell = measured(pool, "trivial")
+    cell.steps = 6
+    *_, most = measure_cell(cell, longest=OVERHEAD)
+    assert (most.id, most.unit) == ("metg-90", "reached")
+    assert most.value == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("shape", "feature", "rows"), [("trivial", "", 1), ("tree", "", 0), ("trivial", "tags", 0)]
 )

@@ -156,7 +156,7 @@ def test_tasks_longer_than_allowed_are_not_run() -> None:
 
 def test_a_little_beyond_the_longest_is_told_from_the_line() -> None:
     """Where tasks that may be run come near to a target, the line says how long they must be."""
-    found = metg(measure_curve(Machine(1.0), longest=6.0), 0.9)
+    found = metg(measure_curve(Machine(1.0), longest=4.0), 0.9)
     assert found.seconds == pytest.approx(10.0, rel=0.1)
 
 

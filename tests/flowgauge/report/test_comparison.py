@@ -47,6 +47,7 @@ def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
         ("runs/min", 1.3, "faster"),
         ("runs/min", 0.7, "slower"),
         ("efficiency", 0.7, "slower"),
+        ("reached", 0.7, "slower"),
     ],
 )
 def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
@@ -58,12 +59,16 @@ def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
     assert change.low < change.ratio < change.high
 
 
-def test_what_is_reached_no_more_is_slower() -> None:
-    """A METG that is no time any more, because efficiency ends below it, is a change for worse."""
-    reached, never = row("metg-90", 0.2), row("metg-90", 0.8, unit="efficiency")
-    (change,) = compare(*runs(reached, never)).changes
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [("seconds", "efficiency"), ("seconds", "reached"), ("reached", "efficiency")],
+)
+def test_what_is_reached_no_more_is_slower(better: str, worse: str) -> None:
+    """A METG that is no time any more, but longer than tried, or never, is a change for worse."""
+    one, other = row("metg-90", 0.2, unit=better), row("metg-90", 0.8, unit=worse)
+    (change,) = compare(*runs(one, other)).changes
     assert (change.verdict, change.ratio) == ("slower", None)
-    (change,) = compare(*runs(never, reached)).changes
+    (change,) = compare(*runs(other, one)).changes
     assert change.verdict == "faster"
 
 
