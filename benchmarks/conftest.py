@@ -5,10 +5,20 @@ from __future__ import annotations
 
 import pytest
 
-LONG_ROUNDS = 10
+LONG_ROUNDS = 8
 """Rounds from which on a run is no quick one."""
+_ALIKE = (
+    "test_flow",
+    "test_submit",
+    "test_subflow",
+    "test_feature_of_a_task",
+    "test_cache",
+    "test_noise",
+    "test_first_task",
+    "test_metg",
+)
 LEFT_OUT: dict[str | None, tuple[str, ...]] = {
-    None: ("test_databases", "test_runs_of_a_worker"),
+    None: ("test_deployments.py",),
     "sequential": ("test_metg",),
     "dask-threads": (
         "test_feature_of_a_task",
@@ -17,10 +27,13 @@ LEFT_OUT: dict[str | None, tuple[str, ...]] = {
         "test_subflow",
         "test_first_task",
     ),
-    "dask-processes": ("test_patterns.py",),
+    "dask-processes": ("test_patterns.py", "test_cache"),
+    "lean-dask": _ALIKE,
+    "lean-processes": _ALIKE,
 }
-"""Two minutes of tests or files, by runner: what few use, what is known ("one task at a time
-never keeps half of two workers busy"), patterns where all cost alike, and long loads."""
+"""Three minutes of tests or files, by runner: what few use, what is known ("one task at a time
+never keeps half of two workers busy"), patterns where all cost alike, and deployed runs, whose
+services look every ten seconds."""
 KEPT = "test_shared_dask_cluster"
 
 

@@ -17,7 +17,9 @@ from flowgauge.shapes import handing, shape
 
 TASKS = (10, 100, 1000, 10_000)
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
-LONGEST = 60.0
+LARGE = 10**7
+"""Bytes from which on a single round tells enough: what differs between rounds is small beside."""
+LONGEST = 200.0
 """Seconds that a round may be expected to take; what would take longer is not run."""
 ROUNDS = 2
 HANDED = 4
@@ -93,12 +95,15 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
             break
 
 
-@COMMON
+@pytest.mark.runners(
+    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
+)
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
     """What it costs to hand results of many bytes from task to task."""
     for size in payloads:
         workflow = handing(size, HANDED + 1)
-        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
+        rounds = ROUNDS if size < LARGE else 1
+        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         scaling.keep(
             seconds,
             per=HANDED,

@@ -28,7 +28,7 @@ from flowgauge.wfformat import load
 SEED = 1
 DRAWN = {"quick": (), "full": tuple(RECIPES)}
 """The recipes of each profile, of the smallest size there is."""
-SECONDS = 1.0
+SECONDS = 0.8
 """The lower bound that a workflow is scaled to."""
 ROUNDS = 2
 WITH_FLOOR = ("threads", "processes", "dask-processes")

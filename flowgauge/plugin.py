@@ -37,7 +37,7 @@ pytest_plugins = (
     "flowgauge.leftovers.check",
 )
 
-FULL_ROUNDS = 10
+FULL_ROUNDS = 8
 """How many rounds each benchmark has at least where everything is measured."""
 
 
@@ -49,7 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--runners",
         metavar="NAMES",
         help="task runners to test on, with commas between: sequential, threads, processes,"
-        " dask-threads, dask-processes (default: all that are installed)",
+        " dask-threads, dask-processes, lean-processes, lean-dask (default: all that are"
+        " installed; the lean ones only where benchmarks measure)",
     )
     group.addoption(
         "--dask-address",
@@ -140,7 +141,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     try:
         config.stash[RUN] = Run(
-            runners=chosen_runners(config.getoption("runners")),
+            runners=chosen_runners(config.getoption("runners"), lean=_is_measuring(config)),
             workers=_workers(config.getoption("workers")),
             dask_address=config.getoption("dask_address"),
             report_dir=(
@@ -188,12 +189,16 @@ def _check_workflows(config: pytest.Config) -> None:
             raise GraphError(f"--{option.replace('_', '-')} {text}: not a number of zero or more")
 
 
+def _is_measuring(config: pytest.Config) -> bool:
+    measuring = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
+    return any(config.getoption(f"benchmark_{name}", None) for name in measuring)
+
+
 def _measure_only_when_asked(config: pytest.Config) -> None:
     """Let each benchmark run once in a plain run, and show pytest-benchmark's table on request."""
     if not config.pluginmanager.has_plugin("benchmark"):
         return
-    measuring = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
-    if not any(config.getoption(f"benchmark_{name}", None) for name in measuring):
+    if not _is_measuring(config):
         config.option.benchmark_disable = True
     if config.getoption("full"):
         config.option.benchmark_min_rounds = max(config.option.benchmark_min_rounds, FULL_ROUNDS)

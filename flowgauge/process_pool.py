@@ -12,8 +12,17 @@ import prefect.task_runners
 from prefect.task_runners import ProcessPoolTaskRunner
 
 # Prefect imports the integrations that are installed with the first task; prefect_dask brings
-# distributed and numpy. A module that is missing is passed over.
-_PRELOADED = ["__main__", "prefect.engine", "prefect.task_engine", "prefect_dask", __name__]
+# distributed and numpy, and tasks in tests bring pytest. What is missing is passed over.
+_PRELOADED = [
+    "__main__",
+    "prefect.main",
+    "prefect.engine",
+    "prefect_dask",
+    "pytest",
+    "flowgauge.worker_process",
+    "flowgauge.faults.engine",
+    __name__,
+]
 _starting = threading.Lock()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from flowgauge.catalogue_runners import find_patterns
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
 from flowgauge.faults.process import FaultProcess
@@ -21,6 +22,7 @@ def prepare_worker(home: str) -> None:
         home: The folder of the run.
     """
     end_with_parent()
+    find_patterns()
     forget_user_settings()
     take_part(home, expendable=True)
     report_writes(home)

@@ -70,7 +70,9 @@ def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.Mo
         arguments(command.strip()), check=True, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.startswith("costs from reports/reference/results.json, measured ")
-    assert re.search("^recommended: (processes|dask-processes)", done.stdout, re.MULTILINE)
+    assert re.search(
+        "^recommended: (lean-)?(dask|processes|dask-processes)", done.stdout, re.MULTILINE
+    )
 
 
 def test_the_reference_report_is_made_again(
@@ -96,6 +98,7 @@ def running(command: list[str]) -> Iterator[None]:
         process.wait(timeout=30)
 
 
+@pytest.mark.e2e
 def test_ones_own_flows(pytester: pytest.Pytester) -> None:
     """The README's test of one's own flows passes as it stands, in a project without settings.
 

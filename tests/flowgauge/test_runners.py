@@ -40,8 +40,10 @@ def test_any_other_name_is_one_line(name: str) -> None:
 
 
 def test_all_are_chosen_by_default() -> None:
-    """Without `--runners` every task runner takes part."""
+    """Without `--runners` every task runner is measured, and the lean ones are not tested on."""
     assert chosen_runners(None) == tuple(RUNNERS)
+    stock = chosen_runners(None, lean=False)
+    assert stock == ("sequential", "threads", "processes", "dask-threads", "dask-processes")
 
 
 @pytest.mark.parametrize("chosen", list(permutations(["sequential", "threads", "processes"], 2)))

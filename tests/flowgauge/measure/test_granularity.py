@@ -18,7 +18,7 @@ from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.orders import Output, WrongInputError
 
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 1 / WAIT_SECONDS))
-OVERHEAD = 0.005
+OVERHEAD = 0.01
 WORKERS = 2
 
 
@@ -46,7 +46,7 @@ def slow(workflow: Workflow) -> Mapping[str, Output]:
 
 def measured(pool: ThreadPoolExecutor, shape: str, run: object = slow) -> Granularity:
     """Return what measures the slow runner on tasks that wait."""
-    return Granularity(Cell("slow", "wait", shape), run, pool, SPEEDS, WORKERS, rounds=3)  # type: ignore[arg-type]
+    return Granularity(Cell("slow", "wait", shape), run, pool, SPEEDS, WORKERS, 3, lambda: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", ["trivial", "stencil"])
@@ -60,6 +60,7 @@ def test_efficiency_is_the_share_of_the_work(pool: ThreadPoolExecutor, shape: st
     assert 0.4 < half.efficiency < 0.6
     assert 0.8 < most.efficiency < 1
     assert half.granularity == pytest.approx(2 * OVERHEAD, rel=0.3)
+    assert half.depth == {"trivial": 1, "stencil": cell.steps}[shape]
 
 
 def test_a_shape_that_leaves_workers_idle_is_no_fault_of_the_runner(
@@ -76,11 +77,44 @@ def test_long_tasks_are_few(pool: ThreadPoolExecutor) -> None:
     cell = measured(pool, "trivial")
     assert len(cell.workflow(0.0).tasks) == WORKERS * cell.steps
     assert cell.steps == 16
-    assert [len(cell.workflow(seconds).tasks) // WORKERS for seconds in (0.01, 0.2, 10)] == [
+    assert [len(cell.workflow(seconds).tasks) // WORKERS for seconds in (0.01, 0.1, 10)] == [
         16,
-        6,
+        8,
         4,
     ]
+
+
+def test_what_a_run_leaves_behind_is_waited_for(pool: ThreadPoolExecutor) -> None:
+    """After each run, and before the bare pool is timed again, the machine may settle."""
+    order: list[str] = []
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, *args: object, **options: object) -> Iterator[object]:  # type: ignore[override]
+            order.append("bare")
+            return pool.map(*args, **options)  # type: ignore[arg-type]
+
+    def run(workflow: Workflow) -> Mapping[str, Output]:
+        order.append("run")
+        return slow(workflow)
+
+    cell = Cell("slow", "wait", "trivial")
+    with Pool() as noting:
+        settled = Granularity(cell, run, noting, SPEEDS, WORKERS, 2, lambda: order.append("settle"))
+        order.clear()
+        settled(0.001)
+    assert order == ["bare", *["run", "settle", "bare"] * 2]
+
+
+def test_long_tasks_have_fewer_rounds(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes long is run less often, and once at least."""
+    monkeypatch.setattr("flowgauge.measure.granularity._LONG_TASKS", (0.02, 0.03))
+    cell = measured(pool, "trivial")
+    cell.steps = 4
+    assert [len(cell(seconds)) for seconds in (0.01, 0.02, 0.03)] == [3, 2, 1]
+    cell.rounds = 1
+    assert len(cell(0.02)) == 1
 
 
 def test_a_wrong_answer_has_no_efficiency(pool: ThreadPoolExecutor) -> None:
@@ -119,9 +153,10 @@ def test_what_was_not_reached_is_not_never(pool: ThreadPoolExecutor) -> None:
     """Where no task was long enough, the row says how far the tasks came that were tried."""
     cell = measured(pool, "trivial")
     cell.steps = 6
-    *_, most = measure_cell(cell, longest=OVERHEAD)
+    # Not half of the time: the line from there leads near enough, if chance helps.
+    *_, most = measure_cell(cell, longest=OVERHEAD / 2)
     assert (most.id, most.unit) == ("metg-90", "reached")
-    assert most.value == pytest.approx(0.5, abs=0.1)
+    assert most.value == pytest.approx(1 / 3, abs=0.15)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +168,9 @@ def test_the_plain_cell_of_a_runner_tells_its_noise(
     """Tasks without work are timed beside themselves, once for each runner."""
     cell = Cell("bare", "native", shape, feature)
     run = lambda graph: run_on_pool(graph, pool, SPEEDS)  # noqa: E731
-    found = measure_cell(Granularity(cell, run, pool, SPEEDS, WORKERS, rounds=3), longest=0.01)
+    found = measure_cell(
+        Granularity(cell, run, pool, SPEEDS, WORKERS, 3, lambda: None), longest=0.01
+    )
     noise = [row for row in found if row.group == "noise"]
     assert len(noise) == rows
     for row in noise:

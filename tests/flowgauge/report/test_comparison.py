@@ -130,7 +130,8 @@ def test_the_interval_holds_the_truth(old: float, new: float, times: float, seed
         after = row("a", times * math.exp(chance.gauss(0, new)), spread=math.expm1(1.96 * new))
         (change,) = compare(*runs(before, after)).changes
         held += change.low <= times <= change.high
-    assert 0.90 <= held / 400 <= 0.99
+    # By chance 0.99 comes about; an interval twice as wide would hold all.
+    assert 0.90 <= held / 400 <= 0.998
 
 
 def test_slower_than_a_share() -> None:
