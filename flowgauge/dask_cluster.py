@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from flowgauge.isolation import environment_kept
 
 CONNECT_TIMEOUT = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -93,18 +96,21 @@ def local_cluster(workers: int, home: Path, *, in_process: bool) -> Iterator[str
     from distributed import LocalCluster
 
     # Not `local_directory`: nannies and schedulers write elsewhere all the same.
-    with (
-        dask.config.set(temporary_directory=str(home / "dask")),
-        LocalCluster(
-            n_workers=1 if in_process else workers,
-            threads_per_worker=workers if in_process else 1,
-            processes=not in_process,
-            host=None if in_process else "127.0.0.1",
-            # Dask would serve its pages on all interfaces.
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-        ) as cluster,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(temporary_directory=str(home / "dask")))
+        # A nanny writes what its worker is to find (OMP_NUM_THREADS=1 and more) into the
+        # environment of its own process, where it would stay for all that starts later.
+        with environment_kept():
+            cluster = LocalCluster(
+                n_workers=1 if in_process else workers,
+                threads_per_worker=workers if in_process else 1,
+                processes=not in_process,
+                host=None if in_process else "127.0.0.1",
+                # Dask would serve its pages on all interfaces.
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
+            )
+        stack.enter_context(cluster)
         if not in_process:
             prepare_workers(cluster.scheduler_address, home)
         yield str(cluster.scheduler_address)

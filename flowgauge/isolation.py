@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,8 +60,24 @@ def isolated_environment(home: Path, *, stock: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        put_back(before)
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Put the environment back as it was at the end."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        put_back(before)
+
+
+def put_back(environment: Mapping[str, str]) -> None:
+    """Make the environment of this process what it was."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def forget_user_settings() -> None:

@@ -31,12 +31,18 @@ pytest_plugins = (
     "flowgauge.surroundings",
     "flowgauge.timing",
     "flowgauge.fixtures",
+    "flowgauge.file_state",
+    "flowgauge.hung_test",
     "flowgauge.clock.fixture",
     "flowgauge.faults.fixture",
     "flowgauge.observing",
     "flowgauge.leftovers.check",
 )
 
+TEST_WORKERS = 2
+"""How many tasks run side by side in tests: what they show must not depend on the machine."""
+_MEASURING = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
+"""The options of pytest-benchmark, after `benchmark_`, that ask for figures."""
 FULL_ROUNDS = 10
 """How many rounds each benchmark has at least where everything is measured."""
 
@@ -59,7 +65,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--workers",
         metavar="N",
-        help="how many tasks may run side by side (default: the cores there are)",
+        help="how many tasks may run side by side (default: 2, and the cores there are where"
+        " benchmarks are measured)",
     )
     group.addoption(
         "--report-dir",
@@ -138,10 +145,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "guarantee(pattern, id, *, runners=None, reason=None, issue=None, run=True): the test"
         " proves a guarantee; on runners other than those named it must fail, for that reason",
     )
+    if config.getini("flowgauge"):
+        _measure_only_when_asked(config)
     try:
         config.stash[RUN] = Run(
             runners=chosen_runners(config.getoption("runners")),
-            workers=_workers(config.getoption("workers")),
+            workers=_workers(config),
             dask_address=config.getoption("dask_address"),
             report_dir=(
                 config.getoption("report_dir") or config.rootpath / "reports" / "latest"
@@ -157,7 +166,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("keep_server") and config.getoption("stock_harness"):
         raise pytest.UsageError("--keep-server: --stock-harness keeps no server; use one of them")
     if config.getini("flowgauge"):
-        _measure_only_when_asked(config)
         run = config.stash[RUN]
         recorder = GuaranteeRecorder(config, run.runners, run.report_dir)
         config.pluginmanager.register(recorder, "flowgauge-guarantees")
@@ -166,9 +174,10 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(benchmarks, "flowgauge-benchmarks")
 
 
-def _workers(text: str | None) -> int:
+def _workers(config: pytest.Config) -> int:
+    text: str | None = config.getoption("workers")
     if text is None:
-        return default_workers()
+        return default_workers() if _is_asked_to_measure(config) else TEST_WORKERS
     if not text.isdecimal() or int(text) < 1:
         raise RunnerError(f"--workers {text}: not a number of workers; give 1 or more")
     return int(text)
@@ -188,12 +197,15 @@ def _check_workflows(config: pytest.Config) -> None:
             raise GraphError(f"--{option.replace('_', '-')} {text}: not a number of zero or more")
 
 
+def _is_asked_to_measure(config: pytest.Config) -> bool:
+    return any(config.getoption(f"benchmark_{name}", None) for name in _MEASURING)
+
+
 def _measure_only_when_asked(config: pytest.Config) -> None:
     """Let each benchmark run once in a plain run, and show pytest-benchmark's table on request."""
     if not config.pluginmanager.has_plugin("benchmark"):
         return
-    measuring = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
-    if not any(config.getoption(f"benchmark_{name}", None) for name in measuring):
+    if not _is_asked_to_measure(config):
         config.option.benchmark_disable = True
     if config.getoption("full"):
         config.option.benchmark_min_rounds = max(config.option.benchmark_min_rounds, FULL_ROUNDS)

@@ -39,7 +39,7 @@ _SERVER = pytest.StashKey["ServerProcess"]()
 _LONGEST_BASE = 60
 """Characters in the path that the run's folder is made in: it has sockets, whose paths must be
 short."""
-_RUNS_NOTHING = (
+RUNS_NOTHING = (
     "collectonly",
     "help",
     "version",
@@ -49,6 +49,7 @@ _RUNS_NOTHING = (
     "cacheshow",
     "setupplan",
 )
+"""The options with which pytest tells something and runs no test."""
 
 
 def run_home(config: pytest.Config) -> Path:
@@ -101,7 +102,7 @@ def start_early(config: pytest.Config) -> None:
         KeptError: If `--keep-server` can't have its folder.
     """
     options = config.known_args_namespace
-    if is_stock(config) or any(getattr(options, name, False) for name in _RUNS_NOTHING):
+    if is_stock(config) or any(getattr(options, name, False) for name in RUNS_NOTHING):
         return
     if _only_distributes(options):
         _lease(config)
@@ -158,3 +159,19 @@ def release_server(config: pytest.Config) -> None:
     if _LEASE in config.stash:
         config.stash[_LEASE].close()
         del config.stash[_LEASE]
+
+
+def what_the_server_does(config: pytest.Config) -> str:
+    """End the server of a run that hangs, and say what it was doing.
+
+    Args:
+        config: Of the run.
+
+    Returns:
+        The end of its log and the stacks of its threads; empty where the run has no server.
+    """
+    if _SERVER not in config.stash:
+        return ""
+    from flowgauge.server import watch
+
+    return watch._ended(config.stash[_SERVER], "was ended with a test that hangs")

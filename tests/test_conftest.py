@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This repository's own settings of pytest: what they must not break, and what they leave out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowgauge.waiting import patience
+
+ROOT = Path(__file__).parents[1]
+ASKED = {
+    "-h": "usage:",
+    "--help": "--dask-address=ADDRESS",
+    "--version": "pytest 9|pytest 8",
+    "--markers": "guarantee",
+    "--fixtures": "prefect_server",
+    "--co": "1 test collected|1/1 tests",
+    "--setup-plan": "SETUP",
+    "--cache-show": "cachedir",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Give a project with this one's settings, one test and one benchmark."""
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for folder in ("tests", "benchmarks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tests" / "test_plain.py").write_text("def test_plain(): pass\n")
+    (tmp_path / "benchmarks" / "test_timed.py").write_text(
+        "def test_timed(benchmark): benchmark(len, '')\n"
+    )
+    return tmp_path
+
+
+def started(checkout: Path, *words: str) -> subprocess.Popen[str]:
+    """Start pytest in a project."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_pytest_tells_what_it_is_asked(checkout: Path) -> None:
+    """Whatever pytest is asked instead of running tests is answered, without a traceback."""
+    (checkout / "benchmarks" / "test_timed.py").unlink()
+    asked = {option: started(checkout, option) for option in ASKED}
+    for option, process in asked.items():
+        printed, _ = process.communicate(timeout=patience())
+        assert process.returncode == 0, (option, printed)
+        assert re.search(ASKED[option], printed), (option, printed)
+        assert "Traceback (most" not in printed, (option, printed)
+
+
+def test_benchmarks_alone_are_read_where_they_alone_are_asked_for(checkout: Path) -> None:
+    """`--benchmark-only` reads no file of tests, unless one is named."""
+    (checkout / "tests" / "test_plain.py").write_text("raise RuntimeError('read')\n")
+    runs = [
+        (0, started(checkout, "--benchmark-only", "--co", "-q")),
+        (2, started(checkout, "--co", "-q")),
+        (2, started(checkout, "--benchmark-only", "--co", "-q", "tests")),
+    ]
+    for status, process in runs:
+        printed, _ = process.communicate(timeout=patience())
+        assert process.returncode == status, printed
