@@ -22,6 +22,7 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.floors import Floor
 from flowgauge.measure.recorder import Paired
+from flowgauge.waiting import patience
 from patterns.caching import expiry_and_refresh, scope
 from patterns.flows import basics as flow_basics
 from patterns.flows import final_state
@@ -80,7 +81,9 @@ def read_all(names: list[str]) -> list[str]:
 def read_in_process(name: str) -> str:
     """Read a sensor in a process that has ten seconds."""
     code = f"print({name!r} + ': 21 degrees')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=10, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=patience(10), check=True
+    )
     return done.stdout.decode().strip()
 
 

@@ -17,7 +17,7 @@ _PROPERTY = "flowgauge_guarantee"
 
 
 def bind_guarantee(item: pytest.Item, mark: pytest.Mark) -> None:
-    """Give a test what its `guarantee` mark asks for: a server, and failure where it must fail.
+    """Note which guarantee a test proves, and let it fail on runners on which it must.
 
     Args:
         item: The test.
@@ -48,9 +48,6 @@ def bind_guarantee(item: pytest.Item, mark: pytest.Mark) -> None:
                 strict=True,
             )
         )
-    fixture_names: list[str] = item.fixturenames  # type: ignore[attr-defined]
-    if "prefect_server" not in fixture_names:
-        fixture_names.insert(0, "prefect_server")
     narrowed = item.get_closest_marker("runners")
     bound = {
         "only": list(narrowed.args) if narrowed else [],

@@ -31,7 +31,7 @@ def patience(seconds: float = GUARD_SECONDS) -> float:
 
 
 def wait_until(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     what: str | Callable[[], str] = "the condition",
     *,
     seconds: float = GUARD_SECONDS,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowgauge.waiting import patience
 from patterns.deployments.self_hosted_server import prefect_server as run_prefect_server
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def prefect(live_server: str, tmp_path: Path) -> Command:
             env=environment(live_server, tmp_path / "home", **settings),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(),
         )
 
     return run
@@ -99,7 +100,7 @@ def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
         process.terminate()
     for process in started:
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=patience())
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -45,6 +46,8 @@ def started(checkout: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *words],
         cwd=checkout,
+        # Not as a part of the run that this is a test of, where it is distributed.
+        env={name: text for name, text in os.environ.items() if "XDIST" not in name},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

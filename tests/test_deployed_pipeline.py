@@ -16,6 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
+from flowgauge.waiting import patience
 from tests.conftest import environment
 from tests.test_readme import blocks
 
@@ -47,7 +48,7 @@ def typed(block: str, api: str, folder: Path) -> subprocess.Popen[str]:
 
 def said(process: subprocess.Popen[str]) -> str:
     """Return what a block printed, once it has ended well."""
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=patience())
     assert process.returncode == 0, output
     return output
 
@@ -71,7 +72,7 @@ def triggered(live_server: str, folder: Path) -> Iterator[str]:
     finally:
         # As Ctrl-C does: to all that the terminal runs.
         os.killpg(worker.pid, signal.SIGINT)
-        worker.communicate(timeout=30)
+        worker.communicate(timeout=patience())
 
 
 @pytest.fixture(scope="module")

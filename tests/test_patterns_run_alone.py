@@ -15,6 +15,7 @@ from flowgauge.catalogue import Pattern, catalogue_root, load
 from flowgauge.copies import copy
 from flowgauge.isolation import forget_user_settings
 from flowgauge.process_pool import preloaded_context
+from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = load(catalogue_root())
@@ -43,7 +44,7 @@ def test_a_copied_pattern_shows_what_it_does(
         target=run_as_script, args=(script, printed, prefect_server)
     )
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=patience())
     if process.is_alive():
         process.kill()
         process.join()

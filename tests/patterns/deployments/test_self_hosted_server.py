@@ -26,6 +26,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from flowgauge.waiting import patience
 from patterns.deployments.self_hosted_server import postgres, prefect_server, read
 
 NAME = "deployments/self_hosted_server"
@@ -81,7 +82,7 @@ def listening(process: psutil.Process) -> list[Any]:
 
 def post(api: str, path: str, body: object) -> dict[str, object]:
     """Send JSON to an API and return what it answers."""
-    answer = httpx.post(f"{api}/{path}", json=body, timeout=30).raise_for_status()
+    answer = httpx.post(f"{api}/{path}", json=body, timeout=patience()).raise_for_status()
     return dict(answer.json()) if answer.content else {}
 
 
@@ -132,7 +133,7 @@ def worker(api: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=patience())
 
 
 def rows(url: str, query: str) -> list[tuple[object, ...]]:
@@ -195,9 +196,9 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
         states = [state(api, run)]
 
         database.close()
-        without_database = httpx.get(f"{api}/flow_runs/{run}", timeout=60).status_code
+        without_database = httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).status_code
         database.enter_context(postgres(data))
-        until(lambda: httpx.get(f"{api}/flow_runs/{run}", timeout=60).status_code == 200)
+        until(lambda: httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).status_code == 200)
         states.append(state(api, run))
         pid_kept = server_process(api) == process
 
@@ -232,7 +233,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
         done=done,
         later=later,
         in_postgres=tuple(in_postgres),
-        survivors=tuple(psutil.wait_procs(family, timeout=10)[1]),
+        survivors=tuple(psutil.wait_procs(family, timeout=patience())[1]),
     )
 
 

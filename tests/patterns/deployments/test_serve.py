@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Pending
 
+from flowgauge.waiting import patience, wait_until
 from patterns.deployments import serve as pattern
 from patterns.deployments import trigger_by_http as http
 from patterns.deployments.serve import ask, forecasts, outcome, serve
@@ -161,12 +161,9 @@ def test_a_process_serves_until_it_is_ended(
     """A process that serves runs what is asked for by HTTP, and pauses when it is terminated."""
     (tmp_path / "serve.py").write_text(Path(pattern.__file__).read_text())
     process = start("serve.py", "serve", PREFECT_RUNNER_POLL_FREQUENCY="1")
-    deadline = time.monotonic() + 60
-    while "forecast/served" not in http.names(live_server):
-        assert time.monotonic() < deadline, "nothing is served after a minute"
-        time.sleep(0.2)
+    wait_until(lambda: "forecast/served" in http.names(live_server), "the deployment")
     run = http.start(live_server, "forecast/served", {"station": "Bergen"})
-    assert http.watch(live_server, run, patience=60)["type"] == "COMPLETED"
+    assert http.watch(live_server, run, patience=patience())["type"] == "COMPLETED"
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=patience())
     assert http.find(live_server, "forecast/served")["paused"]

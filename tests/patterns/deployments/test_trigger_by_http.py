@@ -24,6 +24,7 @@ from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Pending, Running
 
+from flowgauge.waiting import patience, wait_until
 from patterns.deployments import trigger_by_http as pattern
 from patterns.deployments.trigger_by_http import TriggerError, artifacts, call, main, start, watch
 
@@ -69,7 +70,7 @@ def bare(*arguments: str, api: str) -> subprocess.CompletedProcess[str]:
         env={"PREFECT_API_URL": api},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(),
     )
 
 
@@ -193,7 +194,7 @@ def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
             api = f"http://127.0.0.1:{server.server_port}/api"
             assert call(api, "/health") == {"well": "rested"}
             assert answers == []
-            monkeypatch.setattr(pattern, "BUSY", 0.1)
+            monkeypatch.setattr(pattern, "BUSY", 3)
             with pytest.raises(TriggerError, match=r"^the server refused \(503\)"):
                 call(api, "/health")
         finally:
@@ -223,8 +224,8 @@ def test_three_ways_start_the_same_run(
             "measure/remote", parameters={"n": 7, "unit": "mm"}, timeout=0, as_subflow=False
         )
     said = prefect("deployment", "run", "measure/remote", "-p", "n=7", "-p", "unit=mm", "--watch")
-    printed, _ = script.communicate(timeout=60)
-    assert watch(live_server, str(ours.id), patience=60)["type"] == "COMPLETED"
+    printed, _ = script.communicate(timeout=patience())
+    assert watch(live_server, str(ours.id), patience=patience())["type"] == "COMPLETED"
     assert said.returncode == 0, said.stdout + said.stderr
     assert script.returncode == 1
     assert re.search(r"^run \S+: Failed .*nothing is shorter than nothing", printed)
@@ -237,9 +238,4 @@ def test_three_ways_start_the_same_run(
 
 def wait_for_deployment(api: str) -> None:
     """Wait until the flow is served."""
-    import time
-
-    deadline = time.monotonic() + 60
-    while "measure/remote" not in pattern.names(api):
-        assert time.monotonic() < deadline, "the flow is not served after a minute"
-        time.sleep(0.2)
+    wait_until(lambda: "measure/remote" in pattern.names(api), "the flow to be served")

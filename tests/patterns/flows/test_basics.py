@@ -24,6 +24,8 @@ from pydantic import ValidationError
 
 from patterns.flows.basics import Order, ship, ship_async
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "flows/basics"
 
 

@@ -21,6 +21,8 @@ from prefect.task_runners import TaskRunner
 
 from patterns.flows.final_state import count_stock, settle, take_stock, take_stock_and_miss
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "flows/final_state"
 
 

@@ -16,8 +16,10 @@ from nbclient import NotebookClient
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from threadpoolctl import threadpool_limits
 
 from flowgauge.clock.virtual_clock import VirtualClock
+from flowgauge.waiting import patience
 from patterns.pipelines.notebook_to_flow import notebook_to_flow as pattern
 from patterns.pipelines.notebook_to_flow.notebook_to_flow import (
     flights_file,
@@ -25,6 +27,8 @@ from patterns.pipelines.notebook_to_flow.notebook_to_flow import (
     predict_air_time,
     train,
 )
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "pipelines/notebook_to_flow"
 NOTEBOOK = Path(pattern.__file__).with_suffix(".ipynb")
@@ -54,6 +58,11 @@ def cells() -> dict[str, Any]:
     return names
 
 
+def same(ours: Any, theirs: Any) -> bool:
+    """Say whether numbers agree to six digits; coefficients reach from 0.01 to 200 minutes."""
+    return np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 @flow
 def train_again(month: int) -> tuple[str | None, Any]:
     """Return the name of the state in which training on a month ends, and the model."""
@@ -69,9 +78,18 @@ def test_the_model_is_that_of_the_notebook(cells: dict[str, Any]) -> None:
     state, ours = train_again(1)
     assert state == "Cached"
     theirs = cells["model"]
-    assert np.allclose(ours[-1].coef_, theirs[-1].coef_, rtol=1e-9)
-    assert np.isclose(ours[-1].intercept_, theirs[-1].intercept_, rtol=1e-9)
-    assert np.allclose(ours.predict(load_flights.fn(2)), cells["pred"], rtol=1e-9)
+    assert same(ours[-1].coef_, theirs[-1].coef_)
+    assert same(ours[-1].intercept_, theirs[-1].intercept_)
+    assert same(ours.predict(load_flights.fn(2)), cells["pred"])
+
+
+@pytest.mark.guarantee(NAME, "same-model")
+def test_threads_of_linear_algebra_do_not_show(cells: dict[str, Any]) -> None:
+    """One thread of linear algebra or two come to the notebook's coefficients."""
+    flights = load_flights.fn(1)
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            assert same(train.fn(1, flights)[-1].coef_, cells["model"][-1].coef_)
 
 
 @pytest.mark.guarantee(NAME, "same-metrics")
@@ -89,12 +107,14 @@ def test_a_kernel_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, str(tmp_path / name))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(LAST_CELL))
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute(cwd=str(tmp_path))
+    NotebookClient(notebook, timeout=round(patience()), kernel_name="python3").execute(
+        cwd=str(tmp_path)
+    )
     (printed,) = notebook.cells[-1].outputs
     metrics, weights = json.loads(printed.text)
     assert predict_air_time() == pytest.approx(metrics)
     ridge = train.fn(1, load_flights.fn(1))[-1]
-    assert np.allclose([ridge.intercept_, *ridge.coef_], weights, rtol=1e-9)
+    assert same([ridge.intercept_, *ridge.coef_], weights)
 
 
 @pytest.mark.guarantee(NAME, "months")
@@ -121,7 +141,7 @@ def test_loading_is_retried(monkeypatch: pytest.MonkeyPatch, virtual_clock: Virt
     before = virtual_clock.elapsed
     assert predict_air_time()["mae"] < 9
     assert len(attempts) == 4
-    assert 11 <= virtual_clock.elapsed - before < 20
+    assert virtual_clock.skipped <= 11 <= virtual_clock.elapsed - before
 
 
 @pytest.mark.guarantee(NAME, "retried")
@@ -143,7 +163,7 @@ def test_training_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_change_in_the_training_is_seen(tmp_path: Path) -> None:
     """After the task that trains has changed, a model is trained again."""
     predict_air_time()
-    text = Path(pattern.__file__).read_text().replace("Ridge(),", "Ridge(alpha=1e6),")
+    text = Path(pattern.__file__).read_text().replace("tol=1e-12)", "tol=1e-12, alpha=1e6)")
     path = tmp_path / "changed.py"
     path.write_text(text)
     names: dict[str, Any] = {"__name__": "changed", "__file__": str(path)}
@@ -162,7 +182,9 @@ def test_the_plot_is_an_artifact(prefect_server: str) -> None:
         return run_id
 
     wanted = {"artifacts": {"flow_run_id": {"any_": [noted()]}}}
-    (artifact,) = httpx.post(f"{prefect_server}/artifacts/filter", json=wanted).json()
+    (artifact,) = httpx.post(
+        f"{prefect_server}/artifacts/filter", json=wanted, timeout=patience()
+    ).json()
     head, _, image = artifact["data"].partition(",")
     assert (artifact["key"], artifact["type"], head) == ("errors", "image", "data:image/png;base64")
     assert base64.b64decode(image).startswith(b"\x89PNG")

@@ -18,6 +18,8 @@ from prefect.utilities.math import clamped_poisson_interval
 
 from patterns.retries.backoff import backoff, exponential_delays, fetch_page, fetch_site
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "retries/backoff"
 
 seconds = st.floats(0.001, 1000)

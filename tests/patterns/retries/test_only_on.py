@@ -19,6 +19,8 @@ from prefect.task_runners import TaskRunner
 
 from patterns.retries.only_on import log_in_twice, only_on
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "retries/only_on"
 
 ERRORS: list[type[Exception]] = [

@@ -15,6 +15,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from patterns.subflows.nested import book, count_seats, plan_trip
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "subflows/nested"
 
 

@@ -16,13 +16,16 @@ from prefect.flows import Flow
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
+from flowgauge.waiting import patience, wait_until
 from patterns.subflows.side_by_side import submit_flow, survey_all, survey_all_by_radio
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "subflows/side_by_side"
 TOGETHER = ("threads", "processes", "dask-threads", "dask-processes")
 
 
-def meeting(folder: Path, patience: float) -> Flow[..., tuple[str, bool]]:
+def meeting(folder: Path, seconds: float) -> Flow[..., tuple[str, bool]]:
     """Return a flow that two must run at the same time.
 
     Each marks that it has begun and waits for the mark of the other, so the one that begins
@@ -34,7 +37,7 @@ def meeting(folder: Path, patience: float) -> Flow[..., tuple[str, bool]]:
         import time
 
         (folder / name).touch()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while not (folder / other).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         return name, (folder / other).exists()
@@ -52,7 +55,7 @@ def test_sync_subflows_overlap(
     task_runner: TaskRunner[Any], runner_name: str, tmp_path: Path
 ) -> None:
     """Sync subflows started with `submit_flow` run at the same time."""
-    meet = meeting(tmp_path, patience=30 if runner_name in TOGETHER else 0.2)
+    meet = meeting(tmp_path, patience() if runner_name in TOGETHER else 0.2)
 
     @flow(task_runner=task_runner)
     def parent() -> list[tuple[str, bool]]:
@@ -66,7 +69,7 @@ def test_sync_subflows_overlap(
 @pytest.mark.guarantee(NAME, "in-turn")
 def test_called_subflows_do_not_overlap(tmp_path: Path) -> None:
     """Sync subflows that are called one after the other never overlap (#15415)."""
-    meet = meeting(tmp_path, patience=0.2)
+    meet = meeting(tmp_path, seconds=0.2)
 
     @flow
     def parent() -> list[tuple[str, bool]]:
@@ -82,7 +85,7 @@ def test_async_subflows_overlap() -> None:
     @flow
     async def meet(mine: asyncio.Event, other: asyncio.Event) -> bool:
         mine.set()
-        return await asyncio.wait_for(other.wait(), timeout=30)
+        return await asyncio.wait_for(other.wait(), timeout=patience())
 
     # Parameters are copied when they are checked, and these must be shared.
     meet = meet.with_options(validate_parameters=False)
@@ -128,9 +131,7 @@ def test_results_come_in_the_order_of_the_calls(tmp_path: Path) -> None:
 
     @flow
     def finish(name: str, after: str | None) -> str:
-        deadline = time.monotonic() + 30
-        while after and after not in ended and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: after is None or after in ended)
         ended.append(name)
         return name
 

@@ -17,6 +17,8 @@ from prefect.task_runners import TaskRunner
 
 from patterns.task_runners.map_unmapped import label_parcels, quote, weigh
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "task_runners/map_unmapped"
 
 weights = st.lists(st.integers(1, 60).map(float), max_size=6)

@@ -22,6 +22,8 @@ from patterns.task_runners.runner_agnostic import (
     task_runner_for,
 )
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "task_runners/runner_agnostic"
 
 

@@ -19,6 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from patterns.task_runners.sequential import SequentialTaskRunner, load_van
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "task_runners/sequential"
 
 

@@ -20,8 +20,11 @@ from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge.runners import StartedRunners
+from flowgauge.waiting import patience
 from patterns.task_runners import shared_dask_cluster
 from patterns.task_runners.shared_dask_cluster import develop_film, shared_cluster
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "task_runners/shared_dask_cluster"
 
@@ -118,7 +121,7 @@ def life(prefect_server: str, runner_name: str) -> Life:
                 raise LookupError("the block fails")
         except LookupError as raised:
             error = str(raised)
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=patience())
     return Life(
         address=address,
         workers=frozenset(process.pid for process in processes),

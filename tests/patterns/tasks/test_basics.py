@@ -18,11 +18,12 @@ from prefect.futures import wait
 from prefect.runtime import flow_run, task_run
 from prefect.task_runners import TaskRunner
 
+from flowgauge.waiting import wait_until
 from patterns.tasks.basics import post, weigh, weigh_what_can_be
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 NAME = "tasks/basics"
-PATIENCE = 20.0
-"""Seconds that a record may take to arrive: task runs reach the database as events."""
 
 shapes = st.recursive(
     st.integers(0, 99),
@@ -32,18 +33,17 @@ shapes = st.recursive(
 
 
 def recorded(task_run_id: Any) -> TaskRun:
-    """Return a task run when the server has it in a final state."""
-    deadline = time.monotonic() + PATIENCE
+    """Return a task run when the server has it in a final state; it hears of it as an event."""
     with get_client(sync_client=True) as client:
-        while True:
+
+        def final() -> TaskRun | None:
             try:
                 run = client.read_task_run(task_run_id)
-                if run.state and run.state.is_final():
-                    return run
             except ObjectNotFound:
-                pass
-            assert time.monotonic() < deadline, f"task run {task_run_id} is not recorded"
-            time.sleep(0.02)
+                return None
+            return run if run.state and run.state.is_final() else None
+
+        return wait_until(final, f"the record of task run {task_run_id}")
 
 
 @pytest.mark.guarantee(NAME, "call")
