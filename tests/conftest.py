@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowgauge.waiting import patience
+from patterns.deployments.self_hosted_server import postgres
 from patterns.deployments.self_hosted_server import prefect_server as run_prefect_server
 
 if TYPE_CHECKING:
@@ -26,10 +28,18 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture(scope="session")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the API of a server that schedules, finds late runs and acts on events."""
+    """Give the API of a server that schedules, finds late runs and acts on events.
+
+    On PostgreSQL: under load SQLite answers for a minute that it is locked.
+    """
+    # Its log is kept here: a test that fails shows where it lies.
     home = tmp_path_factory.mktemp("live-server")
-    # Its log is kept beside its database: a test that fails shows where it lies.
-    with run_prefect_server(home, settings={"PREFECT_SERVER_UI_ENABLED": "true"}) as api:
+    with (
+        # Not among pytest's folders: each pytest that starts shuts them to PostgreSQL's own user.
+        tempfile.TemporaryDirectory() as data,
+        postgres(Path(data) / "data") as url,
+        run_prefect_server(home, url, settings={"PREFECT_SERVER_UI_ENABLED": "true"}) as api,
+    ):
         yield api
 
 

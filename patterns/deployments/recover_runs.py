@@ -15,7 +15,7 @@ Guarantees:
     stuck: stock: a run that was killed together with its worker stays Running.
     orphan: with `JOB_VARIABLES` a run whose worker alone was killed goes on and completes.
     stock-orphan: without them the same run crashes with its next line of output.
-    found: a run that beat and fell silent is marked Crashed, within two windows and ten seconds.
+    found: a run that beat and fell silent is marked Crashed, once it was silent for the window.
     alive: a run that goes on beating is left alone, however long it lasts.
     others: runs of other deployments are left alone.
     again: a run that crashed, found or by itself, is put back on the queue under the same id,
@@ -34,7 +34,8 @@ Not for:
     not at all (`database is locked`); use PostgreSQL.
 
 Costs:
-    One event for each run and heartbeat. A run that is lost waits for one to two windows.
+    One event for each run and heartbeat. A run that is lost waits until its window is over and
+    the server has looked, which it does every few seconds.
 
 Sources:
     - https://docs.prefect.io/v3/advanced/detect-zombie-flows

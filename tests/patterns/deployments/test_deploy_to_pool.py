@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running
 
+from flowgauge.waiting import patience
 from patterns.deployments import deploy_to_pool as pattern
 from patterns.deployments.deploy_to_pool import Queue, deploy, outcome, prepare_pool
 from patterns.deployments.trigger_by_http import call, watch
@@ -223,7 +224,7 @@ def test_a_worker_executes_the_runs_one_at_a_time(
             "process",
             PREFECT_WORKER_QUERY_SECONDS="1",
         )
-        states = [watch(live_server, run, patience=60) for run in runs]
+        states = [watch(live_server, run, patience=patience()) for run in runs]
         assert [asyncio.run(outcome(UUID(run))) for run in runs] == ["a", "b", "now"]
     assert [state["type"] for state in states] == ["COMPLETED"] * 3
     assert notes.read_text().split() == ["+now", "-now", "+a", "-a", "+b", "-b"]

@@ -13,8 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from flowgauge.waiting import patience
+from flowgauge.waiting import patience, wait_until
 from patterns.deployments.self_hosted_server import postgres, prefect_server, read
 
 NAME = "deployments/self_hosted_server"
@@ -56,14 +55,6 @@ def journey(folder: str):
 """
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until something holds, with a deadline."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {holds}"
-        time.sleep(0.1)
-
-
 def server_process(api: str) -> psutil.Process:
     """Return the process that listens at an address."""
     port = urlsplit(api).port
@@ -88,7 +79,13 @@ def post(api: str, path: str, body: object) -> dict[str, object]:
 
 def state(api: str, run: str) -> str:
     """Return the name of a run's state."""
-    return str(httpx.get(f"{api}/flow_runs/{run}").raise_for_status().json()["state"]["name"])
+    answer = httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).raise_for_status()
+    return str(answer.json()["state"]["name"])
+
+
+def answers(api: str, run: str) -> bool:
+    """Say whether a server can read a run."""
+    return httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).status_code == 200
 
 
 def deploy(api: str, folder: Path) -> str:
@@ -124,7 +121,8 @@ def worker(api: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
         "PREFECT_API_URL": api,
         "PREFECT_HOME": str(folder / "worker"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # It gives up after twelve questions in vain; a server may take long to start again.
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
     }
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "travel"]
     with (folder / "worker.log").open("wb") as log:
@@ -192,13 +190,13 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
         stack.enter_context(worker(api, folder))
         start = f"deployments/{deployment}/create_flow_run"
         run = str(post(api, start, {"parameters": {"folder": str(folder)}})["id"])
-        until((folder / "waits").exists)
+        wait_until((folder / "waits").exists)
         states = [state(api, run)]
 
         database.close()
         without_database = httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).status_code
         database.enter_context(postgres(data))
-        until(lambda: httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).status_code == 200)
+        wait_until(lambda: answers(api, run))
         states.append(state(api, run))
         pid_kept = server_process(api) == process
 
@@ -208,11 +206,11 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
         port = urlsplit(api).port
         server.enter_context(prefect_server(folder / "home", url, port))
         (folder / "go").touch()
-        until(lambda: state(api, run) == "Completed")
+        wait_until(lambda: state(api, run) == "Completed")
         states.append(state(api, run))
         done = tuple((folder / "done").read_text().split())
         later = str(post(api, start, {"parameters": {"folder": str(folder)}})["id"])
-        until(lambda: state(api, later) == "Completed")
+        wait_until(lambda: state(api, later) == "Completed")
         family += (server_process(api), *server_process(api).children(recursive=True))
         in_postgres = rows(url, f"select state_name from flow_run where id = '{run}'")
         home = frozenset(path.name for path in (folder / "home").iterdir())

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running
 
+from flowgauge.waiting import wait_until
 from patterns.deployments.trigger_by_http import call
 from patterns.deployments.triggers import chained, load, triggers_of
 
@@ -103,8 +103,6 @@ def test_a_completed_run_starts_the_other(live: tuple[str, UUID, UUID]) -> None:
     # Events are taken in their order: when this one has had its effect, the others had theirs.
     completed = run_through(first, Running(), Completed())
     again = run_through(first, Running(), Completed())
-    deadline = time.monotonic() + 30
-    while len(runs_of(api, second)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: len(runs_of(api, second)) >= 2, "both runs that are triggered")
     made = [run["parameters"] for run in runs_of(api, second)]
     assert sorted(each["loaded_by"] for each in made) == sorted([completed, again])
