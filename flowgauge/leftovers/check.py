@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -20,8 +21,13 @@ _MEND = {
 }
 
 
+_APPEARED = "flowgauge_appeared"
+"""The user property that carries the path of a file from nobody known, also between processes."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Describe the mark."""
+    config.pluginmanager.register(_Notes(), "flowgauge-appeared")
     config.addinivalue_line(
         "markers",
         "leaves(*kinds, reason): the test may leave these behind: processes, threads,"
@@ -34,6 +40,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("leaves"):
             _check_mark(item, mark)
+
+
+class _Notes:
+    """Says at the end of the run which files came from nobody known; no test fails for them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the files that appeared during a test."""
+        if report.when == "teardown":
+            for name, path in report.user_properties:
+                if name == _APPEARED:
+                    self.files.setdefault(str(path), report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name them, and the test that was running."""
+        for path, test in sorted(self.files.items()):
+            if os.path.lexists(path):
+                terminalreporter.write_line(
+                    f"note: {path} appeared during {test}; who made it is not known"
+                )
 
 
 def _check_mark(item: pytest.Item, mark: pytest.Mark) -> None:
@@ -70,6 +98,7 @@ def _leaves_nothing_behind(
     try:
         yield
         left = watch.left()
+        request.node.user_properties += [(_APPEARED, path) for path in watch.appeared()]
     finally:
         watch.close()
     for mark in request.node.iter_markers("leaves"):

@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import sys
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,22 @@ def running() -> set[int]:
     return set(_below())
 
 
-def descendants(candidates: set[int]) -> dict[int, str]:
+def descendants(candidates: set[int], others: Set[int] = frozenset()) -> dict[int, str]:
     """Return those processes that this one or its descendants started and that still run.
 
     Args:
         candidates: Ids of processes.
+        others: Ids of descendants that were there before: what they start is theirs, as the
+            helpers of a browser are the browser's.
 
     Returns:
         The command line by id.
     """
+    # A fork server starts what this process asks for.
+    own = {os.getpid(), multiprocessing.forkserver._forkserver._forkserver_pid}  # type: ignore[attr-defined]
     if not _PROC:
-        return {pid: command for pid, command in _below().items() if pid in candidates}
-    return {pid: _command(pid) for pid in candidates if _is_descendant(pid)}
+        return {pid: command for pid, command in _below(own, others).items() if pid in candidates}
+    return {pid: _command(pid) for pid in candidates if _is_descendant(pid, own, others)}
 
 
 def of_python() -> set[int]:
@@ -57,13 +62,15 @@ def nannies() -> frozenset[Any]:
     return frozenset(module.Nanny._instances) if module else frozenset()
 
 
-def _is_descendant(pid: int) -> bool:
+def _is_descendant(pid: int, own: Set[int | None], others: Set[int]) -> bool:
     state, parent = _state_and_parent(pid)
     if state in {"Z", "X", ""}:
         return False
     while parent > 1 and pid not in _of_the_run:
-        if parent == os.getpid():
+        if parent in own:
             return True
+        if parent in others:
+            return False
         pid = parent
         _, parent = _state_and_parent(parent)
     return False
@@ -87,7 +94,7 @@ def _command(pid: int) -> str:
     return " ".join(word.decode(errors="replace") for word in words).strip()
 
 
-def _below() -> dict[int, str]:
+def _below(own: Set[int | None] = frozenset(), others: Set[int] = frozenset()) -> dict[int, str]:
     try:
         import psutil
     except ImportError:
@@ -95,8 +102,11 @@ def _below() -> dict[int, str]:
     found = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            above = {process.pid, *(parent.pid for parent in process.parents())}
-            if process.status() != psutil.STATUS_ZOMBIE and not above & _of_the_run:
+            parents = [parent.pid for parent in process.parents()]
+            nearest = next((pid for pid in parents if pid in own or pid in others), None)
+            of_the_run = not {process.pid, *parents}.isdisjoint(_of_the_run)
+            of_another = nearest in others and nearest not in own
+            if process.status() != psutil.STATUS_ZOMBIE and not of_the_run and not of_another:
                 found[process.pid] = " ".join(process.cmdline())
         except psutil.Error:
             continue

@@ -22,8 +22,8 @@ from flowgauge.leftovers.writes import line_of, report_sizes, reported
 
 KINDS = ("processes", "threads", "connections", "files")
 
-PATIENCE = 2.0
-"""Seconds that what a test started may take to end after it."""
+PATIENCE = 10.0
+"""Seconds that what a test started may take to end after it; where nothing is left none pass."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,28 @@ class Watch:
             write = self._sightings.written[path]
             if is_left(path, write.stood) and not self._folders.allow(path):
                 left[path] = f"{'changed' if write.stood else 'made'} at {write.origin}"
-        for path in now.listed - before.listed - now.written:
-            if not self._folders.allow(path) and self._others_may_have_made(path):
-                left[path] = "made by another process that this one started"
         return [
             f"file {path}, {how}"
             for path, how in sorted(left.items())
             if os.path.dirname(path) not in left
         ]
 
-    def _others_may_have_made(self, path: str) -> bool:
-        """Say whether a process below this one may have made what this one did not."""
+    def appeared(self) -> list[str]:
+        """Return the files that a process below this one may have made, or anybody else.
+
+        Returns:
+            Paths in the working directory and the home folder, of which no more is known than
+            that they were not there before.
+        """
+        now, before = self._present(), self._before
+        new = now.listed - before.listed - now.written
+        return sorted(
+            path
+            for path in new
+            if not self._folders.allow(path) and self._a_process_may_have_made(path)
+        )
+
+    def _a_process_may_have_made(self, path: str) -> bool:
         try:
             ours = os.lstat(path).st_uid == os.getuid()
         except OSError:
@@ -175,7 +186,7 @@ def _processes(now: Present, before: Present) -> list[str]:
         return []
     # A worker that died is started again by its nanny.
     ours = processes.of_python() | {nanny.pid for nanny in before.nannies}
-    found = processes.descendants(new - ours)
+    found = processes.descendants(new - ours, before.pids | ours)
     return [f"process {pid}: {command}" for pid, command in sorted(found.items())]
 
 

@@ -165,9 +165,19 @@ class _Gone(BaseHTTPRequestHandler):
 
 def _ended(server: ServerProcess, why: str) -> str:
     """End a server, and say why, with the last it printed and what it was doing."""
+    printed = _text(Path(server.request.log))
+    doing = what_it_does(server)
+    server.stop(patience=0)
+    # The keeper's log says why a server could not begin.
+    lines = (printed or _text(server.lease.log)).splitlines()[-_TAIL_LINES:]
+    told = ("its log ends:", *lines) if lines else ("its log is empty",)
+    return "\n".join((f"the Prefect server of this run {why}", *told, *doing))
+
+
+def what_it_does(server: ServerProcess) -> tuple[str, ...]:
+    """Return the innermost calls of each thread of a server, in lines; none if it has ended."""
     log = Path(server.request.log)
-    printed = _text(log)
-    stacks = ""
+    printed, stacks = _text(log), ""
     if server.poll() is None:
         # The stack of every thread goes to the log; a stopped process must go on for that.
         server.lease.send(send=signal.SIGUSR1)
@@ -176,12 +186,7 @@ def _ended(server: ServerProcess, why: str) -> str:
         while time.monotonic() < deadline and (not stacks or stacks != before):
             time.sleep(0.05)
             before, stacks = stacks, _text(log)[len(printed) :]
-        server.stop(patience=0)
-    # The keeper's log says why a server could not begin.
-    lines = (printed or _text(server.lease.log)).splitlines()[-_TAIL_LINES:]
-    told = ("its log ends:", *lines) if lines else ("its log is empty",)
-    doing = ("it was doing:", *_innermost(stacks)) if stacks else ()
-    return "\n".join((f"the Prefect server of this run {why}", *told, *doing))
+    return ("it was doing:", *_innermost(stacks)) if stacks else ()
 
 
 def _text(log: Path) -> str:

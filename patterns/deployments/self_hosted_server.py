@@ -47,6 +47,7 @@ Sources:
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -55,7 +56,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -126,10 +127,14 @@ def prefect_server(
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port on which nothing listens, below those that a system gives away by itself.
+
+    It takes seconds until the server listens on it, and meanwhile others are given ports.
+    """
+    while True:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", random.randrange(10_000, 30_000)))
+            return int(listener.getsockname()[1])
 
 
 def wait_until_it_answers(process: subprocess.Popen[bytes], api: str, log: Path) -> None:

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flowgauge.leftovers import processes
 from flowgauge.leftovers.files import Folders
 from flowgauge.leftovers.watch import Watch
 from flowgauge.leftovers.writes import reported
@@ -93,6 +94,11 @@ def errors(result: pytest.RunResult) -> dict[str, list[str]]:
     return found
 
 
+def note(project: pytest.Pytester, file: str, test: str) -> str:
+    """Return what is said of a file of which no more is known than when it appeared."""
+    return f"note: {project.path}/{file} appeared during {test}; who made it is not known"
+
+
 @pytest.mark.e2e
 def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> None:
     """A process, a thread or a file that a test leaves is its error, and named."""
@@ -160,7 +166,7 @@ def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> Non
         """
     )
     result = run(project)
-    result.assert_outcomes(passed=13, errors=13)
+    result.assert_outcomes(passed=13, errors=12)
     left, at = errors(result), f"{project.path}/test_what_is_left_is_named.py"
     [process] = left["test_process"]
     assert process.startswith("process ")
@@ -186,9 +192,8 @@ def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> Non
     assert left["test_renamed"][0].startswith(f"file {project.path}/whole, made at {at}:")
     assert left["test_database"][0].startswith(f"file {project.path}/runs.db, made at {at}:")
     assert left["test_socket"][0].startswith(f"file {project.path}/listening.socket, made at")
-    assert left["test_child"] == [
-        f"file {project.path}/by_child, made by another process that this one started"
-    ]
+    assert "test_child" not in left
+    result.stdout.fnmatch_lines([note(project, "by_child", "*::test_child")])
     assert len(left["test_two"]) == 2
     for kind in ("processes", "threads", "files"):
         result.stdout.fnmatch_lines([f"*or allow it: @pytest.mark.leaves('{kind}', reason=...)"])
@@ -208,7 +213,24 @@ def test_what_belongs_somewhere_is_not_left(project: pytest.Pytester) -> None:
 
         import pytest
         from conftest import going_on
+        from flowgauge.leftovers import watch
         from flowgauge.leftovers.watch import adopted
+
+        # All that is started ends, or is allowed.
+        watch.PATIENCE = 100
+
+        @pytest.fixture(scope="module")
+        def browser():
+            shell = "read _; sleep 68 & echo $!; read _; kill $!"
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            with subprocess.Popen(["sh", "-c", shell], **pipes) as process:
+                yield process
+                process.stdin.write("end\\n")
+
+        def test_helpers_of_what_was_there(browser):
+            browser.stdin.write("start\\n")
+            browser.stdin.flush()
+            assert int(browser.stdout.readline()) > 0
 
         @pytest.fixture(scope="module")
         def pool():
@@ -274,22 +296,27 @@ def test_what_belongs_somewhere_is_not_left(project: pytest.Pytester) -> None:
     (project.path / "imported.py").touch()
     # Not with pytester's --basetemp: pytest makes the folder that its runs share.
     result = project.run(sys.executable, "-m", "pytest", "-p", "flowgauge.leftovers.check")
-    result.assert_outcomes(passed=11)
+    result.assert_outcomes(passed=12)
     assert (project.path / "__pycache__").is_dir()
 
 
-def test_what_others_make_meanwhile_is_not_the_test_s(
+def test_what_merely_appears_is_a_note(
     project: pytest.Pytester, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that an unrelated process makes while a test runs is not the test's."""
+    """A file that an editor or a shell saves while a test runs fails no test, and is named.
+
+    Nobody can know that it was not made by what the test started, too.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("PORT", str(server.getsockname()[1]))
         project.makepyfile(
             """
             import os
             import socket
+            import subprocess
 
             def test_it():
+                subprocess.run(["true"], check=True)
                 with socket.create_connection(("127.0.0.1", int(os.environ["PORT"]))) as other:
                     assert other.recv(1) == b"x"
             """
@@ -307,7 +334,9 @@ def test_what_others_make_meanwhile_is_not_the_test_s(
         result = run(project)
         other.join()
     result.assert_outcomes(passed=1)
-    assert (project.path / "home" / "foreign").exists()
+    for file in ("foreign", "home/foreign"):
+        result.stdout.fnmatch_lines([note(project, file, "*::test_it")])
+    assert str(temporary) not in result.stdout.str()
 
 
 def test_a_mark_allows(project: pytest.Pytester) -> None:
@@ -439,18 +468,18 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
     result.assert_outcomes(passed=6, errors=2)
 
 
+@pytest.mark.nightly
 def test_a_dask_worker_that_is_started_again_is_not_left(project: pytest.Pytester) -> None:
     """A worker that dies in a test is started again by its nanny, for the run and not the test."""
     project.makepyfile(
         """
         import os
         import signal
-        import threading
-        import time
 
         import dask
         import pytest
         from distributed import LocalCluster
+        from flowgauge.waiting import wait_until
 
         @pytest.fixture(scope="session")
         def cluster(tmp_path_factory):
@@ -462,11 +491,9 @@ def test_a_dask_worker_that_is_started_again_is_not_left(project: pytest.Pyteste
 
         def test_it(cluster):
             [nanny] = cluster.workers.values()
-            first, deadline = nanny.pid, time.monotonic() + 60
+            first = nanny.pid
             os.kill(first, signal.SIGKILL)
-            while nanny.pid in {None, first}:
-                assert time.monotonic() < deadline
-                threading.Event().wait(0.02)
+            wait_until(lambda: nanny.pid not in {None, first})
         """
     )
     run(project).assert_outcomes(passed=1)
@@ -480,14 +507,11 @@ def test_a_server_that_starts_during_a_test_is_not_left(
     monkeypatch.delenv(KEEPER, raising=False)
     project.makepyfile(
         """
-        import time
         import psutil
+        from flowgauge.waiting import wait_until
 
         def test_that_starts_before_the_server():
-            deadline = time.monotonic() + 60
-            while not any(child.children() for child in psutil.Process().children()):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda: any(child.children() for child in psutil.Process().children()))
 
         def test_that_uses_it(prefect_server):
             pass
@@ -518,15 +542,23 @@ def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
     assert reported(home, read) == {}
 
 
-def test_a_clean_test_costs_less_than_5_ms(tmp_path: Path) -> None:
-    """To watch a test that leaves nothing takes no noticeable time."""
-    folders = Folders(tmp_path, lambda: (), alone=True)
-    seconds = []
-    for _ in range(50):
-        start = time.perf_counter()
-        watch = Watch(folders)
-        assert watch.left() == {}
-        watch.close()
-        seconds.append(time.perf_counter() - start)
-    assert sorted(seconds)[25] < 0.005
-    assert os.listdir(tmp_path) == []
+def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To watch a test that leaves nothing takes no waiting and no look at single processes."""
+    looks: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: looks.append("garbage"))
+    monkeypatch.setattr(processes, "_state_and_parent", lambda pid: looks.append("a process"))
+    listdir = os.listdir
+
+    def listed(path: str) -> list[str]:
+        looks.append("a folder")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", listed)
+    watch = Watch(Folders(tmp_path, lambda: (), alone=True))
+    assert watch.left() == {}
+    assert watch.appeared() == []
+    watch.close()
+    # Before, after, and for what appeared: of processes, of the project's and the home folder.
+    assert looks == ["a folder"] * len(looks)
+    assert len(looks) <= 9
+    assert listdir(tmp_path) == []

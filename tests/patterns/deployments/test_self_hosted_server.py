@@ -9,12 +9,11 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,22 +303,16 @@ def test_nothing_is_left_after_the_block(life: Life) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "sqlite")
 @pytest.mark.guarantee(NAME, "ends")
-def test_a_server_finds_the_runs_of_its_home_again(live_server: str, tmp_path: Path) -> None:
+def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
     """Started on the SQLite file that a server left, it finds its flows; it ends with an error."""
-    name = f"left in {tmp_path.name}"
-    flow = post(live_server, "flows/", {"name": name})["id"]
-    left = Path(server_process(live_server).environ()["PREFECT_HOME"]) / "prefect.db"
-    with (
-        closing(sqlite3.connect(left)) as source,
-        closing(sqlite3.connect(tmp_path / "prefect.db")) as copy,
-    ):
-        source.backup(copy)
+    with prefect_server(tmp_path) as api:
+        flow = post(api, "flows/", {"name": "left"})["id"]
     with (  # noqa: PT012
         pytest.raises(LookupError, match="the block fails"),
         prefect_server(tmp_path) as api,
     ):
         process = server_process(api)
-        assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == name
+        assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == "left"
         raise LookupError("the block fails")
     assert not process.is_running()
 
