@@ -81,6 +81,7 @@ class Granularity:
         speeds: How much work a second is.
         workers: How many tasks run at once.
         rounds: How often each amount of work is run.
+        clock: What times the runs, in seconds.
         steps: How many tasks each worker does in a run at most: more where they are quick.
     """
 
@@ -90,6 +91,7 @@ class Granularity:
     speeds: Speeds
     workers: int
     rounds: int
+    clock: Callable[[], float] = time.perf_counter
     steps: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,9 +138,9 @@ class Granularity:
         return Sample(granularity=wall * per_task, ideal=at_best * one * per_task)
 
     def _seconds(self, workflow: Workflow) -> float:
-        start = time.perf_counter()
+        start = self.clock()
         outputs = self.run(workflow)
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         check_outputs(workflow, self.speeds, outputs)
         return seconds
 
@@ -156,9 +158,9 @@ class Granularity:
         kernel = self.cell.kernel
         iterations = self.speeds.iterations(kernel, seconds)
         given = [iterations] * (steps * self.workers)
-        start = time.perf_counter()
+        start = self.clock()
         answers = list(self.pool.map(work, itertools.repeat(kernel), given, chunksize=steps))
-        elapsed = time.perf_counter() - start
+        elapsed = self.clock() - start
         if answers != [expected(kernel, iterations)] * len(given):
             raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.cell}")
         return elapsed / steps

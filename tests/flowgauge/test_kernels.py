@@ -29,7 +29,6 @@ from flowgauge.kernels import (
 )
 
 KERNELS = get_args(Kernel)
-COMPUTING = tuple(kernel for kernel in KERNELS if kernel != "wait")
 UNIFORM = Speeds(dict.fromkeys(KERNELS, 1000.0))
 
 
@@ -47,20 +46,13 @@ def test_an_answer_tells_how_much_was_done(kernel: Kernel) -> None:
     assert [work(kernel, iterations) for iterations in range(12)] == answers
 
 
-@pytest.mark.parametrize("kernel", COMPUTING)
-def test_twice_the_work_takes_twice_as_long(kernel: Kernel, speeds: Speeds) -> None:
-    """The time of a kernel grows with its iterations, so seconds can be asked for."""
-    short, long = (speeds.iterations(kernel, seconds) for seconds in (0.01, 0.04))
-
-    def seconds(iterations: int) -> float:
-        # By processor time, which others on the machine don't take.
-        start = time.thread_time()
-        work(kernel, iterations)
-        return time.thread_time() - start
-
-    work(kernel, short)
-    ratios = [seconds(long) / seconds(short) for _ in range(9)]
-    assert 3 < sorted(ratios)[4] < 5.3
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_twice_the_seconds_are_twice_the_iterations(kernel: Kernel, speeds: Speeds) -> None:
+    """Seconds are asked for in iterations, whose number grows with them and with nothing else."""
+    assert speeds.iterations(kernel, 0.04) == pytest.approx(
+        4 * speeds.iterations(kernel, 0.01), abs=2
+    )
+    assert speeds.iterations(kernel, 0) == 0
 
 
 def test_memory_is_copied() -> None:
@@ -75,8 +67,9 @@ def test_waiting_takes_the_time_that_was_asked_for() -> None:
     """The kernel `wait` takes a tenth of a second where that is asked for, and no processor."""
     start, used = time.perf_counter(), time.thread_time()
     work("wait", round(0.1 / WAIT_SECONDS))
-    assert 0.1 <= time.perf_counter() - start < 1
-    assert time.thread_time() - used < 0.02
+    elapsed = time.perf_counter() - start
+    assert elapsed >= 0.1
+    assert time.thread_time() - used < elapsed / 2
 
 
 HOLDS_THE_LOCK = {"python": True, "bytes": True, "memory": True, "native": False, "wait": False}
@@ -88,19 +81,23 @@ def test_who_holds_the_lock(kernel: Kernel, speeds: Speeds, request: pytest.Fixt
     # Nobody has to give up the interpreter's lock for so long: only who wants to, does.
     request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(60)
-    begun, ended = [], []
+    begun: list[bool] = []
+    ended: list[bool] = []
 
     def busy() -> None:
         begun.append(True)
-        # In parts, so that `wait` gives up the lock more than once, as `native` does.
-        for _ in range(8):
+        # In parts, so that `wait` gives up the lock more than once, as `native` does; those that
+        # never do are through before anybody else has a turn.
+        for _ in range(8 if HOLDS_THE_LOCK[kernel] else 10_000):
             work(kernel, speeds.iterations(kernel, 0.02))
+            if turns > 5:
+                break
         ended.append(True)
 
     work(kernel, 1)
+    turns = 0
     thread = threading.Thread(target=busy)
     thread.start()
-    turns = 0
     while not ended:
         turns += bool(begun)
         time.sleep(0)

@@ -4,76 +4,101 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 
-from flowgauge.graphs import Kernel, Workflow
-from flowgauge.kernels import WAIT_SECONDS, Speeds
+from flowgauge.graphs import Workflow
+from flowgauge.kernels import Speeds
 from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.orders import Output, WrongInputError
 
-SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 1 / WAIT_SECONDS))
+T = TypeVar("T")
+
+SPEEDS = Speeds({"python": 100_000, "native": 1000})
 OVERHEAD = 0.005
 WORKERS = 2
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ThreadPoolExecutor]:
-    """Give a pool: threads do for what only waits."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        # Its threads start with its first work, and belong to no test.
-        list(pool.map(time.sleep, [0.01] * WORKERS))
-        yield pool
+class Machine(Executor):
+    """A machine whose time is what its work is said to take; the work itself is really done.
+
+    It is the bare pool, and with an overhead for each task it is a runner.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        """Return the time on this machine, in seconds."""
+        return self.now
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Do what is submitted, in no time."""
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+    def map(self, fn: Callable[..., T], *given: Iterable[Any], **options: Any) -> Iterator[T]:
+        """Do the work of the bare pool, in the time that it takes all workers."""
+        calls = list(zip(*given, strict=False))
+        self.now += sum(n / SPEEDS.per_second[kernel] for kernel, n in calls) / WORKERS
+        return iter([fn(*call) for call in calls])
+
+    def runner(self, overhead: float) -> Callable[[Workflow], Mapping[str, Output]]:
+        """Return a runner that takes some time for each task beside its work."""
+
+        def run(workflow: Workflow) -> Mapping[str, Output]:
+            longer = tuple(
+                dataclasses.replace(task, seconds=task.seconds + overhead)
+                for task in workflow.tasks
+            )
+            self.now += Workflow(workflow.name, longer).lower_bound(WORKERS)
+            return run_on_pool(workflow, self, SPEEDS)
+
+        return run
+
+    def measured(self, cell: Cell, overhead: float = OVERHEAD) -> Granularity:
+        """Return what measures a runner on this machine."""
+        run = self.runner(overhead)
+        return Granularity(cell, run, self, SPEEDS, WORKERS, rounds=3, clock=self.clock)
 
 
-def slow(workflow: Workflow) -> Mapping[str, Output]:
-    """Run a workflow as a runner would that takes some time for each task."""
-    longer = tuple(
-        dataclasses.replace(task, seconds=task.seconds + OVERHEAD) for task in workflow.tasks
-    )
-    with ThreadPoolExecutor(WORKERS) as pool:
-        done = run_on_pool(Workflow(workflow.name, longer), pool, SPEEDS)
-    return {
-        task.id: dataclasses.replace(done[task.id], answer=SPEEDS.iterations("wait", task.seconds))
-        for task in workflow.tasks
-    }
+@pytest.fixture
+def machine() -> Machine:
+    """Give a machine."""
+    return Machine()
 
 
-def measured(pool: ThreadPoolExecutor, shape: str, run: object = slow) -> Granularity:
-    """Return what measures the slow runner on tasks that wait."""
-    return Granularity(Cell("slow", "wait", shape), run, pool, SPEEDS, WORKERS, rounds=3)  # type: ignore[arg-type]
+def slow(shape: str) -> Cell:
+    """Return the cell of a runner on tasks in pure Python."""
+    return Cell("slow", "python", shape)
 
 
 @pytest.mark.parametrize("shape", ["trivial", "stencil"])
-def test_efficiency_is_the_share_of_the_work(pool: ThreadPoolExecutor, shape: str) -> None:
+def test_efficiency_is_the_share_of_the_work(machine: Machine, shape: str) -> None:
     """Tasks as long as their overhead use half of the workers' time, longer ones more."""
-    cell = measured(pool, shape)
-    cell.steps = 6
-    half, most = (
-        sorted(cell(times * OVERHEAD), key=lambda sample: sample.efficiency)[1] for times in (1, 9)
-    )
-    assert 0.4 < half.efficiency < 0.6
-    assert 0.8 < most.efficiency < 1
-    assert half.granularity == pytest.approx(2 * OVERHEAD, rel=0.3)
+    cell = machine.measured(slow(shape))
+    for times, share in ((1, 0.5), (9, 0.9)):
+        for sample in cell(times * OVERHEAD):
+            assert sample.efficiency == pytest.approx(share)
+            assert sample.granularity == pytest.approx((1 + times) * OVERHEAD)
 
 
-def test_a_shape_that_leaves_workers_idle_is_no_fault_of_the_runner(
-    pool: ThreadPoolExecutor,
-) -> None:
+def test_a_shape_that_leaves_workers_idle_is_no_fault_of_the_runner(machine: Machine) -> None:
     """A tree begins with one task; the best there can be is what efficiency is the share of."""
-    cell = measured(pool, "tree", lambda workflow: run_on_pool(workflow, pool, SPEEDS))
-    cell.steps = 4
-    assert sorted(sample.efficiency for sample in cell(0.05))[1] == pytest.approx(1, abs=0.1)
+    cell = machine.measured(slow("tree"), overhead=0)
+    assert [sample.efficiency for sample in cell(0.05)] == pytest.approx([1, 1, 1])
 
 
-def test_long_tasks_are_few(pool: ThreadPoolExecutor) -> None:
+def test_long_tasks_are_few(machine: Machine) -> None:
     """As many tasks are run as tell something: fewer of those that take long."""
-    cell = measured(pool, "trivial")
+    cell = machine.measured(slow("trivial"))
     assert len(cell.workflow(0.0).tasks) == WORKERS * cell.steps
     assert cell.steps == 16
     assert [len(cell.workflow(seconds).tasks) // WORKERS for seconds in (0.01, 0.2, 10)] == [
@@ -83,7 +108,7 @@ def test_long_tasks_are_few(pool: ThreadPoolExecutor) -> None:
     ]
 
 
-def test_a_wrong_answer_has_no_efficiency(pool: ThreadPoolExecutor) -> None:
+def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:
     """A runner that leaves work out, and so is quick, is found out."""
 
     def lazy(workflow: Workflow) -> Mapping[str, Output]:
@@ -92,52 +117,59 @@ def test_a_wrong_answer_has_no_efficiency(pool: ThreadPoolExecutor) -> None:
             for task in workflow.tasks
         }
 
-    cell = measured(pool, "trivial", lazy)
+    cell = machine.measured(slow("trivial"))
+    cell.run = lazy
     with pytest.raises(WrongInputError, match="gave a wrong answer"):
         cell(0.01)
 
 
-def test_a_cell_has_rows(pool: ThreadPoolExecutor) -> None:
+def test_a_cell_has_rows(machine: Machine) -> None:
     """Each amount of work that was tried is a row, and then METG of each target."""
-    cell = measured(pool, "trivial")
-    cell.steps = 6
-    rows = measure_cell(cell, longest=0.1)
+    rows = measure_cell(machine.measured(slow("trivial")), longest=0.1)
     *curve, half, most = rows
     assert [row.id for row in rows] == ["curve"] * len(curve) + ["metg-50", "metg-90"]
     assert {row.group for row in rows} == {"metg"}
     assert half.unit == "seconds"
-    assert half.value == pytest.approx(2 * OVERHEAD, rel=0.3)
+    # Found between amounts of work that are whole iterations.
+    assert half.value == pytest.approx(2 * OVERHEAD, rel=0.01)
     assert half.low <= half.value <= half.high
-    assert most.value > half.value
+    assert most.value == pytest.approx(10 * OVERHEAD, rel=0.01)
     works = [row.params["work_seconds"] for row in curve]
     assert works == sorted(works)
     assert [row.ratio is None for row in curve] == [not seconds for seconds in works]
     assert all(row.params["tasks"] >= 8 for row in curve)
 
 
-def test_what_was_not_reached_is_not_never(pool: ThreadPoolExecutor) -> None:
+def test_what_was_not_reached_is_not_never(machine: Machine) -> None:
     """Where no task was long enough, the row says how far the tasks came that were tried."""
-    cell = measured(pool, "trivial")
-    cell.steps = 6
-    *_, most = measure_cell(cell, longest=OVERHEAD)
+    *_, most = measure_cell(machine.measured(slow("trivial")), longest=OVERHEAD)
     assert (most.id, most.unit) == ("metg-90", "reached")
-    assert most.value == pytest.approx(0.5, abs=0.1)
+    assert most.value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
     ("shape", "feature", "rows"), [("trivial", "", 1), ("tree", "", 0), ("trivial", "tags", 0)]
 )
 def test_the_plain_cell_of_a_runner_tells_its_noise(
-    pool: ThreadPoolExecutor, shape: str, feature: str, rows: int
+    machine: Machine, shape: str, feature: str, rows: int
 ) -> None:
     """Tasks without work are timed beside themselves, once for each runner."""
-    cell = Cell("bare", "native", shape, feature)
-    run = lambda graph: run_on_pool(graph, pool, SPEEDS)  # noqa: E731
-    found = measure_cell(Granularity(cell, run, pool, SPEEDS, WORKERS, rounds=3), longest=0.01)
+    cell = Cell("slow", "native", shape, feature)
+    found = measure_cell(machine.measured(cell), longest=0.01)
     noise = [row for row in found if row.group == "noise"]
     assert len(noise) == rows
     for row in noise:
-        assert (row.params, row.runner, row.rounds) == ({"of": "metg"}, "bare", 3)
-        assert row.ratio is not None
+        assert (row.params, row.runner, row.rounds) == ({"of": "metg"}, "slow", 3)
+        assert row.ratio == pytest.approx(1)
         (idle,) = (each for each in found if each.params.get("work_seconds") == 0)
-        assert 0.1 < row.value / idle.value < 10
+        assert row.value == pytest.approx(idle.value)
+
+
+def test_real_time_is_measured() -> None:
+    """On a pool of threads, and timed by the clock of this machine, all samples have a time."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        run = functools.partial(run_on_pool, pool=pool, speeds=SPEEDS)
+        cell = Granularity(slow("stencil"), run, pool, SPEEDS, WORKERS, rounds=2)
+        samples = cell(0.005)
+    assert len(samples) == 2
+    assert all(sample.granularity > 0 and sample.ideal > 0 for sample in samples)
