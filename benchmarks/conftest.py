@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a quick run leaves out."""
+"""What a quick run leaves out, and how little is run where nothing is measured."""
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import pytest
 
+from flowgauge.run import measures
+
+FOLDER = Path(__file__).parent
 LONG_ROUNDS = 10
 """Rounds from which on a run is no quick one."""
-LEFT_OUT: dict[str | None, tuple[str, ...]] = {
-    None: ("test_databases", "test_runs_of_a_worker"),
+SLOW = ("test_deployments.py", "test_harness.py")
+"""Files whose services look for work every ten seconds, or that run pytest within this run."""
+LEFT_OUT = {
     "sequential": ("test_metg",),
     "dask-threads": (
         "test_feature_of_a_task",
@@ -16,26 +23,40 @@ LEFT_OUT: dict[str | None, tuple[str, ...]] = {
         "test_map",
         "test_subflow",
         "test_first_task",
+        "test_metg",
     ),
     "dask-processes": ("test_patterns.py",),
 }
-"""Two minutes of tests or files, by runner: what few use, what is known ("one task at a time
-never keeps half of two workers busy"), patterns where all cost alike, and long loads."""
+"""Tests or files, by runner: what few use, what is known ("one task at a time never keeps half of
+two workers busy"), patterns where all cost alike."""
 KEPT = "test_shared_dask_cluster"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave to a run with `--full` or with many rounds what takes long."""
-    if config.getoption("benchmark_min_rounds") >= LONG_ROUNDS:
+    """Leave what takes long to a run that asks for it: by name, with `--full` or many rounds.
+
+    A run that measures nothing shows of each file that it works, with one test; the others are
+    for the night.
+    """
+    if config.getoption("keyword") or any(".py" in name for name in config.option.file_or_dir):
         return
-    left_out = [item for item in items if _is_left_out(item)]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
+    benchmarks = [item for item in items if item.path.is_relative_to(FOLDER)]
+    if not measures(config):
+        quick = [item for item in benchmarks if item.path.name not in SLOW]
+        shown = [next(each) for _, each in itertools.groupby(quick, lambda item: item.path)]
+        for item in benchmarks:
+            if item not in shown:
+                item.add_marker(pytest.mark.nightly)
+    elif config.getoption("benchmark_min_rounds") < LONG_ROUNDS:
+        left_out = [item for item in benchmarks if _is_left_out(item)]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def _is_left_out(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function) or item.originalname == KEPT:
         return False
     runner = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None
-    left_out = LEFT_OUT.get(str(runner) if runner else None, ())
-    return bool({item.originalname, item.path.name} & {*left_out})
+    left_out = (*SLOW, *LEFT_OUT.get(str(runner), ()))
+    return item.originalname in left_out or item.path.name in left_out

@@ -69,25 +69,24 @@ def deployed(on_sqlite: str, folder: Path) -> Iterator[tuple[Site, dict[str, str
         yield site, ids
 
 
-def test_databases(paired: Paired, request: pytest.FixtureRequest, folder: Path) -> None:
+def test_databases(paired: Paired, on_sqlite: str, on_postgres: str, folder: Path) -> None:
     """What a flow run costs on PostgreSQL and on SQLite while others run beside it."""
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only runs it")
-    rounds = paired.recorder.budget.min_rounds
+    at_once = paired.size(AT_ONCE)
+    rounds = paired.size(paired.recorder.budget.min_rounds)
     with ExitStack() as stack:
-        on_sqlite, on_postgres = (
-            stack.enter_context(Site(request.getfixturevalue(name), folder / name))
-            for name in ("on_sqlite", "on_postgres")
+        of_sqlite, of_postgres = (
+            stack.enter_context(Site(api, folder / name))
+            for api, name in ((on_sqlite, "on_sqlite"), (on_postgres, "on_postgres"))
         )
         seconds = [
-            (on_postgres.seconds_at_once(AT_ONCE), on_sqlite.seconds_at_once(AT_ONCE))
+            (of_postgres.seconds_at_once(at_once), of_sqlite.seconds_at_once(at_once))
             for _ in range(max(1, rounds // 16))
         ]
     ours, theirs = zip(*seconds, strict=True)
     paired.benchmark.pedantic(lambda: None)
     burst: dict[str, Any] = {
-        "per": AT_ONCE,
-        "figure": f"time per flow run where {AT_ONCE} run at once",
+        "per": at_once,
+        "figure": f"time per flow run where {at_once} run at once",
         "params": {"tasks": 1},
         **DEPLOYMENTS,
     }
@@ -96,11 +95,9 @@ def test_databases(paired: Paired, request: pytest.FixtureRequest, folder: Path)
 
 
 @pytest.mark.leaves("processes", reason="what serves and pulls starts helpers with its first run")
-def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
+def test_trigger(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
     """How long after its trigger a run starts: pushed, served, and pulled by a worker."""
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only runs it")
-    site, ids = request.getfixturevalue("deployed")
+    site, ids = deployed
     started = {**ids, AGAIN: ids["push"]}
     seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, AGAIN)}
     for _ in range(TRIGGERS):
@@ -124,22 +121,21 @@ def test_trigger(paired: Paired, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.leaves("processes", reason="what pulls starts helpers with its first run")
-def test_runs_of_a_worker(paired: Paired, request: pytest.FixtureRequest) -> None:
+def test_runs_of_a_worker(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
     """How many runs one worker completes in a minute, where some wait already."""
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only runs it")
-    site, ids = request.getfixturevalue("deployed")
+    site, ids = deployed
+    queued = paired.size(QUEUED)
     start = time.perf_counter()
-    site.runs(ids["worker"], QUEUED)
+    site.runs(ids["worker"], queued)
     seconds = time.perf_counter() - start
     paired.benchmark.pedantic(lambda: None)
     paired.keep(
         Rounds((seconds,), ()),
-        per=QUEUED,
+        per=queued,
         rate=True,
         id="runs-of-a-worker",
         figure="flow runs of one worker, from the trigger to the last end",
         reference=None,
-        params={"runs": QUEUED},
+        params={"runs": queued},
         **DEPLOYMENTS,
     )

@@ -12,6 +12,7 @@ import pytest
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.recorder import Paired
 from flowgauge.measure.suite import SuiteTimes, time_suite
+from flowgauge.run import measures
 from flowgauge.server.kept import stop_kept
 
 FLOWS = 8
@@ -43,14 +44,15 @@ class Suites:
 @pytest.fixture(scope="module")
 def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Suites:
     """Give the times of all runs; one with the stock harness is the reference of them all."""
+    flows = FLOWS if measures(pytestconfig) else 1
     folder: Path = tmp_path_factory.mktemp("suite")
     rounds = ROUNDS["full" if pytestconfig.getoption("full") else "quick"]
-    stock = time_suite(folder, FLOWS, "--stock-harness")
-    cold = [time_suite(folder, FLOWS) for _ in range(rounds - 1)]
+    stock = time_suite(folder, flows, "--stock-harness")
+    cold = [time_suite(folder, flows) for _ in range(rounds - 1)]
     try:
         # Nothing is kept yet, so this run is as cold; it pays for the next one.
-        cold.append(time_suite(folder, FLOWS, "--keep-server"))
-        runs = [time_suite(folder, FLOWS, "--keep-server") for _ in range(2 * rounds)]
+        cold.append(time_suite(folder, flows, "--keep-server"))
+        runs = [time_suite(folder, flows, "--keep-server") for _ in range(2 * rounds)]
     finally:
         stop_kept(folder / "project")
     return Suites(stock, cold, kept=runs[::2], again=runs[1::2])
@@ -58,17 +60,8 @@ def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 
 @pytest.mark.parametrize("server", ["cold", "kept"])
 @pytest.mark.parametrize("figure", FIGURES)
-def test_harness(
-    paired: Paired, request: pytest.FixtureRequest, tmp_path: Path, figure: str, server: str
-) -> None:
+def test_harness(paired: Paired, suites: Suites, figure: str, server: str) -> None:
     """How long a newcomer's tests take, from a cold start and with a server that was kept."""
-    if paired.benchmark.disabled:
-        # Running the project at all is what can be checked without a minute of waiting.
-        if (figure, server) != ("suite", "cold"):
-            pytest.skip("a benchmark: --benchmark-only runs it")
-        paired.benchmark.pedantic(time_suite, args=(tmp_path, 2), rounds=1)
-        return
-    suites: Suites = request.getfixturevalue("suites")
     ours = [getattr(times, figure) for times in getattr(suites, server)]
     labels: dict[str, Any] = {
         "id": f"{figure.replace('_', '-')}-{server}",

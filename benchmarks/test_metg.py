@@ -113,8 +113,6 @@ def test_metg(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
 ) -> None:
     """From which length on tasks that need nothing of each other keep the machine busy."""
-    if runner_name == "dask-threads" and not measure.paired.recorder.full:
-        pytest.skip("--full measures what few use")
     measure.flow(Cell(runner_name, kernel, "trivial"), task_runner)
 
 

@@ -18,6 +18,7 @@ from flowgauge.measure.host import inside_flow
 from flowgauge.measure.recorder import Paired
 from flowgauge.measure.simulation import Machine
 from flowgauge.measure.workflow_runs import scaled
+from flowgauge.run import measures
 from flowgauge.runners import StartedRunners, default_workers
 from flowgauge.shapes import random_layered, shape
 from flowgauge.wfformat import load
@@ -48,8 +49,10 @@ SECONDS = 0.8
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure in a full run only, for it takes minutes."""
-    found = [HELD_OUT] if metafunc.config.getoption("full") else []
+    """Measure in a full run only, for it takes minutes; little is done where nothing is timed."""
+    timed = measures(metafunc.config)
+    found = [HELD_OUT if timed else HELD_OUT[:1]]
+    found = found if metafunc.config.getoption("full") or not timed else []
     metafunc.parametrize("drawn", found, ids=["all"] if found else None)
 
 
@@ -65,8 +68,6 @@ def test_prediction(
 ) -> None:
     """Predicted over measured makespans of random workflows, other shapes and given traces."""
     config = paired.recorder.config
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only --full measures it")
     workers = started_runners.workers
     traces = [Path(file) for file in config.getoption("workflow")]
     held_out = (*drawn, *(scaled(load(file), workers, seconds=SECONDS) for file in traces))

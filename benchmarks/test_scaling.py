@@ -12,11 +12,14 @@ from flowgauge.kernels import Speeds
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.recorder import Paired
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
+from flowgauge.run import measures
 from flowgauge.runners import StartedRunners
 from flowgauge.shapes import handing, shape
 
 TASKS = (10, 100, 1000, 10_000)
+FEW_TASKS = (1, 2)
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
+FEW_BYTES = (0, 10**3)
 LONGEST = 60.0
 """Seconds that a round may be expected to take; what would take longer is not run."""
 ROUNDS = 2
@@ -27,15 +30,17 @@ COMMON = pytest.mark.runners("sequential", "threads", "processes", "dask-process
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure in a full run only, for it takes minutes."""
+    """Measure in a full run only, for it takes minutes; little is done where nothing is timed."""
+    full = metafunc.config.getoption("full")
+    timed = measures(metafunc.config)
     sizes: dict[str, list[Any]] = {
-        "numbers": [TASKS],
-        "payloads": [BYTES],
+        "numbers": [TASKS if timed else FEW_TASKS],
+        "payloads": [BYTES if timed else FEW_BYTES],
         "kind": ["strong", "weak"],
     }
     for name in metafunc.fixturenames:
         if name in sizes:
-            found = sizes[name] if metafunc.config.getoption("full") else []
+            found = sizes[name] if full or not timed else []
             metafunc.parametrize(
                 name, found, ids=lambda size: size if isinstance(size, str) else "all"
             )
@@ -71,8 +76,6 @@ class Scaling:
 @pytest.fixture
 def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
     """Give what measures growth on a task runner."""
-    if paired.benchmark.disabled:
-        pytest.skip("a benchmark: --benchmark-only --full measures it")
     return Scaling(paired, runner_name, speeds)
 
 
@@ -115,11 +118,12 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
     """How much sooner more workers end the same work, and more work of which each has as much."""
     if started_runners.dask_address and scaling.runner == "dask-processes":
         pytest.skip("--dask-address: a cluster that exists keeps its workers")
+    work_seconds = 0.01 if scaling.paired.benchmark.disabled else TASK_SECONDS
     of_one: tuple[float, ...] = ()
     most = started_runners.workers
     for workers in sorted({1, *(2**n for n in range(most.bit_length()) if 2**n < most), most}):
         number = PER_WORKER * (most if kind == "strong" else workers)
-        workflow = shape("trivial", number, 1, seconds=TASK_SECONDS, kernel="native")
+        workflow = shape("trivial", number, 1, seconds=work_seconds, kernel="native")
         with runner_of_width(started_runners, scaling.runner, workers) as task_runner:
             seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
         of_one = of_one or seconds
@@ -128,5 +132,5 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
             beside=of_one,
             id=kind,
             figure="makespan of the same work" if kind == "strong" else "makespan of as much each",
-            params={"workers": workers, "tasks": number, "work_seconds": TASK_SECONDS},
+            params={"workers": workers, "tasks": number, "work_seconds": work_seconds},
         )

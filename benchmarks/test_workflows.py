@@ -21,13 +21,14 @@ from flowgauge.measure.timelines import keep_timeline
 from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
 from flowgauge.orders import check_outputs
 from flowgauge.recipes import RECIPES, recipe
+from flowgauge.run import measures
 from flowgauge.runners import StartedRunners
-from flowgauge.shapes import shape
+from flowgauge.shapes import nested, shape
 from flowgauge.wfformat import load
 
 SEED = 1
-DRAWN = {"quick": (), "full": tuple(RECIPES)}
-"""The recipes of each profile, of the smallest size there is."""
+SMALL = nested(2, 2, seconds=0.01)
+"""What is run where nothing is timed and no file is given."""
 SECONDS = 1.0
 """The lower bound that a workflow is scaled to."""
 ROUNDS = 2
@@ -36,17 +37,19 @@ WITH_FLOOR = ("threads", "processes", "dask-processes")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the files that are given, or else all recipes in a full run."""
-    if "source" in metafunc.fixturenames:
-        given = [Path(file) for file in metafunc.config.getoption("workflow")]
-        drawn = DRAWN[_profile(metafunc.config)]
-        metafunc.parametrize(
-            "source", given or drawn, ids=[Path(each).stem for each in given or drawn]
-        )
+    """Run the files that are given, or else all recipes, of the smallest size, in a full run."""
+    if "source" not in metafunc.fixturenames:
+        return
+    sources: list[Any] = [Path(file) for file in metafunc.config.getoption("workflow")]
+    if not sources and metafunc.config.getoption("full"):
+        sources = [*RECIPES]
+    elif not sources and not measures(metafunc.config):
+        sources = [SMALL]
+    metafunc.parametrize("source", sources, ids=_name)
 
 
-def _profile(config: pytest.Config) -> str:
-    return "full" if config.getoption("full", False) else "quick"
+def _name(source: str | Path | Workflow) -> str:
+    return source.name if isinstance(source, Workflow) else Path(source).stem
 
 
 @functools.cache
@@ -59,9 +62,11 @@ def _drawn(name: str) -> Workflow | GraphError:
 
 @pytest.fixture
 def workflow(
-    source: str | Path, pytestconfig: pytest.Config, started_runners: StartedRunners
+    source: str | Path | Workflow, pytestconfig: pytest.Config, started_runners: StartedRunners
 ) -> Workflow:
     """Give a workflow, scaled to this run; skip a recipe that can't be drawn, and say why."""
+    if isinstance(source, Workflow):
+        return source
     found = load(source) if isinstance(source, Path) else _drawn(source)
     if isinstance(found, GraphError):
         pytest.skip(str(found))
@@ -92,7 +97,7 @@ def test_workflow(
         for _ in "12"
     )
     bare = Makespans(workflow, floor.name, lambda graph: floor.run(graph, speeds), speeds, workers)
-    rounds = 0 if paired.benchmark.disabled else ROUNDS
+    rounds = paired.size(ROUNDS)
     seconds: list[float] = []
     twice: list[float] = []
     beside: list[float] = []
@@ -113,12 +118,11 @@ def test_workflow(
                 twice.append(again())
 
     paired.benchmark.pedantic(lambda: inside_flow(task_runner, measure))
-    if not rounds:
-        return
     if beside:
         paired.keep(bare.rounds(beside), group="workflows", reference=LOWER_BOUND, **bare.labels)
     if twice:
         labels = ours.labels | noise_of("workflows")
         paired.keep(Rounds(tuple(twice), tuple(seconds)), **labels)
     paired.keep(ours.rounds(seconds), group="workflows", reference=LOWER_BOUND, **ours.labels)
-    keep_timeline(paired.recorder.directory, ours.typical())
+    if not paired.benchmark.disabled:
+        keep_timeline(paired.recorder.directory, ours.typical())

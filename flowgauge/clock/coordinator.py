@@ -16,10 +16,11 @@ from typing import Any
 from flowgauge.clock.runs import Runs, Sighting
 from flowgauge.clock.shared_time import SharedTime
 
-HAND_OVER = 5.0
-"""Seconds without any news after which a submitted run is held to be queued, not on its way."""
+HAND_OVER = 60.0
+"""Seconds without any news after which a submitted run, for which a worker seems to be free, is
+held to be queued behind what is not known, and not on its way: a worker may have to start."""
 
-SECOND_LOOK = 0.003
+SECOND_LOOK = 0.01
 """Seconds between two looks that must both find nothing going on."""
 
 REPORT_AFTER = 3.0

@@ -122,11 +122,13 @@ class Paired:
         self.add([made])
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep rows as they are; the last one is shown.
+        """Keep rows as they are, unless nothing is timed; the last one is shown.
 
         Args:
             rows: One or more.
         """
+        if self.benchmark.disabled:
+            return
         self.recorder.measured.setdefault(self.item.nodeid, []).extend(rows)
 
 
