@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flowgauge.state_expression import after_any, may_end, next_names, parse
+from flowgauge.waiting import patience
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
 
 _POLL = 0.05
+_GUARD_SECONDS = 60.0
+"""A server on SQLite may wait for a lock for as long."""
 """Seconds between two looks at the API."""
 
 
@@ -164,13 +167,14 @@ class HistoryError(LookupError):
     """A run that has no history (yet); one line says which and why."""
 
 
-def run_history(run: Any, *, final: bool = True, timeout: float = 10) -> History:
+def run_history(run: Any, *, final: bool = True, timeout: float | None = None) -> History:
     """Read the states that a run went through from the API.
 
     Args:
         run: A flow run or task run, its id, one of its states, or a future.
         final: Wait until the run has ended: a task run's states come up to a second late.
-        timeout: Seconds to wait for that, or for the run to be known at all.
+        timeout: Seconds to wait for that, or for the run to be known at all; by default a
+            minute, multiplied with the environment variable `FLOWGAUGE_PATIENCE` where it is set.
 
     Returns:
         The history.
@@ -181,6 +185,7 @@ def run_history(run: Any, *, final: bool = True, timeout: float = 10) -> History
     from prefect.client.orchestration import get_client
 
     kinds, run_id = _identify(run)
+    timeout = patience(_GUARD_SECONDS) if timeout is None else timeout
     deadline = time.monotonic() + timeout
     with get_client(sync_client=True) as client:
         while True:

@@ -21,9 +21,10 @@ IDLE_START_SECONDS = 40
 """How long a server that is starting may use no processor: others may be making the template."""
 PROBE_SECONDS = 5.0
 """How often a server is asked for its health, and how long it may take to answer."""
-SILENT_PROBES = 3
-"""Probes in a row without an answer after which a server that uses no processor is wedged."""
-BUSY_PROBES = 12
+SILENT_PROBES = 18
+"""Probes in a row without an answer after which a server that uses no processor is wedged: SQLite
+waits for a lock for a minute."""
+BUSY_PROBES = 36
 """And after which one is that uses it."""
 _IDLE_SHARE = 0.002
 _TAIL_LINES = 15

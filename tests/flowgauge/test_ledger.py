@@ -155,10 +155,18 @@ def test_any_file_can_be_read(content: bytes) -> None:
 
 def test_who_records_waits_for_who_does(ledger: EffectLedger) -> None:
     """Nobody writes to the ledger while another process or thread does."""
-    thread = threading.Thread(target=ledger.record, args=("charged",))
+    begun = threading.Event()
+
+    def record() -> None:
+        begun.set()
+        ledger.record("charged")
+
+    thread = threading.Thread(target=record)
     with ledger.path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         thread.start()
+        begun.wait()
+        # One that did not wait would write within moments.
         thread.join(timeout=0.2)
         assert thread.is_alive()
         assert ledger.count() == 0

@@ -8,10 +8,11 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+
+from flowgauge.waiting import wait_until
 
 FLOW = """
 import pytest
@@ -214,10 +215,7 @@ def test_failing(prefect_server):
     left = [path for path in temporary.rglob("*") if path.is_file()]
     assert left == []
     # A fork server ends by itself when it notices that its parent is gone.
-    deadline = time.monotonic() + 10
-    while (left_running := _processes_with(str(temporary))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left_running == []
+    wait_until(lambda: not _processes_with(str(temporary)), "the end of all processes")
 
 
 def _processes_with(text: str) -> list[str]:

@@ -15,6 +15,7 @@ with_wfcommons = pytest.mark.skipif(
 )
 
 
+@pytest.mark.nightly
 @with_wfcommons
 def test_a_seed_draws_one_workflow() -> None:
     """The same seed draws the same workflow, another seed another one; no larger than asked."""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from itertools import permutations
 from typing import Any
@@ -108,6 +110,13 @@ def test_the_preloaded_pool_forks(started_runners: StartedRunners) -> None:
         assert executor._mp_context.get_start_method() == "forkserver"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen here")
 def test_default_workers_are_the_cores_of_this_process() -> None:
-    """The width is the number of cores that may be used."""
-    assert 1 <= default_workers() <= (os.cpu_count() or 1)
+    """The width of benchmarks is the number of cores that may be used, fewer than there are."""
+    code = (
+        "import os\nfrom flowgauge.runners import default_workers\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(default_workers())"
+    )
+    words = [sys.executable, "-c", code]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert default_workers() == len(os.sched_getaffinity(0))

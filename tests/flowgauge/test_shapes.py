@@ -22,7 +22,8 @@ def needs(workflow: Workflow, id: str) -> list[str]:
 def test_edges_lead_from_one_step_to_the_next(name: str, width: int, steps: int) -> None:
     """Tasks need tasks of the step just before, none twice, and as many steps follow each other."""
     workflow = shape(name, width, steps, seconds=1.0)
-    assert workflow.width == (width * steps if name == "trivial" else workflow.width)
+    if name in ("trivial", "chain", "stencil"):
+        assert workflow.width == (width * steps if name == "trivial" else width)
     for task in workflow.tasks:
         step = int(task.id.partition(".")[0])
         assert {parent.partition(".")[0] for parent in task.needs} <= {str(step - 1)}

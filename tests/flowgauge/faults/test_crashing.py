@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from prefect import task
 from flowgauge.faults.plan import FaultRefused, Point
 from flowgauge.faults.wanted import Faults
 from flowgauge.history import History, run_history
+from flowgauge.waiting import wait_until
 from tests.flowgauge.faults.conftest import RunTasks
 
 POOL_OR_DASK = '@pytest.mark.runners("processes", "dask-processes")'
@@ -34,11 +34,12 @@ async def charge_async(order: int) -> int:
 
 def history_of(run: UUID, states: int) -> History:
     """Wait until a run, which need not end, has had a number of states."""
-    deadline = time.monotonic() + 10
-    while True:
+
+    def so_far() -> History | None:
         history = run_history(run, final=False)
-        if len(history.steps) >= states or time.monotonic() > deadline:
-            return history
+        return history if len(history.steps) >= states else None
+
+    return wait_until(so_far, lambda: f"{states} states of {run_history(run, final=False)!r}")
 
 
 @pytest.mark.runners("processes")

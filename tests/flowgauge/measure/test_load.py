@@ -13,6 +13,7 @@ import pytest
 
 from flowgauge.measure import load as measured
 from flowgauge.measure.load import Load, load
+from flowgauge.waiting import wait_until
 
 CORES = os.cpu_count() or 1
 START = Load(when=100.0, ours=10.0, all=50.0, stolen=1.0, throttled=0.5)
@@ -44,9 +45,7 @@ def test_work_of_processes_below_this_one_is_ours() -> None:
 
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        deadline = time.monotonic() + 30
-        while beyond_own() < 0.2:
-            assert time.monotonic() < deadline
+        wait_until(lambda: beyond_own() >= 0.2)
         process.stdin.close()
     assert beyond_own() >= 0.2
 

@@ -18,6 +18,7 @@ import pytest
 from flowgauge.cli import run
 from flowgauge.server import kept
 from flowgauge.server.kept import KeptError, find_kept, lease_kept, stop_kept
+from flowgauge.waiting import wait_until
 
 
 @pytest.fixture
@@ -185,11 +186,3 @@ def is_running(pid: int) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ import pytest
 from flowgauge.server.kept import find_kept, stop_kept
 from flowgauge.server.lease import KEEPER
 from flowgauge.server.template import cache_folder
+from flowgauge.waiting import wait_until
 
 CACHE = cache_folder()
-KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "2"))
+KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "1"))
 """How often a run is killed at a random moment; more find more."""
 
 # While the server of this run is up, its keeper starts those of other runs at once.
@@ -214,25 +214,22 @@ def test_flow(prefect_server):
 
 @pytest.mark.e2e
 def test_a_wedged_server_ends_the_run_with_one_line(pytester: pytest.Pytester, said: Path) -> None:
-    """A run whose server hangs is over in seconds, and says why; no client waits for minutes."""
-    pytester.makeconftest("import flowgauge.server.watch as w; w.PROBE_SECONDS = 0.5")
+    """A run whose server hangs ends itself and says why; its client is refused, and fails."""
+    pytester.makeconftest(
+        "import flowgauge.server.watch as w; w.PROBE_SECONDS, w.SILENT_PROBES = 0.5, 3"
+    )
     pytester.makepyfile(
         PROJECT
         + """
 def test_hangs(prefect_server):
     server(prefect_server).suspend()
-    start = time.monotonic()
-    try:
-        nothing()
-    finally:
-        say(seconds=time.monotonic() - start)
+    nothing()
 
 def test_after_it(prefect_server):
     raise AssertionError
 """
     )
     result = pytester.runpytest_subprocess()
-    assert lines(said)[0]["seconds"] < 10
     result.assert_outcomes(failed=1)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["*the Prefect server of this run has not answered in*"])
@@ -332,11 +329,8 @@ def belongs(process: psutil.Process, temporary: Path) -> bool:
 
 def wait_until_gone(pids: Iterable[int]) -> None:
     """Wait until processes have ended; a zombie has."""
-    deadline = time.monotonic() + 20
     watched = set(pids)
-    while alive := [pid for pid in watched if is_running(pid)]:
-        assert time.monotonic() < deadline, alive
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(is_running, watched)), f"the end of {watched}")
 
 
 def is_running(pid: int) -> bool:

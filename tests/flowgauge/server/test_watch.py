@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from flowgauge.server.forked import ServerRequest
 from flowgauge.server.harness import early_request
 from flowgauge.server.lease import Lease, ServerProcess, lease
 from flowgauge.server.watch import ServerError, Watch, wait_until_healthy
+from flowgauge.waiting import patience, wait_until
 
 # While the server of this run is up, its keeper starts others at once.
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -75,6 +75,7 @@ def test_a_server_that_hangs_at_the_start_is_ended(
 def watched(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Watch:
     """Return a watch that needs no 20 seconds."""
     monkeypatch.setattr(watch, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(watch, "SILENT_PROBES", 3)
     return Watch(server, told.append)
 
 
@@ -128,14 +129,11 @@ def test_a_server_that_answers_now_and_then_is_left_alone(
     monkeypatch.setattr(watch, "answers", answers)
     told: list[str] = []
     watching = watched(server, monkeypatch, told)
-    assert over.wait(20)
+    assert over.wait(patience())
     watching.stop()
     assert told == []
 
 
 def wait_for(told: list[str]) -> None:
     """Wait until something is told."""
-    deadline = time.monotonic() + 20
-    while not told:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: told)
