@@ -78,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full",
         action="store_true",
         help="measure everything, with more rounds: up to three quarters of an hour in place of"
-        " five minutes",
+        " three minutes",
     )
     group.addoption(
         "--resume",
