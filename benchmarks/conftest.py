@@ -15,6 +15,8 @@ LONG_ROUNDS = 10
 """Rounds from which on a run is no quick one."""
 SLOW = ("test_deployments.py", "test_harness.py")
 """Files whose services look for work every ten seconds, or that run pytest within this run."""
+PREDICTION = "test_prediction.py"
+"""Needs figures of its own before it predicts."""
 LEFT_OUT = {
     "sequential": ("test_metg",),
     "dask-threads": (
@@ -43,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     benchmarks = [item for item in items if item.path.is_relative_to(FOLDER)]
     if not measures(config):
-        quick = [item for item in benchmarks if item.path.name not in SLOW]
+        quick = [item for item in benchmarks if item.path.name not in (*SLOW, PREDICTION)]
         shown = [next(each) for _, each in itertools.groupby(quick, lambda item: item.path)]
         for item in benchmarks:
             if item not in shown:

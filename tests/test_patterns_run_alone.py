@@ -19,6 +19,7 @@ from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = load(catalogue_root())
+LONG = ("deployments/", "pipelines/")
 
 
 def run_as_script(script: Path, printed: Path, api: str) -> None:
@@ -32,7 +33,16 @@ def run_as_script(script: Path, printed: Path, api: str) -> None:
         runpy.run_path(str(script), run_name="__main__")
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=[pattern.name for pattern in PATTERNS])
+CASES = [
+    # Those start servers and workers of their own, or train models; end-to-end tests do, too.
+    pytest.param(
+        pattern, id=pattern.name, marks=[pytest.mark.nightly] * pattern.name.startswith(LONG)
+    )
+    for pattern in PATTERNS
+]
+
+
+@pytest.mark.parametrize("pattern", CASES)
 def test_a_copied_pattern_shows_what_it_does(
     pattern: Pattern, prefect_server: str, tmp_path: Path
 ) -> None:

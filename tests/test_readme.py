@@ -98,6 +98,7 @@ def running(command: list[str]) -> Iterator[None]:
         process.wait(timeout=patience())
 
 
+@pytest.mark.e2e
 def test_ones_own_flows(pytester: pytest.Pytester) -> None:
     """The README's test of one's own flows passes as it stands, in a project without settings.
 
@@ -110,7 +111,7 @@ def test_ones_own_flows(pytester: pytest.Pytester) -> None:
     result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d days.*"])
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
     """The commands for one's own cluster run tests in its workers, and the cluster runs on.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import process
@@ -12,6 +13,9 @@ from pathlib import Path
 from flowgauge.leftovers.writes import Stood, stands_at
 
 _NAMES = ("__pycache__", ".hypothesis", ".benchmarks", ".pytest_cache", ".coverage")
+_SERVED = "runner_storage"
+"""What `serve` and workers leave in the temporary folder, empty: made by `Runner.__aenter__`, whose
+`__aexit__` removes only the folder of its own below."""
 _SYSTEM = ("/dev", "/proc", "/sys")
 
 
@@ -43,6 +47,8 @@ class Folders:
         """Say whether a test may leave something at a path."""
         parts = Path(path).parts
         if any(part.startswith(_NAMES) for part in parts):
+            return True
+        if Path(path) == Path(tempfile.gettempdir(), _SERVED):
             return True
         scratch = process.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
         roots = [*_SYSTEM, self.home, *self.allowed(), *([scratch] if scratch else [])]

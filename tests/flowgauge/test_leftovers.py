@@ -414,6 +414,7 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
     project.makeini("[pytest]")
     project.makepyfile(
         """
+        import asyncio
         import os
         import pathlib
         import tempfile
@@ -421,6 +422,7 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
         import pytest
         from prefect import flow, task
         from prefect.client.orchestration import get_client
+        from prefect.runner import Runner
         from conftest import started
 
         @task(log_prints=True)
@@ -445,6 +447,14 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
         def test_cluster(started_runners):
             assert started_runners.dask_scheduler("dask-processes").startswith("tcp")
 
+        def test_served(prefect_server):
+            async def start_and_end():
+                async with Runner(name="served") as runner:
+                    await runner.add_flow(reports)
+
+            asyncio.run(start_and_end())
+            assert pathlib.Path(tempfile.gettempdir(), "runner_storage").is_dir()
+
         def test_client(prefect_server):
             client = get_client(sync_client=True)
             client.__enter__()
@@ -465,7 +475,7 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
     [connection] = left["test_client"]
     assert " to the Prefect server at 127.0.0.1:" in connection
     assert connection.endswith(" in test_client")
-    result.assert_outcomes(passed=6, errors=2)
+    result.assert_outcomes(passed=7, errors=2)
 
 
 @pytest.mark.nightly

@@ -170,7 +170,7 @@ def test_what_ended_well_is_kept(uv: Path, project: Path, tmp_path: Path) -> Non
     assert none.failure == f"Prefect 3.8 was not measured: {place.log} says why"
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_one_version_holds_up_no_other(
     uv: Path,
     project: Path,

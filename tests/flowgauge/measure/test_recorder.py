@@ -52,6 +52,7 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     assert "sum" in (folder / "index.html").read_text()
 
 
+@pytest.mark.nightly
 def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
     """The same thing twice a round makes a row of noise, which names the group it judges."""
     project.makepyfile(
@@ -75,6 +76,7 @@ def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
     assert row.ratio_low is not None
 
 
+@pytest.mark.nightly
 def test_the_options_of_pytest_benchmark_work(project: pytest.Pytester) -> None:
     """Rounds, raw times and pytest-benchmark's own table are had by its own options."""
     result = project.runpytest_subprocess(
@@ -154,6 +156,7 @@ def test_that_takes_long(paired):
 """
 
 
+@pytest.mark.nightly
 def test_ctrl_c_keeps_what_was_measured(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +179,7 @@ def test_ctrl_c_keeps_what_was_measured(
     assert not (folder / "unfinished.json").exists()
 
 
+@pytest.mark.nightly
 def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
     """What failed, be it after it was measured, is no part of what --resume takes over."""
     # It measures, and fails when it has.

@@ -235,7 +235,7 @@ def test_after_it(prefect_server):
     result.stdout.fnmatch_lines(["*the Prefect server of this run has not answered in*"])
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_the_stock_harness_gives_the_same_and_ends_with_a_killed_run(
     pytester: pytest.Pytester, said: Path, prefect_server: str
 ) -> None:

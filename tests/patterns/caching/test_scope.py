@@ -208,6 +208,7 @@ def test_values_that_json_confuses_have_two_keys(left: Any, right: Any) -> None:
 @given(
     distinct=st.lists(st.integers(-9, 9).map(lambda n: [n]), min_size=1, max_size=2, unique_by=repr)
 )
+@example(distinct=[[3], [-3]])
 def test_equal_arguments_execute_once_and_different_ones_twice(
     task_runner: TaskRunner[Any],
     tmp_path_factory: pytest.TempPathFactory,

@@ -285,7 +285,7 @@ def first_run(api: str) -> dict[str, Any]:
     return run
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 @pytest.mark.guarantee(NAME, "fires")
 def test_a_served_flow_starts_in_the_night_of_the_change(
     start: Callable[..., Any], tmp_path: Path

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import allow_failure, flow, task
 from prefect.client.schemas.objects import State
@@ -44,6 +44,9 @@ nests = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+RICH = ["desk", ["shelf", {"a": ["desk", ("box", "shelf")], "b": []}], Pair("box", ["desk"])]
 
 
 def replaced(nest: Any, leaf: Callable[[str], Any]) -> Any:
@@ -98,6 +101,7 @@ def ends(task_runner: TaskRunner[Any], bodies: list[Callable[[Any, Any], Any]]) 
 @pytest.mark.guarantee(NAME, "settled")
 @settings(max_examples=2)
 @given(cases=st.lists(nests, min_size=4, max_size=4))
+@example(cases=[*RICH, ([], Pair({}, "shelf"))])
 def test_results_come_in_the_shape_of_the_futures(
     task_runner: TaskRunner[Any], cases: list[Any]
 ) -> None:
@@ -127,6 +131,7 @@ def test_the_flow_counts_its_stock(task_runner: TaskRunner[Any]) -> None:
     cases=st.lists(nests, min_size=3, max_size=3),
     as_state=st.booleans(),
 )
+@example(cases=RICH, as_state=True)
 def test_one_failure_at_any_depth_fails_the_flow(
     task_runner: TaskRunner[Any], cases: list[Any], as_state: bool
 ) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaves to the end-to-end runs what imports pandas and scikit-learn in new processes."""
+"""Leaves to longer runs what imports pandas and scikit-learn in new processes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-NEW_PROCESSES = {"processes", "dask-processes"}
+SUITE = {"processes": "nightly", "dask-processes": "e2e"}
+"""By task runners that start processes; a pool's are started anew for each flow run."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder `e2e` on task runners that start processes."""
+    """Mark the tests of this folder on task runners that start processes."""
     here = Path(__file__).parent
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if item.path.parent == here and parameters.get("runner_name") in NEW_PROCESSES:
-            item.add_marker("e2e")
+        suite = SUITE.get(parameters.get("runner_name", ""))
+        if item.path.parent == here and suite:
+            item.add_marker(suite)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.runtime import flow_run, task_run
@@ -30,6 +30,7 @@ jitters = st.floats(0.01, 1)
 @pytest.mark.guarantee(NAME, "attempts")
 @settings(max_examples=3)
 @given(retries=st.integers(1, 3), failures=st.lists(st.integers(0, 5), min_size=1, max_size=5))
+@example(retries=2, failures=[0, 3, 1, 2])
 def test_a_call_is_tried_until_it_succeeds_or_retries_run_out(
     task_runner: TaskRunner[Any],
     tmp_path_factory: pytest.TempPathFactory,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.client.schemas.objects import State
@@ -43,6 +43,7 @@ def attempts(file: Path) -> int:
 @pytest.mark.guarantee(NAME, "named")
 @settings(max_examples=2)
 @given(named=st.sets(st.sampled_from(ERRORS), min_size=1, max_size=3))
+@example(named={ERRORS[0], ERRORS[-1]})
 def test_named_exceptions_and_no_others_are_retried(
     task_runner: TaskRunner[Any],
     tmp_path_factory: pytest.TempPathFactory,

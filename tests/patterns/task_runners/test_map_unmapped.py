@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import allow_failure, flow, task, unmapped
 from prefect.client.schemas.objects import State
@@ -28,6 +28,7 @@ prices = st.fixed_dictionaries({"near": st.floats(1, 9), "far": st.floats(1, 9)}
 @pytest.mark.guarantee(NAME, "order")
 @settings(max_examples=2)
 @given(parcels=st.lists(st.text(min_size=1, max_size=9), max_size=6))
+@example(parcels=["a", "bcd", "a"])
 def test_map_is_the_built_in_map(task_runner: TaskRunner[Any], parcels: list[str]) -> None:
     """The n-th result belongs to the n-th item, and no items give no results."""
 
@@ -99,6 +100,7 @@ def repeat(item: int, value: Any) -> Any:
         max_size=3,
     )
 )
+@example(values=[[1, 2, 3], {"a": 1, "b": 2}, (4,)])
 def test_every_task_gets_the_whole_of_an_unmapped_value(
     task_runner: TaskRunner[Any], values: list[Any]
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_dict_is_dealt_out_key_by_key(task_runner: TaskRunner[Any]) -> None:
 @pytest.mark.guarantee(NAME, "unmapped")
 @settings(max_examples=2)
 @given(kilograms=st.lists(st.integers(1, 30).map(float), min_size=1, max_size=4), prices=prices)
+@example(kilograms=[1.0, 30.0, 2.0], prices={"near": 1.5, "far": 4.0})
 def test_every_parcel_is_quoted_from_the_whole_price_list(
     task_runner: TaskRunner[Any], kilograms: list[float], prices: dict[str, float]
 ) -> None:
@@ -201,6 +204,7 @@ def test_items_may_be_futures(task_runner: TaskRunner[Any]) -> None:
 @pytest.mark.guarantee(NAME, "apart")
 @settings(max_examples=2)
 @given(parcels=st.lists(st.sampled_from(["", "a", "bcd"]), min_size=1, max_size=5))
+@example(parcels=["", "bcd", "", "a"])
 def test_a_failed_item_leaves_the_others_alone(
     task_runner: TaskRunner[Any], parcels: list[str]
 ) -> None:

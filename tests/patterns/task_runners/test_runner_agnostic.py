@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.client.schemas.objects import State
@@ -58,6 +58,7 @@ def ended(bill: Bill) -> dict[str, str]:
 @pytest.mark.guarantee(NAME, "values")
 @settings(max_examples=3)
 @given(bill=bills(st.integers(0, 100)))
+@example(bill={"a": (3, []), "b": (5, ["a", "a"]), "c": (0, []), "d": (2, ["a", "b", "c"])})
 def test_values_are_those_of_plain_python(task_runner: TaskRunner[Any], bill: Bill) -> None:
     """The flow gives the values of plain Python, whatever the tasks depend on."""
     assert price_parts.with_options(task_runner=task_runner)(bill) == priced(bill)
@@ -67,6 +68,7 @@ def test_values_are_those_of_plain_python(task_runner: TaskRunner[Any], bill: Bi
 @pytest.mark.runners("sequential", "threads", "dask-threads", "dask-processes")
 @settings(max_examples=3)
 @given(bill=bills(st.integers(-1, 2)))
+@example(bill={"a": (-1, []), "b": (1, ["a"]), "c": (0, []), "d": (2, ["c"]), "e": (1, ["b"])})
 def test_failures_end_in_the_same_states(task_runner: TaskRunner[Any], bill: Bill) -> None:
     """A failed task fails, what needs it is not run, and everything else completes."""
     assert check_parts.with_options(task_runner=task_runner)(bill) == ended(bill)

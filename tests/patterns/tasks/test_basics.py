@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, get_client, task
 from prefect.client.schemas.objects import TaskRun
@@ -100,6 +100,7 @@ def test_a_task_run_is_recorded(task_runner: TaskRunner[Any]) -> None:
 @pytest.mark.guarantee(NAME, "inputs")
 @settings(max_examples=2)
 @given(cases=st.lists(shapes, min_size=3, max_size=3))
+@example(cases=[7, [1, {"a": [2, 3]}, []], {"a": 4, "b": {"ab": [5, [6]]}}])
 def test_futures_arrive_as_values(task_runner: TaskRunner[Any], cases: list[Any]) -> None:
     """Futures among the arguments, also inside lists and dicts, arrive as their values."""
 
