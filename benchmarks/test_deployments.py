@@ -94,7 +94,6 @@ def test_databases(paired: Paired, on_sqlite: str, on_postgres: str, folder: Pat
     paired.keep(Rounds(ours, theirs), id="burst-postgres", reference="the same on SQLite", **burst)
 
 
-@pytest.mark.leaves("processes", reason="what serves and pulls starts helpers with its first run")
 def test_trigger(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
     """How long after its trigger a run starts: pushed, served, and pulled by a worker."""
     site, ids = deployed
@@ -120,7 +119,6 @@ def test_trigger(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
         )
 
 
-@pytest.mark.leaves("processes", reason="what pulls starts helpers with its first run")
 def test_runs_of_a_worker(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
     """How many runs one worker completes in a minute, where some wait already."""
     site, ids = deployed

@@ -97,13 +97,11 @@ def _leaves_nothing_behind(
     watch = Watch(_folders(request.config, tmp_path_factory))
     try:
         yield
-        left = watch.left()
+        marks = request.node.iter_markers("leaves")
+        left = watch.left(frozenset(kind for mark in marks for kind in mark.args))
         request.node.user_properties += [(_APPEARED, path) for path in watch.appeared()]
     finally:
         watch.close()
-    for mark in request.node.iter_markers("leaves"):
-        for kind in mark.args:
-            left.pop(kind, None)
     if left:
         pytest.fail(_message(left), pytrace=False)
 

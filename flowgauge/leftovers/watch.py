@@ -64,21 +64,24 @@ class Watch:
         _current = None
         audit.watch(None)
 
-    def left(self) -> dict[str, list[str]]:
+    def left(self, allowed: frozenset[str] = frozenset()) -> dict[str, list[str]]:
         """Return what is left, once it has had time to end.
+
+        Args:
+            allowed: The kinds that may be left, and are not waited for.
 
         Returns:
             For each kind of which something is left: a line for each thing.
         """
         deadline = time.monotonic() + PATIENCE
-        left = self._left()
+        left = self._left(allowed)
         if left:
             # What only a reference cycle holds is nobody's.
             gc.collect()
         while left and time.monotonic() < deadline:
             # Not `time.sleep`, which a test may have made virtual.
             threading.Event().wait(0.005)
-            left = self._left()
+            left = self._left(allowed)
         return left
 
     @contextmanager
@@ -108,7 +111,7 @@ class Watch:
             set(self._sightings.written),
         )
 
-    def _left(self) -> dict[str, list[str]]:
+    def _left(self, allowed: frozenset[str]) -> dict[str, list[str]]:
         now, before = self._present(), self._before
         left = {
             "processes": _processes(now, before),
@@ -116,7 +119,7 @@ class Watch:
             "connections": _connections(now.connections - before.connections),
             "files": self._files(now, before),
         }
-        return {kind: things for kind, things in left.items() if things}
+        return {kind: things for kind, things in left.items() if things and kind not in allowed}
 
     def _threads(self, new: set[threading.Thread], before: Present) -> list[str]:
         frames = sys._current_frames() if new else {}

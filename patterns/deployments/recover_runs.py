@@ -18,11 +18,14 @@ Guarantees:
     found: a run that beat and fell silent is marked Crashed, once it was silent for the window.
     alive: a run that goes on beating is left alone, however long it lasts.
     others: runs of other deployments are left alone.
-    again: a run that crashed, found or by itself, is put back on the queue under the same id,
-        and a worker that lives runs it to its end.
+    again: a run that crashed, found or by itself, is put back on the queue under the same id once
+        it was left alone for the pause, and a worker that lives runs it to its end.
     kept-work: tasks with persisted results that had finished are not done again.
     bounded: a run that crashes in each of its attempts stays Crashed after the last.
     shared: of runs that two workers take from one queue, none is done twice and none is lost.
+    twice: stock: a process worker reports a crash twice, the second time once it has loaded the
+        flow and run its `on_crashed` hooks, and crashes what was put back meanwhile. Hence the
+        pause.
     limit: stock: a worker that was given a `--limit` ends when a run that it has not yet let go of
         is put back on the queue. Limit the queue or the pool instead.
     repeated: set up again, the automations of a deployment are replaced, not doubled.
@@ -34,8 +37,8 @@ Not for:
     not at all (`database is locked`); use PostgreSQL.
 
 Costs:
-    One event for each run and heartbeat. A run that is lost waits until its window is over and
-    the server has looked, which it does every few seconds.
+    One event for each run and heartbeat. A run that is lost waits until its window is over, then
+    for the pause, each time until the server has looked, which it does every few seconds.
 
 Sources:
     - https://docs.prefect.io/v3/advanced/detect-zombie-flows
@@ -43,6 +46,7 @@ Sources:
     - Prefect #16746 and #18257: runs of a worker that is gone stay Running
     - Prefect #10211: retries do not cover crashes
     - Prefect #18934: `database is locked` on SQLite
+    - Prefect #18453: a worker's report of a crash that is not asked whether it still holds
     - Prefect #10632: a run that holds a slot of a worker's limit cannot take another
 """
 
@@ -69,6 +73,9 @@ JOB_VARIABLES: dict[str, Any] = {
     "stream_output": False,
 }
 
+PAUSE = timedelta(seconds=30)
+
+TAKEN = {f"prefect.flow-run.{state}" for state in ("AwaitingRetry", "Scheduled", "Pending")}
 ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 
 
@@ -103,12 +110,14 @@ def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
     )
 
 
-def rerun_crashed_runs(deployment: UUID, attempts: int) -> AutomationCore:
+def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> AutomationCore:
     """Describe the automation that puts crashed runs back on their queue.
 
     Args:
         deployment: Whose runs it watches.
         attempts: How often a run may begin, the first time included.
+        pause: How long a run stays Crashed, at least ten seconds. A worker whose second report of
+            the crash comes later crashes the next attempt, too.
 
     Returns:
         The automation, not yet created.
@@ -121,12 +130,13 @@ def rerun_crashed_runs(deployment: UUID, attempts: int) -> AutomationCore:
                 {"prefect.resource.id": ["prefect.flow-run.*"], "prefect.run-count": tried}
             ),
             match_related=runs_of(deployment),
-            expect={"prefect.flow-run.Crashed"},
+            after={"prefect.flow-run.Crashed"},
+            # Somebody was quicker to put it back.
+            expect=TAKEN,
             for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
+            posture=Posture.Proactive,
             threshold=1,
-            # The server reads an event again if its database was locked; it acts once in this time.
-            within=timedelta(seconds=2),
+            within=pause,
         ),
         actions=[
             ChangeFlowRunState(
@@ -142,7 +152,10 @@ def runs_of(deployment: UUID) -> ResourceSpecification:
 
 
 def recover_runs(
-    deployment: UUID, attempts: int = 3, window: timedelta = 3 * HEARTBEAT
+    deployment: UUID,
+    attempts: int = 3,
+    window: timedelta = 3 * HEARTBEAT,
+    pause: timedelta = PAUSE,
 ) -> dict[str, UUID]:
     """Let the server find and run again the runs of a deployment that lost their machine.
 
@@ -150,18 +163,25 @@ def recover_runs(
         deployment: Which one; its job variables hold `JOB_VARIABLES`.
         attempts: How often a run may begin, the first time included.
         window: How long a run may be silent.
+        pause: How long a run stays Crashed before it is put back; longer than its flow takes to
+            load and its `on_crashed` hooks to run.
 
     Returns:
         The ids of the two automations by their names; earlier ones of these names are gone.
 
     Raises:
-        ValueError: If live runs would be taken for lost, or a run could not begin.
+        ValueError: If live runs would be taken for lost, none would be put back, or too soon.
     """
     if window < 2 * HEARTBEAT:
         raise ValueError(f"window {window} is too short: a live run may be silent for {HEARTBEAT}")
     if attempts < 2:
         raise ValueError(f"attempts={attempts} puts nothing back: give 2 or more")
-    automations = (crash_silent_runs(deployment, window), rerun_crashed_runs(deployment, attempts))
+    if pause < timedelta(seconds=10):
+        raise ValueError(f"pause {pause} is too short: workers report a crash again in 0:00:10")
+    automations = (
+        crash_silent_runs(deployment, window),
+        rerun_crashed_runs(deployment, attempts, pause),
+    )
     with get_client(sync_client=True) as client:
         return {automation.name: replace(client, automation) for automation in automations}
 

@@ -12,11 +12,9 @@ from playwright.sync_api import Browser, Page
 
 from flowgauge.measure.results import Results
 from flowgauge.report.questions import questions
+from flowgauge.waiting import patience
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.leaves("processes", reason="a browser starts helpers when it needs them"),
-]
+pytestmark = pytest.mark.e2e
 WIDTHS = {"wide": 1280, "narrow": 400}
 
 
@@ -44,7 +42,7 @@ class Opened:
 def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
     """Give the page of the sample, open and drawn, on a wide and on a narrow screen."""
     page = browser.new_page(viewport={"width": WIDTHS[request.param], "height": 800})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(1000 * patience())
     found = Opened(page)
     page.on("console", lambda message: found.said.append(message.text))
     page.on("pageerror", lambda error: found.said.append(str(error)))

@@ -42,8 +42,11 @@ from patterns.deployments.recover_runs import (
 from patterns.deployments.self_hosted_server import postgres, prefect_server
 
 NAME = "deployments/recover_runs"
+PATTERN = Path(measure_rain.fn.__code__.co_filename)
 # Shorter than the heartbeat, for runs that die after their first one.
 WINDOW = timedelta(seconds=12)
+# As short as the server takes.
+PAUSE = timedelta(seconds=10)
 ATTEMPTS = 2
 SHARERS = ("second", "third")
 BEAT_SECONDS = 1
@@ -257,7 +260,7 @@ def stage(folder: Path) -> Iterator[Stage]:
         )
         for automation in (
             crash_silent_runs(recovered, WINDOW),
-            rerun_crashed_runs(recovered, ATTEMPTS),
+            rerun_crashed_runs(recovered, ATTEMPTS, PAUSE),
         ):
             client.create_automation(automation)
         yield Stage(client, api, folder, recovered, stock)
@@ -281,6 +284,7 @@ class Scene:
     lost_done: list[str]
     lost_taken: bool
     fatal: FlowRun
+    fatal_crashes: int
     fatal_done: list[str]
     shared: list[FlowRun]
     shared_done: list[list[str]]
@@ -295,11 +299,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             orphan, lost = on.trip(on.recovered), on.trip(on.recovered)
             stock_orphan, stuck = on.trip(on.stock), on.trip(on.stock)
             trips = (orphan, lost, stock_orphan, stuck)
+            fatal = on.trip(on.recovered, fatal=True)
             alive = on.trip(on.recovered, state=Running())
             until(
-                lambda: all(trip.waits() for trip in trips) and on.own_beats(lost) > 0,
+                lambda: (
+                    all(trip.waits() for trip in trips)
+                    and on.own_beats(lost) > 0
+                    and len(on.crashed(fatal)) >= ATTEMPTS
+                ),
                 # A busy machine may take longer than the window until all four wait.
-                lambda: on.beat(alive, orphan, lost),
+                lambda: on.beat(alive, orphan, lost, fatal),
             )
             first.kill()
             os.kill(lost.process(), signal.SIGKILL)
@@ -308,14 +317,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         orphan.go()
         stock_orphan.go()
         lost.go()
-        fatal = on.trip(on.recovered, fatal=True)
         shared = on.free_trips(6)
         with on.worker("second"), on.worker("third"):
 
             def live() -> None:
                 """Beat for all that live, lest a slow one be taken for silent."""
                 again = [lost] * (on.run(lost).run_count > 1)
-                on.beat(alive, orphan, fatal, *again)
+                on.beat(alive, orphan, *again)
 
             def offer() -> None:
                 """Offer more where one of the two was quicker to take all there was."""
@@ -327,9 +335,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             )
             until(
                 lambda: (
-                    all(on.ended(trip) for trip in (orphan, stock_orphan, lost, fatal, *shared))
+                    all(on.ended(trip) for trip in (orphan, stock_orphan, lost, *shared))
                     and on.run(lost).run_count > 1
-                    and len(on.crashed(fatal)) >= ATTEMPTS
                 ),
                 live,
             )
@@ -355,7 +362,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             lost=on.run(lost),
             lost_done=lost.done(),
             lost_taken=any(on.took(name, lost) for name in SHARERS),
+            # It crashed before the lost run was found, and that one has been put back.
             fatal=on.run(fatal),
+            fatal_crashes=len(on.crashed(fatal)),
             fatal_done=fatal.done(),
             shared=[on.run(trip) for trip in shared],
             shared_done=[trip.done() for trip in shared],
@@ -428,7 +437,7 @@ def test_a_finished_task_is_not_done_again(scene: Scene) -> None:
 def test_a_run_that_always_crashes_is_given_up(scene: Scene) -> None:
     """A run that crashes by itself is begun again, and stays Crashed after its last attempt."""
     assert (scene.fatal.state_name, scene.fatal.run_count) == ("Crashed", ATTEMPTS)
-    assert scene.fatal_done.count("begin") == ATTEMPTS
+    assert scene.fatal_done.count("begin") == scene.fatal_crashes == ATTEMPTS
 
 
 @pytest.mark.e2e
@@ -440,6 +449,48 @@ def test_two_workers_share_a_queue(scene: Scene) -> None:
     assert scene.shared_done == [["begin", "pack", "end"]] * runs
     assert [len(names) for names in scene.shared_by] == [1] * runs
     assert {name for names in scene.shared_by for name in names} == {*SHARERS}
+
+
+@pytest.mark.guarantee(NAME, "twice")
+@pytest.mark.leaves("connections", reason="the worker's, which loads a flow for its crash hooks")
+def test_a_worker_crashes_what_was_put_back(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is put back between a worker's two reports of its crash crashes again."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stock = ProcessWorker.run
+
+    async def run_and_put_back(self: Any, flow_run: FlowRun, *args: Any, **options: Any) -> Any:
+        # The first report is made in here, the second by the caller.
+        result = await stock(self, flow_run, *args, **options)
+        async with get_client() as client:
+            await client.set_flow_run_state(flow_run.id, Scheduled())
+        return result
+
+    monkeypatch.setattr(ProcessWorker, "run", run_and_put_back)
+
+    async def crash() -> list[State]:
+        async with get_client() as client:
+            pool = WorkPoolCreate(name="pool-of-a-slow-worker", type="process")
+            await client.create_work_pool(pool, overwrite=True)
+            deployment = await client.create_deployment(
+                flow_id=await client.create_flow(measure_rain),
+                name="reported twice",
+                work_pool_name=pool.name,
+                job_variables={"command": "sh -c 'kill -9 $$'"},
+                path=str(PATTERN.parent),
+                entrypoint=f"{PATTERN.name}:measure_rain",
+            )
+            run = await client.create_flow_run_from_deployment(deployment)
+            async with ProcessWorker(work_pool_name=pool.name) as worker:
+                await worker.get_and_submit_flow_runs()
+            return await client.read_flow_run_states(run.id)
+
+    states = sorted(asyncio.run(crash()), key=lambda state: state.timestamp)
+    first, put_back, second = states[-3:]
+    assert [first.name, put_back.name, second.name] == ["Crashed", "Scheduled", "Crashed"]
+    assert str(first.message).startswith("Process exited with status code: -9.")
+    assert str(second.message).startswith("Flow run infrastructure exited with non-zero status")
 
 
 @pytest.mark.guarantee(NAME, "limit")
@@ -484,7 +535,7 @@ def test_a_worker_with_a_limit_ends_when_its_run_is_put_back(
 @pytest.mark.parametrize(("run_count", "again"), [(1, True), (2, True), (3, False), (4, False)])
 def test_the_last_attempt_is_not_put_back(run_count: int, again: bool) -> None:
     """With three attempts the crashes of the first two are answered, and no later ones."""
-    trigger = rerun_crashed_runs(uuid4(), attempts=3).trigger
+    trigger = rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE).trigger
     assert isinstance(trigger, EventTrigger)
     assert isinstance(trigger.match, ResourceSpecification)
     crashed = {
@@ -508,7 +559,7 @@ def deployment(prefect_server: str) -> UUID:
 @pytest.mark.guarantee(NAME, "again")
 def test_a_crashed_run_may_be_scheduled_again(deployment: UUID) -> None:
     """The server lets a crashed run be put back as the automation does, and offers it again."""
-    (action,) = rerun_crashed_runs(deployment, attempts=2).actions
+    (action,) = rerun_crashed_runs(deployment, attempts=2, pause=PAUSE).actions
     assert isinstance(action, ChangeFlowRunState)
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(deployment, state=Running())
@@ -545,6 +596,12 @@ def test_a_window_shorter_than_two_heartbeats_is_refused() -> None:
     """A window in which a live run may be silent is refused in one line."""
     with pytest.raises(ValueError, match=r"window 0:00:59 is too short: .* silent for 0:00:30$"):
         recover_runs(uuid4(), window=2 * HEARTBEAT - timedelta(seconds=1))
+
+
+def test_a_pause_in_which_a_worker_may_report_again_is_refused() -> None:
+    """A pause that is over before a worker has let go of a run is refused in one line."""
+    with pytest.raises(ValueError, match=r"^pause 0:00:09 is too short: "):
+        recover_runs(uuid4(), pause=timedelta(seconds=9))
 
 
 def test_a_single_attempt_is_refused() -> None:
