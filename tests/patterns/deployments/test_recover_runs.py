@@ -458,6 +458,8 @@ def test_a_worker_crashes_what_was_put_back(
 ) -> None:
     """A run that is put back between a worker's two reports of its crash crashes again."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # The worker copies the flow's folder to where it runs, to load the crash hooks.
+    monkeypatch.chdir(tmp_path)
     stock = ProcessWorker.run
 
     async def run_and_put_back(self: Any, flow_run: FlowRun, *args: Any, **options: Any) -> Any:
