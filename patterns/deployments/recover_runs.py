@@ -177,7 +177,7 @@ def recover_runs(
     if attempts < 2:
         raise ValueError(f"attempts={attempts} puts nothing back: give 2 or more")
     if pause < timedelta(seconds=10):
-        raise ValueError(f"pause {pause} is too short: workers report a crash again in 0:00:10")
+        raise ValueError(f"pause {pause} is too short: the server takes 0:00:10 or more")
     automations = (
         crash_silent_runs(deployment, window),
         rerun_crashed_runs(deployment, attempts, pause),

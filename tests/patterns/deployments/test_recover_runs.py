@@ -600,8 +600,8 @@ def test_a_window_shorter_than_two_heartbeats_is_refused() -> None:
         recover_runs(uuid4(), window=2 * HEARTBEAT - timedelta(seconds=1))
 
 
-def test_a_pause_in_which_a_worker_may_report_again_is_refused() -> None:
-    """A pause that is over before a worker has let go of a run is refused in one line."""
+def test_a_pause_that_is_too_short_is_refused() -> None:
+    """A pause shorter than the server takes is refused in one line."""
     with pytest.raises(ValueError, match=r"^pause 0:00:09 is too short: "):
         recover_runs(uuid4(), pause=timedelta(seconds=9))
 
