@@ -81,13 +81,16 @@ def _greets(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def local_cluster(workers: int, home: Path, *, in_process: bool) -> Iterator[str]:
+def local_cluster(
+    workers: int, home: Path, *, in_process: bool, share_certificates: bool
+) -> Iterator[str]:
     """Run a Dask cluster that listens on loopback only.
 
     Args:
         workers: How many tasks may run side by side.
         home: The folder of the run; the cluster writes there.
         in_process: Whether one worker's threads in this process do, and not processes.
+        share_certificates: Whether clients in a worker process read whom they trust only once.
 
     Yields:
         The scheduler's address.
@@ -112,16 +115,17 @@ def local_cluster(workers: int, home: Path, *, in_process: bool) -> Iterator[str
             )
         stack.enter_context(cluster)
         if not in_process:
-            prepare_workers(cluster.scheduler_address, home)
+            prepare_workers(cluster.scheduler_address, home, share_certificates)
         yield str(cluster.scheduler_address)
 
 
-def prepare_workers(address: str, home: Path) -> None:
+def prepare_workers(address: str, home: Path, share_certificates: bool) -> None:
     """Prepare every worker process of a cluster for this run, also those that start later.
 
     Args:
         address: The scheduler's address.
         home: The folder of the run.
+        share_certificates: Whether clients in a worker read whom they trust only once.
     """
     from distributed import Client, WorkerPlugin
 
@@ -133,7 +137,7 @@ def prepare_workers(address: str, home: Path) -> None:
         name = _PLUGIN
 
         def setup(self, worker: Any) -> None:
-            prepare_worker(folder)
+            prepare_worker(folder, share_certificates)
 
     with Client(address, set_as_default=False) as client:
         client.register_plugin(PrepareWorker())

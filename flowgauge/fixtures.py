@@ -55,16 +55,22 @@ def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
     home = run_home(session.config)
     if is_stock(session.config):
         return stock_harness(home)
-    # What is measured is a client as Prefect ships it.
-    share = not measures(session.config)
+    share = _share_certificates(session.config)
     return leased_harness(home, leased_server(session.config), tell, share_certificates=share)
+
+
+def _share_certificates(config: pytest.Config) -> bool:
+    # What is measured is a client as Prefect ships it.
+    return not (measures(config) or is_stock(config))
 
 
 @pytest.fixture(scope="session")
 def started_runners(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[StartedRunners]:
     """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
     run = pytestconfig.stash[RUN]
-    started = StartedRunners(run.workers, run_home(pytestconfig), run.dask_address)
+    started = StartedRunners(
+        run.workers, run_home(pytestconfig), _share_certificates(pytestconfig), run.dask_address
+    )
     try:
         yield started
     finally:

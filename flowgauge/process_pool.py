@@ -11,9 +11,18 @@ from unittest.mock import patch
 import prefect.task_runners
 from prefect.task_runners import ProcessPoolTaskRunner
 
-# Prefect imports the integrations that are installed with the first task; prefect_dask brings
-# distributed and numpy. A module that is missing is passed over.
-_PRELOADED = ["__main__", "prefect.engine", "prefect.task_engine", "prefect_dask", __name__]
+# Each worker runs the parent's script again, since most Pythons don't preload `__main__`
+# (python/cpython#126631); pytest's script imports pytest. What is missing is passed over.
+_PRELOADED = [
+    "__main__",
+    "pytest",
+    "prefect.main",
+    "prefect.engine",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "flowgauge.integrations",
+    __name__,
+]
 _starting = threading.Lock()
 
 

@@ -73,6 +73,7 @@ class StartedRunners:
     Attributes:
         workers: How many tasks may run side by side.
         home: The folder of the run; worker processes write there.
+        share_certificates: Whether clients in a worker process read whom they trust only once.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
         seconds_to_start: What starting each shared cluster took.
         out_of_reach: Why the virtual clock and faults do not reach the workers of a runner.
@@ -80,6 +81,7 @@ class StartedRunners:
 
     workers: int
     home: Path
+    share_certificates: bool
     dask_address: str | None = None
     seconds_to_start: dict[str, float] = field(default_factory=dict)
     out_of_reach: dict[str, str] = field(default_factory=dict)
@@ -107,7 +109,12 @@ class StartedRunners:
                 borrowed = borrowed_workers(self.dask_address, self.home)
                 self.out_of_reach[name] = self._stack.enter_context(borrowed)
             else:
-                cluster = local_cluster(self.workers, self.home, in_process=name == "dask-threads")
+                cluster = local_cluster(
+                    self.workers,
+                    self.home,
+                    in_process=name == "dask-threads",
+                    share_certificates=self.share_certificates,
+                )
                 # It may be a test that asks for it first; it is the run's all the same.
                 with adopted():
                     self._addresses[name] = self._stack.enter_context(cluster)
@@ -159,7 +166,9 @@ def _processes(started: StartedRunners) -> TaskRunner[Any]:
     if "initializer" not in inspect.signature(ProcessPoolTaskRunner).parameters:
         raise RunnerError("processes: before Prefect 3.8 its workers start servers of their own")
     return PreloadedProcessPoolTaskRunner(
-        max_workers=started.workers, initializer=prepare_worker, initargs=(str(started.home),)
+        max_workers=started.workers,
+        initializer=prepare_worker,
+        initargs=(str(started.home), started.share_certificates),
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from flowgauge.certificates import shared_certificates
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
 from flowgauge.faults.process import FaultProcess
@@ -14,15 +15,18 @@ from flowgauge.leftovers.writes import report_writes
 from flowgauge.parent_process import end_with_parent
 
 
-def prepare_worker(home: str) -> None:
+def prepare_worker(home: str, share_certificates: bool) -> None:
     """Make this process part of a test run: a worker of a process pool or of a Dask cluster.
 
     Args:
         home: The folder of the run.
+        share_certificates: Whether clients in this process read whom they trust only once.
     """
     end_with_parent()
     forget_user_settings()
-    take_part(home, expendable=True)
+    part = take_part(home, expendable=True)
+    if share_certificates:
+        part.enter_context(shared_certificates())
     report_writes(home)
 
 

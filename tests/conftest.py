@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Prefect server with all its services, commands on it, and a browser to look with."""
+"""A real Prefect server, commands on it, a browser to look with; how many examples are tried."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import Phase, settings
 
 from flowgauge.waiting import patience
 from patterns.deployments.self_hosted_server import postgres
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 BROWSERS = ("chromium", "google-chrome")
+COSTLY = ("processes", "dask-threads", "dask-processes")
+_SETTINGS = "_hypothesis_internal_use_settings"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -114,3 +117,22 @@ def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    """On runners where a flow run takes long try the written example, which is a rich one.
+
+    Examples are drawn where they are cheap; and on all runners where they are drawn at random.
+    """
+    test: Any = pyfuncitem.obj
+    params = pyfuncitem.callspec.params if hasattr(pyfuncitem, "callspec") else {}
+    written = getattr(test, "hypothesis_explicit_examples", ())
+    if not written or params.get("runner_name") not in COSTLY or not settings().derandomize:
+        return (yield)
+    before = getattr(test, _SETTINGS)
+    setattr(test, _SETTINGS, settings(before, phases=(Phase.explicit,)))
+    try:
+        return (yield)
+    finally:
+        setattr(test, _SETTINGS, before)

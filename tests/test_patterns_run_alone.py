@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flowgauge.catalogue import Pattern, catalogue_root, load
 from flowgauge.copies import copy
@@ -29,7 +30,9 @@ def run_as_script(script: Path, printed: Path, api: str) -> None:
     os.chdir(script.parent)
     sys.argv = [str(script)]
     sys.path[:] = [str(script.parent), *(path for path in sys.path if Path(path) != ROOT)]
-    with printed.open("w") as terminal, redirect_stdout(terminal):
+    # With heartbeats a flow run ends by joining a thread that sleeps in steps of a second.
+    silent = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with silent, printed.open("w") as terminal, redirect_stdout(terminal):
         runpy.run_path(str(script), run_name="__main__")
 
 

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import os
-import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from flowgauge.certificates import shared_certificates
 from flowgauge.isolation import forget_user_settings
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.lease import ServerProcess
@@ -92,19 +91,8 @@ def leased_harness(
             changed[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
         stack.enter_context(temporary_settings(changed))
         if share_certificates:
-            stack.enter_context(_shared_certificates())
+            stack.enter_context(shared_certificates())
         yield PREFECT_API_URL.value()
-
-
-@contextmanager
-def _shared_certificates() -> Iterator[None]:
-    """Let clients share what they trust: each flow run's client would read it anew, in 20 ms."""
-    from prefect.client import orchestration
-
-    once = functools.cache(ssl.create_default_context)
-    shared = SimpleNamespace(**vars(ssl) | {"create_default_context": once})
-    with patch.object(orchestration, "ssl", shared):
-        yield
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import prefect.task_engine
 import prefect.types._datetime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
@@ -117,6 +117,7 @@ two_jobs = st.tuples(
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(jobs=two_jobs)
+@example(jobs=[Job((3600, 60), None), Job((30, 100_000), 0)])
 def test_attempts_happen_when_they_should(
     task_runner: TaskRunner[Any],
     runner_name: str,

@@ -36,12 +36,11 @@ MIXED = Workflow(
         Task("last", ("inner.2", "read"), ("beside", "deep"), kernel="python", seconds=0.001),
     ),
 )
-WORKFLOWS = (
+SHAPED = (
     shape("stencil", 3, 3, **WORK),
     shape("tree", 4, 3, **WORK),
     random_layered(3, 3, seed=1, **WORK),
     nested(2, 2, **WORK),
-    MIXED,
 )
 
 
@@ -51,12 +50,30 @@ def make_runner(task_runner: TaskRunner[Any]) -> Callable[[], TaskRunner[Any]]:
     return task_runner.duplicate
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda workflow: workflow.name)
+@pytest.mark.usefixtures("prefect_server")
+def test_a_workflow_is_a_flow(make_runner: Callable[[], TaskRunner[Any]]) -> None:
+    """On each runner every task is given the results of its parents, after they have ended."""
+    check_outputs(MIXED, SPEEDS, run_as_flow(MIXED, make_runner, SPEEDS))
+
+
+@pytest.mark.parametrize("workflow", SHAPED, ids=lambda workflow: workflow.name)
+@pytest.mark.runners("sequential", "threads")
 @pytest.mark.usefixtures("prefect_server")
 def test_any_workflow_is_a_flow(
     workflow: Workflow, make_runner: Callable[[], TaskRunner[Any]]
 ) -> None:
-    """On each runner every task is given the results of its parents, after they have ended."""
+    """Whatever its shape, every task is given the results of its parents, after they have ended."""
+    check_outputs(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("workflow", SHAPED, ids=lambda workflow: workflow.name)
+@pytest.mark.runners("processes", "dask-threads", "dask-processes")
+@pytest.mark.usefixtures("prefect_server")
+def test_any_workflow_is_a_flow_where_tasks_start_slowly(
+    workflow: Workflow, make_runner: Callable[[], TaskRunner[Any]]
+) -> None:
+    """Whatever its shape, every task is given the results of its parents, after they have ended."""
     check_outputs(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
 
 
@@ -111,5 +128,5 @@ def test_dask_runs_workflows() -> None:
     with Client(
         processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
     ) as client:
-        for workflow in WORKFLOWS:
+        for workflow in (*SHAPED, MIXED):
             check_outputs(workflow, SPEEDS, run_on_dask(workflow, client, SPEEDS))
