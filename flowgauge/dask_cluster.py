@@ -81,16 +81,14 @@ def _greets(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def local_cluster(
-    workers: int, home: Path, *, in_process: bool, share_certificates: bool
-) -> Iterator[str]:
+def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: bool) -> Iterator[str]:
     """Run a Dask cluster that listens on loopback only.
 
     Args:
         workers: How many tasks may run side by side.
         home: The folder of the run; the cluster writes there.
         in_process: Whether one worker's threads in this process do, and not processes.
-        share_certificates: Whether clients in a worker process read whom they trust only once.
+        as_shipped: Whether worker processes do all that Prefect does, to be measured.
 
     Yields:
         The scheduler's address.
@@ -115,17 +113,17 @@ def local_cluster(
             )
         stack.enter_context(cluster)
         if not in_process:
-            prepare_workers(cluster.scheduler_address, home, share_certificates)
+            prepare_workers(cluster.scheduler_address, home, as_shipped)
         yield str(cluster.scheduler_address)
 
 
-def prepare_workers(address: str, home: Path, share_certificates: bool) -> None:
+def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:
     """Prepare every worker process of a cluster for this run, also those that start later.
 
     Args:
         address: The scheduler's address.
         home: The folder of the run.
-        share_certificates: Whether clients in a worker read whom they trust only once.
+        as_shipped: Whether they do all that Prefect does, to be measured.
     """
     from distributed import Client, WorkerPlugin
 
@@ -137,7 +135,7 @@ def prepare_workers(address: str, home: Path, share_certificates: bool) -> None:
         name = _PLUGIN
 
         def setup(self, worker: Any) -> None:
-            prepare_worker(folder, share_certificates)
+            prepare_worker(folder, as_shipped)
 
     with Client(address, set_as_default=False) as client:
         client.register_plugin(PrepareWorker())

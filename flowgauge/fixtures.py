@@ -55,21 +55,25 @@ def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
     home = run_home(session.config)
     if is_stock(session.config):
         return stock_harness(home)
-    share = _share_certificates(session.config)
-    return leased_harness(home, leased_server(session.config), tell, share_certificates=share)
+    return leased_harness(
+        home, leased_server(session.config), tell, as_shipped=_as_shipped(session)
+    )
 
 
-def _share_certificates(config: pytest.Config) -> bool:
-    # What is measured is a client as Prefect ships it.
-    return not (measures(config) or is_stock(config))
+def _as_shipped(session: pytest.Session) -> bool:
+    # What is measured is Prefect as it is. Whoever has pytest-benchmark need not measure anything.
+    benchmarks = any("benchmark" in getattr(item, "fixturenames", ()) for item in session.items)
+    return is_stock(session.config) or (benchmarks and measures(session.config))
 
 
 @pytest.fixture(scope="session")
-def started_runners(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[StartedRunners]:
+def started_runners(
+    prefect_server: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+) -> Iterator[StartedRunners]:
     """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
     run = pytestconfig.stash[RUN]
     started = StartedRunners(
-        run.workers, run_home(pytestconfig), _share_certificates(pytestconfig), run.dask_address
+        run.workers, run_home(pytestconfig), _as_shipped(request.session), run.dask_address
     )
     try:
         yield started

@@ -73,7 +73,7 @@ class StartedRunners:
     Attributes:
         workers: How many tasks may run side by side.
         home: The folder of the run; worker processes write there.
-        share_certificates: Whether clients in a worker process read whom they trust only once.
+        as_shipped: Whether worker processes do all that Prefect does, to be measured.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
         seconds_to_start: What starting each shared cluster took.
         out_of_reach: Why the virtual clock and faults do not reach the workers of a runner.
@@ -81,7 +81,7 @@ class StartedRunners:
 
     workers: int
     home: Path
-    share_certificates: bool
+    as_shipped: bool
     dask_address: str | None = None
     seconds_to_start: dict[str, float] = field(default_factory=dict)
     out_of_reach: dict[str, str] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class StartedRunners:
                     self.workers,
                     self.home,
                     in_process=name == "dask-threads",
-                    share_certificates=self.share_certificates,
+                    as_shipped=self.as_shipped,
                 )
                 # It may be a test that asks for it first; it is the run's all the same.
                 with adopted():
@@ -168,7 +168,7 @@ def _processes(started: StartedRunners) -> TaskRunner[Any]:
     return PreloadedProcessPoolTaskRunner(
         max_workers=started.workers,
         initializer=prepare_worker,
-        initargs=(str(started.home), started.share_certificates),
+        initargs=(str(started.home), started.as_shipped),
     )
 
 

@@ -6,27 +6,27 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from flowgauge.certificates import shared_certificates
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
 from flowgauge.faults.process import FaultProcess
 from flowgauge.isolation import forget_user_settings
 from flowgauge.leftovers.writes import report_writes
 from flowgauge.parent_process import end_with_parent
+from flowgauge.repeated_work import saved_work
 
 
-def prepare_worker(home: str, share_certificates: bool) -> None:
+def prepare_worker(home: str, as_shipped: bool) -> None:
     """Make this process part of a test run: a worker of a process pool or of a Dask cluster.
 
     Args:
         home: The folder of the run.
-        share_certificates: Whether clients in this process read whom they trust only once.
+        as_shipped: Whether this process does all that Prefect does, to be measured.
     """
     end_with_parent()
     forget_user_settings()
     part = take_part(home, expendable=True)
-    if share_certificates:
-        part.enter_context(shared_certificates())
+    if not as_shipped:
+        part.enter_context(saved_work())
     report_writes(home)
 
 

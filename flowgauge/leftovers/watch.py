@@ -19,11 +19,12 @@ from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Connection, Sightings
 from flowgauge.leftovers.files import Folders, is_left
 from flowgauge.leftovers.writes import line_of, report_sizes, reported
+from flowgauge.waiting import patience
 
 KINDS = ("processes", "threads", "connections", "files")
 
 PATIENCE = 10.0
-"""Seconds that what a test started may take to end after it; where nothing is left none pass."""
+"""Seconds that what a test started may take to end after it; `FLOWGAUGE_PATIENCE` scales them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Watch:
         Returns:
             For each kind of which something is left: a line for each thing.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience(PATIENCE)
         left = self._left(allowed)
         if left:
             # What only a reference cycle holds is nobody's.

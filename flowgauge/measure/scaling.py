@@ -64,6 +64,6 @@ def runner_of_width(started: StartedRunners, name: str, workers: int) -> Iterato
     if workers == started.workers:
         yield started.task_runner(name)
         return
-    other = StartedRunners(workers, started.home, started.share_certificates)
+    other = StartedRunners(workers, started.home, started.as_shipped)
     with contextlib.closing(other):
         yield other.task_runner(name)

@@ -15,8 +15,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from flowgauge.certificates import shared_certificates
 from flowgauge.isolation import forget_user_settings
+from flowgauge.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.lease import ServerProcess
 from flowgauge.server.supervisor import STOP_SECONDS
@@ -50,7 +50,7 @@ def early_request(home: Path) -> ServerRequest:
 
 @contextmanager
 def leased_harness(
-    home: Path, server: ServerProcess, tell: Callable[[str], None], *, share_certificates: bool
+    home: Path, server: ServerProcess, tell: Callable[[str], None], *, as_shipped: bool
 ) -> Iterator[str]:
     """Run Prefect's test harness with a server that was asked for.
 
@@ -58,7 +58,7 @@ def leased_harness(
         home: The folder of the run.
         server: It may be starting.
         tell: Is told why, in a few lines, where the server had to be ended in mid-run.
-        share_certificates: Whether clients in this process read whom they trust only once.
+        as_shipped: Whether this process does all that Prefect does, to be measured.
 
     Yields:
         The address of the server's API.
@@ -90,8 +90,8 @@ def leased_harness(
             # Every client would ask for a token first, to be told that there are none.
             changed[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
         stack.enter_context(temporary_settings(changed))
-        if share_certificates:
-            stack.enter_context(shared_certificates())
+        if not as_shipped:
+            stack.enter_context(saved_work())
         yield PREFECT_API_URL.value()
 
 

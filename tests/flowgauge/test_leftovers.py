@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.leftovers import processes
+from flowgauge.leftovers import watch as watch_module
 from flowgauge.leftovers.files import Folders
 from flowgauge.leftovers.watch import Watch
 from flowgauge.leftovers.writes import reported
@@ -550,6 +551,25 @@ def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
     assert found[str(tmp_path / "outside")].stood is None
     assert found[str(tmp_path / "outside")].origin.endswith(f"in work (process {worker.pid})")
     assert reported(home, read) == {}
+
+
+def test_what_may_be_left_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind that a test may leave costs no waiting, however patient the check is."""
+    monkeypatch.setattr(watch_module, "PATIENCE", float("inf"))
+    ends = threading.Event()
+    watch = Watch(Folders(tmp_path, lambda: (), alone=True))
+    thread = threading.Thread(target=ends.wait)
+    thread.start()
+    try:
+        assert watch.left(frozenset({"threads"})) == {}
+        monkeypatch.setattr(watch_module, "PATIENCE", 0)
+        assert watch.left(frozenset({"files"})).keys() == {"threads"}
+    finally:
+        watch.close()
+        ends.set()
+        thread.join()
 
 
 def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
