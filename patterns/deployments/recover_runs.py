@@ -26,8 +26,9 @@ Guarantees:
     twice: stock: a process worker reports a crash twice, the second time once it has loaded the
         flow and run its `on_crashed` hooks, and crashes what was put back meanwhile. Hence the
         pause.
-    limit: stock: a worker that was given a `--limit` ends when a run that it has not yet let go of
-        is put back on the queue. Limit the queue or the pool instead.
+    limit: stock: before Prefect 3.9 a worker that was given a `--limit` ends when a run that it has
+        not yet let go of is put back on the queue: limit the queue or the pool instead. Since
+        then it takes the run once it has let go.
     repeated: set up again, the automations of a deployment are replaced, not doubled.
 
 Not for:

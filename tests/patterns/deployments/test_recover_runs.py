@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import prefect
 import pytest
+from packaging.version import Version
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -496,10 +498,10 @@ def test_a_worker_crashes_what_was_put_back(
 
 
 @pytest.mark.guarantee(NAME, "limit")
-def test_a_worker_with_a_limit_ends_when_its_run_is_put_back(
+def test_a_worker_with_a_limit_is_offered_a_run_that_it_holds(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker with a limit ends of a run that it holds and is offered again (#10632)."""
+    """Before Prefect 3.9 the worker ends of it (#10632); since then it takes it once it let go."""
     # Where the worker keeps the code of its runs.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     go = tmp_path / "go"
@@ -516,17 +518,27 @@ def test_a_worker_with_a_limit_ends_when_its_run_is_put_back(
             )
             run = await client.create_flow_run_from_deployment(deployment)
             async with ProcessWorker(work_pool_name=pool.name, limit=1) as worker:
-                taken = await worker.get_and_submit_flow_runs()
-                assert [each.id for each in taken] == [run.id]
+
+                async def take() -> list[UUID]:
+                    # As the worker's own loop asks, where nothing catches what is raised.
+                    return [each.id for each in await worker.get_and_submit_flow_runs()]
+
                 try:
-                    # As the worker's own loop asks, where nothing catches what is raised; it lets
-                    # the run be for as long as it is starting it.
-                    while True:
-                        await client.set_flow_run_state(run.id, Scheduled(), force=True)
-                        await worker.get_and_submit_flow_runs()
+                    assert await take() == [run.id]
+                    # It lets the run be for as long as it is starting it.
+                    while run.id in worker._submitting_flow_run_ids:
+                        await asyncio.sleep(0.05)
+                    await client.set_flow_run_state(run.id, Scheduled(), force=True)
+                    assert await take() == []
                 finally:
                     go.touch()
+                while not (taken := await take()):
+                    await asyncio.sleep(0.05)
+                assert taken == [run.id]
 
+    if Version(prefect.__version__) >= Version("3.9"):
+        asyncio.run(take_twice())
+        return
     with pytest.raises(ExceptionGroup) as error:
         asyncio.run(take_twice())
     held = "this borrower is already holding one of this CapacityLimiter's tokens"
