@@ -9,14 +9,17 @@ import logging
 import sqlite3
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prefect import flow, task
-from prefect.server.database.configurations import AioSqliteConfiguration
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from flowgauge.server_process import queue_for_sqlite
+
+if TYPE_CHECKING:
+    from prefect.server.database.configurations import AioSqliteConfiguration
 
 LOCKED_SECONDS = 120
 
@@ -49,6 +52,9 @@ def test_requests_queue_for_the_database(
 @pytest.fixture
 def queueing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AioSqliteConfiguration:
     """Give a database of its own, with transactions as in the test server."""
+    # A second of imports, which would be spent wherever tests are collected.
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
     stock = AioSqliteConfiguration.begin_transaction
     monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", stock)
     queue_for_sqlite()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap
 
 from flowgauge.measure.intervals import LEAST_FOR_BCA, RESAMPLES, median_interval, spread
 
@@ -46,6 +45,9 @@ def test_rounds_that_allow_no_correction_have_an_interval(sample: list[float]) -
 
 def test_the_interval_is_corrected() -> None:
     """From ten rounds on the interval of a skewed sample is not the percentile one."""
+    # A second of imports, which would be spent wherever tests are collected.
+    from scipy.stats import bootstrap
+
     sample = [float(2**index) for index in range(LEAST_FOR_BCA)]
     corrected = bootstrap((sample,), np.median, n_resamples=RESAMPLES, method="BCa", rng=0)
     plain = bootstrap((sample,), np.median, n_resamples=RESAMPLES, method="percentile", rng=0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from flowgauge.shapes import random_layered, shape
 from tests.flowgauge.measure.simulated_rows import TRUE, WORKERS, figure, results, rows_of
 
 
+@functools.cache
 def predictor(runner: str = "processes", load: float = 0.0) -> Predictor:
     """Return what is read from the rows of a task runner."""
     (found,) = predictors(results(*rows_of(runner, TRUE, Machine(WORKERS, 2.0, load))))
@@ -61,12 +63,9 @@ def test_costs_are_found() -> None:
 @given(st.integers(1, 6), st.integers(1, 5), st.floats(0, 1))
 def test_an_interval_is_around_its_value(width: int, steps: int, seconds: float) -> None:
     """Whatever is predicted, its interval holds it, and is no wider than the rows are scattered."""
-    found = PREDICTOR.interval(shape("stencil", width, steps, seconds=seconds))
+    found = predictor().interval(shape("stencil", width, steps, seconds=seconds))
     assert found.low <= found.median <= found.high
     assert found.high / found.low < 1.25
-
-
-PREDICTOR = predictor()
 
 
 def test_scattered_rows_give_a_wide_interval() -> None:
@@ -85,9 +84,9 @@ def test_scattered_rows_give_a_wide_interval() -> None:
 def test_the_first_tasks_tell_what_costs_change() -> None:
     """The interval of a large workflow is as wide, beside its value, as that of all its tasks."""
     wide = shape("stencil", 20, 100, seconds=0.01)
-    whole = PREDICTOR.interval(wide)
-    first = PREDICTOR.interval(Workflow("first", wide.tasks[:1000]))
-    assert whole.median == PREDICTOR.seconds(wide)
+    whole = predictor().interval(wide)
+    first = predictor().interval(Workflow("first", wide.tasks[:1000]))
+    assert whole.median == predictor().seconds(wide)
     for ends in ("low", "high"):
         shares = [getattr(each, ends) / each.median for each in (whole, first)]
         assert shares[0] == pytest.approx(shares[1])
@@ -96,8 +95,8 @@ def test_the_first_tasks_tell_what_costs_change() -> None:
 def test_each_worker_brings_a_core() -> None:
     """Twice as many workers do enough work in half of the time."""
     workflow = shape("trivial", 64, 1, seconds=1.0, kernel="native")
-    wide = PREDICTOR.with_workers(4)
-    assert wide.seconds(workflow) == pytest.approx(PREDICTOR.seconds(workflow) / 2, rel=0.02)
+    wide = predictor().with_workers(4)
+    assert wide.seconds(workflow) == pytest.approx(predictor().seconds(workflow) / 2, rel=0.02)
 
 
 def test_only_rows_that_can_be_simulated_are_read() -> None:
