@@ -23,12 +23,16 @@ os.environ.pop("PYTEST_ADDOPTS", None)
 settings.register_profile(
     "flowgauge",
     deadline=None,
+    # A hundred at night.
+    max_examples=40,
     derandomize=True,
     database=None,
     phases=(Phase.explicit, Phase.generate),
     print_blob=True,
 )
-settings.register_profile("nightly", settings.get_profile("flowgauge"), derandomize=False)
+settings.register_profile(
+    "nightly", settings.get_profile("flowgauge"), max_examples=100, derandomize=False
+)
 settings.load_profile("flowgauge")
 
 

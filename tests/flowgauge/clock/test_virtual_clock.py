@@ -115,7 +115,7 @@ two_jobs = st.tuples(
 ).map(list)
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(jobs=two_jobs)
 @example(jobs=[Job((3600, 60), None), Job((30, 100_000), 0)])
 def test_attempts_happen_when_they_should(

@@ -226,15 +226,13 @@ def test_what_is_returned_flat_counts(task_runner: TaskRunner[Any]) -> None:
     """A returned future, state, or flat list, tuple or set of them must have completed."""
     bad: list[Callable[[Any, Any], Any]] = [
         lambda failed, fine: failed,
-        lambda failed, fine: failed.state,
-        lambda failed, fine: [fine, failed],
+        lambda failed, fine: [fine, failed.state],
         lambda failed, fine: (failed, fine.state),
         lambda failed, fine: {failed, fine},
     ]
     good: list[Callable[[Any, Any], Any]] = [
         lambda failed, fine: fine,
         lambda failed, fine: [fine, fine.state],
-        lambda failed, fine: [],
     ]
     types = [state.type.value for state in ends(task_runner, bad + good)]
     assert types == ["FAILED"] * len(bad) + ["COMPLETED"] * len(good)

@@ -114,6 +114,7 @@ def test_every_task_gets_the_whole_of_an_unmapped_value(
 
 
 @pytest.mark.guarantee(NAME, "unmapped")
+@pytest.mark.runners("sequential", "threads")
 def test_strings_bytes_and_numbers_need_no_unmapped(task_runner: TaskRunner[Any]) -> None:
     """A string, bytes and whatever is not iterable are the same for every item."""
     values: list[Any] = ["ab", b"ab", 5, None]
@@ -126,6 +127,7 @@ def test_strings_bytes_and_numbers_need_no_unmapped(task_runner: TaskRunner[Any]
 
 
 @pytest.mark.guarantee(NAME, "unmapped")
+@pytest.mark.runners("sequential", "threads")
 def test_a_dict_is_dealt_out_key_by_key(task_runner: TaskRunner[Any]) -> None:
     """A dict without `unmapped` is dealt out key by key, as long as its length fits."""
 
@@ -171,6 +173,7 @@ def test_a_default_is_given_whole(task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "defaults")
+@pytest.mark.runners("sequential", "threads")
 def test_the_default_as_an_argument_is_dealt_out(task_runner: TaskRunner[Any]) -> None:
     """The same list as an argument is dealt out: its length must fit."""
 
