@@ -38,7 +38,7 @@ changes = st.lists(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(changes)
 def test_settings_are_written_as_they_are(changes: list[tuple[str, Any]]) -> None:
     """However settings change between two task runs, each is sent those that hold."""

@@ -61,7 +61,7 @@ def test_start_up_counts() -> None:
         assert advise_mapped(mapped, (at_once, late)).forecasts[0].runner == best
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.floats(0, 0.5), st.integers(1, 3000), st.sampled_from(["python", "native", "wait"]))
 def test_a_batch_is_nearly_the_best(seconds: float, tasks: int, kernel: Kernel) -> None:
     """The batch leaves a task run for each worker, and is never slower than none."""
@@ -99,7 +99,7 @@ def test_the_quickest_changes_where_both_are_level() -> None:
     assert THREADS.seconds(at_edge) == pytest.approx(PROCESSES.seconds(at_edge), rel=0.02)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(257, 5000), st.floats(0, 0.1))
 def test_thousands_take_as_much_longer(tasks: int, seconds: float) -> None:
     """What is predicted of a part comes near to what all of it takes."""
@@ -109,7 +109,7 @@ def test_thousands_take_as_much_longer(tasks: int, seconds: float) -> None:
     assert PROCESSES.seconds(part) * factor == pytest.approx(PROCESSES.seconds(whole), rel=0.02)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 8))
 def test_calls_are_dealt_out_evenly(tasks: int, batch: int, workers: int) -> None:
     """No call is lost or done twice, and no task run has two more than another."""

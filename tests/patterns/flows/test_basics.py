@@ -37,7 +37,7 @@ def state_of(subflow: Any, *args: Any, **kwargs: Any) -> State[Any]:
 
 
 @pytest.mark.guarantee(NAME, "coerced")
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     number=st.integers(),
     ratio=st.floats(allow_nan=False),
@@ -66,7 +66,7 @@ def test_parameters_are_converted(
 
 
 @pytest.mark.guarantee(NAME, "refused")
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(pieces=st.integers(max_value=0) | st.text("xyz"))
 def test_a_wrong_parameter_is_refused(pieces: object) -> None:
     """With a parameter that can't be converted the run is Failed before its body begins."""
@@ -103,7 +103,7 @@ def test_a_misfit_is_raised_without_a_run(parameters: dict[str, Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "unchecked")
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(given=st.none() | st.text() | st.lists(st.booleans(), max_size=3))
 def test_checks_can_be_switched_off(given: Any) -> None:
     """With `validate_parameters=False` parameters arrive as they were given."""

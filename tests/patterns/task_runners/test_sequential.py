@@ -44,7 +44,7 @@ def test_a_submitted_task_runs_in_the_submitting_thread_and_is_over_at_once() ->
 
 
 @pytest.mark.guarantee(NAME, "order")
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(numbers=st.lists(st.integers(), max_size=12))
 def test_tasks_run_in_the_order_of_submission(numbers: list[int]) -> None:
     """Tasks run in the order they were submitted, whatever their number."""
@@ -64,7 +64,7 @@ def test_tasks_run_in_the_order_of_submission(numbers: list[int]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "futures")
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(divisors=st.lists(st.integers(-2, 2), min_size=1, max_size=5))
 def test_futures_are_those_of_a_thread_pool(divisors: list[int]) -> None:
     """The future has the same value, state and error as on a thread pool."""
@@ -114,7 +114,7 @@ def test_result_raises_what_the_task_raised() -> None:
 
 
 @pytest.mark.guarantee(NAME, "map")
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(pairs=st.lists(st.tuples(st.integers(), st.integers()), min_size=1), factor=st.integers())
 def test_map_is_the_built_in_map(pairs: list[tuple[int, int]], factor: int) -> None:
     """`map` keeps order, pairs its iterables and repeats `unmapped` values."""
@@ -159,7 +159,7 @@ def test_a_task_that_waits_for_a_failed_one_does_not_run() -> None:
 
 
 @pytest.mark.guarantee(NAME, "retries")
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(retries=st.integers(0, 3), failures=st.integers(0, 4))
 def test_a_submitted_task_is_retried_as_often_as_a_called_one(retries: int, failures: int) -> None:
     """A submitted task is retried as often as a called one."""
