@@ -15,8 +15,20 @@ LONG_ROUNDS = 10
 """Rounds from which on a run is no quick one."""
 SLOW = ("test_deployments.py", "test_harness.py")
 """Files whose services look for work every ten seconds, or that run pytest within this run."""
+LONG = ("test_fan_out", "test_processor_time", "test_memory", "test_chunked_map")
+"""Tests of thousands of tasks or of many flow runs."""
 PREDICTION = "test_prediction.py"
 """Needs figures of its own before it predicts."""
+_AS_STOCK = (
+    "test_flow",
+    "test_submit",
+    "test_subflow",
+    "test_feature_of_a_task",
+    "test_cache",
+    "test_noise",
+    "test_first_task",
+    "test_metg",
+)
 LEFT_OUT = {
     "sequential": ("test_metg",),
     "dask-threads": (
@@ -28,9 +40,11 @@ LEFT_OUT = {
         "test_metg",
     ),
     "dask-processes": ("test_patterns.py",),
+    "lean-dask": _AS_STOCK,
+    "lean-processes": _AS_STOCK,
 }
 """Tests or files, by runner: what few use, what is known ("one task at a time never keeps half of
-two workers busy"), patterns where all cost alike."""
+two workers busy"), patterns where all cost alike, what differs on a lean runner as `map` does."""
 KEPT = "test_shared_dask_cluster"
 
 
@@ -60,5 +74,5 @@ def _is_left_out(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function) or item.originalname == KEPT:
         return False
     runner = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None
-    left_out = (*SLOW, *LEFT_OUT.get(str(runner), ()))
+    left_out = (*SLOW, *LONG, *LEFT_OUT.get(str(runner), ()))
     return item.originalname in left_out or item.path.name in left_out

@@ -23,7 +23,13 @@ from flowgauge.run import (
     run_home,
     start_early,
 )
-from flowgauge.runners import RunnerError, chosen_runners, default_workers, narrowed
+from flowgauge.runners import (
+    RunnerError,
+    chosen_runners,
+    default_workers,
+    installed_runners,
+    narrowed,
+)
 from flowgauge.server.kept import KeptError
 from flowgauge.wfformat import load
 
@@ -55,7 +61,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--runners",
         metavar="NAMES",
         help="task runners to test on, with commas between: sequential, threads, processes,"
-        " dask-threads, dask-processes (default: all that are installed)",
+        " dask-threads, dask-processes, lean-processes, lean-dask (default: all that are"
+        " installed; the lean ones where benchmarks are measured, or a test names them)",
     )
     group.addoption(
         "--dask-address",
@@ -149,7 +156,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _measure_only_when_asked(config)
     try:
         config.stash[RUN] = Run(
-            runners=chosen_runners(config.getoption("runners")),
+            runners=chosen_runners(config.getoption("runners"), lean=_is_asked_to_measure(config)),
             workers=_workers(config),
             dask_address=config.getoption("dask_address"),
             report_dir=(
@@ -223,7 +230,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("runners")
     if mark is not None:
         try:
-            names = narrowed(names, mark.args)
+            # A mark may name the lean ones, which nothing else chooses by itself.
+            asked = metafunc.config.getoption("runners")
+            names = narrowed(names if asked else installed_runners(), mark.args)
         except RunnerError as error:
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
     if "paired" in metafunc.fixturenames and not measures(metafunc.config):

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import inspect
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from flowgauge.catalogue_runners import pattern
 from flowgauge.dask_cluster import borrowed_workers, check_workers, local_cluster
 from flowgauge.leftovers.watch import adopted
 
@@ -35,16 +34,17 @@ def default_workers() -> int:
 
 
 def installed_runners() -> tuple[str, ...]:
-    """Return the names of the task runners whose packages are installed, cheapest first."""
+    """Return the names of the task runners whose packages are installed."""
     dask = importlib.util.find_spec("prefect_dask") is not None
-    return tuple(name for name in RUNNERS if dask or not name.startswith("dask-"))
+    return tuple(name for name in RUNNERS if dask or name not in CLUSTERS)
 
 
-def chosen_runners(text: str | None) -> tuple[str, ...]:
+def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
     """Read the value of `--runners`.
 
     Args:
         text: Names with commas between them, or None for all that are installed.
+        lean: Whether the catalogue's own are among those that nobody named.
 
     Returns:
         The names, each once, in the order given.
@@ -53,7 +53,7 @@ def chosen_runners(text: str | None) -> tuple[str, ...]:
         RunnerError: If a name doesn't exist or its packages are not installed.
     """
     if text is None:
-        return installed_runners()
+        return tuple(name for name in installed_runners() if lean or name not in LEAN)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     known = ", ".join(RUNNERS)
     if not names:
@@ -101,6 +101,7 @@ class StartedRunners:
 
     def dask_scheduler(self, name: str) -> str:
         """Return the address of the Dask scheduler behind a runner, starting it if needed."""
+        name = CLUSTERS[name]
         if name not in self._addresses:
             start = time.perf_counter()
             if name == "dask-processes" and self.dask_address:
@@ -128,27 +129,8 @@ class StartedRunners:
 
 
 def _sequential(started: StartedRunners) -> TaskRunner[Any]:
-    runner: TaskRunner[Any] = _sequential_pattern().SequentialTaskRunner()
+    runner: TaskRunner[Any] = pattern("sequential", travels=True).SequentialTaskRunner()
     return runner
-
-
-@functools.cache
-def _sequential_pattern() -> ModuleType:
-    """Load the catalogue's sequential task runner, which nobody need have on their path."""
-    import cloudpickle
-
-    from flowgauge.catalogue import catalogue_root
-
-    path = catalogue_root() / "task_runners" / "sequential.py"
-    spec = importlib.util.spec_from_file_location("flowgauge_sequential_pattern", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    # Other processes can't import the module by its name, so its runner travels whole.
-    cloudpickle.register_pickle_by_value(module)
-    return module
 
 
 def _threads(started: StartedRunners) -> TaskRunner[Any]:
@@ -158,18 +140,29 @@ def _threads(started: StartedRunners) -> TaskRunner[Any]:
 
 
 def _processes(started: StartedRunners) -> TaskRunner[Any]:
+    from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
+
+    return PreloadedProcessPoolTaskRunner(**_pool_options(started))
+
+
+def _lean_processes(started: StartedRunners) -> TaskRunner[Any]:
+    lean = _lean("lean_process_pool")
+    runner: TaskRunner[Any] = lean.LeanProcessPoolTaskRunner(**_pool_options(started))
+    return runner
+
+
+def _pool_options(started: StartedRunners) -> dict[str, Any]:
     from prefect.task_runners import ProcessPoolTaskRunner
 
-    from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
     from flowgauge.worker_process import prepare_worker
 
     if "initializer" not in inspect.signature(ProcessPoolTaskRunner).parameters:
         raise RunnerError("processes: before Prefect 3.8 its workers start servers of their own")
-    return PreloadedProcessPoolTaskRunner(
-        max_workers=started.workers,
-        initializer=prepare_worker,
-        initargs=(str(started.home), started.as_shipped),
-    )
+    return {
+        "max_workers": started.workers,
+        "initializer": prepare_worker,
+        "initargs": (str(started.home), started.as_shipped),
+    }
 
 
 def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:
@@ -181,13 +174,37 @@ def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:
     return runner
 
 
+def _lean_dask(started: StartedRunners) -> TaskRunner[Any]:
+    # Workers of somebody's cluster may not have the catalogue.
+    lean = _lean("lean_dask", travels=started.dask_address is not None)
+    runner: TaskRunner[Any] = lean.LeanDaskTaskRunner(address=started.dask_scheduler("lean-dask"))
+    return runner
+
+
+def _lean(name: str, *, travels: bool = False) -> ModuleType:
+    try:
+        return pattern(name, travels=travels)
+    except ImportError as error:
+        raise RunnerError(str(error)) from None
+
+
 RUNNERS: dict[str, Callable[[StartedRunners], TaskRunner[Any]]] = {
     "sequential": _sequential,
     "threads": _threads,
     "processes": _processes,
+    "lean-processes": _lean_processes,
     "dask-threads": _dask("dask-threads"),
     "dask-processes": _dask("dask-processes"),
+    "lean-dask": _lean_dask,
 }
+LEAN = ("lean-processes", "lean-dask")
+"""Runners of the catalogue that stand in for the stock one beside them, proved to be the same."""
+CLUSTERS = {
+    "dask-threads": "dask-threads",
+    "dask-processes": "dask-processes",
+    "lean-dask": "dask-processes",
+}
+"""The cluster that a runner shares with others."""
 
 
 def narrowed(chosen: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 BROWSERS = ("chromium", "google-chrome")
-COSTLY = ("processes", "dask-threads", "dask-processes")
+COSTLY = ("processes", "dask-threads", "dask-processes", "lean-processes", "lean-dask")
 _SETTINGS = "_hypothesis_internal_use_settings"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[bytes]]

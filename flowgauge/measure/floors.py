@@ -14,7 +14,7 @@ from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import run_on_dask, run_on_pool
 from flowgauge.orders import Output
 from flowgauge.parent_process import end_with_parent
-from flowgauge.runners import StartedRunners
+from flowgauge.runners import CLUSTERS, StartedRunners
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def floor(runner: str, started: StartedRunners) -> Iterator[Floor]:
             lambda fn, items: [fn(item) for item in items],
             lambda workflow, speeds: run_on_pool(workflow, _InlineExecutor(), speeds),
         )
-    elif runner.startswith("dask-"):
+    elif runner in CLUSTERS:
         from distributed import Client
 
         with Client(started.dask_scheduler(runner), set_as_default=False) as client:

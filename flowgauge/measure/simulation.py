@@ -77,8 +77,10 @@ MANNERS = {
     "sequential": Manner(inline=True, one_interpreter=True),
     "threads": Manner(one_interpreter=True, waits_at="worker"),
     "processes": Manner(waits_at="queue"),
+    "lean-processes": Manner(waits_at="queue"),
     "dask-threads": Manner(one_interpreter=True),
     "dask-processes": Manner(),
+    "lean-dask": Manner(),
 }
 
 _KINDS = _PLAIN, _CORE, _LOCK = 0, 1, 2

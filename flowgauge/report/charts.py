@@ -184,7 +184,7 @@ def _label_axis() -> alt.Y:
         "label:N",
         title=None,
         sort=None,
-        axis=alt.Axis(grid=True, tickBand="extent", labelLimit=260),
+        axis=alt.Axis(grid=True, tickBand="extent", labelLimit=280),
         scale=alt.Scale(paddingInner=0, paddingOuter=0),
     )
 

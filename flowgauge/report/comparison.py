@@ -16,7 +16,7 @@ from flowgauge.report.verdicts import Bands, band, judged, noise_bands, widest
 Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
 _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
 _VERSIONS = ("python", "versions")
-_MORE_IS_BETTER = ("runs/min", "efficiency", "reached")
+_MORE_IS_BETTER = ("runs/min", "busy", "efficiency", "reached")
 _RANKS = {"seconds": 0, "reached": 1, "efficiency": 2}
 """Units of METG, best first: found, not found by the tasks that were tried, and never."""
 _WITHOUT_PREFECT = ("plain function call", *FLOORS)

@@ -13,7 +13,7 @@ def quantity(value: float, unit: str) -> str:
         value: The figure.
         unit: Its unit; seconds get the prefix that suits, "efficiency" is the highest there is of
             what never reaches its target, "reached" the highest that was seen of what may, a
-            "share" is written in percent, any other as it is.
+            "share" and "busy" are written in percent, any other as it is.
 
     Returns:
         For example "4.1 ms", "850 µs" or "12 bytes".
@@ -22,7 +22,7 @@ def quantity(value: float, unit: str) -> str:
         return f"never, ceiling {_digits(value)}"
     if unit == "reached":
         return f"longer than tried ({_digits(value)} reached)"
-    if unit == "share":
+    if unit in ("share", "busy"):
         return f"{value * 100:.3g} %"
     return seconds(value) if unit == "seconds" else f"{_digits(value)} {unit}"
 

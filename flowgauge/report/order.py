@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flowgauge.measure.results import Row
 
@@ -14,7 +15,15 @@ NO_RUNNER = "no runner"
 PLAIN_SHAPE = "trivial"
 """What is shown first of workflows that METG was measured for: tasks without edges."""
 
-_RUNNERS = ("sequential", "threads", "processes", "dask-threads", "dask-processes")
+_RUNNERS = (
+    "sequential",
+    "threads",
+    "processes",
+    "lean-processes",
+    "dask-threads",
+    "dask-processes",
+    "lean-dask",
+)
 FLOORS = ("ThreadPoolExecutor", "ProcessPoolExecutor", "bare Dask")
 _FEATURES = (
     "flow",
@@ -33,6 +42,7 @@ _GROUPS = {
     "patterns": "What each pattern costs",
     "scaling": "What more tasks, workers and bytes cost",
     "workflows": "Real workflows",
+    "lean": "What the lean task runners cost",
     "prediction": "What was predicted",
     "startup": "What is slow to start",
     "deployments": "What a deployment costs",
@@ -40,8 +50,8 @@ _GROUPS = {
     "noise": "The same thing against itself",
 }
 # Okabe and Ito's colours: told apart by most colour-blind people, and on white and black alike.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
-_SPARE_COLOURS = ("#56B4E9", "#8C8C8C", "#A6761D")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#B8B000", "#CC79A7", "#D55E00", "#56B4E9")
+_SPARE_COLOURS = ("#8C8C8C", "#A6761D", "#5A5A5A")
 
 
 @dataclass(frozen=True)
@@ -107,12 +117,37 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
     times = Counter((row.id, row.runner) for row in rows)
     ambiguous = {id for (id, _), count in times.items() if count > 1}
     figures = Counter(id for id, _ in {(row.id, row.figure) for row in rows})
+    telling = {id: _telling([row for row in rows if row.id == id]) for id in ambiguous}
     return tuple(
-        " · ".join(filter(None, (row.id, row.figure * (figures[row.id] > 1), params_text(row))))
+        " · ".join(
+            filter(
+                None,
+                (
+                    row.id,
+                    row.figure * (figures[row.id] > 1),
+                    _params_text({n: row.params[n] for n in telling[row.id] if n in row.params}),
+                ),
+            )
+        )
         if row.id in ambiguous
         else row.id
         for row in rows
     )
+
+
+def _telling(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the parameters that tell rows of one id apart.
+
+    How many tasks there are often follows from another one, and is left out then.
+    """
+    names = dict.fromkeys(name for row in rows for name in row.params)
+    differing = [n for n in names if len({json.dumps(row.params.get(n)) for row in rows}) > 1]
+    others = tuple(name for name in differing if name != "tasks")
+
+    def kinds(told_by: Sequence[str]) -> int:
+        return len({json.dumps([row.params.get(name) for name in told_by]) for row in rows})
+
+    return others if kinds(others) == kinds(differing) else tuple(differing)
 
 
 def is_floor(row: Row) -> bool:
@@ -137,9 +172,13 @@ def is_point(row: Row) -> bool:
 
 def params_text(row: Row) -> str:
     """Write a row's parameters, for example "tasks=100, depth=2"."""
+    return _params_text(row.params)
+
+
+def _params_text(params: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in row.params.items()
+        for name, value in params.items()
     )
 
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from flowgauge.measure.results import Results
 from flowgauge.report.charts import Spec, bundle
@@ -38,6 +40,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_code"] = with_code
     bands = noise_bands(results.rows)
     return environment.get_template("page.html").render(
         headline=headline(results),
@@ -60,3 +63,8 @@ def page(
         command=COMMAND,
         bundle=bundle() if specs else "",
     )
+
+
+def with_code(text: str) -> Markup:
+    """Write a sentence with what stands in backticks as code; the sentence itself is no markup."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

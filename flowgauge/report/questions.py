@@ -112,6 +112,25 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             rows_where(_in_group("workflows"), _has_ratio),
         ),
         Question(
+            "lean",
+            "What do the lean task runners save?",
+            "Time per task of a map, as a share of what it takes on Prefect's own runner of that"
+            " kind (`map`) and of the pool that both stand on (`map-beside-floor`).",
+            "lean",
+            "ratio",
+            rows_where(_in_group("lean"), _has_id("map", "map-beside-floor"), _has_ratio),
+        ),
+        Question(
+            "processor-time",
+            "Whose is what a task still costs?",
+            "Processor time per task run of a map: in the flow's process, in its workers, and in"
+            " Prefect's server. With `task_seconds` above 0 each task waits so long, so that the"
+            " server is told of few at once.",
+            "lean",
+            "cost",
+            rows_where(_in_group("lean"), _is_processor_time, _has_time),
+        ),
+        Question(
             "prediction",
             "How far off is `flowgauge advise`?",
             "Predicted makespan beside the measured one, of workflows that the costs were not read"
@@ -192,6 +211,10 @@ def _has_no_feature(row: Row) -> bool:
 
 def _is_metg_of_feature(row: Row) -> bool:
     return row.id == "metg-50" and "feature" in row.params
+
+
+def _is_processor_time(row: Row) -> bool:
+    return row.id.startswith("processor-time-")
 
 
 def _has_id(*ids: str) -> Callable[[Row], bool]:

@@ -96,6 +96,30 @@ def test_an_unknown_runner_in_a_mark_is_one_line(pytester: pytest.Pytester) -> N
     assert "there is no task runner 'treads'; choose from sequential" in result.stdout.str()
 
 
+def test_the_lean_runners_are_for_tests_that_name_them(pytester: pytest.Pytester) -> None:
+    """A test that names no task runners is run on Prefect's own, unless the run names others."""
+    pytester.makeini("[pytest]\nflowgauge = true")
+    pytester.makepyfile(
+        """
+import pytest
+
+def test_any(runner_name):
+    pass
+
+@pytest.mark.runners("lean-dask", "threads")
+def test_two(runner_name):
+    pass
+"""
+    )
+    collected = pytester.runpytest_subprocess("--collect-only", "-q").stdout.str()
+    assert "test_any[processes]" in collected
+    assert "test_any[lean-" not in collected
+    assert "test_two[lean-dask]" in collected
+    named = pytester.runpytest_subprocess("--collect-only", "-q", "--runners=lean-processes")
+    assert "test_any[lean-processes]" in named.stdout.str()
+    assert "test_two[lean-dask]" not in named.stdout.str()
+
+
 def test_a_run_on_chosen_runners_says_what_was_proved(pytester: pytest.Pytester) -> None:
     """A test runs on each chosen runner, and a run writes what came of each guarantee.
 

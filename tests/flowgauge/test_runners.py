@@ -42,8 +42,10 @@ def test_any_other_name_is_one_line(name: str) -> None:
 
 
 def test_all_are_chosen_by_default() -> None:
-    """Without `--runners` every task runner takes part."""
+    """Without `--runners` every task runner is measured, and the lean ones are not tested on."""
     assert chosen_runners(None) == tuple(RUNNERS)
+    stock = chosen_runners(None, lean=False)
+    assert stock == ("sequential", "threads", "processes", "dask-threads", "dask-processes")
 
 
 @pytest.mark.parametrize("chosen", list(permutations(["sequential", "threads", "processes"], 2)))
@@ -66,6 +68,7 @@ def wheres() -> list[tuple[int, int]]:
     return [future.result() for future in [where.submit() for _ in range(4)]]
 
 
+@pytest.mark.runners(*RUNNERS)
 def test_each_runner_runs_tasks_where_its_name_says(
     task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
@@ -77,6 +80,7 @@ def test_each_runner_runs_tasks_where_its_name_says(
     assert inline == (runner_name == "sequential")
 
 
+@pytest.mark.runners(*RUNNERS)
 def test_no_more_workers_than_asked_for(
     task_runner: TaskRunner[Any], started_runners: StartedRunners, runner_name: str
 ) -> None:

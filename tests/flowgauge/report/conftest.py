@@ -110,6 +110,11 @@ def _scaling() -> Iterator[Row]:
     measured: dict[str, Any] = {"reference": "what was measured", "params": {"tasks": 24}}
     for runner, times in (("threads", 0.9), ("processes", 1.02), ("dask-processes", 1.2)):
         yield row("fork-join", 0.6, times, group="prediction", runner=runner, **measured)
+    for id, reference, ratio in (("map", "processes", 0.1), ("map-beside-floor", "pool", 3.4)):
+        lean: dict[str, Any] = {"runner": "lean-processes", "params": {"tasks": 200}}
+        yield row(id, 0.004, ratio, group="lean", reference=reference, **lean)
+    for kind in ("flow", "workers", "server"):
+        yield row(f"processor-time-{kind}", 0.003, group="lean", runner="lean-processes")
     for number in (10, 100):
         yield row("tasks", 0.004, group="scaling", params={"tasks": number})
     for size in (0, 10**6):

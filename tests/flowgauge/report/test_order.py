@@ -68,6 +68,21 @@ def test_labels(make_row: MakeRow) -> None:
     )
 
 
+def test_labels_name_what_differs(make_row: MakeRow) -> None:
+    """What all rows of an id have alike is in no label, nor a number of tasks that follows."""
+    cell = {"kernel": "native", "shape": "trivial"}
+    plain = make_row("metg", 1.0, params=cell)
+    with_tags = make_row("metg", 1.0, params=cell | {"feature": "tags"})
+    assert labels([plain, with_tags]) == ("metg", "metg · feature=tags")
+    rows = [
+        make_row("time", 1.0, params={"tasks": tasks, "seconds": seconds})
+        for tasks, seconds in ((300, 0.0), (150, 0.02))
+    ]
+    assert labels(rows) == ("time · seconds=0.0", "time · seconds=0.02")
+    more = [*rows, make_row("time", 1.0, params={"tasks": 10, "seconds": 0.0})]
+    assert labels(more)[0] == "time · tasks=300, seconds=0.0"
+
+
 def test_labels_of_different_figures(make_row: MakeRow) -> None:
     """Where one id has two figures, they are named."""
     figures = ("time per task run", "time per flow run")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.measure.results import Results, Row
-from flowgauge.report.page import page
+from flowgauge.report.page import page, with_code
 from flowgauge.report.questions import questions
 
 MakeRow = Callable[..., Row]
@@ -65,6 +65,12 @@ def test_every_chart_has_its_place(whole: str, sample: Results) -> None:
     keys = {question.key for question in questions(sample.rows)}
     assert set(json.loads(found[1])) == keys
     assert keys <= places
+
+
+def test_code_is_set_as_code(whole: str) -> None:
+    """A caption's backticks are code, and what else it holds stays text."""
+    assert "METG(50 %) on <code>native</code> work" in whole
+    assert with_code("`a` < b & `c>d`") == "<code>a</code> &lt; b &amp; <code>c&gt;d</code>"
 
 
 def test_nothing_measured() -> None:

@@ -36,6 +36,8 @@ def test_files(report: Path, sample: Results) -> None:
         "tasks-scaling",
         "payload-scaling",
         "prediction",
+        "lean",
+        "processor-time",
         "workers-scaling",
         "task-cost",
         "feature-ratio",

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lean task runners cost beside the stock ones and what both stand on, interleaved."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import TaskRunner
+
+from flowgauge.kernels import Speeds, expected, work
+from flowgauge.measure.floors import Floor
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.intervals import median_interval
+from flowgauge.measure.pairs import Rounds, noise_of
+from flowgauge.measure.recorder import Paired
+from flowgauge.measure.results import Row
+from flowgauge.runners import StartedRunners
+from patterns.task_runners.chunked_map import chunked_map, values
+
+STOCK = {"lean-dask": "dask-processes", "lean-processes": "processes"}
+TASKS = {"quick": (200, 20), "full": (1000, 100)}
+"""Tasks of a map on a lean runner and on a stock one, which takes ten times as long for one."""
+ROUNDS = {"quick": 2, "full": 4}
+FAN_OUT = 10_000
+FLOW_RUNS = 50
+SETTLED_RUNS = 10
+"""Flow runs over which the memory of a worker may grow."""
+TASKS_OF_A_RUN = 10
+TIMED_TASKS = {0.0: 300, 0.02: 150}
+"""How many tasks tell processor time, by the seconds that each waits."""
+SPENT_ROUNDS = 2
+ITEMS = 10_000
+ITEM_SECONDS = 0.001
+CHUNKED_ROUNDS = 2
+BARE_PART = 4
+"""The bare pool does one item in so many, which tells its pace."""
+
+on_lean = pytest.mark.runners(*STOCK)
+
+
+@task(cache_policy=NO_CACHE)
+def add_one(number: int) -> int:
+    """Return the next number."""
+    return number + 1
+
+
+@task(cache_policy=NO_CACHE)
+def add_one_later(number: int, seconds: float) -> int:
+    """Return the next number, after a while."""
+    time.sleep(seconds)
+    return number + 1
+
+
+def next_number(number: int) -> int:
+    """Return the next number, without Prefect."""
+    return number + 1
+
+
+def profile(paired: Paired) -> str:
+    """Return the name of this run's profile."""
+    return "full" if paired.recorder.full else "quick"
+
+
+def seconds_inside(task_runner: TaskRunner[Any], body: Callable[[], None]) -> float:
+    """Return what something takes in a flow that runs already, its workers started."""
+    seconds = []
+
+    def measure() -> None:
+        assert add_one.map(range(8)).result() == list(range(1, 9))
+        start = time.perf_counter()
+        body()
+        seconds.append(time.perf_counter() - start)
+
+    inside_flow(task_runner, measure)
+    return seconds[0]
+
+
+def seconds_of_task(task_runner: TaskRunner[Any], number: int) -> float:
+    """Return what a task of a map costs."""
+
+    def body() -> None:
+        assert add_one.map(range(number)).result() == list(range(1, number + 1))
+
+    return seconds_inside(task_runner, body) / number
+
+
+@on_lean
+def test_map(
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    floor: Floor,
+    started_runners: StartedRunners,
+) -> None:
+    """What a task of a map costs beside the stock runner and beside what both stand on."""
+    paired.benchmark.group = "lean"
+    many, few = map(paired.size, TASKS[profile(paired)])
+    stock = started_runners.task_runner(STOCK[runner_name])
+    bare: list[float] = []
+    theirs: list[float] = []
+    ours: list[float] = []
+    twice: list[float] = []
+    paired.benchmark.pedantic(lambda: None)
+    for _ in range(paired.size(ROUNDS[profile(paired)])):
+        start = time.perf_counter()
+        assert floor.map(next_number, range(many)) == list(range(1, many + 1))
+        bare.append((time.perf_counter() - start) / many)
+        theirs.append(seconds_of_task(stock, few))
+        ours.append(seconds_of_task(task_runner, many))
+        twice.append(seconds_of_task(task_runner, many))
+    common: dict[str, Any] = {"runner": runner_name, "figure": "time per task of a map"}
+    paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of("lean"))
+    params = {"tasks": many}
+    beside = [("map-beside-floor", bare, floor.name), ("map", theirs, STOCK[runner_name])]
+    for id, times, reference in beside:
+        paired.keep(
+            Rounds(tuple(ours), tuple(times)),
+            id=id,
+            group="lean",
+            params=params,
+            reference=reference,
+            **common,
+        )
+
+
+@pytest.mark.runners("lean-dask")
+def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """What a task costs of ten thousand that need nothing of each other."""
+    number = paired.size(FAN_OUT)
+    paired.benchmark.group = "lean"
+    paired.benchmark.pedantic(lambda: None)
+    paired.keep(
+        Rounds((seconds_of_task(task_runner, number),), ()),
+        id="fan-out",
+        group="lean",
+        runner=runner_name,
+        figure="time per task of a map",
+        params={"tasks": number},
+        reference=None,
+    )
+
+
+def processor_seconds() -> dict[str, dict[int, float]]:
+    """Return the processor time of each process of this run, by what it is."""
+    import psutil
+
+    found: dict[str, dict[int, float]] = {"the flow": {}, "workers": {}, "the server": {}}
+    flow = psutil.Process()
+    for process in [flow, *flow.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            is_server = any("flowgauge.server" in word for word in process.cmdline())
+            kind = "the server" if is_server else "workers"
+            kind = "the flow" if process.pid == flow.pid else kind
+            found[kind][process.pid] = times.user + times.system
+    return found
+
+
+@pytest.mark.runners("threads", *STOCK)
+@pytest.mark.parametrize("waits", TIMED_TASKS)
+def test_processor_time(
+    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, waits: float
+) -> None:
+    """What is left: the processor time of a task in the flow's process, in workers, in Prefect.
+
+    Tasks that wait come to the server one by one, and it can do less for many at once.
+    """
+    paired.benchmark.group = "lean"
+    paired.benchmark.pedantic(lambda: None)
+    number = paired.size(TIMED_TASKS[waits])
+    spent: dict[str, list[float]] = {}
+
+    def body() -> None:
+        before = processor_seconds()
+        mapped = add_one_later.map(range(number), waits)
+        assert mapped.result() == list(range(1, number + 1))
+        for kind, processes in processor_seconds().items():
+            seconds = sum(
+                after - before[kind].get(process, 0.0) for process, after in processes.items()
+            )
+            spent.setdefault(kind, []).append(seconds / number)
+
+    for _ in range(paired.size(SPENT_ROUNDS)):
+        seconds_inside(task_runner, body)
+    for kind, times in spent.items():
+        figure = f"processor time per task of a map in {kind}"
+        middle = median_interval(times)
+        found = plain_row(
+            f"processor-time-{kind.removeprefix('the ')}",
+            runner_name,
+            figure,
+            "seconds",
+            middle.median,
+            {"tasks": number, "task_seconds": waits},
+        )
+        paired.add([replace(found, low=middle.low, high=middle.high, rounds=len(times))])
+
+
+def resident_mib() -> float:
+    """Return this process's memory in MiB."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+@pytest.mark.runners("lean-dask")
+def test_memory(
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    started_runners: StartedRunners,
+) -> None:
+    """How the memory of a worker grows over fifty flow runs: over the first ten of them it may."""
+    from distributed import Client
+
+    paired.benchmark.group = "lean"
+    paired.benchmark.pedantic(lambda: None)
+    settled, more = paired.size(SETTLED_RUNS), paired.size(FLOW_RUNS - SETTLED_RUNS)
+    with Client(started_runners.dask_scheduler(runner_name), set_as_default=False) as client:
+
+        def memory(runs: int) -> float:
+            for _ in range(runs):
+                seconds_of_task(task_runner, TASKS_OF_A_RUN)
+            return float(max(client.run(resident_mib).values()))
+
+        before, after = memory(settled), memory(more)
+    figure = f"memory of a worker after {FLOW_RUNS} flow runs"
+    found = plain_row("memory", runner_name, figure, "MiB", after, {"runs": FLOW_RUNS})
+    grown = after / before
+    paired.add(
+        [
+            replace(
+                found,
+                reference=f"after {settled}",
+                ratio=grown,
+                ratio_low=grown,
+                ratio_high=grown,
+            )
+        ]
+    )
+
+
+def plain_row(
+    id: str, runner: str, figure: str, unit: str, value: float, params: dict[str, Any]
+) -> Row:
+    """Return a row of one measurement beside nothing."""
+    return Row(
+        id=id,
+        group="lean",
+        runner=runner,
+        params=params,
+        figure=figure,
+        unit=unit,
+        value=value,
+        low=value,
+        high=value,
+        rounds=1,
+        reference=None,
+        ratio=None,
+        ratio_low=None,
+        ratio_high=None,
+    )
+
+
+def work_of_item(iterations: int, item: int) -> int:
+    """Do the work of an item, the same for each."""
+    return work("native", iterations)
+
+
+@pytest.mark.runners("threads", "processes", "lean-processes", "dask-processes", "lean-dask")
+def test_chunked_map(
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    bare_pool: Executor,
+    speeds: Speeds,
+    started_runners: StartedRunners,
+) -> None:
+    """What share of the workers' time goes into items of a millisecond, mapped in chunks."""
+    number = paired.size(ITEMS)
+    iterations = speeds.iterations("native", ITEM_SECONDS)
+    do = functools.partial(work_of_item, iterations)
+    some = math.ceil(number / BARE_PART)
+    share = math.ceil(some / started_runners.workers)
+    right = expected("native", iterations)
+    shares: list[float] = []
+
+    def bare_seconds() -> float:
+        start = time.perf_counter()
+        assert list(bare_pool.map(do, range(some), chunksize=share)) == [right] * some
+        return (time.perf_counter() - start) * number / some
+
+    def mapped() -> None:
+        assert values(chunked_map(do, range(number))) == [right] * number
+
+    paired.benchmark.group = "lean"
+    paired.benchmark.pedantic(lambda: None)
+    before = bare_seconds()
+    for _ in range(paired.size(CHUNKED_ROUNDS)):
+        seconds = seconds_inside(task_runner, mapped)
+        after = bare_seconds()
+        shares.append(statistics.fmean([before, after]) / seconds)
+        before = after
+    middle = median_interval(shares)
+    figure = f"share of the workers' time for {number} items of 1 ms"
+    params = {"items": number}
+    found = plain_row("chunked-map", runner_name, figure, "busy", middle.median, params)
+    paired.add([replace(found, low=middle.low, high=middle.high, rounds=len(shares))])

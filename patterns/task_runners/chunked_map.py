@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "cloudpickle>=3,<4"]
+# ///
+"""Map over thousands of small items in few task runs, each item with a fate of its own.
+
+Problem:
+    `task.map` makes a task run of every item, which costs milliseconds on threads and tens of
+    them in other processes: too much for items that take one. Chunks by hand lose what `map`
+    gives: one bad item fails its whole chunk, and a retry does all of it again.
+
+Guarantees:
+    order: results are those of a plain loop, in the order of the items, for any chunk size.
+    apart: an item that fails takes no other with it; each item's result or error is kept.
+    retry: an item is tried again by itself, as often as asked; what succeeded is not done again.
+    granularity: without a chunk size, one is chosen so that a chunk takes as long as asked, at the
+        pace of the first items; the very first, which may pay for imports, does not count.
+    runs: there is one task run for each chunk, named after its items; none for an item.
+    seen: a task run with a failed item is Failed, and its message names the first one.
+    crash: where a chunk's task run ends without an answer, its items have that as their error.
+
+Not for:
+    Items that need their own logs, states, cached results or place in the run's page: a task run
+    each is what `map` is for. Retries of one item that take hours: its chunk waits. Results that
+    can't be pickled, where workers are other processes: all of their chunk fail with them.
+
+Costs:
+    Rows `chunked-map` in the report, beside a task run for each item.
+
+Sources:
+    - https://docs.prefect.io/v3/how-to-guides/workflows/run-work-concurrently
+    - Prefect #18883 and #12252: the cost of a small task
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import cloudpickle
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Failed
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PILOT = 0.1
+"""The share of a chunk's seconds that is spent to find out how long an item takes."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """What became of one item.
+
+    Attributes:
+        value: What the function returned, None where it failed.
+        error: What it raised the last time, None where it succeeded.
+        attempts: How often it was called; 0 where its chunk never answered.
+    """
+
+    value: R | None
+    error: BaseException | None
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Answer(Generic[R]):
+    """What a task run says of its items: as many as it came to, and the seconds of one."""
+
+    outcomes: tuple[Outcome[R], ...]
+    item_seconds: float
+
+
+class Chunk(Generic[T, R]):
+    """Items, and what is done with each.
+
+    Not a tuple or a dataclass, which Prefect and Dask would look through for futures, item by
+    item; Dask makes a plain tuple of what Prefect's `quote` hides from that.
+    """
+
+    def __init__(self, function: Callable[[T], R], items: Sequence[T], first: int) -> None:
+        """Take a function, items, and the number of the first one."""
+        self.function, self.items, self.first = function, items, first
+        called = getattr(function, "__name__", type(function).__name__)
+        self.name = f"{called}[{first}:{first + len(items)}]"
+
+
+def chunked_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    chunk_size: int | None = None,
+    chunk_seconds: float = 1.0,
+    retries: int = 0,
+    retry_delay_seconds: float = 0.0,
+) -> list[Outcome[R]]:
+    """Call a function with each item, in chunks, on the task runner of the flow around it.
+
+    Args:
+        function: What is called in the workers; of a task, give its `fn`.
+        items: Values, no futures.
+        chunk_size: Items of a task run; by default as many as take `chunk_seconds`.
+        chunk_seconds: How long a task run should take, where no size is given.
+        retries: How often an item that failed is tried again.
+        retry_delay_seconds: How long a chunk waits before it tries its failed items again.
+
+    Returns:
+        What became of each item, in order.
+
+    Raises:
+        ValueError: If a size, a time or a number of retries makes no sense.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size}: a chunk has one item or more")
+    if chunk_seconds <= 0 or retries < 0 or retry_delay_seconds < 0:
+        raise ValueError("chunk_seconds is above 0, retries and retry_delay_seconds not below it")
+    given = list(items)
+
+    def submit(start: int, size: int, seconds: float = math.inf) -> PrefectFuture[Any]:
+        work = Chunk(function, given[start : start + size], start)
+        return run_chunk.submit(work, retries, retry_delay_seconds, seconds)
+
+    outcomes: list[Outcome[R]] = []
+    sizes: Iterator[int] = itertools.repeat(chunk_size or 1)
+    while chunk_size is None and len(outcomes) < len(given):
+        pilot = answer(submit(len(outcomes), len(given), PILOT * chunk_seconds), 1)
+        outcomes += pilot.outcomes
+        # One that never answered, for its first item perhaps, told nothing.
+        if pilot.item_seconds < math.inf:
+            size = max(1, round(chunk_seconds / max(pilot.item_seconds, 1e-6)))
+            sizes = tapered(len(given) - len(outcomes), size)
+            break
+    chunks: list[tuple[int, PrefectFuture[Any]]] = []
+    start = len(outcomes)
+    while start < len(given):
+        size = min(next(sizes), len(given) - start)
+        chunks.append((size, submit(start, size)))
+        start += size
+    for size, future in chunks:
+        outcomes += answer(future, size).outcomes
+    return outcomes
+
+
+def tapered(items: int, size: int) -> Iterator[int]:
+    """Cut items into chunks, the last one into halves, so that workers end at about one time.
+
+    Args:
+        items: How many there are.
+        size: Items of a chunk.
+
+    Yields:
+        The items of each chunk.
+    """
+    while items > 0:
+        cut = size if items > size else max(math.ceil(items / 2), math.ceil(size / 8))
+        yield min(cut, items)
+        items -= cut
+
+
+def values(outcomes: Iterable[Outcome[R]]) -> list[R]:
+    """Return the values of items that all succeeded.
+
+    Args:
+        outcomes: What `chunked_map` returned.
+
+    Returns:
+        A value for each.
+
+    Raises:
+        BaseException: The error of the first item that failed.
+    """
+    found = list(outcomes)
+    for outcome in found:
+        if outcome.error is not None:
+            raise outcome.error
+    return [outcome.value for outcome in found]  # type: ignore[misc]
+
+
+# Not the retries of the settings, which would do all items again.
+@task(cache_policy=NO_CACHE, task_run_name="{chunk.name}", retries=0)
+def run_chunk(
+    chunk: Chunk[T, R],
+    retries: int,
+    retry_delay_seconds: float,
+    seconds: float,
+) -> Answer[R] | State[Answer[R]]:
+    """Call a function with each item of a chunk, and again with those that failed.
+
+    Args:
+        chunk: The function and the items.
+        retries: How often an item that failed is tried again.
+        retry_delay_seconds: The time between.
+        seconds: After which no further item is begun, counted from the end of the first.
+
+    Returns:
+        What became of the items it came to; in a Failed state where one failed.
+    """
+    begun = time.perf_counter()
+    outcomes: list[Outcome[R]] = []
+    ends: list[float] = []
+    for item in chunk.items:
+        outcomes.append(attempt(chunk.function, item, 1))
+        ends.append(time.perf_counter())
+        if len(ends) > 1 and ends[-1] - ends[0] >= seconds:
+            break
+    for tried in range(1, retries + 1):
+        failed = [index for index, outcome in enumerate(outcomes) if outcome.error is not None]
+        if failed:
+            time.sleep(retry_delay_seconds)
+        for index in failed:
+            outcomes[index] = attempt(chunk.function, chunk.items[index], tried + 1)
+    # The first item may also pay for what is imported or opened by it.
+    item_seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - begun
+    found = Answer(tuple(outcomes), item_seconds)
+    failed = [index for index, outcome in enumerate(outcomes) if outcome.error is not None]
+    if not failed:
+        return found
+    first, error = chunk.first + failed[0], outcomes[failed[0]].error
+    message = f"{len(failed)} of {len(outcomes)} items failed, the first is {first}: {error!r}"
+    return Failed(message=message, data=found)
+
+
+def attempt(function: Callable[[T], R], item: T, number: int) -> Outcome[R]:
+    """Call a function with an item; an error that can't travel to the flow is told in words."""
+    try:
+        return Outcome(function(item), None, number)
+    except Exception as error:
+        try:
+            cloudpickle.loads(cloudpickle.dumps(error))
+        except Exception:
+            return Outcome(None, RuntimeError(f"{type(error).__name__}: {error}"), number)
+        return Outcome(None, error, number)
+
+
+def answer(future: PrefectFuture[Any], items: int) -> Answer[Any]:
+    """Wait for a task run and return its answer; without one, its items have its error."""
+    try:
+        found = future.result(raise_on_failure=False)
+    except Exception as raised:
+        found = raised
+    if isinstance(found, Answer):
+        return found
+    error = found if isinstance(found, Exception) else RuntimeError(f"no answer: {found!r}")
+    return Answer((Outcome(None, error, 0),) * items, math.inf)
+
+
+def count_letters(word: str) -> int:
+    """Count the letters of a word."""
+    if not word.isalpha():
+        raise ValueError(f"{word!r} is no word")
+    return len(word)
+
+
+@flow
+def count_all(words: list[str]) -> list[int]:
+    """Count the letters of all words, and leave out what is none."""
+    outcomes = chunked_map(count_letters, words, chunk_size=100)
+    return values(outcome for outcome in outcomes if outcome.error is None)
+
+
+def main() -> None:
+    """Count in a few hundred words, one of which is none."""
+    words = [*("tide" * (1 + n % 3) for n in range(500)), "4711"]
+    print(f"{sum(count_all(words))} letters in {len(words) - 1} words")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/task_runners/chunked_map.py`."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prefect import flow, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import FlowRunContext
+from prefect.task_runners import TaskRunner
+
+from flowgauge.ledger import EffectLedger
+from flowgauge.waiting import wait_until
+from patterns.task_runners import chunked_map as chunks
+from patterns.task_runners.chunked_map import (
+    Outcome,
+    chunked_map,
+    count_all,
+    tapered,
+    values,
+)
+
+NAME = "task_runners/chunked_map"
+
+
+def root(number: int) -> float:
+    """Return the root of a number that has one."""
+    if number < 0:
+        raise ValueError(f"{number} has none")
+    return float(number**0.5)
+
+
+@flow
+def roots(numbers: list[int], options: dict[str, Any]) -> tuple[str, list[Outcome[float]]]:
+    """Return the flow run's id, and what became of each number."""
+    run = FlowRunContext.get()
+    assert run is not None
+    assert run.flow_run is not None
+    return str(run.flow_run.id), chunked_map(root, numbers, **options)
+
+
+def ended(numbers: Sequence[int]) -> list[str]:
+    """Return what must become of numbers, worked out without Prefect."""
+    return [f"{number} has none" if number < 0 else str(root(number)) for number in numbers]
+
+
+def said(outcomes: Sequence[Outcome[float]]) -> list[str]:
+    """Return what became of items."""
+    return [str(each.value if each.error is None else each.error) for each in outcomes]
+
+
+@pytest.mark.guarantee(NAME, "order")
+@pytest.mark.guarantee(NAME, "apart")
+@settings(max_examples=3)
+@given(
+    numbers=st.lists(st.integers(-3, 30), max_size=30),
+    size=st.none() | st.integers(1, 40),
+)
+@example(numbers=[-1, 4, 9, -4, 16, 25, 0], size=3)
+def test_items_are_those_of_a_loop(
+    task_runner: TaskRunner[Any], numbers: list[int], size: int | None
+) -> None:
+    """Each item has the value or error of a plain loop, in order, for any chunk size."""
+    run = roots.with_options(task_runner=task_runner)
+    _, outcomes = run(numbers, {"chunk_size": size})
+    assert said(outcomes) == ended(numbers)
+    assert [each.attempts for each in outcomes] == [1] * len(numbers)
+
+
+@pytest.mark.guarantee(NAME, "apart")
+def test_the_first_error_is_raised_by_values(task_runner: TaskRunner[Any]) -> None:
+    """`values` gives those of items that all succeeded, or raises the first one's error."""
+    assert values([Outcome(1, None, 1), Outcome(2, None, 1)]) == [1, 2]
+    with pytest.raises(ValueError, match="second"):
+        values([Outcome(1, None, 1), Outcome(None, ValueError("second"), 1)])
+    assert count_all.with_options(task_runner=task_runner)(["ebb", "4", "flow"]) == [3, 4]
+
+
+class Flaky:
+    """Fails for each item that is named, so many times, and notes each call."""
+
+    def __init__(self, ledger: EffectLedger, failures: dict[int, int]) -> None:
+        self.ledger, self.failures = ledger, failures
+
+    def __call__(self, item: int) -> int:
+        """Note the call, and fail or not."""
+        self.ledger.record(str(item))
+        calls = sum(effect.name == str(item) for effect in self.ledger.effects())
+        if calls <= self.failures.get(item, 0):
+            raise ConnectionError(f"call {calls}")
+        return item
+
+
+@flow
+def retried(function: Any, items: list[int], retries: int) -> list[Outcome[int]]:
+    """Return what became of each item."""
+    return chunked_map(function, items, chunk_size=3, retries=retries)
+
+
+@pytest.mark.guarantee(NAME, "retry")
+@pytest.mark.runners("threads", "dask-processes")
+def test_an_item_is_tried_again_by_itself(
+    task_runner: TaskRunner[Any], effect_ledger: EffectLedger
+) -> None:
+    """An item that fails is called again as often as asked, and no other one is."""
+    failures = {1: 1, 4: 2, 5: 9}
+    run = retried.with_options(task_runner=task_runner, validate_parameters=False)
+    outcomes = run(Flaky(effect_ledger, failures), list(range(7)), 2)
+    attempts = [min(failures.get(item, 0) + 1, 3) for item in range(7)]
+    assert [each.attempts for each in outcomes] == attempts
+    calls = [effect.name for effect in effect_ledger.effects()]
+    assert [calls.count(str(item)) for item in range(7)] == attempts
+    assert [each.error is None for each in outcomes] == [item != 5 for item in range(7)]
+
+
+def task_runs(flow_run_id: str, number: int) -> list[TaskRun]:
+    """Return the task runs of a flow run, once so many are there and have ended."""
+    with get_client(sync_client=True) as client:
+        own = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))  # type: ignore[list-item]
+
+        def ended() -> list[TaskRun] | None:
+            found = client.read_task_runs(flow_run_filter=own)
+            finals = [run for run in found if run.state and run.state.is_final()]
+            return finals if len(finals) == len(found) >= number else None
+
+        return wait_until(ended)
+
+
+class Clock:
+    """A clock that only items move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        """Return the seconds so far."""
+        return self.now
+
+    def take(self, seconds: float) -> None:
+        """Take some time."""
+        self.now += seconds
+
+
+@pytest.mark.guarantee(NAME, "granularity")
+@pytest.mark.runners("sequential")
+@pytest.mark.parametrize("first", [2**-11, 2.0, 0.0], ids=["as others", "slow", "at once"])
+def test_a_chunk_takes_as_long_as_asked(
+    task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch, first: float
+) -> None:
+    """Chunks have the items that take an eighth of a second at the pace of those tried first.
+
+    Those are tried for a tenth of a chunk's time, and the very first does not count.
+    """
+    clock = Clock()
+    monkeypatch.setattr(chunks, "time", clock)
+
+    @flow(task_runner=task_runner)
+    def take() -> str:
+        run = FlowRunContext.get()
+        assert run is not None
+        assert run.flow_run is not None
+        values(chunked_map(clock.take, [first, *[2**-11] * 2000], chunk_seconds=2**-3))
+        return str(run.flow_run.id)
+
+    names = [run.name for run in task_runs(take(), 5)]
+    cuts = sorted(tuple(map(int, re.findall(r"\d+", name))) for name in names)
+    pilot, *others = cuts
+    # 26 of 0.49 ms are the first to take 12.5 ms, after one that does not count.
+    assert pilot == (0, 2001)
+    assert others[0][0] == 1 + 26
+    assert [end - begin for begin, end in others[:7]] == [256] * 7
+    assert others[-1][1] == 2001
+
+
+@pytest.mark.guarantee(NAME, "granularity")
+@given(items=st.integers(0, 5000), size=st.integers(1, 1000))
+def test_chunks_end_small(items: int, size: int) -> None:
+    """For any number and size, chunks hold all items and the last ones get smaller by halves."""
+    sizes = list(tapered(items, size))
+    assert sum(sizes) == items
+    assert all(0 < each <= size for each in sizes)
+    assert sorted(sizes, reverse=True) == sizes
+    assert not sizes or sizes[-1] <= math.ceil(size / 8)
+    assert len(sizes) <= items // size + 4
+
+
+@pytest.mark.guarantee(NAME, "runs")
+@pytest.mark.guarantee(NAME, "seen")
+def test_there_is_a_task_run_for_each_chunk(task_runner: TaskRunner[Any]) -> None:
+    """Ten items in chunks of four are three task runs, named after them; the bad one is Failed."""
+    numbers = [1, 1, 1, 1, 1, -1, -2, 1, 1, 1]
+    id, _ = roots.with_options(task_runner=task_runner)(numbers, {"chunk_size": 4})
+    found = {run.name: run.state for run in task_runs(id, 3)}
+    assert {name: state.name for name, state in found.items() if state} == {
+        "root[0:4]": "Completed",
+        "root[4:8]": "Failed",
+        "root[8:10]": "Completed",
+    }
+    failed = found["root[4:8]"]
+    assert failed is not None
+    assert failed.message == ("2 of 4 items failed, the first is 5: ValueError('-1 has none')")
+
+
+def vanish(item: int) -> int:
+    """End the process that comes to the second item."""
+    if item == 2:
+        os._exit(1)
+    return item
+
+
+@flow
+def vanished(items: list[int]) -> list[Outcome[int]]:
+    """Return what became of each item."""
+    return chunked_map(vanish, items, chunk_size=2)
+
+
+@pytest.mark.guarantee(NAME, "crash")
+@pytest.mark.runners("processes")
+def test_items_of_a_chunk_that_never_answers_have_its_error(task_runner: TaskRunner[Any]) -> None:
+    """Where a worker dies with a chunk, the chunk's items have an error and no attempts."""
+    outcomes = vanished.with_options(task_runner=task_runner)([1, 2, 3, 4])
+    assert len(outcomes) == 4
+    assert [each.attempts for each in outcomes[:2]] == [0, 0]
+    assert all(each.error is not None for each in outcomes[:2])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk_size": 0}, {"chunk_seconds": 0}, {"retries": -1}, {"retry_delay_seconds": -1}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    """A size, time or number that makes no sense is refused, and nothing is called."""
+
+    def touch(item: int) -> None:
+        (tmp_path / str(item)).touch()
+
+    with pytest.raises(ValueError, match=next(iter(options))):
+        chunked_map(touch, [1], **options)
+    assert not list(tmp_path.iterdir())

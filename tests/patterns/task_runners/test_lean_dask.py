@@ -1,0 +1,592 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of `patterns/task_runners/lean_dask.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import runpy
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dask
+import prefect
+import pytest
+from distributed import Client, LocalCluster, get_worker
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prefect import flow, tags, task
+from prefect.cache_policies import INPUTS
+from prefect.context import FlowRunContext, SyncClientContext
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
+from prefect.task_runners import TaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
+
+from flowgauge.runners import StartedRunners
+from flowgauge.waiting import wait_until
+from patterns.task_runners import lean_dask
+from patterns.task_runners.lean_dask import LeanDaskTaskRunner, weigh_parcels
+from tests.patterns.task_runners.drawn_flows import (
+    Plan,
+    Step,
+    add,
+    assert_same_on_both,
+    change,
+    plans,
+)
+
+NAME = "task_runners/lean_dask"
+
+
+@pytest.fixture(scope="module")
+def scheduler(started_runners: StartedRunners) -> str:
+    """Give the address of the cluster that serves the whole test run."""
+    pytest.importorskip("prefect_dask")
+    return started_runners.dask_scheduler("dask-processes")
+
+
+@pytest.fixture(scope="module")
+def stock(scheduler: str) -> TaskRunner[Any]:
+    """Give Prefect's own task runner on it."""
+    return DaskTaskRunner(address=scheduler)
+
+
+@pytest.fixture(scope="module")
+def lean(scheduler: str) -> TaskRunner[Any]:
+    """Give the lean one on it."""
+    return LeanDaskTaskRunner(address=scheduler)
+
+
+@pytest.mark.guarantee(NAME, "same")
+@pytest.mark.nightly
+@settings(max_examples=20)
+@given(drawn=st.lists(plans(), min_size=3, max_size=3))
+def test_all_is_as_on_the_stock_runner(
+    stock: TaskRunner[Any], lean: TaskRunner[Any], drawn: list[Plan]
+) -> None:
+    """Values, states, attempts, events, logs, names and relationships are those of stock."""
+    assert_same_on_both(stock, lean, *drawn)
+
+
+@pytest.mark.guarantee(NAME, "same")
+def test_each_kind_of_step_is_as_on_the_stock_runner(
+    stock: TaskRunner[Any], lean: TaskRunner[Any]
+) -> None:
+    """So is one plan that has failures, retries, a roll-back, caching, subflows and tags."""
+    plan = (
+        Step("add", tagged=True),
+        Step("fail", needs=(0,)),
+        Step("add_async", needs=(0,), waits_for=(0,)),
+        Step("flaky", needs=(2,)),
+        Step("add", needs=(1,)),
+        Step("add", needs=(1, 3), allows_failure=True),
+        Step("cached", waits_for=(3,)),
+        Step("mapped", waits_for=(5,)),
+        Step("in_subflow", needs=(7,)),
+        Step("named", needs=(0, 8), tagged=True),
+        Step("rolled_back", needs=(0,)),
+        Step("named", waits_for=(1,)),
+    )
+    assert_same_on_both(stock, lean, plan)
+
+
+@pytest.mark.guarantee(NAME, "around")
+def test_tags_and_settings_are_those_around_the_submit(
+    stock: TaskRunner[Any], lean: TaskRunner[Any]
+) -> None:
+    """Where they change within a flow run, each task run has those that it was submitted in."""
+    theirs, ours = (change.with_options(task_runner=runner)() for runner in (stock, lean))
+    assert ours == theirs == [(100, ["0"]), (101, ["1"])]
+
+
+@pytest.mark.guarantee(NAME, "same")
+def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
+    """The flow of the file gives the sum, and fails where a parcel does."""
+    weigh = weigh_parcels.with_options(task_runner=lean)
+    assert weigh(["book", "lamp", "chair"]) == 13
+    assert weigh(["book", ""], return_state=True).is_failed()
+
+
+@task
+def set_up() -> tuple[int, int, int]:
+    """Return the process, its client and its settings' context."""
+    client = SyncClientContext.get()
+    run = FlowRunContext.get()
+    assert client is not None
+    assert run is not None
+    return os.getpid(), id(client.client), id(run.result_store.result_storage)
+
+
+@flow
+def set_ups(number: int) -> list[tuple[int, int, int]]:
+    """Return those of many task runs."""
+    return [future.result() for future in [set_up.submit() for _ in range(number)]]
+
+
+@pytest.mark.guarantee(NAME, "once")
+def test_a_worker_is_set_up_once(lean: TaskRunner[Any]) -> None:
+    """Task runs of a flow run in a worker share client and result store; those of another don't."""
+    found = set(set_ups.with_options(task_runner=lean)(20))
+    assert len(found) == len({process for process, *_ in found})
+
+
+@flow
+def map_over_what_submits() -> list[int]:
+    """Map over a generator that submits another task for each item."""
+    return add.map([each] for each in (add.submit([n]) for n in range(3))).result()
+
+
+@flow
+def enclose() -> list[int]:
+    """Return what a task sees of a variable that it encloses, and that changes."""
+    number = 0
+
+    @task
+    def read() -> int:
+        return number
+
+    seen = []
+    for number in range(3):  # noqa: B007  # the task reads it
+        seen.append(read.submit().result())
+    return seen
+
+
+@task
+def worker_address() -> str:
+    """Return the address of the Dask worker."""
+    return str(get_worker().address)
+
+
+@task(cache_policy=INPUTS, persist_result=True)
+def stored(key: str) -> list[int]:
+    """Return what is stored for a key."""
+    return [1]
+
+
+@task
+def spoil(numbers: list[int]) -> None:
+    """Change what was given."""
+    numbers.append(99)
+
+
+@flow
+def see_all(key: str) -> list[Any]:
+    """Return what a task sees of its worker, and of a stored result that another one changed."""
+    future: Any = stored.submit(key)
+    spoil.submit(future).wait()
+    return [worker_address.submit().result().partition(":")[0], stored.submit(key).result()]
+
+
+@pytest.mark.guarantee(NAME, "same")
+@pytest.mark.parametrize(
+    ("run", "ends"),
+    [(map_over_what_submits, [2, 3, 4]), (enclose, [0, 1, 2]), (see_all, ["tcp", [1]])],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_tasks_see_is_as_on_the_stock_runner(
+    stock: TaskRunner[Any], lean: TaskRunner[Any], run: Any, ends: list[Any]
+) -> None:
+    """Maps that submit while they are read, closures that change, the worker, stored results."""
+    arguments = [str(uuid.uuid4())] if run is see_all else []
+    for runner in (stock, lean):
+        assert run.with_options(task_runner=runner)(*arguments) == ends
+
+
+@task
+def hold(folder: str, name: str) -> bool:
+    """Hold a worker until it may go on; say whether it might in time."""
+    (Path(folder) / name).touch()
+    with contextlib.suppress(TimeoutError):
+        wait_until((Path(folder) / "go").exists)
+    return (Path(folder) / "go").exists()
+
+
+@flow
+def submit_while_held(folder: str, number: int) -> list[Any]:
+    """Submit a task that is new to the workers while all of them are held."""
+    held = [hold.submit(folder, f"held-{each}") for each in range(number)]
+    wait_until(lambda: len(list(Path(folder).glob("held-*"))) == number)
+    late = add.submit([1])
+    (Path(folder) / "go").touch()
+    return [*(future.result() for future in held), late.result()]
+
+
+@pytest.mark.guarantee(NAME, "waits")
+def test_a_submit_does_not_wait_for_a_worker(
+    lean: TaskRunner[Any], started_runners: StartedRunners, tmp_path: Path
+) -> None:
+    """Where tasks hold all workers, a flow goes on from the submit of another task."""
+    workers = started_runners.workers
+    run = submit_while_held.with_options(task_runner=lean)
+    assert run(str(tmp_path), workers) == [*[True] * workers, 2]
+
+
+def restricted(dask_scheduler: Any) -> list[str]:
+    """Return what the scheduler may have on some workers only, of what tasks share."""
+    return [
+        key
+        for key, each in dask_scheduler.tasks.items()
+        if str(key).startswith(("SharedContext-", "Carried-")) and each.worker_restrictions
+    ]
+
+
+@flow
+def annotated(addresses: list[str]) -> tuple[list[str], list[str]]:
+    """Submit to each worker by name; return where tasks ran, and what is bound to some worker."""
+    found = []
+    for address in addresses * 2:
+        with dask.annotate(workers=[address]):  # type: ignore[attr-defined]
+            found.append(worker_address.submit().result())
+    run = FlowRunContext.get()
+    assert run is not None
+    client = run.task_runner.client  # type: ignore[attr-defined]
+    return found, client.run_on_scheduler(restricted)
+
+
+@pytest.mark.guarantee(NAME, "same")
+def test_annotations_are_of_the_task(
+    stock: TaskRunner[Any], lean: TaskRunner[Any], scheduler: str
+) -> None:
+    """`dask.annotate` chooses workers for tasks as on the stock runner, not for what they share."""
+    with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    for runner in (stock, lean):
+        found = annotated.with_options(task_runner=runner)(addresses)
+        assert found == (addresses * 2, [])
+
+
+def carried_tasks() -> int:
+    """Return how many tasks are kept in this process."""
+    gc.collect()
+    return sum(type(thing).__name__ == "Carried" for thing in gc.get_objects())
+
+
+@flow
+def rotate(number: int, kept: int) -> list[list[int]]:
+    """Run more tasks in turn than are kept, twice; wait until no more of them are on a worker."""
+
+    def adding(more: int) -> Any:
+        @task
+        def plus(given: int) -> int:
+            return given + more
+
+        return plus
+
+    tasks = [adding(more) for more in range(number)]
+    found = [[each.submit(10).result() for each in tasks] for _ in "12"]
+    run = FlowRunContext.get()
+    assert run is not None
+    client = run.task_runner.client  # type: ignore[attr-defined]
+    wait_until(lambda: max(client.run(carried_tasks).values()) <= kept)
+    return found
+
+
+@pytest.mark.guarantee(NAME, "same")
+def test_tasks_that_are_not_kept_are_sent_again(
+    lean: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more tasks than are kept, the oldest leave the workers, and come back when submitted."""
+    monkeypatch.setattr(lean_dask, "TASKS_KEPT", 2)
+    assert rotate.with_options(task_runner=lean)(5, 2) == [[10, 11, 12, 13, 14]] * 2
+
+
+def shared_contexts() -> int:
+    """Return how many shared contexts this process has."""
+    gc.collect()
+    return sum(type(thing).__name__ == "SharedContext" for thing in gc.get_objects())
+
+
+def open_clients() -> int:
+    """Return how many clients of Prefect's API are open in this process."""
+    import httpx
+
+    gc.collect()
+    clients = [thing for thing in gc.get_objects() if httpx.Client in type(thing).__mro__]
+    return sum(not client.is_closed for client in clients)
+
+
+@pytest.mark.guarantee(NAME, "closed")
+def test_nothing_of_a_flow_run_stays_in_the_workers(lean: TaskRunner[Any], scheduler: str) -> None:
+    """After flow runs no shared context is in a worker, and no more clients are open there."""
+    run = set_ups.with_options(task_runner=lean)
+    run(2)
+    with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        wait_until(lambda: not any(client.run(shared_contexts).values()))
+        before = client.run(open_clients)
+        for _ in range(3):
+            run(4)
+        wait_until(lambda: not any(client.run(shared_contexts).values()))
+        after = client.run(open_clients)
+        assert all(after[worker] <= before[worker] for worker in before)
+
+
+@task
+def touch(folder: str, number: int) -> None:
+    """Leave a file, and wait a little for the flow to fail."""
+    (Path(folder) / str(number)).touch()
+    wait_until((Path(folder) / "failed").exists)
+
+
+@flow
+def give_up(folder: str, number: int) -> None:
+    """Submit tasks, and fail when the first ones run."""
+    futures = touch.map([folder] * number, range(number))
+    wait_until(lambda: any(Path(folder).iterdir()))
+    # They would all run, were they waited for.
+    futures.clear()
+    (Path(folder) / "failed").touch()
+    raise RuntimeError("given up")
+
+
+@pytest.mark.guarantee(NAME, "closed")
+def test_tasks_of_a_flow_run_that_failed_are_given_up(
+    lean: TaskRunner[Any], scheduler: str, tmp_path: Path
+) -> None:
+    """Where a flow fails, tasks that wait for a worker never start, and nothing of it stays."""
+    state = give_up.with_options(task_runner=lean)(str(tmp_path), 400, return_state=True)
+    assert state.is_failed()
+    with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        wait_until(lambda: not any(client.run(shared_contexts).values()))
+    assert len(list(tmp_path.iterdir())) < 200
+
+
+@task
+def submits() -> int:
+    """Submit a task from a task."""
+    return add.submit([1]).result()
+
+
+@flow
+def nest() -> tuple[str, int]:
+    """Return the id of a task run that submits another, and its value."""
+    future = submits.submit()
+    return str(future.task_run_id), future.result()
+
+
+@pytest.mark.guarantee(NAME, "nested")
+def test_a_task_is_the_parent_of_those_it_submits(lean: TaskRunner[Any]) -> None:
+    """A task run that a task submits gives its value, and has that task run as its parent."""
+    state = nest.with_options(task_runner=lean)(return_state=True)
+    parent, value = state.result()
+    assert value == 2
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+
+        def children() -> list[Any]:
+            filters = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+            found = client.request("POST", "/task_runs/filter", json=filters).json()
+            return [run for run in found if run["name"].startswith("add")]
+
+        wait_until(lambda: len(children()) == 1)
+        (child,) = children()
+    assert [each["id"] for each in child["task_inputs"]["__parents__"]] == [parent]
+
+
+@pytest.fixture(scope="module")
+def own_cluster(prefect_server: str) -> Iterator[LocalCluster]:
+    """Give a cluster with one worker, which tests may kill and add to."""
+    with LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=1,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+    ) as cluster:
+        yield cluster
+
+
+@task
+def wait_for(folder: str, number: int) -> int:
+    """Say which process waits, and wait until it may go on."""
+    (Path(folder) / f"{number}-{os.getpid()}").touch()
+    wait_until((Path(folder) / "go").exists)
+    return os.getpid()
+
+
+@flow
+def wait_in_all(folder: str, number: int) -> list[int]:
+    """Wait in some task runs, and return their processes."""
+    return [future.result() for future in [wait_for.submit(folder, each) for each in range(number)]]
+
+
+def waiting(folder: Path) -> set[int]:
+    """Return the processes that have waited."""
+    return {int(path.name.partition("-")[2]) for path in folder.iterdir() if "-" in path.name}
+
+
+@task
+def surroundings(folder: str, name: str) -> tuple[str, str, float, list[str], int]:
+    """Wait for the task of the other flow run, and return what this one sees."""
+    (Path(folder) / name).touch()
+    wait_until(lambda: len(list(Path(folder).iterdir())) == 2)
+    run = FlowRunContext.get()
+    assert run is not None
+    assert run.flow_run is not None
+    here = sorted(prefect.runtime.task_run.tags)
+    poll = PREFECT_RUNNER_POLL_FREQUENCY.value()
+    return name, run.flow_run.name, poll, here, len(list(Path(folder).iterdir()))
+
+
+@flow
+def see(folder: str, name: str) -> Any:
+    """Return what a task run sees, and the name of this flow run."""
+    with tags(name):
+        return surroundings.submit(folder, name).result(), flow_run.name
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "apart")
+def test_flow_runs_in_one_worker_see_their_own(prefect_server: str, tmp_path: Path) -> None:
+    """Two flow runs at a time have their own run, settings and tags in threads of one worker."""
+
+    def seen(number: int) -> Any:
+        with temporary_settings({PREFECT_RUNNER_POLL_FREQUENCY: 100 + number}):
+            runner: TaskRunner[Any] = LeanDaskTaskRunner(address=cluster.scheduler_address)
+            return see.with_options(task_runner=runner)(str(folder), f"flow {number}")
+
+    folder = tmp_path / "waits"
+    folder.mkdir()
+    with (
+        # Not `local_directory`: nannies write elsewhere all the same.
+        dask.config.set(temporary_directory=str(tmp_path / "scratch")),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=1,
+            threads_per_worker=2,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for number, (found, name) in enumerate(pool.map(seen, range(2))):
+            assert found == (f"flow {number}", name, 100 + number, [f"flow {number}"], 2)
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "died")
+@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
+def test_a_flow_run_goes_on_where_a_cluster_shrinks(
+    own_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Where one of two workers is sent home amid a flow run, the other one does what is left."""
+    own_cluster.scale(2)  # type: ignore[no-untyped-call]
+    runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
+    run = wait_in_all.with_options(task_runner=runner)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(run, str(tmp_path), 6)
+        try:
+            wait_until(lambda: len(waiting(tmp_path)) == 2)
+            own_cluster.scale(1)  # type: ignore[no-untyped-call]
+            wait_until(lambda: len(own_cluster.scheduler.workers) == 1)  # type: ignore[union-attr]
+        finally:
+            (tmp_path / "go").touch()
+        processes = found.result()
+    assert len(processes) == 6
+    assert len(set(processes[2:])) == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "joined")
+@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
+def test_a_worker_that_joins_takes_part(own_cluster: LocalCluster, tmp_path: Path) -> None:
+    """Of a flow run's tasks that wait for the only worker, one that joins takes some."""
+    runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
+    run = wait_in_all.with_options(task_runner=runner)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(run, str(tmp_path), 6)
+        wait_until(lambda: len(waiting(tmp_path)) == 1)
+        own_cluster.scale(2)  # type: ignore[no-untyped-call]
+        try:
+            wait_until(lambda: len(waiting(tmp_path)) == 2)
+        finally:
+            (tmp_path / "go").touch()
+        assert len(found.result()) == 6
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "died")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
+def test_a_flow_run_goes_on_where_a_worker_dies(
+    own_cluster: LocalCluster, tmp_path: Path, workers: int
+) -> None:
+    """Where a worker is killed, those that are left or start do all tasks of the flow run."""
+    own_cluster.scale(workers)  # type: ignore[no-untyped-call]
+    runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
+    run = wait_in_all.with_options(task_runner=runner)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(run, str(tmp_path), 4)
+        try:
+            wait_until(lambda: len(waiting(tmp_path)) == workers)
+            killed = waiting(tmp_path).pop()
+            os.kill(killed, signal.SIGKILL)
+        finally:
+            (tmp_path / "go").touch()
+        processes = found.result()
+    assert len(processes) == 4
+    assert killed not in processes
+
+
+@flow
+def restart_between() -> list[int]:
+    """Submit a task before and after all workers are restarted."""
+    first = add.submit([1]).result()
+    run = FlowRunContext.get()
+    assert run is not None
+    run.task_runner.client.restart()  # type: ignore[attr-defined]
+    return [first, add.submit([2]).result()]
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "died")
+@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
+def test_a_flow_run_goes_on_after_a_restart(own_cluster: LocalCluster) -> None:
+    """After all workers were restarted, tasks that were sent before are sent again."""
+    runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
+    assert restart_between.with_options(task_runner=runner)() == [2, 3]
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "joined")
+def test_an_adaptive_cluster_grows_with_a_flow_run(prefect_server: str, tmp_path: Path) -> None:
+    """A cluster that starts with one worker starts another when tasks wait, and both take part."""
+    runner: TaskRunner[Any] = LeanDaskTaskRunner(
+        cluster_kwargs={
+            "n_workers": 1,
+            "threads_per_worker": 1,
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            "worker_dashboard_address": "127.0.0.1:0",
+        },
+        adapt_kwargs={"minimum": 1, "maximum": 2, "interval": "100 ms", "target_duration": "1 s"},
+    )
+    run = wait_in_all.with_options(task_runner=runner)
+    # Not `local_directory`: nannies write elsewhere all the same.
+    scratch = dask.config.set(temporary_directory=str(tmp_path / "scratch"))
+    folder = tmp_path / "waits"
+    folder.mkdir()
+    with scratch, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(run, str(folder), 8)
+        try:
+            wait_until(lambda: len(waiting(folder)) == 2)
+        finally:
+            (folder / "go").touch()
+        assert len(set(found.result())) == 2
+
+
+@pytest.mark.guarantee(NAME, "refused")
+def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a Prefect that was not tried, the import says so in one line, whatever it lacks."""
+    monkeypatch.setattr(prefect, "__version__", "3.99.0")
+    monkeypatch.setitem(sys.modules, "prefect._flow_run_suspension", None)
+    with pytest.raises(ImportError, match=r"3\.99\.0; use prefect_dask\.DaskTaskRunner") as caught:
+        runpy.run_path(str(lean_dask.__file__))
+    assert "\n" not in str(caught.value)
