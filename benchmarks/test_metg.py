@@ -25,8 +25,11 @@ from flowgauge.runners import StartedRunners
 
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
 EDGES = ("chain", "stencil", "tree")
-LONGEST = {0.5: 0.6, 0.9: 1.5}
-"""Seconds of work in a task, more than which is not tried for a target."""
+LONGEST, LONGEST_OF_PLAIN = 0.6, 1.0
+"""Seconds of work in a task, more than which is not tried, and where nine tenths are looked for
+without edges."""
+MORE_PROBES = 4
+"""Amounts of work that are tried of what has no overhead to speak of: a run takes no time."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -73,7 +76,7 @@ class Measure:
     ) -> None:
         self.paired, self.pool, self.speeds, self.workers = paired, pool, speeds, started.workers
 
-    def __call__(self, cell: Cell, run: Any) -> None:
+    def __call__(self, cell: Cell, run: Any, more_probes: int = 0) -> None:
         """Measure a cell, or check that it runs where nothing is timed."""
         benchmark = self.paired.benchmark
         benchmark.group = "metg"
@@ -88,8 +91,10 @@ class Measure:
         targets = (0.5, 0.9) if full and not rare else (0.5,)
         thorough = full and cell.shape == "trivial" and not rare
         rounds, probes = (3, 3) if thorough else (2, 2)
+        probes = more_probes or probes
         measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
-        self.paired.add(measure_cell(measured, LONGEST[targets[-1]], targets, probes))
+        longest = LONGEST_OF_PLAIN if thorough else LONGEST
+        self.paired.add(measure_cell(measured, longest, targets, probes))
 
     def flow(
         self, cell: Cell, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit
@@ -128,7 +133,9 @@ def test_metg_with_edges(
 def test_metg_of_floors(measure: Measure, floor: Floor, kernel: Kernel, shape: str) -> None:
     """The same for what the task runners stand on."""
     cell = Cell(floor.name, kernel, shape)
-    measure(cell, lambda graph: floor.run(graph, measure.speeds))
+    is_pool = floor.name.endswith("PoolExecutor")
+    more_probes = MORE_PROBES if is_pool and shape == "trivial" else 0
+    measure(cell, lambda graph: floor.run(graph, measure.speeds), more_probes)
 
 
 @pytest.mark.runners("threads", "dask-processes")

@@ -15,6 +15,7 @@ from typing import Any
 from flowgauge.graphs import Kernel, Workflow
 from flowgauge.kernels import Speeds, expected, work
 from flowgauge.measure.intervals import median_interval
+from flowgauge.measure.load import wait_until_quiet
 from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, noise_of, row
 from flowgauge.measure.results import Row
@@ -24,12 +25,12 @@ from flowgauge.shapes import shape
 BARE = "bare process pool"
 """What each run is measured beside: it uses every core, and is told of all its work at once."""
 _FIGURE = "wall time x workers / tasks"
-_RUN_SECONDS = 0.4
-_LONG_RUN_SECONDS = 1.2
-_BARE_SECONDS = 0.4
+_RUN_SECONDS = 0.3
+_LONG_RUN_SECONDS = 0.8
+_BARE_SECONDS = 0.25
 """Seconds after which the bare pool is timed well enough."""
-_LONG_TASK_SECONDS = 0.5
-"""From which on a run has a round less: noise, which is short, matters little."""
+_LONG_TASKS = (0.1, 0.5)
+"""Seconds from each of which on there is a round less: noise, which is short, matters little."""
 _MIN_STEPS, _MAX_STEPS = 4, 16
 Run = Callable[[Workflow], Mapping[str, Output]]
 
@@ -82,6 +83,7 @@ class Granularity:
         workers: How many tasks run at once.
         rounds: How often each amount of work is run.
         clock: What times the runs, in seconds.
+        settle: Called after each run, before anything else is timed.
         steps: How many tasks each worker does in a run at most: more where they are quick.
     """
 
@@ -92,6 +94,7 @@ class Granularity:
     workers: int
     rounds: int
     clock: Callable[[], float] = time.perf_counter
+    settle: Callable[[], object] = wait_until_quiet
     steps: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,8 +122,8 @@ class Granularity:
         workflow = self.workflow(seconds)
         bare = [self._bare_step_seconds(workflow)]
         samples = []
-        long = seconds >= _LONG_TASK_SECONDS
-        for _ in range(max(self.rounds - 1, 1) if long else self.rounds):
+        fewer = sum(seconds >= long for long in _LONG_TASKS)
+        for _ in range(max(self.rounds - fewer, 1)):
             wall = self._seconds(workflow)
             bare.append(self._bare_step_seconds(workflow))
             samples.append(self._sample(workflow, wall, statistics.fmean(bare[-2:])))
@@ -135,13 +138,14 @@ class Granularity:
         tasks, per_task = len(workflow.tasks), self.workers / len(workflow.tasks)
         # Where the shape leaves workers idle, no scheduler can do better.
         at_best = workflow.lower_bound(self.workers) * tasks / (workflow.total_work or 1.0)
-        return Sample(granularity=wall * per_task, ideal=at_best * one * per_task)
+        return Sample(wall * per_task, at_best * one * per_task, len(workflow.critical_path))
 
     def _seconds(self, workflow: Workflow) -> float:
         start = self.clock()
         outputs = self.run(workflow)
         seconds = self.clock() - start
         check_outputs(workflow, self.speeds, outputs)
+        self.settle()
         return seconds
 
     def _bare_step_seconds(self, workflow: Workflow) -> float:

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
 _LIMITS = Path("/sys/fs/cgroup/cpu.stat")
 _STATUS = Path("/proc/self/status")
+_LOOK_SECONDS = 0.04
+_QUIET = 0.3
+"""The share of one processor that is used where nothing goes on; the system counts in hundredths
+of a second."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,15 @@ class Load:
             start: The moment.
 
         Returns:
-            `cpu_seconds` of this run, `others_percent` and `stolen_percent` of all processors,
-            and `throttled_seconds`.
+            `elapsed_seconds` and `cpu_seconds` of this run, `others_percent` and
+            `stolen_percent` of all processors, and `throttled_seconds`.
         """
-        told = {"cpu_seconds": round(self.ours - start.ours, 1)}
-        processors = max(self.when - start.when, 1e-9) * (os.cpu_count() or 1)
+        elapsed = self.when - start.when
+        told = {
+            "elapsed_seconds": round(elapsed, 1),
+            "cpu_seconds": round(self.ours - start.ours, 1),
+        }
+        processors = max(elapsed, 1e-9) * (os.cpu_count() or 1)
         if self.all is not None and start.all is not None:
             others = (self.all - start.all) - (self.ours - start.ours)
             told["others_percent"] = round(max(100 * others / processors, 0.0), 1)
@@ -57,6 +66,42 @@ def load() -> Load:
     """Look at what the processors have done so far."""
     everything, stolen = _of_machine()
     return Load(time.monotonic(), _of_this_run(), everything, stolen, _throttled())
+
+
+def wait_until_quiet(
+    used: Callable[[], float] | None = None, *, deadline: float = 0.5, look: float = _LOOK_SECONDS
+) -> bool:
+    """Wait until hardly anything computes on this machine.
+
+    A run's task runs reach the server's database after it has ended: that is no part of what is
+    timed next.
+
+    Args:
+        used: Returns the processor seconds that were used so far; by default of all processes.
+        deadline: Seconds after which it gives up: something else goes on here.
+        look: Seconds from one look to the next.
+
+    Returns:
+        Whether it is quiet.
+    """
+    used = used or _used
+    end = time.monotonic() + deadline
+    before = used()
+    while True:
+        time.sleep(look)
+        now = used()
+        if now - before <= _QUIET * look:
+            return True
+        if time.monotonic() >= end:
+            return False
+        before = now
+
+
+def _used() -> float:
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
 
 
 def peak_memory_mib() -> int | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 TARGETS = (0.5, 0.9)
 _CLOSE = 0.05
@@ -18,10 +19,14 @@ _CLOSE = 0.05
 _RESAMPLES = 1000
 _FIRST_FACTOR = 2
 _LARGEST_STEP = 8.0
+_APART = 1.5
+"""How many times as long as another one a length must be, for the two to make a line."""
 _FARTHEST = 3.0
 """How many times as long as what was measured tasks may be, to be told from the line."""
 _BARELY = 0.02
 """An end this little above a target is not told from one below: getting there takes for ever."""
+_WELL_BEYOND = 2
+"""How many times as long as would do if overhead were all tasks must be, to say that none do."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,13 @@ class Sample:
         granularity: Wall seconds x workers / tasks.
         ideal: What it would be if nothing but the work took time: that of the bare pool, and
             more where the shape leaves workers idle.
+        depth: How many of its tasks followed each other. What is lost once in a run weighs more
+            in a shallow one, so that its end is not that of a deep one.
     """
 
     granularity: float
     ideal: float
+    depth: int = 1
 
     @property
     def efficiency(self) -> float:
@@ -58,6 +66,7 @@ class Metg:
         high: Upper end.
         ceiling: The efficiency that endless tasks would reach.
         best: The highest that was seen.
+        is_never: Whether no length would do, and not only none that was tried.
     """
 
     target: float
@@ -66,11 +75,7 @@ class Metg:
     high: float | None
     ceiling: float
     best: float
-
-    @property
-    def is_never(self) -> bool:
-        """Whether no length would do, and not only none that was tried."""
-        return self.seconds is None and self.ceiling < self.target + _BARELY
+    is_never: bool = False
 
 
 def measure_curve(
@@ -125,7 +130,7 @@ def metg(curve: Curve, target: float) -> Metg:
     seconds, ceiling = _crossing(points, target), min(_tail(points).limit, 1.0)
     best = max(point.efficiency for point in points)
     if seconds is None:
-        return Metg(target, None, None, None, ceiling, best)
+        return Metg(target, None, None, None, ceiling, best, _is_never(points, target))
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(_RESAMPLES):
@@ -142,18 +147,33 @@ def metg(curve: Curve, target: float) -> Metg:
 
 @dataclass(frozen=True)
 class _Point:
-    """The medians of all runs of one amount of work."""
+    """All runs of one amount of work.
+
+    Attributes:
+        work: Its seconds.
+        ideal: The median of what a run would take if nothing but the work took time.
+        efficiency: The median of theirs; where chance made longer tasks the worse, their mean.
+        best: The highest.
+        depth: How many tasks followed each other.
+    """
 
     work: float
-    granularity: float
+    ideal: float
     efficiency: float
+    best: float
+    depth: int
+
+    @property
+    def granularity(self) -> float:
+        """Wall seconds x workers / tasks."""
+        return self.ideal / self.efficiency
 
 
 @dataclass(frozen=True)
 class _Line:
-    """Efficiency over 1 / granularity: straight where each task has the same overhead.
+    """1 / efficiency over 1 / ideal: straight where each task has the same overhead.
 
-    With `granularity = (work + overhead) / limit`, efficiency is `limit - overhead / granularity`.
+    With `granularity = (ideal + overhead) / limit`, and efficiency `ideal / granularity`.
     """
 
     limit: float
@@ -167,49 +187,70 @@ class _Line:
 
 
 def _points(curve: Curve) -> list[_Point]:
-    """Return the medians of each amount of work, shortest first, without that of none."""
+    """Return what was measured of each amount of work, shortest first, without that of none.
+
+    Longer tasks keep workers no less busy, whatever chance says (isotonic regression).
+    """
+    from scipy.optimize import isotonic_regression
+
+    worked = [(work, runs) for work, runs in sorted(curve.items()) if work]
+    shares = [statistics.median(run.efficiency for run in runs) for _, runs in worked]
+    rising = isotonic_regression(shares, weights=[len(runs) for _, runs in worked]).x
     return [
         _Point(
             work,
-            statistics.median(run.granularity for run in runs),
-            statistics.median(run.efficiency for run in runs),
+            statistics.median(run.ideal for run in runs),
+            float(share),
+            max(run.efficiency for run in runs),
+            max(run.depth for run in runs),
         )
-        for work, runs in sorted(curve.items())
-        if work
+        for (work, runs), share in zip(worked, rising, strict=True)
     ]
 
 
 def _line(points: Sequence[_Point]) -> _Line:
-    """Return the line through two points, or through one if endless tasks had no overhead."""
-    last = points[-1]
-    if len(points) > 1 and last.granularity > points[0].granularity:
-        rise = 1 / points[0].granularity - 1 / last.granularity
-        overhead = (last.efficiency - points[0].efficiency) / rise
-        if overhead > 0:
-            return _Line(last.efficiency + overhead / last.granularity, overhead)
-        return _Line(last.efficiency, 0.0)
-    return _Line(1.0, last.granularity * (1 - last.efficiency))
+    """Return the line through two points, or through one if endless tasks had no overhead.
+
+    Two that are near each other tell chance rather than a direction.
+    """
+    first, last = points[0], points[-1]
+    if last.ideal >= _APART * first.ideal:
+        rise = 1 / first.efficiency - 1 / last.efficiency
+        slope = max(rise, 0.0) / (1 / first.ideal - 1 / last.ideal)
+        end = 1 / last.efficiency - slope / last.ideal
+        if end >= 1:
+            return _Line(1 / end, slope / end)
+    return _Line(1.0, last.granularity - last.ideal)
 
 
-def _around(points: Sequence[_Point], target: float) -> Sequence[_Point]:
-    """Return the points on both sides of a target, or the last two on the side where all are."""
-    index = next((i for i, point in enumerate(points) if point.efficiency >= target), len(points))
-    return points[max(index - 1, 0) : index + 1] if index < len(points) else points[-2:]
+def _between(points: Sequence[_Point], target: float) -> float | None:
+    """Return the granularity that comes to the target between two that were measured, if any."""
+    for low, high in pairwise(points):
+        if low.efficiency < target <= high.efficiency:
+            way = (1 / low.efficiency - 1 / target) / (1 / low.efficiency - 1 / high.efficiency)
+            return 1 / ((1 - way) / low.ideal + way / high.ideal) / target
+    return None
 
 
 def _next(points: Sequence[_Point], target: float) -> float:
     """Return the work to try next."""
     last = points[-1]
-    granularity = _line(_around(points, target)).granularity(target)
-    if granularity is None:
-        return last.work * 2
+    granularity = _between(points, target) or _line(_end(points, target)).granularity(target)
     longest, shortest = last.work * _LARGEST_STEP, points[0].work / _LARGEST_STEP
+    if granularity is None:
+        enough = last.work * 1.1 * _enough(points, target) / last.granularity
+        return max(last.work * 2, min(enough, longest))
     near = min(points, key=lambda point: abs(point.efficiency - target))
     # On a busy machine more time passes than the work has seconds.
     pace = near.work / max(near.granularity * near.efficiency, near.work / _LARGEST_STEP)
     seconds = min(max(target * granularity * pace, shortest), longest)
     # Beyond the longest by enough to tell whether endless tasks would do.
     return max(seconds, last.work * 1.5) if last.efficiency < target else seconds
+
+
+def _end(points: Sequence[_Point], target: float) -> Sequence[_Point]:
+    """Return those at the end that is nearest to a target that lies beyond it."""
+    return points[:1] if points[0].efficiency >= target else points[-2:]
 
 
 def _tail(points: Sequence[_Point]) -> _Line:
@@ -220,11 +261,24 @@ def _tail(points: Sequence[_Point]) -> _Line:
     return _line((points[-3], points[-1]) if len(points) > 2 else points[-2:])
 
 
+def _enough(points: Sequence[_Point], target: float) -> float:
+    """Return the granularity that would do, with a margin, if overhead were all that is lost."""
+    return _WELL_BEYOND * (_line(points[:1]).granularity(target) or 0.0)
+
+
 def _is_never(points: Sequence[_Point], target: float) -> bool:
-    """Say whether longer tasks would not help, as far as three lengths can tell."""
-    if len(points) < 3 or max(point.efficiency for point in points) >= target:
+    """Say whether longer tasks would not help, as far as the best runs of three lengths can tell.
+
+    Efficiency over the length of tasks may bend at first, and go on afterwards.
+    """
+    alike = [
+        replace(point, efficiency=point.best) for point in points if point.depth == points[0].depth
+    ]
+    if len(alike) < 3 or max(point.best for point in points) >= target:
         return False
-    return _tail(points).limit < target + _BARELY
+    if alike[-1].granularity < _enough(points, target):
+        return False
+    return _tail(alike).limit < target + _BARELY
 
 
 def _crossing(points: Sequence[_Point], target: float) -> float | None:
@@ -232,9 +286,10 @@ def _crossing(points: Sequence[_Point], target: float) -> float | None:
     if points[0].efficiency >= target:
         # What is shorter was not measured: it is no longer than this.
         return _line(points[:1]).granularity(target) or points[0].granularity
-    best = max(point.efficiency for point in points)
-    if best < target - _CLOSE:
-        tail = _tail(points)
-        found = None if tail.limit < target + _BARELY else tail.granularity(target)
-        return found if found and found <= _FARTHEST * points[-1].granularity else None
-    return None if _is_never(points, target) else _line(_around(points, target)).granularity(target)
+    if found := _between(points, target):
+        return found
+    tail = _tail(points)
+    if _is_never(points, target) or tail.limit < target + _BARELY:
+        return None
+    found = tail.granularity(target)
+    return found if found and found <= _FARTHEST * points[-1].granularity else None

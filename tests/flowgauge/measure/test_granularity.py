@@ -33,10 +33,15 @@ class Machine(Executor):
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.done: list[str] = []
 
     def clock(self) -> float:
         """Return the time on this machine, in seconds."""
         return self.now
+
+    def settle(self) -> None:
+        """Be quiet at once."""
+        self.done.append("settle")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Do what is submitted, in no time."""
@@ -46,6 +51,7 @@ class Machine(Executor):
 
     def map(self, fn: Callable[..., T], *given: Iterable[Any], **options: Any) -> Iterator[T]:
         """Do the work of the bare pool, in the time that it takes all workers."""
+        self.done.append("bare")
         calls = list(zip(*given, strict=False))
         self.now += sum(n / SPEEDS.per_second[kernel] for kernel, n in calls) / WORKERS
         return iter([fn(*call) for call in calls])
@@ -54,6 +60,7 @@ class Machine(Executor):
         """Return a runner that takes some time for each task beside its work."""
 
         def run(workflow: Workflow) -> Mapping[str, Output]:
+            self.done.append("run")
             longer = tuple(
                 dataclasses.replace(task, seconds=task.seconds + overhead)
                 for task in workflow.tasks
@@ -66,7 +73,9 @@ class Machine(Executor):
     def measured(self, cell: Cell, overhead: float = OVERHEAD) -> Granularity:
         """Return what measures a runner on this machine."""
         run = self.runner(overhead)
-        return Granularity(cell, run, self, SPEEDS, WORKERS, rounds=3, clock=self.clock)
+        return Granularity(
+            cell, run, self, SPEEDS, WORKERS, rounds=3, clock=self.clock, settle=self.settle
+        )
 
 
 @pytest.fixture
@@ -87,6 +96,7 @@ def test_efficiency_is_the_share_of_the_work(machine: Machine, shape: str) -> No
     for times, share in ((1, 0.5), (9, 0.9)):
         for sample in cell(times * OVERHEAD):
             assert sample.efficiency == pytest.approx(share)
+            assert sample.depth == {"trivial": 1, "stencil": cell.steps}[shape]
             assert sample.granularity == pytest.approx((1 + times) * OVERHEAD)
 
 
@@ -101,11 +111,27 @@ def test_long_tasks_are_few(machine: Machine) -> None:
     cell = machine.measured(slow("trivial"))
     assert len(cell.workflow(0.0).tasks) == WORKERS * cell.steps
     assert cell.steps == 16
-    assert [len(cell.workflow(seconds).tasks) // WORKERS for seconds in (0.01, 0.2, 10)] == [
+    assert [len(cell.workflow(seconds).tasks) // WORKERS for seconds in (0.01, 0.1, 10)] == [
         16,
-        6,
+        8,
         4,
     ]
+
+
+def test_what_a_run_leaves_behind_is_waited_for(machine: Machine) -> None:
+    """After each run, and before the bare pool is timed again, the machine may settle."""
+    cell = machine.measured(slow("trivial"))
+    machine.done.clear()
+    cell(0.001)
+    assert machine.done == ["bare", *["run", "settle", "bare"] * 3]
+
+
+def test_long_tasks_have_fewer_rounds(machine: Machine) -> None:
+    """What takes long is run less often, and once at least."""
+    cell = machine.measured(slow("trivial"))
+    assert [len(cell(seconds)) for seconds in (0.09, 0.1, 0.5)] == [3, 2, 1]
+    cell.rounds = 1
+    assert len(cell(0.5)) == 1
 
 
 def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.measure import load as measured
-from flowgauge.measure.load import Load, load
+from flowgauge.measure.load import Load, load, wait_until_quiet
 from flowgauge.waiting import wait_until
 
 CORES = os.cpu_count() or 1
@@ -23,6 +23,7 @@ def test_what_others_used_is_told_from_ours() -> None:
     """Of what all processes used, that of this run is taken away."""
     end = Load(when=110.0, ours=10.0 + 4.0, all=50.0 + 7.0, stolen=1.0 + CORES, throttled=0.75)
     told = end.since(START)
+    assert told["elapsed_seconds"] == 10.0
     assert told["cpu_seconds"] == 4.0
     assert told["others_percent"] == pytest.approx(100 * 3.0 / (10 * CORES), abs=0.06)
     assert told["stolen_percent"] == pytest.approx(10.0)
@@ -32,7 +33,7 @@ def test_what_others_used_is_told_from_ours() -> None:
 def test_what_is_not_known_is_left_out() -> None:
     """A system that tells nothing of others gives a fingerprint without it."""
     end = Load(when=110.0, ours=14.0, all=None, stolen=None, throttled=None)
-    assert end.since(START) == {"cpu_seconds": 4.0}
+    assert end.since(START) == {"elapsed_seconds": 10.0, "cpu_seconds": 4.0}
 
 
 def test_work_of_processes_below_this_one_is_ours() -> None:
@@ -86,3 +87,25 @@ def test_the_peak_of_memory_is_known() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = map(int, said.stdout.split())
     assert 5 < before < 200 < after < len(held) // 2**20
+
+
+def test_what_goes_on_is_waited_for() -> None:
+    """It is quiet once processes have stopped computing, and not before."""
+    seconds = iter([0.0, 0.01, 0.02, 0.021, 5.0])
+    assert wait_until_quiet(lambda: next(seconds), deadline=60, look=0.01)
+    assert next(seconds) == 5.0
+
+
+def test_what_goes_on_for_ever_is_not_waited_for() -> None:
+    """Where others compute all the time, measuring goes on after the deadline."""
+    start = time.monotonic()
+    assert not wait_until_quiet(time.monotonic, deadline=0.05, look=0.01)
+    assert time.monotonic() - start >= 0.05
+
+
+def test_what_processes_use_is_what_the_system_counts() -> None:
+    """Computing here is seen: as much as this process used, at least, but for what is rounded."""
+    start, own = measured._used(), time.process_time()
+    while time.process_time() - own < 0.2:
+        sum(range(10**4))
+    assert measured._used() - start > 0.15

@@ -7,11 +7,13 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flowgauge.measure.metg import Sample, measure_curve, metg
 
+few = settings(max_examples=30)
+"""For what is drawn again a thousand times in each example, for its interval."""
 OVERHEADS = st.floats(5e-5, 0.3)
 Measure = Callable[[float], Sequence[Sample]]
 
@@ -38,6 +40,7 @@ class Machine:
         return self.overhead / (self.ceiling - target)
 
 
+@few
 @given(OVERHEADS, st.sampled_from([1.0, 0.97]), st.sampled_from([0.5, 0.9]))
 def test_it_is_found(overhead: float, ceiling: float, target: float) -> None:
     """For any overhead, METG is the granularity that the formula gives, to within a tenth."""
@@ -47,6 +50,7 @@ def test_it_is_found(overhead: float, ceiling: float, target: float) -> None:
     assert machine.runs <= 10
 
 
+@few
 @given(OVERHEADS, st.integers(0, 1000))
 def test_noise_widens_the_interval(overhead: float, seed: int) -> None:
     """With runs that differ by a tenth, METG(50 %) is still found to within a quarter."""
@@ -96,6 +100,47 @@ def test_what_ends_at_the_target_is_not_waited_for(overhead: float, above: float
     assert max(asked) <= 100 * overhead
 
 
+def test_what_bends_at_first_is_not_never() -> None:
+    """Where three lengths gain little, and tasks that are much longer do, it is found."""
+
+    def measure(seconds: float) -> Sequence[Sample]:
+        # Up to 6 ms the same share is lost whatever the length, and beyond that less and less.
+        lost = min(0.4, 0.0024 / seconds) if seconds else 0.0
+        granularity = (seconds + 0.001) / (1 - lost)
+        return [Sample(granularity, seconds)] * 3
+
+    found = metg(measure_curve(measure, longest=60), 0.9)
+    assert found.seconds == pytest.approx(0.0367, rel=0.15)
+
+
+@given(OVERHEADS, st.floats(0.3, 0.85))
+def test_never_takes_tasks_that_would_do(overhead: float, ceiling: float) -> None:
+    """Of what loses a share whatever the length, "never" is said after long tasks only."""
+    for longest, is_never in ((6 * overhead, False), (2000 * overhead, True)):
+        found = metg(measure_curve(Machine(overhead, ceiling), longest=longest), 0.9)
+        assert (found.seconds, found.is_never) == (None, is_never)
+
+
+@pytest.mark.parametrize(("depth", "is_never"), [(16, True), (4, False)])
+def test_never_takes_runs_as_deep(depth: int, is_never: bool) -> None:
+    """What is lost once in a run, and more of one with few tasks, says nothing of all lengths."""
+    curve = {
+        work: [Sample((work + 0.001) / 0.7, work, 16 if work < 0.1 else depth)] * 3
+        for work in (0.002, 0.004, 0.1, 0.2)
+    }
+    found = metg(curve, 0.9)
+    assert (found.seconds, found.is_never) == (None, is_never)
+
+
+@pytest.mark.parametrize(("best", "is_never"), [(0.80, True), (0.89, False), (0.93, False)])
+def test_one_run_that_did_well_is_not_never(best: float, is_never: bool) -> None:
+    """Where one run of the longest tasks came near to the target, the others were bad luck."""
+    shares = {0.02: 0.5, 0.04: 0.6, 0.21: 0.8}
+    curve = {long: [Sample(long, share * long)] * 3 for long, share in shares.items()}
+    curve[0.21] = [*curve[0.21], Sample(0.21, best * 0.21)]
+    assert metg(curve, 0.9).is_never is is_never
+
+
 def test_nearly_there_for_ever_is_never() -> None:
     """Where longer tasks bring nothing any more, what is near the target is not taken for it."""
     curve = {1.0: [Sample(1 / 0.87, 1.0)], 2.0: [Sample(2 / 0.87, 2.0)]}
@@ -109,7 +154,7 @@ def test_what_was_reached_is_not_taken_back(longer: dict[float, float]) -> None:
     curve = {work: [Sample(work + 0.03, share * (work + 0.03))] for work, share in shares.items()}
     found = metg(curve, 0.5)
     assert found.seconds is not None
-    assert 0.04 < found.seconds < 0.06
+    assert 0.04 < found.seconds < 0.065
 
 
 def test_two_lengths_that_look_alike_decide_nothing() -> None:
@@ -124,6 +169,7 @@ def test_two_lengths_that_look_alike_decide_nothing() -> None:
     assert metg(measure_curve(measure, [0.5], longest=60), 0.5).seconds is not None
 
 
+@few
 @given(OVERHEADS, st.floats(0.3, 1.0))
 def test_a_busy_machine_is_no_longer_way(overhead: float, pace: float) -> None:
     """Where work takes longer than it should, METG is found in as few runs."""
@@ -157,6 +203,52 @@ def test_a_little_beyond_the_longest_is_told_from_the_line() -> None:
     """Where tasks that may be run come near to a target, the line says how long they must be."""
     found = metg(measure_curve(Machine(1.0), longest=4.0), 0.9)
     assert found.seconds == pytest.approx(10.0, rel=0.1)
+
+
+def test_two_lengths_near_each_other_are_no_direction() -> None:
+    """Where chance makes tasks that are half as long again little better, METG stays near them."""
+    shares = {0.0174: (0.353, 0.543), 0.0222: (0.418, 0.496)}
+    curve = {ideal: [Sample(ideal / e, ideal) for e in both] for ideal, both in shares.items()}
+    found = metg(curve, 0.5)
+    assert found.seconds is not None
+    assert found.high is not None
+    assert 0.04 < found.seconds < 0.06
+    assert found.high < 3 * found.seconds
+
+
+@few
+@given(
+    st.lists(st.floats(0.05, 0.45), min_size=1, max_size=4),
+    st.lists(st.floats(0.55, 0.95), min_size=1, max_size=4),
+)
+def test_it_lies_between_what_falls_short_and_what_does_not(
+    short: list[float], enough: list[float]
+) -> None:
+    """In whatever order chance put the shares, METG is no shorter than tasks that all fall short.
+
+    Nor longer than those that all do.
+    """
+    ideals = [0.002 * 2**number for number in range(len(short) + len(enough))]
+    both = zip(ideals, [*short, *enough], strict=True)
+    found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in both}, 0.5)
+    assert found.seconds is not None
+    low, high = ideals[len(short) - 1], ideals[len(short)]
+    assert low <= 0.5 * found.seconds <= high
+
+
+def test_a_lucky_run_of_short_tasks_is_weighed_with_those_of_longer_ones() -> None:
+    """Where longer tasks fall short of what shorter ones seemed to reach, that was chance."""
+    shares = {0.005: 0.52, 0.01: 0.35, 0.02: 0.42, 0.04: 0.75}
+    found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in shares.items()}, 0.5)
+    assert found.seconds is not None
+    assert 0.02 <= 0.5 * found.seconds <= 0.04
+
+
+def test_no_line_leads_beyond_all_of_the_machine() -> None:
+    """Beyond what was measured, longer tasks are taken to gain what their overhead leaves."""
+    shares = {0.1: 0.35, 0.2: 0.6}
+    found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in shares.items()}, 0.75)
+    assert found.seconds == pytest.approx((0.2 / 0.6 - 0.2) / (1 - 0.75))
 
 
 def test_few_runs_are_made() -> None:
