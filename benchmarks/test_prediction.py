@@ -56,7 +56,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("drawn", found, ids=["all"] if found else None)
 
 
-@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
+@pytest.mark.runners(
+    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
+)
 def test_prediction(
     paired: Paired,
     task_runner: TaskRunner[Any],

@@ -18,6 +18,8 @@ from flowgauge.shapes import handing, shape
 
 TASKS = (10, 100, 1000, 10_000)
 FEW_TASKS = (1, 2)
+LARGE = 10**7
+"""Bytes from which on a single round tells enough: what differs between rounds is small beside."""
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
 FEW_BYTES = (0, 10**3)
 LONGEST = 60.0
@@ -26,7 +28,9 @@ ROUNDS = 2
 HANDED = 4
 PER_WORKER = 4
 TASK_SECONDS = 0.25
-COMMON = pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
+COMMON = pytest.mark.runners(
+    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -101,7 +105,8 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple
     """What it costs to hand results of many bytes from task to task."""
     for size in payloads:
         workflow = handing(size, HANDED + 1)
-        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
+        rounds = ROUNDS if size < LARGE else 1
+        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         scaling.keep(
             seconds,
             per=HANDED,

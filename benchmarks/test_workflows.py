@@ -29,7 +29,7 @@ from flowgauge.wfformat import load
 SEED = 1
 SMALL = nested(2, 2, seconds=0.01)
 """What is run where nothing is timed and no file is given."""
-SECONDS = 1.0
+SECONDS = 0.8
 """The lower bound that a workflow is scaled to."""
 ROUNDS = 2
 WITH_FLOOR = ("threads", "processes", "dask-processes")
@@ -80,7 +80,9 @@ def workflow(
     )
 
 
-@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
+@pytest.mark.runners(
+    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
+)
 def test_workflow(
     workflow: Workflow,
     paired: Paired,

@@ -41,7 +41,7 @@ def pair(request: pytest.FixtureRequest, started_runners: StartedRunners) -> Pai
     return started_runners.task_runner(stock), started_runners.task_runner(lean)
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_tasks_that_run_others(pair: Pair) -> None:
     """Tasks that submit, map or define tasks, or run a flow, leave the same on the server."""
     steps: list[Step] = []
@@ -59,6 +59,7 @@ PLAN: Plan = (
 )
 
 
+@pytest.mark.e2e
 def test_async_flows_that_are_retried(pair: Pair) -> None:
     """So does an async flow that fails, and is tried again."""
     assert_same_on_both(*pair, PLAN, run=follow_again)
@@ -126,6 +127,7 @@ def told_of_assets(prefix: str) -> list[Any]:
     )
 
 
+@pytest.mark.e2e
 def test_assets(pair: Pair) -> None:
     """The server is told the same of assets that tasks make and read, with their metadata."""
     # A stock process pool does not tell its workers which assets a task reads.
