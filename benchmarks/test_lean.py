@@ -95,6 +95,74 @@ def seconds_of_task(task_runner: TaskRunner[Any], number: int) -> float:
     return seconds_inside(task_runner, body) / number
 
 
+def plain_row(
+    id: str, runner: str, figure: str, unit: str, value: float, params: dict[str, Any]
+) -> Row:
+    """Return a row of one measurement beside nothing."""
+    return Row(
+        id=id,
+        group="lean",
+        runner=runner,
+        params=params,
+        figure=figure,
+        unit=unit,
+        value=value,
+        low=value,
+        high=value,
+        rounds=1,
+        reference=None,
+        ratio=None,
+        ratio_low=None,
+        ratio_high=None,
+    )
+
+
+def work_of_item(iterations: int, item: int) -> int:
+    """Do the work of an item, the same for each."""
+    return work("native", iterations)
+
+
+@pytest.mark.runners("threads", "processes", "lean-processes", "dask-processes", "lean-dask")
+def test_chunked_map(
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    bare_pool: Executor,
+    speeds: Speeds,
+    started_runners: StartedRunners,
+) -> None:
+    """What share of the workers' time goes into items of a millisecond, mapped in chunks."""
+    number = paired.size(ITEMS)
+    iterations = speeds.iterations("native", ITEM_SECONDS)
+    do = functools.partial(work_of_item, iterations)
+    some = math.ceil(number / BARE_PART)
+    share = math.ceil(some / started_runners.workers)
+    right = expected("native", iterations)
+    shares: list[float] = []
+
+    def bare_seconds() -> float:
+        start = time.perf_counter()
+        assert list(bare_pool.map(do, range(some), chunksize=share)) == [right] * some
+        return (time.perf_counter() - start) * number / some
+
+    def mapped() -> None:
+        assert values(chunked_map(do, range(number))) == [right] * number
+
+    paired.benchmark.group = "lean"
+    paired.benchmark.pedantic(lambda: None)
+    before = bare_seconds()
+    for _ in range(paired.size(CHUNKED_ROUNDS)):
+        seconds = seconds_inside(task_runner, mapped)
+        after = bare_seconds()
+        shares.append(statistics.fmean([before, after]) / seconds)
+        before = after
+    middle = median_interval(shares)
+    figure = f"share of the workers' time for {number} items of 1 ms"
+    params = {"items": number}
+    found = plain_row("chunked-map", runner_name, figure, "busy", middle.median, params)
+    paired.add([replace(found, low=middle.low, high=middle.high, rounds=len(shares))])
+
+
 @on_lean
 def test_map(
     paired: Paired,
@@ -249,71 +317,3 @@ def test_memory(
             )
         ]
     )
-
-
-def plain_row(
-    id: str, runner: str, figure: str, unit: str, value: float, params: dict[str, Any]
-) -> Row:
-    """Return a row of one measurement beside nothing."""
-    return Row(
-        id=id,
-        group="lean",
-        runner=runner,
-        params=params,
-        figure=figure,
-        unit=unit,
-        value=value,
-        low=value,
-        high=value,
-        rounds=1,
-        reference=None,
-        ratio=None,
-        ratio_low=None,
-        ratio_high=None,
-    )
-
-
-def work_of_item(iterations: int, item: int) -> int:
-    """Do the work of an item, the same for each."""
-    return work("native", iterations)
-
-
-@pytest.mark.runners("threads", "processes", "lean-processes", "dask-processes", "lean-dask")
-def test_chunked_map(
-    paired: Paired,
-    task_runner: TaskRunner[Any],
-    runner_name: str,
-    bare_pool: Executor,
-    speeds: Speeds,
-    started_runners: StartedRunners,
-) -> None:
-    """What share of the workers' time goes into items of a millisecond, mapped in chunks."""
-    number = paired.size(ITEMS)
-    iterations = speeds.iterations("native", ITEM_SECONDS)
-    do = functools.partial(work_of_item, iterations)
-    some = math.ceil(number / BARE_PART)
-    share = math.ceil(some / started_runners.workers)
-    right = expected("native", iterations)
-    shares: list[float] = []
-
-    def bare_seconds() -> float:
-        start = time.perf_counter()
-        assert list(bare_pool.map(do, range(some), chunksize=share)) == [right] * some
-        return (time.perf_counter() - start) * number / some
-
-    def mapped() -> None:
-        assert values(chunked_map(do, range(number))) == [right] * number
-
-    paired.benchmark.group = "lean"
-    paired.benchmark.pedantic(lambda: None)
-    before = bare_seconds()
-    for _ in range(paired.size(CHUNKED_ROUNDS)):
-        seconds = seconds_inside(task_runner, mapped)
-        after = bare_seconds()
-        shares.append(statistics.fmean([before, after]) / seconds)
-        before = after
-    middle = median_interval(shares)
-    figure = f"share of the workers' time for {number} items of 1 ms"
-    params = {"items": number}
-    found = plain_row("chunked-map", runner_name, figure, "busy", middle.median, params)
-    paired.add([replace(found, low=middle.low, high=middle.high, rounds=len(shares))])

@@ -11,10 +11,13 @@ from pathlib import Path
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
 _SPEED = {
-    # Task run events are written once a second and not one at a time: on two cores the
-    # server takes less from what is tested. They are seen up to a second later.
+    # Task runs are written once a second and not one at a time: on two cores the server takes
+    # less from what is tested. They are seen up to a second later.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    # Events, too, of which each twenty are written, or what came in five seconds.
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
 }
 
 
