@@ -436,11 +436,6 @@ class LeanDaskTaskRunner(DaskTaskRunner):
             future._wrapped_future = wrapped
         batch.clear()
 
-    def __exit__(self, *args: Any) -> None:
-        """Let the workers forget the flow run, and stop what was started."""
-        self._sent = None
-        super().__exit__(*args)
-
 
 @task
 def weigh(parcel: str) -> int:

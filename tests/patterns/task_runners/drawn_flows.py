@@ -287,6 +287,33 @@ def surroundings(parcel: str) -> Any:
     return parcel, run.flow_run.name, run.parameters, poll, sorted(task_run.tags)
 
 
+class Started:
+    """What `is_seen` submits to; to the workers, to which a flow is sent, it comes without."""
+
+    runner: TaskRunner[Any]
+
+    def __reduce__(self) -> Any:
+        return Started, ()
+
+
+_started = Started()
+
+
+@flow
+def is_seen(number: int) -> bool:
+    """Say whether a task run sees the flow run that submits it to a task runner by itself."""
+    submitted = _started.runner.submit(surroundings, {"parcel": "book"})
+    _, name, parameters, *_ = submitted.result()
+    return bool((name, parameters) == (flow_run.name, {"number": number}))
+
+
+def seen_by_flows(runner: TaskRunner[Any]) -> list[bool]:
+    """Say it of two flow runs that submit to one task runner."""
+    with runner:
+        _started.runner = runner
+        return [is_seen(number) for number in range(2)]
+
+
 @flow
 def change() -> list[Any]:
     """Return the settings and tags that task runs see, each submitted in others."""

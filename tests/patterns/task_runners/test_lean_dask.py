@@ -40,6 +40,7 @@ from tests.patterns.task_runners.drawn_flows import (
     assert_same_on_both,
     change,
     plans,
+    seen_by_flows,
 )
 
 NAME = "task_runners/lean_dask"
@@ -104,6 +105,12 @@ def test_tags_and_settings_are_those_around_the_submit(
     """Where they change within a flow run, each task run has those that it was submitted in."""
     theirs, ours = (change.with_options(task_runner=runner)() for runner in (stock, lean))
     assert ours == theirs == [(100, ["0"]), (101, ["1"])]
+
+
+@pytest.mark.guarantee(NAME, "apart")
+def test_flow_runs_that_share_a_runner_are_apart(lean: TaskRunner[Any]) -> None:
+    """Where two flow runs submit to one task runner, task runs of each see their own."""
+    assert seen_by_flows(lean.duplicate()) == [True, True]
 
 
 @pytest.mark.guarantee(NAME, "same")

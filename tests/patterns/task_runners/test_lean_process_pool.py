@@ -28,7 +28,14 @@ from prefect.task_runners import TaskRunner
 from flowgauge.runners import StartedRunners
 from patterns.task_runners import lean_process_pool
 from patterns.task_runners.lean_process_pool import LeanProcessPoolTaskRunner, weigh_parcels
-from tests.patterns.task_runners.drawn_flows import Plan, Step, assert_same_on_both, change, plans
+from tests.patterns.task_runners.drawn_flows import (
+    Plan,
+    Step,
+    assert_same_on_both,
+    change,
+    plans,
+    seen_by_flows,
+)
 
 NAME = "task_runners/lean_process_pool"
 
@@ -85,6 +92,12 @@ def test_tags_and_settings_are_those_around_the_submit(
     theirs, ours = (change.with_options(task_runner=runner)() for runner in (stock, lean))
     assert ours == [(100, ["0"]), (101, ["1"])]
     assert theirs == (ours if Version(prefect.__version__) >= Version("3.9") else ours[:1] * 2)
+
+
+@pytest.mark.guarantee(NAME, "apart")
+def test_flow_runs_that_share_a_runner_are_apart(lean: TaskRunner[Any]) -> None:
+    """Where two flow runs submit to one task runner, task runs of each see their own."""
+    assert seen_by_flows(lean.duplicate()) == [True, True]
 
 
 @pytest.mark.guarantee(NAME, "same")
