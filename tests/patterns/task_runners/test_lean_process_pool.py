@@ -10,6 +10,7 @@ import runpy
 import signal
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 from prefect import flow, task
+from prefect.cache_policies import INPUTS
 from prefect.context import FlowRunContext, SyncClientContext
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
+from flowgauge.process_pool import PreloadedProcessPoolTaskRunner
 from flowgauge.runners import StartedRunners
 from patterns.task_runners import lean_process_pool
 from patterns.task_runners.lean_process_pool import LeanProcessPoolTaskRunner, weigh_parcels
@@ -106,6 +109,30 @@ def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
     weigh = weigh_parcels.with_options(task_runner=lean)
     assert weigh(["book", "lamp", "chair"]) == 13
     assert weigh(["book", ""], return_state=True).is_failed()
+
+
+@task(cache_policy=INPUTS, persist_result=True)
+def stored(key: str) -> str:
+    """Return something else each time that nothing is stored for a key."""
+    return f"{key} {uuid.uuid4()}"
+
+
+@flow
+def store_again(key: str) -> list[str]:
+    """Return what a worker reads for a key before and after it is stored anew elsewhere."""
+    first = stored.submit(key).result()
+    assert stored.submit(key).result() == first
+    second = stored.with_options(refresh_cache=True)(key)
+    return [second, stored.submit(key).result()]
+
+
+@pytest.mark.guarantee(NAME, "same")
+def test_what_is_stored_is_read_by_each_task_run(prefect_server: str) -> None:
+    """A worker that has read a stored result reads it again, as it may be another one now."""
+    for kind in (LeanProcessPoolTaskRunner, PreloadedProcessPoolTaskRunner):
+        runner: TaskRunner[Any] = kind(1)
+        stored_last, read = store_again.with_options(task_runner=runner)(str(uuid.uuid4()))
+        assert read == stored_last
 
 
 @task
