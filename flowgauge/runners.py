@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import inspect
 import os
@@ -14,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from flowgauge.catalogue_runners import pattern
 from flowgauge.dask_cluster import borrowed_workers, check_workers, local_cluster
 from flowgauge.leftovers.watch import adopted
 
@@ -129,7 +129,7 @@ class StartedRunners:
 
 
 def _sequential(started: StartedRunners) -> TaskRunner[Any]:
-    runner: TaskRunner[Any] = pattern("sequential", travels=True).SequentialTaskRunner()
+    runner: TaskRunner[Any] = _pattern("sequential").SequentialTaskRunner()
     return runner
 
 
@@ -146,7 +146,7 @@ def _processes(started: StartedRunners) -> TaskRunner[Any]:
 
 
 def _lean_processes(started: StartedRunners) -> TaskRunner[Any]:
-    lean = _lean("lean_process_pool")
+    lean = _pattern("lean_process_pool")
     runner: TaskRunner[Any] = lean.LeanProcessPoolTaskRunner(**_pool_options(started))
     return runner
 
@@ -175,15 +175,15 @@ def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:
 
 
 def _lean_dask(started: StartedRunners) -> TaskRunner[Any]:
-    # Workers of somebody's cluster may not have the catalogue.
-    lean = _lean("lean_dask", travels=started.dask_address is not None)
+    lean = _pattern("lean_dask")
     runner: TaskRunner[Any] = lean.LeanDaskTaskRunner(address=started.dask_scheduler("lean-dask"))
     return runner
 
 
-def _lean(name: str, *, travels: bool = False) -> ModuleType:
+def _pattern(name: str) -> ModuleType:
+    """Import a task runner of the catalogue."""
     try:
-        return pattern(name, travels=travels)
+        return importlib.import_module(f"flowgauge.patterns.task_runners.{name}")
     except ImportError as error:
         raise RunnerError(str(error)) from None
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from flowgauge.catalogue_runners import find_patterns
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
 from flowgauge.faults.process import FaultProcess
@@ -24,7 +23,6 @@ def prepare_worker(home: str, as_shipped: bool) -> None:
         as_shipped: Whether this process does all that Prefect does, to be measured.
     """
     end_with_parent()
-    find_patterns()
     forget_user_settings()
     part = take_part(home, expendable=True)
     if not as_shipped:

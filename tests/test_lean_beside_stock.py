@@ -3,20 +3,29 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 from prefect import flow, get_client, tags, task
 from prefect.assets import add_asset_metadata, materialize
 from prefect.cache_policies import INPUTS, TASK_SOURCE
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from flowgauge.runners import StartedRunners
-from flowgauge.waiting import wait_until
+from flowgauge.waiting import patience, wait_until
+from tests.conftest import environment
+from tests.patterns.task_runners import ended_flow
 from tests.patterns.task_runners.drawn_flows import (
     NESTED,
     Plan,
@@ -26,6 +35,7 @@ from tests.patterns.task_runners.drawn_flows import (
     surroundings,
 )
 
+ROOT = Path(__file__).parents[1]
 LEAN = {"lean-dask": "dask-processes", "lean-processes": "processes"}
 SAME = {
     "lean-dask": pytest.mark.guarantee("task_runners/lean_dask", "same"),
@@ -35,10 +45,16 @@ Pair = tuple[TaskRunner[Any], TaskRunner[Any]]
 
 
 @pytest.fixture(params=[pytest.param(name, marks=SAME[name]) for name in LEAN])
-def pair(request: pytest.FixtureRequest, started_runners: StartedRunners) -> Pair:
-    """Give a stock task runner and the lean one in its place."""
-    stock, lean = LEAN[request.param], request.param
-    return started_runners.task_runner(stock), started_runners.task_runner(lean)
+def pair_names(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Give the names of a stock task runner and of the lean one in its place."""
+    return LEAN[request.param], request.param
+
+
+@pytest.fixture
+def pair(pair_names: tuple[str, str], started_runners: StartedRunners) -> Pair:
+    """Give the two."""
+    stock, lean = map(started_runners.task_runner, pair_names)
+    return stock, lean
 
 
 @pytest.mark.nightly
@@ -158,3 +174,68 @@ def test_flow_runs_at_a_time(pair: Pair) -> None:
         for number, (found, name) in enumerate(pool.map(seen, range(2))):
             parcel = f"parcel {number}"
             assert found == [(parcel, name, {"parcel": parcel}, 100 + number, [parcel])] * 4
+
+
+def end_from_outside(
+    name: str, folder: Path, api: str, scheduler: str
+) -> tuple[int, str, set[str], int]:
+    """Run a flow in a process of its own, and send it SIGTERM while two of its tasks run.
+
+    Returns:
+        The exit code, the flow run's state, those of its task runs, and how many tasks began
+        until the process had ended, which on a pool waits for those that run.
+    """
+    is_pool = "dask" not in name
+    folder.mkdir()
+    words = [sys.executable, "-m", ended_flow.__name__, name, str(folder), scheduler]
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(api, folder.parent / "home"))
+    try:
+        wait_until(lambda: len(list(folder.iterdir())) == 3 or process.poll(), "two tasks")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        if not is_pool:
+            process.wait(patience())
+        began = {path.name for path in folder.iterdir()} - {"waiting"}
+    finally:
+        (folder / "go").touch()
+        code = process.wait(patience())
+    with get_client(sync_client=True) as client:
+
+        def ended_run() -> FlowRun | None:
+            found = [
+                run for run in client.read_flow_runs() if run.parameters == {"folder": str(folder)}
+            ]
+            return next((run for run in found if run.state and run.state.is_final()), None)
+
+        def ended_tasks() -> list[State] | None:
+            own = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+            states = [each.state for each in client.read_task_runs(flow_run_filter=own)]
+            finals = [state for state in states if state and state.is_final()]
+            return finals if len(finals) == len(states) >= 2 else None
+
+        run = wait_until(ended_run, "the end of the flow run")
+        ends = {str(state.name) for state in wait_until(ended_tasks, "the ends of task runs")}
+    assert run.state is not None
+    return code, str(run.state.name), ends, len(began)
+
+
+def keys_at(dask_scheduler: Any) -> int:
+    """Return how much a Dask scheduler keeps for somebody."""
+    return len(dask_scheduler.tasks)
+
+
+@pytest.mark.e2e
+def test_flow_runs_that_are_ended_from_outside(
+    pair_names: tuple[str, str],
+    started_runners: StartedRunners,
+    prefect_server: str,
+    tmp_path: Path,
+) -> None:
+    """They end as on the stock runner, tasks that wait don't start, and nothing stays at Dask."""
+    scheduler = started_runners.dask_scheduler("dask-processes")
+    theirs, ours = (
+        end_from_outside(name, tmp_path / name, prefect_server, scheduler) for name in pair_names
+    )
+    assert ours == theirs == (-signal.SIGTERM, "Crashed", {"Completed"}, 2)
+    with Client(scheduler, set_as_default=False) as dask:
+        wait_until(lambda: dask.run_on_scheduler(keys_at) == 0, "nothing to be kept")
