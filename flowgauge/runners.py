@@ -76,7 +76,7 @@ class StartedRunners:
         as_shipped: Whether worker processes do all that Prefect does, to be measured.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
         seconds_to_start: What starting each shared cluster took.
-        out_of_reach: Why the virtual clock and faults do not reach the workers of a runner.
+        out_of_reach: Why the virtual clock and faults do not reach the workers of a cluster.
     """
 
     workers: int
@@ -121,6 +121,10 @@ class StartedRunners:
                     self._addresses[name] = self._stack.enter_context(cluster)
             self.seconds_to_start[name] = time.perf_counter() - start
         return self._addresses[name]
+
+    def out_of_reach_of(self, name: str) -> str:
+        """Return why the clock and faults do not reach a runner's workers; empty if they do."""
+        return self.out_of_reach.get(CLUSTERS.get(name, name), "")
 
     def close(self) -> None:
         """Stop what was started."""

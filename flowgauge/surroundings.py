@@ -67,7 +67,7 @@ def check_runner_in_reach(request: pytest.FixtureRequest) -> None:
     if "task_runner" not in request.fixturenames:
         return
     started: StartedRunners = request.getfixturevalue("started_runners")
-    if why := started.out_of_reach.get(request.getfixturevalue("runner_name")):
+    if why := started.out_of_reach_of(request.getfixturevalue("runner_name")):
         pytest.fail(why, pytrace=False)
 
 

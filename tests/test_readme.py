@@ -149,5 +149,5 @@ def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
         client = cluster.enter_context(Client(address, timeout=patience(), set_as_default=False))
         client.wait_for_workers(2, timeout=patience())
         result = pytester.runpytest_subprocess(*tests[1:])
-        result.assert_outcomes(passed=2)
+        result.assert_outcomes(passed=4)
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
