@@ -51,7 +51,7 @@ def catalogue_root(start: Path | None = None) -> Path:
     """
     package = Path(__file__).resolve().parent
     # First, or an installed package would find the patterns/ of the project it serves.
-    if start is None and (package / "patterns" / "tasks").is_dir():
+    if start is None and any((package / "patterns").glob("*/*.py")):
         return package / "patterns"
     start = start or package.parent
     for folder in (start, *start.resolve().parents):

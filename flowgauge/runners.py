@@ -201,8 +201,8 @@ RUNNERS: dict[str, Callable[[StartedRunners], TaskRunner[Any]]] = {
     "dask-processes": _dask("dask-processes"),
     "lean-dask": _lean_dask,
 }
-LEAN = ("lean-processes", "lean-dask")
-"""Runners of the catalogue that stand in for the stock one beside them, proved to be the same."""
+LEAN = {"lean-processes": "processes", "lean-dask": "dask-processes"}
+"""Runners of the catalogue, and the stock one that each stands in for: they do the same."""
 CLUSTERS = {
     "dask-threads": "dask-threads",
     "dask-processes": "dask-processes",

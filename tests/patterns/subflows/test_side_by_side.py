@@ -55,7 +55,7 @@ def test_sync_subflows_overlap(
     task_runner: TaskRunner[Any], runner_name: str, tmp_path: Path
 ) -> None:
     """Sync subflows started with `submit_flow` run at the same time."""
-    meet = meeting(tmp_path, patience() if runner_name in TOGETHER else 0.2)
+    meet = meeting(tmp_path, 0.2 if runner_name == "sequential" else patience())
 
     @flow(task_runner=task_runner)
     def parent() -> list[tuple[str, bool]]:
