@@ -36,8 +36,8 @@ Not for:
     run, that are changed in place after the first submit: tasks see them as they were then.
 
 Costs:
-    Rows of the runner `lean-dask` in the report, beside `dask-processes`. What is left, and whose
-    it is: `processor-time-flow`, `processor-time-workers`, `processor-time-server`.
+    "What do the lean task runners save?" in the report: `lean-dask` beside `dask-processes`. What
+    is left, and whose it is, is told by `processor-time-flow`, `-workers` and `-server`.
 
 Sources:
     - https://docs.prefect.io/integrations/prefect-dask
@@ -186,8 +186,22 @@ def run_on_worker(
         "dependencies": dependencies,
     }
     # Beside what Dask keeps there, such as the worker.
-    here = contextvars.copy_context()
-    return here.run(_run, shared, call, engine)  # type: ignore[no-any-return]
+    state: State[Any] = contextvars.copy_context().run(_run, shared, call, engine)
+    _forget_frames(getattr(state.data, "result", state.data))
+    return state
+
+
+def _forget_frames(failure: Any) -> None:
+    """Take from an exception what it tells of where it was raised; none of it leaves a worker.
+
+    Its frames hold all that the flow run shares here, for as long as Prefect holds the exception:
+    always, if it is of the task run with which its services started.
+    """
+    if isinstance(failure, BaseException) and failure.__traceback__:
+        failure.__traceback__ = None
+        of_a_group = failure.exceptions if isinstance(failure, BaseExceptionGroup) else ()
+        for each in (failure.__cause__, failure.__context__, *of_a_group):
+            _forget_frames(each)
 
 
 class Variable:

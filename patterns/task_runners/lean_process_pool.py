@@ -36,8 +36,8 @@ Not for:
     no more: workers have them. Windows, where nothing can be forked: workers are spawned there.
 
 Costs:
-    Rows of the runner `lean-processes` in the report, beside `processes`. What is left, and whose
-    it is: `processor-time-flow`, `processor-time-workers`, `processor-time-server`.
+    "What do the lean task runners save?" in the report: `lean-processes` beside `processes`. What
+    is left, and whose it is, is told by `processor-time-flow`, `-workers` and `-server`.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/run-work-concurrently

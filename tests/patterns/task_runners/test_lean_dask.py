@@ -542,6 +542,19 @@ def test_a_flow_run_goes_on_where_a_worker_dies(
     assert killed not in processes
 
 
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "closed")
+@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
+def test_nothing_stays_of_a_first_task_that_failed(own_cluster: LocalCluster) -> None:
+    """Nor where it is a worker's first task that fails, whose context variables Prefect keeps."""
+    runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
+    with Client(own_cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        client.restart()
+        weigh = weigh_parcels.with_options(task_runner=runner)
+        assert weigh([""], return_state=True).is_failed()
+        wait_until(lambda: not any(client.run(shared_contexts).values()))
+
+
 @flow
 def restart_between() -> list[int]:
     """Submit a task before and after all workers are restarted."""
