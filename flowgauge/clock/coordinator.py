@@ -179,10 +179,11 @@ class Coordinator:
         silence = time.monotonic() - self._last_news
         if about_to_begin and silence < HAND_OVER:
             return "a submitted task run that has not begun", HAND_OVER - silence
+        # A run that begins and waits between the looks may wait for an earlier moment.
+        news = self._news
         for look in (1, 2):
             if look == 2:
                 await asyncio.sleep(SECOND_LOOK)
-            news = self._news
             reason = await self._going_on()
             if news != self._news:
                 return "news", 0.0

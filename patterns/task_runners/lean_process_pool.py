@@ -284,13 +284,6 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
         if self._resolver_executor is None:
             raise RuntimeError("Task runner is not started")
         run, parent, tags_here = FlowRunContext.get(), TaskRunContext.get(), TagsContext.get()
-        if wait_for and task.tags and self._max_workers <= len(task.tags):
-            self.logger.warning(
-                f"Task {task.name} has {len(task.tags)} tags but only {self._max_workers} workers"
-                " available"
-                "This may lead to dead-locks. Consider increasing the value of"
-                " `PREFECT_TASKS_RUNNER_PROCESS_POOL_MAX_WORKERS` or `max_workers`."
-            )
         logger = get_run_logger(run) if run else self.logger
         logger.debug(f"Submitting task {task.name} to process pool executor...")
         task_run_id = uuid7()
