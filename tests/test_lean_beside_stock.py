@@ -75,7 +75,7 @@ PLAN: Plan = (
 )
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_async_flows_that_are_retried(pair: Pair) -> None:
     """So does an async flow that fails, and is tried again."""
     assert_same_on_both(*pair, PLAN, run=follow_again)
@@ -224,7 +224,7 @@ def keys_at(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_flow_runs_that_are_ended_from_outside(
     pair_names: tuple[str, str],
     started_runners: StartedRunners,
