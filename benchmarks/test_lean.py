@@ -25,10 +25,9 @@ from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.recorder import Paired
 from flowgauge.measure.results import Row
-from flowgauge.runners import StartedRunners
+from flowgauge.runners import LEAN, StartedRunners
 from patterns.task_runners.chunked_map import chunked_map, values
 
-STOCK = {"lean-dask": "dask-processes", "lean-processes": "processes"}
 TASKS = {"quick": (200, 20), "full": (1000, 100)}
 """Tasks of a map on a lean runner and on a stock one, which takes ten times as long for one."""
 ROUNDS = {"quick": 2, "full": 4}
@@ -46,7 +45,7 @@ CHUNKED_ROUNDS = 2
 BARE_PART = 4
 """The bare pool does one item in so many, which tells its pace."""
 
-on_lean = pytest.mark.runners(*STOCK)
+on_lean = pytest.mark.runners(*LEAN)
 
 
 @task(cache_policy=NO_CACHE)
@@ -174,7 +173,7 @@ def test_map(
     """What a task of a map costs beside the stock runner and beside what both stand on."""
     paired.benchmark.group = "lean"
     many, few = map(paired.size, TASKS[profile(paired)])
-    stock = started_runners.task_runner(STOCK[runner_name])
+    stock = started_runners.task_runner(LEAN[runner_name])
     bare: list[float] = []
     theirs: list[float] = []
     ours: list[float] = []
@@ -190,7 +189,7 @@ def test_map(
     common: dict[str, Any] = {"runner": runner_name, "figure": "time per task of a map"}
     paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of("lean"))
     params = {"tasks": many}
-    beside = [("map-beside-floor", bare, floor.name), ("map", theirs, STOCK[runner_name])]
+    beside = [("map-beside-floor", bare, floor.name), ("map", theirs, LEAN[runner_name])]
     for id, times, reference in beside:
         paired.keep(
             Rounds(tuple(ours), tuple(times)),
@@ -235,7 +234,7 @@ def processor_seconds() -> dict[str, dict[int, float]]:
     return found
 
 
-@pytest.mark.runners("threads", *STOCK)
+@pytest.mark.runners("threads", *LEAN)
 @pytest.mark.parametrize("waits", TIMED_TASKS)
 def test_processor_time(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, waits: float

@@ -22,7 +22,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flowgauge.runners import StartedRunners
+from flowgauge.runners import LEAN, StartedRunners
 from flowgauge.waiting import patience, wait_until
 from tests.conftest import environment
 from tests.patterns.task_runners import ended_flow
@@ -36,7 +36,6 @@ from tests.patterns.task_runners.drawn_flows import (
 )
 
 ROOT = Path(__file__).parents[1]
-LEAN = {"lean-dask": "dask-processes", "lean-processes": "processes"}
 SAME = {
     "lean-dask": pytest.mark.guarantee("task_runners/lean_dask", "same"),
     "lean-processes": pytest.mark.guarantee("task_runners/lean_process_pool", "same"),

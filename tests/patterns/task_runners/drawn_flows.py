@@ -61,6 +61,23 @@ FLAGS = (st.booleans(), st.booleans())
 Plan = tuple[Step, ...]
 
 
+EACH_KIND: Plan = (
+    Step("add", tagged=True),
+    Step("fail", needs=(0,)),
+    Step("add_async", needs=(0,), waits_for=(0,)),
+    Step("flaky", needs=(2,)),
+    Step("add", needs=(1,)),
+    Step("add", needs=(1, 3), allows_failure=True),
+    Step("cached", waits_for=(3,)),
+    Step("mapped", waits_for=(5,)),
+    Step("in_subflow", needs=(7,)),
+    Step("named", needs=(0, 8), tagged=True),
+    Step("rolled_back", needs=(0,)),
+    Step("named", waits_for=(1,)),
+)
+"""A plan that has failures, retries, a roll-back, caching, subflows and tags."""
+
+
 @st.composite
 def plans(draw: st.DrawFn, most: int = 5) -> Plan:
     """Draw a few steps, each of which may need those before it."""

@@ -34,8 +34,8 @@ from flowgauge.waiting import wait_until
 from patterns.task_runners import lean_dask
 from patterns.task_runners.lean_dask import LeanDaskTaskRunner, weigh_parcels
 from tests.patterns.task_runners.drawn_flows import (
+    EACH_KIND,
     Plan,
-    Step,
     add,
     assert_same_on_both,
     change,
@@ -81,21 +81,7 @@ def test_each_kind_of_step_is_as_on_the_stock_runner(
     stock: TaskRunner[Any], lean: TaskRunner[Any]
 ) -> None:
     """So is one plan that has failures, retries, a roll-back, caching, subflows and tags."""
-    plan = (
-        Step("add", tagged=True),
-        Step("fail", needs=(0,)),
-        Step("add_async", needs=(0,), waits_for=(0,)),
-        Step("flaky", needs=(2,)),
-        Step("add", needs=(1,)),
-        Step("add", needs=(1, 3), allows_failure=True),
-        Step("cached", waits_for=(3,)),
-        Step("mapped", waits_for=(5,)),
-        Step("in_subflow", needs=(7,)),
-        Step("named", needs=(0, 8), tagged=True),
-        Step("rolled_back", needs=(0,)),
-        Step("named", waits_for=(1,)),
-    )
-    assert_same_on_both(stock, lean, plan)
+    assert_same_on_both(stock, lean, EACH_KIND)
 
 
 @pytest.mark.guarantee(NAME, "around")
