@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from flowgauge.catalogue import catalogue_root
 from flowgauge.graphs import GraphError, Kernel, Workflow
+from flowgauge.runners import PATTERNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,6 +238,8 @@ def _conclusions(advice: Advice) -> Iterator[str]:
     batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""
     level = f" (no difference seen from {', '.join(advice.level)})" if advice.level else ""
     yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{level}"
+    if pattern := PATTERNS.get(best.runner):
+        yield f"{best.runner} is a pattern: flowgauge copy {pattern} my_project/"
     if advice.batch_below is not None:
         below, there = seconds(advice.batch_below), seconds(advice.batch_below / 2)
         yield (

@@ -150,7 +150,7 @@ def _processes(started: StartedRunners) -> TaskRunner[Any]:
 
 
 def _lean_processes(started: StartedRunners) -> TaskRunner[Any]:
-    lean = _pattern("lean_process_pool")
+    lean = _pattern("lean-processes")
     runner: TaskRunner[Any] = lean.LeanProcessPoolTaskRunner(**_pool_options(started))
     return runner
 
@@ -179,15 +179,15 @@ def _dask(name: str) -> Callable[[StartedRunners], TaskRunner[Any]]:
 
 
 def _lean_dask(started: StartedRunners) -> TaskRunner[Any]:
-    lean = _pattern("lean_dask")
+    lean = _pattern("lean-dask")
     runner: TaskRunner[Any] = lean.LeanDaskTaskRunner(address=started.dask_scheduler("lean-dask"))
     return runner
 
 
 def _pattern(name: str) -> ModuleType:
-    """Import a task runner of the catalogue."""
+    """Import the pattern of a task runner."""
     try:
-        return importlib.import_module(f"flowgauge.patterns.task_runners.{name}")
+        return importlib.import_module(f"flowgauge.patterns.{PATTERNS[name].replace('/', '.')}")
     except ImportError as error:
         raise RunnerError(str(error)) from None
 
@@ -201,8 +201,14 @@ RUNNERS: dict[str, Callable[[StartedRunners], TaskRunner[Any]]] = {
     "dask-processes": _dask("dask-processes"),
     "lean-dask": _lean_dask,
 }
+PATTERNS = {
+    "sequential": "task_runners/sequential",
+    "lean-processes": "task_runners/lean_process_pool",
+    "lean-dask": "task_runners/lean_dask",
+}
+"""Runners that Prefect does not come with: the pattern that each is of."""
 LEAN = {"lean-processes": "processes", "lean-dask": "dask-processes"}
-"""Runners of the catalogue, and the stock one that each stands in for: they do the same."""
+"""Patterns that do the same as a stock runner, and that one."""
 CLUSTERS = {
     "dask-threads": "dask-threads",
     "dask-processes": "dask-processes",

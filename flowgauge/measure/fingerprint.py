@@ -6,8 +6,10 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +55,25 @@ def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dic
         "workers": workers,
         "versions": versions(),
     }
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """Write the command that made figures, without the place of their report.
+
+    Args:
+        arguments: What pytest was given.
+
+    Returns:
+        A line for a shell.
+    """
+    given = iter(arguments)
+    kept = ["pytest"]
+    for argument in given:
+        if argument == "--report-dir":
+            next(given, None)
+        elif not argument.startswith("--report-dir="):
+            kept.append(argument)
+    return shlex.join(kept)
 
 
 @functools.cache

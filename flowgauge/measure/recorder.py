@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -262,11 +261,11 @@ class BenchmarkRecorder:
         if not rows:
             return
         rows.extend(start.row() for start in self.starts)
-        from flowgauge.measure.fingerprint import fingerprint
+        from flowgauge.measure.fingerprint import command_line, fingerprint
         from flowgauge.report import write_report
         from flowgauge.report.commands import BENCHMARKS, files_of_groups
 
-        command = shlex.join(["pytest", *sys.argv[1:]])
+        command = command_line(sys.argv[1:])
         since = load().since(self._load) if self._load else {}
         found: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
         found |= {

@@ -12,6 +12,7 @@ import pytest
 
 from flowgauge.cli import run
 from flowgauge.measure.simulation import Machine
+from flowgauge.runners import PATTERNS
 from flowgauge.shapes import shape
 from flowgauge.wfformat import dump
 from tests.flowgauge.measure.simulated_rows import TRUE, WORKERS, results, rows_of
@@ -67,6 +68,28 @@ def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
     assert "calls in one task run" in said
     (edge,) = (line for line in lines if ", batch calls of less than " in line)
     assert re.fullmatch(r"on \S+, .* than .*: of .* each, at least \d+ in one task run", edge)
+
+
+@pytest.mark.parametrize("runner", PATTERNS)
+def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
+    measured: Path, capsys: Captured, runner: str
+) -> None:
+    """A runner that Prefect does not come with is told with the command that copies it here."""
+    rows = rows_of(runner, FAST, Machine(WORKERS, 2.0))
+    results(*rows).save(measured / "results.json")
+    words = ["--task-ms", "200", "--tasks", "100", "--results", "results.json"]
+    lines = advised(capsys, *words)
+    assert any(line.startswith(f"recommended: {runner}") for line in lines)
+    (command,) = (line.partition("a pattern: ")[2] for line in lines if "a pattern: " in line)
+    assert run(command.split()[1:]) == 0
+    (copied,) = measured.glob("my_project/*.py")
+    assert re.search(r"^class \w+TaskRunner\(", copied.read_text(), re.MULTILINE)
+
+
+def test_a_runner_of_prefect_needs_no_copying(measured: Path, capsys: Captured) -> None:
+    """Nothing is to be copied where a runner that Prefect comes with is best."""
+    lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
+    assert not any("flowgauge copy" in line for line in lines)
 
 
 def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> None:
