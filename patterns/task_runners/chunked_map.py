@@ -26,8 +26,8 @@ Not for:
     can't be pickled, where workers are other processes: all of their chunk fail with them.
 
 Costs:
-    `chunked-map` in the report of all benchmarks (`--full`): the share of the workers' time that
-    goes into items of a millisecond.
+    Row `chunked-map` of the report: the share of the workers' time that goes into items of a
+    millisecond.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/run-work-concurrently

@@ -36,8 +36,9 @@ Not for:
     no more: workers have them. Windows, where nothing can be forked: workers are spawned there.
 
 Costs:
-    "What do the lean task runners save?" in the report: `lean-processes` beside `processes`. What
-    is left, and whose it is, is told by `processor-time-flow`, `-workers` and `-server`.
+    Rows `map` and `map-beside-floor` of the report, under "What do the lean task runners save?":
+    `lean-processes` beside `processes`, and beside the pool that both stand on. What is left, and
+    whose it is: rows `processor-time-flow`, `processor-time-workers` and `processor-time-server`.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/run-work-concurrently
