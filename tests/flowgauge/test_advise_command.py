@@ -83,6 +83,8 @@ def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
     (command,) = (line.partition("a pattern: ")[2] for line in lines if "a pattern: " in line)
     assert run(command.split()[1:]) == 0
     (copied,) = measured.glob("my_project/*.py")
+    # The runner itself is made of the same entry of the table.
+    assert copied.stem == Path(PATTERNS[runner]).name
     assert re.search(r"^class \w+TaskRunner\(", copied.read_text(), re.MULTILINE)
 
 
