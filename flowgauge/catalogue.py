@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from flowgauge.headers import (
     CatalogueError,
+    Fact,
     Guarantee,
     Pattern,
     is_companion,
     read,
     spelt_name,
 )
+from flowgauge.marks import Kind, proofs
 from flowgauge.rules import faults
 
 __all__ = [
     "CatalogueError",
+    "Fact",
     "Guarantee",
     "Pattern",
     "catalogue_root",
@@ -29,7 +31,6 @@ __all__ = [
     "load",
     "mirror_mismatches",
     "problems",
-    "proofs",
     "readme_mismatches",
 ]
 
@@ -110,25 +111,8 @@ def problems(root: Path) -> list[str]:
     return [fault for path in _files(root) for fault in faults(root, path)]
 
 
-def proofs(tests_root: Path) -> frozenset[tuple[str, str]]:
-    """Read from test files which guarantees they prove, without importing them.
-
-    Args:
-        tests_root: A folder of test files.
-
-    Returns:
-        A pattern's name and a guarantee's id for every `guarantee` mark on a test.
-
-    Raises:
-        CatalogueError: If a file is not Python, or a mark's names can't be read from it.
-    """
-    return frozenset(
-        proof for path in sorted(tests_root.rglob("test_*.py")) for proof in _proofs_in(path)
-    )
-
-
 def guarantee_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[str]:
-    """Say which guarantees have no test, and which tests prove what nobody guarantees.
+    """Say which guarantees and facts have no test, and which tests prove what no header says.
 
     Args:
         patterns: The catalogue.
@@ -140,13 +124,17 @@ def guarantee_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[
     Raises:
         CatalogueError: If a test file can't be read.
     """
-    promised = {(p.name, guarantee.id) for p in patterns for guarantee in p.guarantees}
-    proved = proofs(tests_root)
+    promised: dict[tuple[str, str], Kind] = {}
+    for pattern in patterns:
+        promised |= {(pattern.name, each.id): "guarantee" for each in pattern.guarantees}
+        promised |= {(pattern.name, each.id): "fact" for each in pattern.facts}
+    proved = {(proof.pattern, proof.id, proof.kind) for proof in proofs(tests_root)}
+    wanted = {(*key, kind) for key, kind in promised.items()}
     return [
-        *(f'{name}: no test proves "{id_}"' for name, id_ in sorted(promised - proved)),
+        *(f'{name}: no test proves "{id_}"' for name, id_, _ in sorted(wanted - proved)),
         *(
-            f'{name}: a test proves "{id_}", no guarantee'
-            for name, id_ in sorted(proved - promised)
+            f'{name}: a test proves "{id_}", no {kind}'
+            for name, id_, kind in sorted(proved - wanted)
         ),
     ]
 
@@ -202,50 +190,3 @@ def _files(root: Path) -> list[Path]:
         for name, path in files
         if not any(part[0] in "._" for part in name.parts) and not is_companion(path)
     )
-
-
-def _proofs_in(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise CatalogueError(f"{path} is not Python: {error}") from None
-    names = dict(_string_constants(tree))
-    for mark in _guarantee_marks(tree):
-        values = [_string(argument, names) for argument in mark.args]
-        match values:
-            case [str(pattern), str(guarantee)]:
-                yield pattern, guarantee
-            case _:
-                raise CatalogueError(
-                    f"{path}:{mark.lineno}: write the pattern and the guarantee of the mark as"
-                    " strings, or as names of strings given at the top of this file"
-                )
-
-
-def _string_constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yield each `NAME = "text"` at the top level of a module."""
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        match getattr(node, "value", None):
-            case ast.Constant(value=str(text)):
-                yield from ((name.id, text) for name in targets if isinstance(name, ast.Name))
-
-
-def _string(node: ast.expr, names: dict[str, str]) -> str | None:
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.Name(id=name):
-            return names.get(name)
-    return None
-
-
-def _guarantee_marks(tree: ast.Module) -> Iterator[ast.Call]:
-    """Yield each `@pytest.mark.guarantee(...)` on a function or a class."""
-    for node in ast.walk(tree):
-        for decorator in getattr(node, "decorator_list", ()):
-            match decorator:
-                case ast.Call(
-                    func=ast.Attribute(attr="guarantee", value=ast.Attribute(attr="mark"))
-                ):
-                    yield decorator

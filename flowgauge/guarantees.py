@@ -134,12 +134,17 @@ class Matrix:
         spoken = (o.runner for o in outcomes if o.runner and o.status != "not run")
         columns = tuple(dict.fromkeys((*runners, *spoken)))
         by_guarantee: dict[str, dict[str, list[Outcome]]] = {
-            p.name: {guarantee.id: [] for guarantee in p.guarantees} for p in patterns
+            p.name: {g.id: [] for g in p.guarantees} | {f.id: [] for f in p.facts} for p in patterns
         }
         for outcome in outcomes:
             of_pattern = by_guarantee.setdefault(outcome.pattern, {})
             of_pattern.setdefault(outcome.guarantee, []).append(outcome)
         texts = {(p.name, g.id): g.text for p in patterns for g in p.guarantees}
+        texts |= {
+            (p.name, f.id): f"Prefect {', '.join(f.versions)}: {f.text}"
+            for p in patterns
+            for f in p.facts
+        }
         summaries = {p.name: p.summary for p in patterns}
         return cls(
             columns,

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SPDX = "# SPDX-License-Identifier: 0BSD"
-SECTIONS = ("Problem", "Guarantees", "Not for", "Costs", "Sources")
+SECTIONS = ("Problem", "Guarantees", "Prefect", "Not for", "Costs", "Sources")
+OPTIONAL_SECTIONS = ("Prefect",)
 
-_GUARANTEE_ID = re.compile(r"[a-z][a-z0-9-]*")
+_ID = re.compile(r"[a-z][a-z0-9-]*")
+_FACT = re.compile(r"(?P<id>[^\s:(]+) \((?P<versions>\d+\.\d+(?:, \d+\.\d+)*)\)")
 _INDENT = "    "
 
 
@@ -26,6 +28,15 @@ class Guarantee:
     """One thing that a pattern promises."""
 
     id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that Prefect does, whatever the pattern does, and the versions it was seen in."""
+
+    id: str
+    versions: tuple[str, ...]
     text: str
 
 
@@ -46,6 +57,7 @@ class Pattern:
         requires_python: The Python versions it runs on: `>=3.11`.
         optional: Requirements of what it can do besides; imported inside functions only.
         companions: The other files, where the pattern is a folder.
+        facts: What Prefect does that the pattern answers, or that its reader must know.
     """
 
     name: str
@@ -60,6 +72,7 @@ class Pattern:
     requires_python: str
     optional: tuple[str, ...] = ()
     companions: tuple[Path, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -96,12 +109,13 @@ def read(root: Path, path: Path) -> Pattern:
         source, tree = parsed(path)
         requires_python, dependencies, optional = _script_block(source.split("\n"))
         summary, sections = _sections(ast.get_docstring(tree) or "")
+        guarantees = _guarantees(sections["Guarantees"])
         return Pattern(
             name=_name(root, path),
             path=path,
             summary=summary,
             problem=_paragraphs(sections["Problem"]),
-            guarantees=_guarantees(sections["Guarantees"]),
+            guarantees=guarantees,
             not_for=_paragraphs(sections["Not for"]),
             costs=_paragraphs(sections["Costs"]),
             sources=_sources(sections["Sources"]),
@@ -109,6 +123,7 @@ def read(root: Path, path: Path) -> Pattern:
             requires_python=requires_python,
             optional=optional,
             companions=_companions(path),
+            facts=_facts(sections.get("Prefect", []), {each.id for each in guarantees}),
         )
     except CatalogueError as fault:
         raise CatalogueError(f"{shown(root, path)}: {fault}") from None
@@ -190,10 +205,12 @@ def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
         elif line:
             raise CatalogueError(f'"{line.strip()}" stands in no section')
     for title in SECTIONS:
+        if title in OPTIONAL_SECTIONS and title not in sections:
+            continue
         if not any(sections.get(title, ())):
             wrong = "is empty" if title in sections else "is missing"
             raise CatalogueError(f'section "{title}:" {wrong}')
-    if tuple(sections) != SECTIONS:
+    if tuple(sections) != tuple(title for title in SECTIONS if title in sections):
         raise CatalogueError(f"its sections are not in the order {', '.join(SECTIONS)}")
     return summary, sections
 
@@ -234,7 +251,7 @@ def _guarantees(lines: list[str]) -> tuple[Guarantee, ...]:
         name, colon, text = item.partition(":")
         if not (colon and text.strip()):
             raise CatalogueError(f'guarantee "{item}" is not written as "id: what holds"')
-        if not _GUARANTEE_ID.fullmatch(name):
+        if not _ID.fullmatch(name):
             raise CatalogueError(
                 f'guarantee id "{name}" is not lower-case letters, digits and hyphens'
             )
@@ -242,6 +259,23 @@ def _guarantees(lines: list[str]) -> tuple[Guarantee, ...]:
             raise CatalogueError(f'guarantee "{name}" stands there twice')
         guarantees[name] = Guarantee(name, text.strip())
     return tuple(guarantees.values())
+
+
+def _facts(lines: list[str], taken: set[str]) -> tuple[Fact, ...]:
+    facts: dict[str, Fact] = {}
+    for item in _items(lines) if any(lines) else ():
+        head, colon, text = item.partition(":")
+        written = _FACT.fullmatch(head)
+        if not (colon and text.strip() and written and _ID.fullmatch(written["id"])):
+            raise CatalogueError(
+                f'fact "{item}" is not written as "id (3.8, 3.9): what Prefect does", with the'
+                " versions that do it"
+            )
+        name = written["id"]
+        if name in facts or name in taken:
+            raise CatalogueError(f'fact "{name}" has an id that is taken')
+        facts[name] = Fact(name, tuple(written["versions"].split(", ")), text.strip())
+    return tuple(facts.values())
 
 
 def _sources(lines: list[str]) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from flowgauge.dask_cluster import ClusterError, check_dask_address
+from flowgauge.facts import Facts, outdated_fact
 from flowgauge.graphs import GraphError
 from flowgauge.measure.recorder import BenchmarkRecorder
-from flowgauge.proofs import GuaranteeRecorder, bind_guarantee
+from flowgauge.proofs import GuaranteeRecorder, bind_proof
 from flowgauge.run import (
     RUN,
     SERVER_LOST,
@@ -152,6 +154,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "guarantee(pattern, id, *, runners=None, reason=None, issue=None, run=True): the test"
         " proves a guarantee; on runners other than those named it must fail, for that reason",
     )
+    config.addinivalue_line(
+        "markers",
+        "fact(pattern, id, *, ...): the test proves what a pattern's header says of Prefect, in the"
+        " versions that it names; in a version that is tested and not named it must fail",
+    )
     if config.getini("flowgauge"):
         _measure_only_when_asked(config)
     try:
@@ -245,11 +252,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell each test that proves a guarantee which one, and on which runners it must fail."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell each test what it proves, and where it must fail."""
+    facts = Facts(config.rootpath / "patterns")
     for item in items:
         for mark in item.iter_markers("guarantee"):
-            bind_guarantee(item, mark)
+            bind_proof(item, mark)
+        for mark in item.iter_markers("fact"):
+            bind_proof(item, mark)
+            facts.bind(item, mark)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Where a fact does not hold any more, say so instead of how that was noticed."""
+    try:
+        yield
+    except (AssertionError, pytest.fail.Exception) as error:
+        if (outdated := outdated_fact(item)) is None:
+            raise
+        raise outdated from error
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

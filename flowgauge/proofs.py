@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Binds tests to the guarantees they prove, and records what came of them."""
+"""Binds tests to the guarantees and facts they prove, and records what came of them."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ _PROPERTY = "flowgauge_guarantee"
 """The user property that carries a guarantee in a test's report, also between processes."""
 
 
-def bind_guarantee(item: pytest.Item, mark: pytest.Mark) -> None:
-    """Note which guarantee a test proves, and let it fail on runners on which it must.
+def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
+    """Note which guarantee or fact a test proves, and let it fail on runners on which it must.
 
     Args:
         item: The test.
-        mark: `guarantee(pattern, id, *, runners=None, reason=None, issue=None, run=True)`.
+        mark: `guarantee(pattern, id, *, runners=None, reason=None, issue=None, run=True)`, or
+            `fact` with the same.
 
     Raises:
         pytest.UsageError: If the mark lacks something.
     """
     if len(mark.args) != 2:
         raise pytest.UsageError(
-            f'{item.nodeid}: write @pytest.mark.guarantee("topic/pattern", "guarantee-id")'
+            f'{item.nodeid}: write @pytest.mark.{mark.name}("topic/pattern", "{mark.name}-id")'
         )
     holds_on: tuple[str, ...] | None = mark.kwargs.get("runners")
     reason: str = mark.kwargs.get("reason", "")
     if holds_on is not None and not reason:
         raise pytest.UsageError(
-            f"{item.nodeid}: a guarantee that holds on some runners only needs reason=..."
+            f"{item.nodeid}: a {mark.name} that holds on some runners only needs reason=..."
         )
     callspec = getattr(item, "callspec", None)
     runner = callspec.params.get("runner_name") if callspec else None

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from flowgauge.headers import CatalogueError, Pattern, parsed, read, shown
 
 _BOUNDS = {"<", "<=", "==", "===", "~="}
+_REFERENCE = re.compile(r"`(([a-z_]+)/[a-z_]+)`")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -32,8 +33,13 @@ def faults(root: Path, path: Path) -> list[str]:
         pattern = read(root, path)
     except CatalogueError as error:
         return [str(error)]
-    _, tree = parsed(path)
-    found = (*_dependency_faults(pattern), *_import_faults(pattern, tree), *_main_faults(tree))
+    source, tree = parsed(path)
+    found = (
+        *_dependency_faults(pattern),
+        *_import_faults(pattern, tree),
+        *_reference_faults(root, source),
+        *_main_faults(tree),
+    )
     return [f"{shown(root, path)}: {fault}" for fault in dict.fromkeys(found)]
 
 
@@ -87,6 +93,14 @@ def _declares(dependencies: tuple[str, ...], package: str) -> bool:
     from importlib.metadata import packages_distributions
 
     return any(canonicalize_name(d) in named for d in packages_distributions().get(package, ()))
+
+
+def _reference_faults(root: Path, source: str) -> Iterator[str]:
+    """Yield each pattern that is pointed to and does not exist."""
+    for name, topic in _REFERENCE.findall(source):
+        exists = (root / f"{name}.py").is_file() or (root / name).is_dir()
+        if (root / topic).is_dir() and not exists:
+            yield f'points to "{name}", and there is no such pattern'
 
 
 def _main_faults(tree: ast.Module) -> Iterator[str]:

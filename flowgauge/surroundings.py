@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from packaging.specifiers import SpecifierSet
+
+from flowgauge.tested_prefect import TESTED_PREFECT, installed_prefect, is_tested
 
 if TYPE_CHECKING:
     from flowgauge.runners import StartedRunners
-
-TESTED_PREFECT = SpecifierSet(">=3.8,<3.9")
-"""The releases of Prefect that this was tested with."""
 
 
 class UntestedPrefectWarning(UserWarning):
@@ -23,8 +20,8 @@ class UntestedPrefectWarning(UserWarning):
 
 def warn_of_untested_prefect() -> None:
     """Warn where the installed Prefect is outside the tested range."""
-    installed = importlib.metadata.version("prefect")
-    if not TESTED_PREFECT.contains(installed, prereleases=True):
+    installed = installed_prefect()
+    if not is_tested(installed):
         warnings.warn(
             UntestedPrefectWarning(
                 f"flowgauge was tested with Prefect {TESTED_PREFECT}, and {installed} is installed:"

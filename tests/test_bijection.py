@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.catalogue import (
+    Fact,
     Guarantee,
     Pattern,
     catalogue_root,
@@ -20,6 +21,7 @@ from flowgauge.catalogue import (
     readme_mismatches,
 )
 from flowgauge.measure.results import Results
+from flowgauge.mutants import mutant_mismatches, mutants
 
 ROOT = catalogue_root(Path(__file__).parent)
 TESTS = ROOT.parent / "tests" / "patterns"
@@ -45,8 +47,15 @@ def test_every_pattern_keeps_the_rules() -> None:
 
 
 def test_every_guarantee_is_proved_and_every_proof_is_of_a_guarantee() -> None:
-    """What the headers promise and what the tests prove are the same."""
+    """What the headers promise and state, and what the tests prove, are the same."""
     assert guarantee_mismatches(load(ROOT), TESTS) == []
+
+
+def test_every_mutant_breaks_a_guarantee_and_can_be_made() -> None:
+    """What a mutant changes stands in its pattern; a pattern that has any has one for each."""
+    found = mutant_mismatches(load(ROOT), TESTS)
+    begun = {mutant.pattern for mutant in mutants(load(ROOT), TESTS)}
+    assert [line for line in found if line.partition(":")[0] in begun] == []
 
 
 def test_every_pattern_has_a_row_in_the_readme_and_every_row_a_pattern() -> None:
@@ -118,6 +127,18 @@ def test_a_proof_of_no_guarantee_is_found(tests_root: Path) -> None:
     modest = replace(ONE, guarantees=ONE.guarantees[:1])
     found = guarantee_mismatches((modest, OTHER), tests_root)
     assert found == ['retries/backoff: a test proves "delays", no guarantee']
+
+
+def test_a_fact_needs_the_test_of_a_fact(tests_root: Path) -> None:
+    """What Prefect does is proved by a `fact` mark, and not by one of a guarantee."""
+    stated = replace(OTHER, guarantees=(), facts=(Fact("name", ("3.8",), "is given."),))
+    assert guarantee_mismatches((ONE, stated), tests_root) == [
+        'tasks/basics: no test proves "name"',
+        'tasks/basics: a test proves "name", no guarantee',
+    ]
+    file = tests_root / "tasks" / "test_basics.py"
+    file.write_text(file.read_text().replace("mark.guarantee", "mark.fact"))
+    assert guarantee_mismatches((ONE, stated), tests_root) == []
 
 
 def test_a_pattern_without_a_row_is_found(readme: Path) -> None:

@@ -25,7 +25,7 @@ Guarantees:
 
 Not for:
     One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
-    may poll, see `deployments/push_pool`.
+    may poll, see `deployments/push_on_one_machine`.
 
 Costs:
     A new Python process for each run, which imports Prefect: seconds. Before that a run waits

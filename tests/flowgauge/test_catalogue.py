@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from flowgauge.catalogue import (
     catalogue_root,
     find,
     load,
-    proofs,
 )
 
 PATTERN = '''\
@@ -128,47 +126,3 @@ def test_no_catalogue_is_told(tmp_path: Path) -> None:
     """Where there is no catalogue, the error says where it was sought."""
     with pytest.raises(CatalogueError, match="no patterns/ beside"):
         catalogue_root(tmp_path)
-
-
-def test_proofs_are_read_from_marks(tmp_path: Path) -> None:
-    """Marks on functions and classes count, with strings or with constants of the file."""
-    (tmp_path / "test_marks.py").write_text(
-        textwrap.dedent("""
-        import pytest
-
-        NAME = "retries/backoff"
-        ID: str = "delays"
-
-        @pytest.mark.guarantee("tasks/basics", "name", runners=("threads",), reason="why")
-        @pytest.mark.guarantee(NAME, "attempts")
-        async def test_one(): ...
-
-        @pytest.mark.guarantee(NAME, ID)
-        class TestTwo: ...
-
-        @pytest.mark.parametrize("other", ["mark"])
-        def test_three(): ...
-        """)
-    )
-    (tmp_path / "conftest.py").write_text("not python")
-    assert proofs(tmp_path) == {
-        ("tasks/basics", "name"),
-        ("retries/backoff", "attempts"),
-        ("retries/backoff", "delays"),
-    }
-
-
-@pytest.mark.parametrize("arguments", ["f(), 'a'", "ELSEWHERE, 'a'", "'a'", "'a', 'b', 'c'", ""])
-def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, arguments: str) -> None:
-    """A mark whose pattern or guarantee is not in the file is an error with its line."""
-    file = tmp_path / "test_marks.py"
-    file.write_text(f"import pytest\n@pytest.mark.guarantee({arguments})\ndef test_x(): ...\n")
-    with pytest.raises(CatalogueError, match=r"test_marks\.py:2: write the pattern"):
-        proofs(tmp_path)
-
-
-def test_a_test_file_that_is_not_python_is_told(tmp_path: Path) -> None:
-    """A broken test file is named."""
-    (tmp_path / "test_broken.py").write_text("def")
-    with pytest.raises(CatalogueError, match=r"test_broken\.py is not Python"):
-        proofs(tmp_path)

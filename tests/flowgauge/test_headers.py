@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.catalogue import load, problems
-from flowgauge.headers import CatalogueError, Guarantee, Pattern
+from flowgauge.headers import CatalogueError, Fact, Guarantee, Pattern
 
 PATTERN = '''\
 # SPDX-License-Identifier: 0BSD
@@ -98,6 +98,48 @@ def test_a_header_is_read_without_its_line_ends(root: Path) -> None:
         dependencies=("prefect>=3.8,<4", "PyYAML<7"),
         requires_python=">=3.11",
     )
+
+
+FACTS = """\
+Prefect:
+    dropped (3.8, 3.9): tasks that still wait
+        when the flow ends are not run: (never).
+    late (3.9): a late run starts.
+
+Not for:"""
+
+
+def test_facts_are_read_with_their_versions(root: Path) -> None:
+    """A header may say what Prefect does, and in which versions that was seen."""
+    (pattern,) = load(placed(root, PATTERN.replace("Not for:", FACTS)))
+    assert pattern.facts == (
+        Fact(
+            "dropped",
+            ("3.8", "3.9"),
+            "tasks that still wait when the flow ends are not run: (never).",
+        ),
+        Fact("late", ("3.9",), "a late run starts."),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fact", "fault"),
+    [
+        ("late: a late run starts.", 'is not written as "id (3.8, 3.9): what Prefect does"'),
+        ("late (3): a late run starts.", 'is not written as "id (3.8, 3.9): what Prefect does"'),
+        ("late (3.8):", 'is not written as "id (3.8, 3.9): what Prefect does"'),
+        ("Late (3.8): a late run starts.", 'is not written as "id (3.8, 3.9)'),
+        ("attempts (3.8): four.", 'fact "attempts" has an id that is taken'),
+        ("late (3.8): yes.\n    late (3.9): no.", 'fact "late" has an id that is taken'),
+        ("", 'section "Prefect:" is empty'),
+    ],
+)
+def test_a_fact_that_cannot_be_read_is_told(root: Path, fact: str, fault: str) -> None:
+    """A fact without its versions, or with an id that is taken, is one line of the problems."""
+    section = f"Prefect:\n    {fact}\n\nNot for:"
+    (found,) = problems(placed(root, PATTERN.replace("Not for:", section)))
+    assert found.startswith("patterns/retries/backoff.py: ")
+    assert fault in found
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1)

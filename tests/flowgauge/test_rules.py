@@ -49,6 +49,17 @@ def test_code_that_cannot_be_copied_alone_is_told(
     assert fault in found
 
 
+def test_a_pattern_that_is_pointed_to_exists(root: Path) -> None:
+    """A name of a pattern between backticks, in whatever topic there is, leads to a pattern."""
+    placed(root, name="tasks/folder/folder")
+    known = "see `tasks/folder`, `retries/backoff` and `no_topic/at_all`"
+    assert problems(placed(root, PATTERN.replace("Errors that stay", known))) == []
+    (found,) = problems(placed(root, PATTERN.replace("Errors that stay", "see `tasks/folders`")))
+    assert found == (
+        'patterns/retries/backoff.py: points to "tasks/folders", and there is no such pattern'
+    )
+
+
 @pytest.mark.parametrize("bound", ["<4", "<=3.9", "==3.8.8", "~=3.8", "[dask]>=3.8,<4"])
 def test_a_bounded_dependency_is_no_problem(root: Path, bound: str) -> None:
     """Every way to bound a version from above will do."""

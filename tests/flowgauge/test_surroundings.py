@@ -8,6 +8,7 @@ import importlib.metadata
 import pytest
 
 from flowgauge import surroundings
+from flowgauge.tested_prefect import installed_prefect, is_tested
 
 FLOW_TEST = """
 import pytest
@@ -52,7 +53,8 @@ def test_other_time_limits_are_left_alone(pytester: pytest.Pytester, options: li
 
 
 @pytest.mark.parametrize(
-    ("version", "warns"), [("3.8.8", False), ("3.8.0rc1", True), ("3.9.1", True), ("3.7.4", True)]
+    ("version", "warns"),
+    [("3.8.8", False), ("3.8.0rc1", True), ("3.9.1", False), ("3.10.0", True), ("3.7.4", True)],
 )
 def test_an_untested_prefect_is_told(
     monkeypatch: pytest.MonkeyPatch,
@@ -72,7 +74,7 @@ def test_an_untested_prefect_is_told(
 
 def test_the_tested_range_holds_the_installed_prefect() -> None:
     """What the tests run with is in the range that they are said to have run with."""
-    assert surroundings.TESTED_PREFECT.contains(importlib.metadata.version("prefect"))
+    assert is_tested(installed_prefect())
 
 
 def test_another_server_is_told(prefect_server: str) -> None:
