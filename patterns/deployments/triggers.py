@@ -10,16 +10,21 @@ Problem:
     the load takes longer, and one flow that calls the other joins what two teams own.
 
 Guarantees:
-    completes: when a run of the first deployment completes, a run of the second is made.
-    parameters: it is given the id of the run that completed, from the event.
-    failed: a run of the first that fails starts nothing, nor does another deployment's run.
-    once: one run that completes starts one run.
+    completes: when a run of the first deployment ends Completed, a run of the second is triggered.
+    parameters: the triggered run is given the id of the run that completed, from the event.
+    failed: a run of the first that fails triggers nothing.
+    others: nor does a run of another deployment, be it of the same name, of the same flow or in a
+        work queue of that name, nor one of the flow without a deployment.
+    once: each run that completes triggers one run.
     held: the server holds the trigger as an automation of the second deployment; deploying
         again replaces it and makes no second one.
+    unknown: a deployment that does not exist cannot be followed: that is an error in one line,
+        where a trigger by its name would wait for ever.
 
 Not for:
     A value that the second flow needs at once: call it as a subflow. Many runs in a row that
-    need an answer within a second.
+    need an answer within a second. A first deployment that is deleted and made again has
+    another id: deploy the second again, too.
 
 Costs:
     None in the first flow: it does not know. Events reach the server by a connection of their
@@ -29,19 +34,17 @@ Costs:
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/automations/creating-deployment-triggers
     - https://docs.prefect.io/v3/how-to-guides/automations/chaining-deployments-with-events
+    - Prefect #8253: match a deployment by its id, which is the most reliable, or by its name
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from typing import Any
-from uuid import UUID
 
-from prefect import flow, serve
-from prefect.client.orchestration import get_client
+from prefect import flow, get_client, serve
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events import Automation, DeploymentEventTrigger
+from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
 
 
 @flow
@@ -62,52 +65,53 @@ def summarise(loaded_by: str) -> str:
     return f"summary of what {loaded_by} loaded"
 
 
-def after(name: str) -> DeploymentEventTrigger:
+def after(deployment: str) -> DeploymentEventTrigger:
     """Return a trigger that fires when a run of a deployment completes.
 
     Args:
-        name: Of that deployment, without its flow.
+        deployment: Its flow and its name: `load/nightly`.
+
+    Raises:
+        ValueError: If there is none; the message is one line.
     """
+    with get_client(sync_client=True) as client:
+        try:
+            first = client.read_deployment_by_name(deployment)
+        except (ObjectNotFound, ValueError):
+            raise ValueError(f'no deployment "{deployment}": deploy it first') from None
     return DeploymentEventTrigger(
-        name=f"after {name}",
+        name=f"after {deployment}",
         expect={"prefect.flow-run.Completed"},
-        match_related={
-            "prefect.resource.name": name,
-            "prefect.resource.role": "deployment",
-        },
-        parameters={
-            "loaded_by": "{{ event.resource.id | replace('prefect.flow-run.', '') }}",
-        },
+        # By id: another flow may have a deployment of the same name.
+        match_related={"prefect.resource.id": f"prefect.deployment.{first.id}"},
+        parameters={"loaded_by": "{{ event.resource.id | replace('prefect.flow-run.', '') }}"},
     )
 
 
 def chained(name: str) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """Return a deployment of each flow, of which the second runs after the first.
+    """Return a deployment of each flow, the second of which runs after the first.
 
     Args:
-        name: Of the first deployment; it must be the only one of that name.
+        name: Of the first deployment, which is deployed at once: the trigger needs its id.
     """
-    first: Any = load.to_deployment(name)
-    second: Any = summarise.to_deployment(f"after-{name}", triggers=[after(name)])
+    first = RunnerDeployment.from_flow(load, name)
+    first.apply()
+    second = RunnerDeployment.from_flow(
+        summarise, f"after-{name}", triggers=[after(f"load/{name}")]
+    )
     return first, second
-
-
-async def triggers_of(deployment_id: UUID) -> list[Automation]:
-    """Return what the server holds as triggers of a deployment."""
-    async with get_client() as client:
-        return await client.read_resource_related_automations(f"prefect.deployment.{deployment_id}")
 
 
 def main() -> None:
     """Deploy both and show what the server holds, or with the word `serve` serve them."""
-    if sys.argv[1:] == ["serve"]:
-        serve(*chained("nightly"))
-        return
     first, second = chained("nightly")
-    first.apply()
-    second_id: Any = second.apply()
-    for held in asyncio.run(triggers_of(second_id)):
-        print(f"{held.name}: {held.trigger.describe_for_cli()}")
+    if sys.argv[1:] == ["serve"]:
+        serve(first, second)
+        return
+    deployment = f"prefect.deployment.{second.apply()}"
+    with get_client(sync_client=True) as client:
+        for held in client.read_resource_related_automations(deployment):
+            print(f"{held.name}: {held.trigger.describe_for_cli()}")
 
 
 if __name__ == "__main__":

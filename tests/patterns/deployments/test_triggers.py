@@ -5,20 +5,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect import flow, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.server.events.schemas.automations import EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.server.utilities.user_templates import render_user_template
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running
 
 from flowgauge.waiting import wait_until
 from patterns.deployments.trigger_by_http import call
-from patterns.deployments.triggers import chained, load, triggers_of
+from patterns.deployments.triggers import after, chained, load
 
 NAME = "deployments/triggers"
+
+
+@flow
+def unload(day: str) -> str:
+    """Belong to somebody else, whose deployments may have the same names."""
+    return day
 
 
 def deploy(name: str) -> tuple[UUID, UUID]:
@@ -29,8 +43,71 @@ def deploy(name: str) -> tuple[UUID, UUID]:
 
 def held(deployment_id: UUID) -> list[dict[str, Any]]:
     """Return the automations of a deployment as the server would write them."""
-    found = asyncio.run(triggers_of(deployment_id))
+    with get_client(sync_client=True) as client:
+        found = client.read_resource_related_automations(f"prefect.deployment.{deployment_id}")
     return [each.model_dump(mode="json") for each in found]
+
+
+def event(name: str, **related: tuple[UUID, str]) -> ReceivedEvent:
+    """Return an event of a run, related to resources: by their kinds, their ids and names."""
+    return ReceivedEvent.model_validate(
+        {
+            "id": uuid4(),
+            "occurred": datetime.now(UTC),
+            "event": f"prefect.flow-run.{name}",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{uuid4()}"},
+            "related": [
+                {
+                    "prefect.resource.id": f"prefect.{kind}.{id_}",
+                    "prefect.resource.name": called,
+                    "prefect.resource.role": kind,
+                }
+                for kind, (id_, called) in related.items()
+            ],
+            "received": datetime.now(UTC),
+        }
+    )
+
+
+@pytest.mark.guarantee(NAME, "completes")
+@pytest.mark.guarantee(NAME, "failed")
+@pytest.mark.guarantee(NAME, "others")
+def test_only_the_first_deployment_is_followed(prefect_server: str) -> None:
+    """The server's own trigger takes a completed run of the first deployment, and no other."""
+    first, second = deploy("followed")
+    (automation,) = held(second)
+    trigger = EventTrigger.model_validate(automation["trigger"])
+    ours, theirs = (first, "followed"), (uuid4(), "followed")
+    flow, other_flow = (uuid4(), "load"), (uuid4(), "unload")
+    assert trigger.covers(event("Completed", flow=flow, deployment=ours))
+    for name in ("Failed", "Crashed", "Cancelled", "Running"):
+        assert not trigger.covers(event(name, flow=flow, deployment=ours))
+    assert not trigger.covers(event("Completed", flow=other_flow, deployment=theirs))
+    queued = {"deployment": (uuid4(), "other"), "work-queue": theirs, "work-pool": theirs}
+    assert not trigger.covers(event("Completed", flow=flow, **queued))
+    assert not trigger.covers(event("Completed", flow=flow))
+
+
+@pytest.mark.guarantee(NAME, "once")
+def test_one_event_is_enough(prefect_server: str) -> None:
+    """The server's own trigger fires at once, at the first event and at each after it."""
+    (automation,) = held(deploy("at-once")[1])
+    trigger = EventTrigger.model_validate(automation["trigger"])
+    assert trigger.immediate
+    assert trigger.threshold == 1
+
+
+@pytest.mark.guarantee(NAME, "parameters")
+def test_the_triggered_run_is_given_the_id(prefect_server: str) -> None:
+    """Of a completed run's event the server's own templates make the id of the run."""
+    (automation,) = held(deploy("parameters")[1])
+    (action,) = automation["actions"]
+    completed = event("Completed")
+    given = {
+        name: asyncio.run(render_user_template(text, {"event": completed}))
+        for name, text in action["parameters"].items()
+    }
+    assert given == {"loaded_by": completed.resource.id.removeprefix("prefect.flow-run.")}
 
 
 @pytest.mark.guarantee(NAME, "held")
@@ -40,11 +117,19 @@ def test_the_server_holds_one_automation(prefect_server: str) -> None:
     first, second = deploy("held")
     (automation,) = held(second)
     assert automation["enabled"]
-    assert automation["trigger"]["expect"] == ["prefect.flow-run.Completed"]
-    assert automation["trigger"]["match_related"]["prefect.resource.name"] == "held"
     (action,) = automation["actions"]
     assert (action["type"], action["deployment_id"]) == ("run-deployment", str(second))
     assert held(first) == []
+
+
+@pytest.mark.guarantee(NAME, "unknown")
+@pytest.mark.parametrize("name", ["load/misspelt", "misspelt/nightly", "nightly"])
+def test_a_deployment_that_does_not_exist_cannot_be_followed(
+    prefect_server: str, name: str
+) -> None:
+    """It is a ValueError of one line that names it."""
+    with pytest.raises(ValueError, match=f'^no deployment "{name}": deploy it first$'):
+        after(name)
 
 
 @pytest.fixture
@@ -53,18 +138,23 @@ def live(live_server: str) -> Iterator[tuple[str, UUID, UUID]]:
     with temporary_settings({PREFECT_API_URL: live_server}):
         first, second = deploy("chained")
         yield live_server, first, second
-        for automation in held(second):
-            delete(automation["id"])
+        with get_client(sync_client=True) as client:
+            for automation in held(second):
+                client.delete_automation(UUID(automation["id"]))
 
 
-def delete(automation_id: str) -> None:
-    """Delete an automation."""
-
-    async def ask() -> None:
-        async with get_client() as client:
-            await client.delete_automation(UUID(automation_id))
-
-    asyncio.run(ask())
+def strangers() -> list[UUID]:
+    """Deploy another flow by the same name, and the same flow elsewhere, in a queue so called."""
+    with get_client(sync_client=True) as client:
+        with suppress(ObjectAlreadyExists):
+            client.create_work_pool(WorkPoolCreate(name="strangers", type="process"))
+        queued = client.create_deployment(
+            flow_id=client.create_flow(load),
+            name="stranger",
+            work_pool_name="strangers",
+            work_queue_name="chained",
+        )
+    return [UUID(str(RunnerDeployment.from_flow(unload, "chained").apply())), queued]
 
 
 def run_through(deployment_id: UUID, *states: State[Any]) -> str:
@@ -93,14 +183,15 @@ def runs_of(api: str, deployment_id: UUID) -> list[dict[str, Any]]:
 @pytest.mark.guarantee(NAME, "completes")
 @pytest.mark.guarantee(NAME, "parameters")
 @pytest.mark.guarantee(NAME, "failed")
+@pytest.mark.guarantee(NAME, "others")
 @pytest.mark.guarantee(NAME, "once")
 def test_a_completed_run_starts_the_other(live: tuple[str, UUID, UUID]) -> None:
-    """Of a run that failed, another deployment's and one that completed, the last starts one."""
+    """Of runs that failed, that are other deployments' and that completed, the last start one."""
     api, first, second = live
-    stranger = UUID(str(load.to_deployment("stranger").apply()))  # type: ignore[union-attr]
     run_through(first, Running(), Failed())
-    run_through(stranger, Running(), Completed())
-    # Events are taken in their order: when this one has had its effect, the others had theirs.
+    for stranger in strangers():
+        run_through(stranger, Running(), Completed())
+    # Events are taken in their order: when these have had their effect, the others had theirs.
     completed = run_through(first, Running(), Completed())
     again = run_through(first, Running(), Completed())
     wait_until(lambda: len(runs_of(api, second)) >= 2, "both runs that are triggered")
