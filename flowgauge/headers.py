@@ -75,6 +75,11 @@ class Pattern:
     facts: tuple[Fact, ...] = ()
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of its guarantees, then those of its facts."""
+        return (*(each.id for each in self.guarantees), *(each.id for each in self.facts))
+
+    @property
     def is_folder(self) -> bool:
         """Whether it is a folder, whose file of the same name has the header."""
         return _is_folder(self.path)
