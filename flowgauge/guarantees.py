@@ -133,9 +133,9 @@ class Matrix:
         outcomes = tuple(outcomes)
         spoken = (o.runner for o in outcomes if o.runner and o.status != "not run")
         columns = tuple(dict.fromkeys((*runners, *spoken)))
-        by_guarantee: dict[str, dict[str, list[Outcome]]] = {
-            p.name: {g.id: [] for g in p.guarantees} | {f.id: [] for f in p.facts} for p in patterns
-        }
+        by_guarantee: dict[str, dict[str, list[Outcome]]] = {}
+        for pattern in patterns:
+            by_guarantee[pattern.name] = {id_: [] for id_ in pattern.ids}
         for outcome in outcomes:
             of_pattern = by_guarantee.setdefault(outcome.pattern, {})
             of_pattern.setdefault(outcome.guarantee, []).append(outcome)
