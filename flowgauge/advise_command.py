@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowgauge.measure.results import Results
 
 _DEFAULT_SOURCES = ("reports/latest/results.json", "reports/reference/results.json")
+"""Where the results of a project are; without any, the reference run is asked."""
 _MOST_WORKERS = 256
 """More than these tell nothing that was measured, and take long to simulate."""
 _SLOW = 0.8
@@ -153,11 +154,16 @@ def _measured(given: str | None) -> tuple[str, Results, tuple[Predictor, ...]]:
 
 
 def _default_files() -> Iterator[Path]:
-    """Find the results of this folder, or else of the checkout that this is run from."""
+    """Find the results of this folder, or else those that Flowgauge comes with."""
+    from flowgauge.measure.sources import reference_file
+
+    # A checkout that this is run from has results of its own.
     for root in dict.fromkeys((Path(), catalogue_root().parent)):
         for source in _DEFAULT_SOURCES:
             if (root / source).is_file():
                 yield root / source
+    if (reference := reference_file()) is not None:
+        yield reference
 
 
 def _origin(

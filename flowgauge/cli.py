@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from flowgauge import catalogue, copies
+from flowgauge import pattern_commands
 from flowgauge.advise_command import AdviseError, advise
-from flowgauge.catalogue import CatalogueError, Pattern
+from flowgauge.catalogue import CatalogueError
 from flowgauge.matrix_command import matrix
 from flowgauge.measure.prefect_versions import VersionError
 from flowgauge.server import commands
@@ -28,12 +26,10 @@ app = App(
     result_action="return_value",
 )
 
+pattern_commands.add_to(app)
 app.command(commands.app)
 app.command(matrix)
 app.command(advise)
-
-PatternName = Annotated[str, Parameter(help="Topic and name: retries/backoff.")]
-Force = Annotated[bool, Parameter(negative=(), help="Overwrite what is there.")]
 
 
 class Mistake(Exception):
@@ -71,62 +67,6 @@ def run(arguments: Sequence[str]) -> int:
     return int(status or 0)
 
 
-@app.command(name="list")
-def list_patterns() -> None:
-    """List the patterns of the catalogue, one a line where the output is not a terminal."""
-    patterns = catalogue.load(catalogue.catalogue_root())
-    if sys.stdout.isatty():
-        _print_table(patterns)
-        return
-    for pattern in patterns:
-        print(pattern.name, pattern.summary, _ids(pattern), sep="\t")
-
-
-@app.command
-def show(name: PatternName, /) -> None:
-    """Show what a pattern is for, what it guarantees and what it needs."""
-    pattern = catalogue.find(catalogue.catalogue_root(), name)
-    print(f"{pattern.name}: {pattern.summary}")
-    _print_section("Problem", pattern.problem.split("\n\n"))
-    _print_section("Guarantees", [f"{g.id}: {g.text}" for g in pattern.guarantees], "  ")
-    _print_section("Not for", pattern.not_for.split("\n\n"))
-    _print_section("Costs", pattern.costs.split("\n\n"))
-    _print_section("Sources", pattern.sources, "  ")
-    _print_section("Needs", [f"Python {pattern.requires_python}", *pattern.dependencies])
-    if pattern.optional:
-        _print_section("Can use", pattern.optional)
-    files = [str(file) for file in (pattern.path, *pattern.companions)]
-    _print_section("Files" if pattern.companions else "File", files)
-
-
-@app.command
-def copy(
-    name: PatternName,
-    destination: Annotated[
-        Path, Parameter(name="DEST", help="A folder, or a file name that ends in .py.")
-    ] = Path(),
-    /,
-    *,
-    force: Force = False,
-) -> None:
-    """Copy a pattern into a project; it needs nothing else."""
-    pattern = catalogue.find(catalogue.catalogue_root(), name)
-    print(copies.copy(pattern, destination, force))
-
-
-@app.command
-def diff(
-    name: PatternName,
-    file: Annotated[Path, Parameter(help="The copy, or the folder it lies in.")],
-    /,
-) -> int:
-    """Compare a copy with its pattern; the exit status is 1 if they differ."""
-    pattern = catalogue.find(catalogue.catalogue_root(), name)
-    difference = copies.diff(pattern, file)
-    print(difference, end="")
-    return int(bool(difference))
-
-
 @app.command
 def report(
     results: Annotated[Path, Parameter(help="The results.json of a benchmark run.")],
@@ -135,7 +75,7 @@ def report(
     output: Annotated[
         Path, Parameter(name=["--output", "-o"], help="The folder that the report goes to.")
     ],
-    force: Force = False,
+    force: pattern_commands.Force = False,
 ) -> None:
     """Make the report of a benchmark run again from its results."""
     from flowgauge.measure.results import Results, ResultsError
@@ -233,41 +173,3 @@ def _misread(error: CycloptsError) -> str:
         wrong = f"Too many arguments: {' '.join(error.unused_tokens or ())}."
     command = " ".join(("flowgauge", *(error.command_chain or ())))
     return f'{wrong} "{command} --help" shows how it is used.'
-
-
-def _ids(pattern: Pattern) -> str:
-    return ", ".join(guarantee.id for guarantee in pattern.guarantees)
-
-
-def _print_table(patterns: Sequence[Pattern]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("pattern", no_wrap=True)
-    table.add_column("summary")
-    table.add_column("guarantees")
-    for pattern in patterns:
-        # As plain text: brackets in a summary are no markup.
-        table.add_row(*map(Text, (pattern.name, pattern.summary, _ids(pattern))))
-    Console().print(table)
-
-
-def _print_section(title: str, paragraphs: Sequence[str], hang: str = "") -> None:
-    """Print paragraphs under a title; `hang` indents their lines from the second on."""
-    print(f"\n{title}")
-    width = min(shutil.get_terminal_size().columns, 100)
-    for paragraph in paragraphs:
-        print(
-            textwrap.fill(
-                paragraph,
-                width,
-                initial_indent="  ",
-                subsequent_indent="  " + hang,
-                # A link that is broken in two can't be followed.
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )

@@ -8,8 +8,11 @@ import importlib.metadata
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+PROVED_WITH = ("3.8.8", "3.9.1")
+"""A release of each minor version: `.ci/run` has the newest, nightly runs the others as well."""
+
 TESTED_PREFECT = SpecifierSet(">=3.8,<3.10")
-"""Both ends are run: `.ci/run` has the newest release, nightly runs the oldest as well."""
+"""All releases of those minor versions."""
 
 
 def installed_prefect() -> Version:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from flowgauge.catalogue import (
     problems,
     readme_mismatches,
 )
+from flowgauge.costs import named_rows
 from flowgauge.measure.results import Results
 from flowgauge.mutants import mutant_mismatches, mutants
 
@@ -72,10 +72,8 @@ def test_the_costs_of_a_pattern_are_rows_of_the_report() -> None:
     """Every row of the report that a pattern's "Costs" names is in the reference run."""
     reference = Results.load(ROOT.parent / "reports" / "reference" / "results.json")
     measured = {row.id for row in reference.rows}
-    named = re.compile(r"\b[Rr]ows? ((?:`[^`]+`(?:, | and )?)+)")
     for pattern in load(ROOT):
-        rows = {row for part in named.findall(pattern.costs) for row in part.split("`")[1::2]}
-        assert rows <= measured, pattern.name
+        assert set(named_rows(pattern.costs)) <= measured, pattern.name
 
 
 @pytest.fixture

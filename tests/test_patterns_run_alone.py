@@ -51,7 +51,7 @@ def test_a_copied_pattern_shows_what_it_does(
 ) -> None:
     """A pattern copied alone runs as a script, and prints what it showed."""
     printed = tmp_path / "printed.txt"
-    script = copy(pattern, tmp_path)
+    script = copy(pattern, tmp_path, pattern.path.stem)
     # Forked from a process that has Prefect imported: a new interpreter takes seconds for that.
     process = preloaded_context().Process(
         target=run_as_script, args=(script, printed, prefect_server)

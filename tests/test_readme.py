@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flowgauge.stamp import unstamped
 from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]
@@ -58,8 +59,8 @@ def test_a_pattern_is_listed_shown_copied_and_compared(
     (block,) = blocks("console", "Copying a pattern")
     for command in block.splitlines():
         subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
-    copied = tmp_path / "my_project" / "backoff.py"
-    assert copied.read_text() == (ROOT / "patterns" / "retries" / "backoff.py").read_text()
+    copied = unstamped((tmp_path / "my_project" / "backoff.py").read_text())
+    assert copied == (ROOT / "patterns" / "retries" / "backoff.py").read_text()
 
 
 def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

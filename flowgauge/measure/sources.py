@@ -13,6 +13,15 @@ COMMITTED = "reports/reference/results.json"
 """The results that a repository keeps of each commit."""
 
 
+_PACKAGED = Path(__file__).parents[1] / "reference" / "results.json"
+
+
+def reference_file() -> Path | None:
+    """Return the reference run: that of the checkout this is part of, or the one it came with."""
+    checkout = Path(__file__).parents[2] / COMMITTED
+    return next((file for file in (_PACKAGED, checkout) if file.is_file()), None)
+
+
 def find_results(name: str) -> Results:
     """Read the results of a run.
 

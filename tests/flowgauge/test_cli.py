@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from flowgauge import copies
 from flowgauge.catalogue import catalogue_root, find, load
 from flowgauge.cli import run
 from flowgauge.measure.results import Results
+from flowgauge.stamp import Stamp, stamped, unstamped
 from tests.flowgauge.report.conftest import row
 
 NAME = "retries/backoff"
@@ -50,32 +54,74 @@ def test_list_draws_a_table_on_a_terminal(
     assert any(NAME in line and find(ROOT, NAME).summary in line for line in lines)
 
 
+def test_list_finds_patterns_by_the_words_of_a_problem(capsys: Captured) -> None:
+    """Words after `list` leave the patterns that have them, the best first."""
+    assert run(["list", "never", "hits", "the", "cache"]) == 0
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert "caching/scope" in names[:2]
+    assert len(names) < len(load(ROOT))
+
+
 def test_show_prints_the_whole_header(capsys: Captured) -> None:
     """All that the header says is shown, whatever the width of the terminal."""
+    for pattern in load(ROOT):
+        assert run(["show", pattern.name]) == 0
+        words = " ".join(capsys.readouterr().out.split())
+        for text in (
+            f"{pattern.name}: {pattern.summary}",
+            " ".join(pattern.problem.split()),
+            *(f"{guarantee.id}: {guarantee.text}" for guarantee in pattern.guarantees),
+            *(f"{fact.id} ({', '.join(fact.versions)}): {fact.text}" for fact in pattern.facts),
+            " ".join(pattern.not_for.split()),
+            " ".join(pattern.costs.split()),
+            *pattern.sources,
+            *pattern.dependencies,
+            str(pattern.path),
+        ):
+            assert text in words
+
+
+def test_show_prints_the_figures_of_the_reference_run(capsys: Captured) -> None:
+    """Beside the rows that "Costs" names stand the figures that were measured, for each runner."""
     assert run(["show", NAME]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    pattern = find(ROOT, NAME)
-    for text in (
-        f"{NAME}: {pattern.summary}",
-        " ".join(pattern.problem.split()),
-        *(f"{guarantee.id}: {guarantee.text}" for guarantee in pattern.guarantees),
-        " ".join(pattern.not_for.split()),
-        " ".join(pattern.costs.split()),
-        *pattern.sources,
-        *pattern.dependencies,
-        str(pattern.path),
-    ):
-        assert text in words
+    assert re.search(r"Measured in the reference run, on \d+ cores of ", words)
+    assert re.search(rf"{NAME}: time per flow run: sequential [\d.]+ m?s, threads ", words)
 
 
-def test_copy_prints_the_file_it_made(
+def test_show_prints_the_code_alone(capsys: Captured) -> None:
+    """With --code the file itself is printed, and nothing else."""
+    assert run(["show", NAME, "--code"]) == 0
+    assert capsys.readouterr().out == find(ROOT, NAME).path.read_text()
+
+
+def test_copy_prints_the_file_it_made_and_what_it_needs(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a destination the copy is made in the folder that the command runs in."""
     monkeypatch.chdir(tmp_path)
     assert run(["copy", NAME]) == 0
-    assert capsys.readouterr().out == "backoff.py\n"
-    assert (tmp_path / "backoff.py").read_bytes() == find(ROOT, NAME).path.read_bytes()
+    out, err = capsys.readouterr()
+    assert out == "backoff.py\n"
+    assert err == f"they need: uv add {shlex.join(sorted(find(ROOT, NAME).dependencies))}\n"
+    assert unstamped((tmp_path / "backoff.py").read_text()) == find(ROOT, NAME).path.read_text()
+
+
+def test_copy_takes_several_patterns(capsys: Captured, tmp_path: Path) -> None:
+    """Several names go into one folder, also two patterns of the same name in their topics."""
+    assert run(["copy", "tasks/basics", "flows/basics", NAME, str(tmp_path / "new")]) == 0
+    copies = [tmp_path / "new" / f for f in ("tasks_basics.py", "flows_basics.py", "backoff.py")]
+    assert capsys.readouterr().out.split() == [str(file) for file in copies]
+    assert unstamped(copies[1].read_text()) == find(ROOT, "flows/basics").path.read_text()
+
+
+def test_copy_takes_several_patterns_to_where_it_runs(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a folder behind them, several patterns are copied here."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["copy", NAME, "retries/only_on"]) == 0
+    assert capsys.readouterr().out.split() == ["backoff.py", "only_on.py"]
 
 
 def test_copy_overwrites_when_forced(capsys: Captured, tmp_path: Path) -> None:
@@ -83,20 +129,49 @@ def test_copy_overwrites_when_forced(capsys: Captured, tmp_path: Path) -> None:
     target = tmp_path / "mine.py"
     target.write_text("mine")
     assert run(["copy", NAME, str(target)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert target.read_text() == "mine"
     assert run(["copy", NAME, str(target), "--force"]) == 0
-    assert target.read_bytes() == find(ROOT, NAME).path.read_bytes()
-    assert capsys.readouterr().err.count("\n") == 1
+    assert unstamped(target.read_text()) == find(ROOT, NAME).path.read_text()
 
 
-def test_diff_tells_by_its_status_whether_a_copy_differs(capsys: Captured, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False], ids=["with a name", "by its stamp"])
+def test_diff_tells_by_its_status_whether_a_copy_differs(
+    capsys: Captured, tmp_path: Path, named: bool
+) -> None:
     """The status is 0 and nothing is printed for a fresh copy, 1 with a diff for a changed one."""
-    file = copies.copy(find(ROOT, NAME), tmp_path)
-    assert run(["diff", NAME, str(file)]) == 0
-    assert capsys.readouterr().out == ""
+    file = copies.copy(find(ROOT, NAME), tmp_path, "backoff")
+    command = ["diff", *[NAME] * named, str(file)]
+    assert run(command) == 0
+    assert capsys.readouterr() == ("", "")
     file.write_text(file.read_text() + "# mine\n")
-    assert run(["diff", NAME, str(file)]) == 1
-    assert "\n+# mine\n" in capsys.readouterr().out
+    assert run(command) == 1
+    out, err = capsys.readouterr()
+    assert "\n+# mine\n" in out
+    assert err == f"{file}: changed: the copy\n"
+
+
+def test_update_renews_what_nobody_changed_here(capsys: Captured, tmp_path: Path) -> None:
+    """Copies of an older version become those of this one; one that was changed is kept."""
+    names = ("backoff", "only_on")
+    old, mine = (copies.copy(find(ROOT, f"retries/{n}"), tmp_path, n) for n in names)
+    assert run(["update", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{old} is up to date\n{mine} is up to date\n"
+    # As an older version had copied it.
+    text = find(ROOT, NAME).path.read_text().replace("50", "40")
+    old.write_text(stamped(text, replace(Stamp.of(NAME, {"": text}), version="0.0.1")))
+    mine.write_text(mine.read_text() + "# mine\n")
+    assert run(["diff", str(old)]) == 1
+    assert capsys.readouterr().err == f"{old}: changed: the pattern, since version 0.0.1\n"
+    assert run(["update", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{old} updated\n"
+    assert err.startswith(f"flowgauge: {mine} was changed here: ")
+    assert err.count("\n") == 1
+    assert unstamped(old.read_text()) == find(ROOT, NAME).path.read_text()
+    assert mine.read_text().endswith("# mine\n")
+    assert run(["update", str(mine), "--force"]) == 0
+    assert not mine.read_text().endswith("# mine\n")
 
 
 ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
@@ -107,6 +182,12 @@ ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
     [
         (["show", "retires/backoff"], 'did you mean "retries/backoff"?'),
         (["copy", "zzz"], 'no pattern "zzz"'),
+        (["copy", NAME, "retries/onlyon"], 'did you mean "retries/only_on"?'),
+        (["copy", NAME, "retries/only_on", "one.py"], "one.py can be one pattern only"),
+        (["copy", NAME, "notes.txt"], "notes.txt: name a folder, or a file ending in .py"),
+        (["list", "zzyzx", "quux"], 'no pattern has the words "zzyzx quux"'),
+        (["diff", str(ROOT / "retries")], "no file in it says which pattern"),
+        (["update", "missing.py"], "missing.py cannot be read: no such file"),
         (["copy", NAME, "/dev/null/x"], "/dev/null/x: not a directory"),
         (["diff", NAME, "missing.py"], "missing.py cannot be read: no such file"),
         (["lits"], 'Did you mean "list"?'),

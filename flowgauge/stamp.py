@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a copied file says of where it is from: in the `# /// script` block, as a tool's table."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+from flowgauge.tested_prefect import PROVED_WITH
+
+_TABLE = "# [tool.flowgauge]"
+_END = "# ///"
+_KEYS = ("pattern", "version", "content", "proved-with-prefect")
+_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Where a copy is from.
+
+    Attributes:
+        pattern: The pattern's name.
+        version: The version of Flowgauge that it was copied from.
+        content: A hash of what was copied.
+        prefect: The versions of Prefect that the pattern was proved with.
+    """
+
+    pattern: str
+    version: str
+    content: str
+    prefect: str
+
+    @classmethod
+    def of(cls, pattern: str, texts: Mapping[str, str]) -> Stamp:
+        """Return the stamp that a copy gets from this version.
+
+        Args:
+            pattern: The pattern's name.
+            texts: What is copied; see `content`.
+        """
+        return cls(pattern, version("flowgauge"), content(texts), ", ".join(PROVED_WITH))
+
+
+def content(texts: Mapping[str, str]) -> str:
+    """Return a hash of the files of a pattern.
+
+    Args:
+        texts: The text of each file, without a stamp; the name of one that may be renamed is "".
+
+    Returns:
+        Hexadecimal digits, the same on systems that end lines otherwise.
+    """
+    whole = repr(sorted((name, text.splitlines()) for name, text in texts.items()))
+    return sha256(whole.encode()).hexdigest()[:_DIGITS]
+
+
+def stamped(text: str, stamp: Stamp) -> str:
+    """Write a stamp into the `# /// script` block of a pattern's file."""
+    values = (stamp.pattern, stamp.version, stamp.content, stamp.prefect)
+    lines = [f'# {key} = "{value}"' for key, value in zip(_KEYS, values, strict=True)]
+    before, after = _split(text.split("\n"))
+    if before is None:
+        return text
+    if _TABLE in before:
+        at = before.index(_TABLE) + 1
+        return "\n".join((*before[:at], *lines, *before[at:], *after))
+    return "\n".join((*before, _TABLE, *lines, *after))
+
+
+def unstamped(text: str) -> str:
+    """Return the text of a file as it was before it was stamped."""
+    before, after = _split(text.split("\n"))
+    if before is None:
+        return text
+    starts = tuple(f"# {key} = " for key in _KEYS)
+    kept = [line for line in before if not line.startswith(starts)]
+    if len(kept) < len(before) and kept[-1].rstrip() == _TABLE:
+        kept.pop()
+    return "\n".join((*kept, *after))
+
+
+def read_stamp(text: str) -> Stamp | None:
+    """Return the stamp of a file, None if it has none."""
+    before, _ = _split(text.split("\n"))
+    block = "\n".join(line.removeprefix("#") for line in (before or ())[2:])
+    try:
+        table: Any = tomllib.loads(block).get("tool", {}).get("flowgauge", {})
+        values = [table.get(key) for key in _KEYS]
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return None
+    return Stamp(*values) if all(isinstance(value, str) for value in values) else None
+
+
+def _split(lines: list[str]) -> tuple[list[str] | None, list[str]]:
+    """Return the lines before the end of the script block, if there is one, and the others."""
+    ends = [at for at, line in enumerate(lines) if line.rstrip() == _END]
+    if len(lines) < 2 or lines[1].rstrip() != "# /// script" or not ends:
+        return None, lines
+    return lines[: ends[0]], lines[ends[0] :]
