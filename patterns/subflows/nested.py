@@ -6,32 +6,45 @@
 """Call a flow in a flow, and keep its work when the outer flow is retried.
 
 Problem:
-    A flow called in another one is a run of its own: with its own page, its own task runner
-    and its own retries. What ties it to its parent is easy to get wrong: it does not inherit
-    the parent's task runner, and when the parent is retried it is run again from the start.
+    A retried flow runs its subflows again. With `persist_result=True` on a subflow Prefect
+    keeps its results, but finds them by the order of the calls: a retry that calls with other
+    parameters, or in another order, gets the results of other calls, and no error.
 
 Guarantees:
-    child: a subflow's run is recorded as a child of the flow run that called it.
-    value: a subflow returns its value to its caller.
-    fails: what a subflow raises is raised in its parent, and fails it unless it is caught.
-    state: with `return_state=True` the parent gets the state of a failed subflow and goes on.
-    futures: futures given as parameters arrive in the subflow as values, checked like others.
-    own-runner: a subflow runs its tasks on its own task runner, and on threads if it names
-        none, whatever its parent's runner is.
-    retry-kept: when the parent is retried, a subflow that had completed is not run again if
-        its result is persisted.
-    retry-again: without a persisted result it is run again, as a new flow run.
+    retry-kept: when the parent is retried, a subflow called through `book_once` that had
+        completed is not run again, if a call has the same parameters as before.
+    retry-own: a call gets the result that this flow run had from a call with the same
+        parameters, in whatever order the retry makes them; of equal calls each gets its own.
+    retry-failed: a subflow that had failed is run again, and so is one whose parameters can't
+        be hashed.
+    async: an async subflow in an async task with the same key is kept in the same way, also if
+        `asyncio.gather` starts them.
+    child: each subflow is a flow run of its own, recorded as a child of the flow that called it.
+
+Prefect:
+    order (3.8, 3.9): persisted results of subflows that the flow calls itself are matched by
+        the order of the calls; the parameters are not compared.
+    retry-again (3.8, 3.9): without a persisted result a subflow is run again, as a new run.
+    fails (3.8, 3.9): what a subflow raises is raised in its parent, and fails it unless caught.
+    state (3.8, 3.9): with `return_state=True` the parent gets the state of a failed subflow and
+        goes on.
+    futures (3.8, 3.9): futures given as parameters arrive in the subflow as values, checked
+        like others.
+    own-runner (3.8, 3.9): a subflow runs its tasks on its own task runner, and on threads if it
+        names none, whatever its parent's runner is.
 
 Not for:
-    Subflows that should overlap: called in turn, each ends before the next begins. See
-    `subflows/side_by_side`.
+    Subflows that should overlap: see `subflows/side_by_side`. `book_once.submit`: equal calls
+    are counted where they are called. Retries of `book_once`: give them to the subflow. A retry
+    on another machine, unless the result storage is shared. Subflows that depend on more than
+    their parameters, as closures do.
 
 Costs:
     Row `subflow` of the report, and row `persisted-result`.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/flows#nested-flows
-    - Prefect #23152: retries of the parent and of a subflow that had completed
+    - Prefect #22259 and #18601: subflows that get each other's results or parameters on a retry
     - Prefect #16059: a flow retry starts from the first task again
 """
 
@@ -40,36 +53,59 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, task
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
+from prefect.utilities.hashing import hash_objects
 
 
-@task
-def count_seats(bus: str) -> int:
-    """Return how many seats a bus has."""
-    return 10 * len(bus)
+def nth_equal_call(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    """Return a cache key for the first, second, … call of a task with these parameters.
+
+    Args:
+        context: The run of the task.
+        parameters: Its parameters.
+
+    Returns:
+        The key; None, and so nothing is kept, if there is no flow run or no hash.
+    """
+    run = FlowRunContext.get()
+    # JSON alone takes a tuple for a list, and 1 for "1" as a key.
+    call = hash_objects(context.task.task_key, repr(parameters), parameters)
+    if run is None or call is None:
+        return None
+    counts = run.task_run_dynamic_keys  # Prefect's own counters: they begin anew in a retry
+    counts[call] = int(counts.get(call, 0)) + 1
+    return f"{context.task_run.flow_run_id}-{call}-{counts[call]}"
 
 
-@flow(persist_result=True)
+@flow
 def book(bus: str, seats: int) -> str:
-    """Book all seats of a bus."""
+    """Book seats of a bus."""
     if not seats:
         raise ValueError(f"bus {bus!r} has no seats")
     return f"{seats} seats in bus {bus!r}, booked by {flow_run.name}"
 
 
+@task(cache_key_fn=nth_equal_call, persist_result=True)
+def book_once(bus: str, seats: int) -> str:
+    """Call the subflow, unless an earlier attempt of the flow has made this call."""
+    return book(bus, seats)
+
+
 @flow(retries=1)
-def plan_trip(bus: str) -> str:
-    """Book a bus; the first attempt fails after that, and the booking is not made twice."""
-    seats: Any = count_seats.submit(bus)
-    booking: str = book(bus, seats)
-    if flow_run.run_count == 1:
+def plan_trip(buses: list[str]) -> list[str]:
+    """Book buses; the first attempt fails after that, and the second begins at the other end."""
+    first = flow_run.run_count == 1
+    bookings = [book_once(bus, 10) for bus in (buses if first else reversed(buses))]
+    print(f"attempt {flow_run.run_count}: {bookings}")
+    if first:
         raise ConnectionError("no answer from the hotel")
-    return booking
+    return bookings
 
 
 def main() -> None:
-    """Show that the retried parent has the booking of its first attempt."""
-    print(plan_trip("42"))
+    """Show that the second attempt has the bookings of the first."""
+    plan_trip(["42", "7"])
 
 
 if __name__ == "__main__":

@@ -6,25 +6,35 @@
 """Run subflows side by side, sync ones on the task runner and async ones in the event loop.
 
 Problem:
-    A flow has no `submit`: subflows that are called in turn run in turn, and async ones that
-    are awaited in turn do too. Threads of one's own overlap, but on a retry of the parent they
-    may be given each other's results (Prefect counts subflows in the order of their calls).
+    A flow has no `submit`: subflows that are called one after the other run one after the
+    other. In threads of one's own they overlap, but a retry of the parent runs all of them
+    again, or, if their results are persisted, gives one the result of another.
 
 Guarantees:
     overlap: sync subflows started with `submit_flow` run at the same time, as many as the task
         runner has room for.
-    gathered: async subflows in `asyncio.gather` run at the same time, as long as they await.
-    blocking: an async subflow that blocks (with `.result()` as much as with `time.sleep`) lets
-        no other one run meanwhile.
-    in-turn: stock: sync subflows that are called one after the other never overlap.
+    gathered: async subflows started with `start_flow` in `asyncio.gather` run at the same time,
+        as long as they await.
     order: results come in the order of the calls, whichever subflow ends first.
-    failures: when one subflow fails, the others run to their end and their results are kept.
+    failures: when one subflow fails, the others run to their end; its error stands among their
+        results.
     family: each subflow's run is recorded as a child of the flow run that started it.
+    retry-kept: when the parent is retried, a subflow that had completed is not run again, if a
+        call has the same parameters as before (and calls given futures come in the same order).
+    retry-own: a call gets the result that this flow run had from a call of the same flow with
+        the same parameters, in whatever order the retry makes them; of equal calls each gets
+        its own.
+
+Prefect:
+    in-turn (3.8, 3.9): sync subflows that are called one after the other never overlap.
+    blocking (3.8, 3.9): an async subflow that blocks (with `.result()` as much as with
+        `time.sleep`) lets no other one run meanwhile.
 
 Not for:
     Many small pieces of work: a subflow costs several times what a task does. More subflows
     than the runner has workers, each of which submits to the same Dask cluster: they may wait
-    for each other forever.
+    for each other forever. Subflows that depend on more than their parameters, as closures do.
+    Retries on another machine, unless the result storage is shared.
 
 Costs:
     Row `subflows/side_by_side` of the report: one task and one subflow for each call.
@@ -39,20 +49,37 @@ Sources:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flows import Flow
 from prefect.futures import PrefectFuture
+from prefect.utilities.collections import visit_collection
+from prefect.utilities.hashing import hash_objects
 
 R = TypeVar("R")
 
 
-@task(cache_policy=NO_CACHE)
-def run_flow(subflow: Flow[..., Any], parameters: dict[str, Any]) -> Any:
+def key_of_call(context: TaskRunContext, given: dict[str, Any]) -> str | None:
+    """Return a cache key of this flow run, the call and its parameters, or None without a hash."""
+    parameters = given["parameters"]
+    # JSON alone takes a tuple for a list, and 1 for "1" as a key.
+    values = hash_objects(repr(parameters), parameters)
+    return values and f"{context.task_run.flow_run_id}-{given['call']}-{values}"
+
+
+@task(cache_key_fn=key_of_call, persist_result=True)
+def run_flow(subflow: Flow[..., Any], parameters: dict[str, Any], call: str) -> Any:
     """Call a flow from a task: a subflow of the flow that submitted the task."""
     return subflow(**parameters)
+
+
+@task(cache_key_fn=key_of_call, persist_result=True)
+async def run_async_flow(subflow: Flow[..., Any], parameters: dict[str, Any], call: str) -> Any:
+    """Call an async flow from a task."""
+    return await subflow(**parameters)
 
 
 def submit_flow(subflow: Flow[..., R], **parameters: Any) -> PrefectFuture[R]:
@@ -65,7 +92,39 @@ def submit_flow(subflow: Flow[..., R], **parameters: Any) -> PrefectFuture[R]:
     Returns:
         The future of its value.
     """
-    return run_flow.with_options(task_run_name=subflow.name).submit(subflow, parameters)
+    run = run_flow.with_options(task_run_name=subflow.name)
+    return run.submit(subflow, parameters, _nth_call(subflow, parameters))
+
+
+def start_flow(
+    subflow: Flow[..., Coroutine[Any, Any, R]], **parameters: Any
+) -> Coroutine[Any, Any, R]:
+    """Start an async flow in the event loop, when what is returned is awaited.
+
+    Args:
+        subflow: The flow to start.
+        parameters: Its parameters.
+
+    Returns:
+        A coroutine of its value.
+    """
+    run = run_async_flow.with_options(task_run_name=subflow.name)
+    return run(subflow, parameters, _nth_call(subflow, parameters))
+
+
+def _nth_call(subflow: Flow[..., Any], parameters: dict[str, Any]) -> str:
+    """Say which flow is called, and how many equal calls the flow that is running has made."""
+    run = FlowRunContext.get()
+    if run is None:
+        raise RuntimeError("subflows are started in a flow")
+    # What a future will bring is not known yet, and its id is another one in each attempt.
+    known = visit_collection(
+        parameters, lambda each: isinstance(each, PrefectFuture) or each, return_data=True
+    )
+    call = str(hash_objects(subflow.name, subflow.fn.__code__, repr(known), known))
+    counts = run.task_run_dynamic_keys  # Prefect's own counters: they begin anew in a retry
+    counts[call] = int(counts.get(call, 0)) + 1
+    return f"{call}-{counts[call]}"
 
 
 @flow
@@ -80,23 +139,23 @@ def survey(island: str) -> str:
 async def survey_by_radio(island: str) -> str:
     """Survey an island where all the time goes into waiting for answers."""
     await asyncio.sleep(0)
+    if not island:
+        raise ValueError("an island without a name has no call sign")
     return f"map of {island}"
 
 
 @flow
-def survey_all(islands: list[str]) -> list[str | None]:
-    """Survey islands side by side; None stands for each that failed."""
+def survey_all(islands: list[str]) -> list[str | Exception]:
+    """Survey islands side by side; an error stands for each that failed."""
     surveys = [submit_flow(survey, island=island) for island in islands]
-    outcomes = [each.result(raise_on_failure=False) for each in surveys]
-    return [None if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+    return [each.result(raise_on_failure=False) for each in surveys]
 
 
 @flow
-async def survey_all_by_radio(islands: list[str]) -> list[str | None]:
-    """Survey islands side by side in one event loop; None stands for each that failed."""
-    surveys = [survey_by_radio(island) for island in islands]
-    outcomes = await asyncio.gather(*surveys, return_exceptions=True)
-    return [None if isinstance(outcome, BaseException) else outcome for outcome in outcomes]
+async def survey_all_by_radio(islands: list[str]) -> list[str | BaseException]:
+    """Survey islands side by side in one event loop; an error stands for each that failed."""
+    surveys = [start_flow(survey_by_radio, island=island) for island in islands]
+    return await asyncio.gather(*surveys, return_exceptions=True)
 
 
 def main() -> None:

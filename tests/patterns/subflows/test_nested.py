@@ -3,55 +3,74 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from prefect import flow, get_client, task
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from patterns.subflows.nested import book, count_seats, plan_trip
+from patterns.subflows.nested import book, book_once, nth_equal_call, plan_trip
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "subflows/nested"
 
 
+Calls = list[Callable[[], Any]]
+
+
+def retried(first: Calls, second: Calls) -> list[Any]:
+    """Return what the second attempt of a flow gets from its calls.
+
+    Args:
+        first: What the first attempt calls before it fails.
+        second: What the second attempt calls.
+
+    Returns:
+        A result for each call of the second attempt.
+    """
+
+    @flow(retries=1)
+    def parent() -> list[Any]:
+        if flow_run.run_count == 1:
+            for call in first:
+                call()
+            raise ConnectionError
+        return [call() for call in second]
+
+    return parent()
+
+
 @pytest.mark.guarantee(NAME, "child")
-def test_a_subflow_is_recorded_as_a_child() -> None:
-    """A subflow's run is recorded as a child of the flow run that called it."""
+def test_a_booking_is_recorded_as_a_child() -> None:
+    """Each subflow is a flow run of its own, recorded as a child of the flow that called it."""
 
     @flow
-    def child() -> tuple[Any, Any]:
-        return flow_run.id, flow_run.parent_flow_run_id
+    def parent() -> tuple[Any, list[str]]:
+        return flow_run.id, [book_once("42", 20), book_once("7", 20)]
 
-    @flow
-    def parent() -> tuple[Any, Any, Any]:
-        return flow_run.id, *child()
-
-    parent_id, child_id, parent_of_child = parent()
-    assert child_id != parent_id
-    assert parent_of_child == parent_id
+    parent_id, bookings = parent()
+    names = {booking.rpartition(" ")[2] for booking in bookings}
     with get_client(sync_client=True) as client:
-        assert client.read_flow_run(UUID(child_id)).parent_task_run_id is not None
-        assert client.read_flow_run(UUID(parent_id)).parent_task_run_id is None
+        only_children = FlowRunFilter(
+            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(parent_id)])
+        )
+        children = client.read_flow_runs(flow_run_filter=only_children)
+    assert {run.name for run in children} == names
+    assert len(names) == 2
 
 
-@pytest.mark.guarantee(NAME, "value")
-def test_a_subflow_returns_its_value() -> None:
-    """A subflow returns its value to its caller."""
-
-    @flow
-    def parent() -> str:
-        return book("42", 20)
-
-    assert parent().startswith("20 seats in bus '42'")
-
-
-@pytest.mark.guarantee(NAME, "fails")
+@pytest.mark.fact(NAME, "fails")
 def test_the_failure_of_a_subflow_fails_its_parent() -> None:
     """What a subflow raises is raised in its parent, and fails it."""
 
@@ -65,7 +84,7 @@ def test_the_failure_of_a_subflow_fails_its_parent() -> None:
     assert state.is_failed()
 
 
-@pytest.mark.guarantee(NAME, "fails")
+@pytest.mark.fact(NAME, "fails")
 def test_the_failure_of_a_subflow_can_be_caught() -> None:
     """A parent that catches what its subflow raises goes on."""
 
@@ -79,7 +98,7 @@ def test_the_failure_of_a_subflow_can_be_caught() -> None:
     assert parent() == "walk"
 
 
-@pytest.mark.guarantee(NAME, "state")
+@pytest.mark.fact(NAME, "state")
 def test_the_state_of_a_subflow_can_be_had() -> None:
     """With `return_state=True` the parent gets the state of a failed subflow and goes on."""
 
@@ -91,13 +110,17 @@ def test_the_state_of_a_subflow_can_be_had() -> None:
     assert parent() == "the booking is Failed"
 
 
-@pytest.mark.guarantee(NAME, "futures")
+@pytest.mark.fact(NAME, "futures")
 def test_futures_arrive_as_values(task_runner: TaskRunner[Any]) -> None:
     """Futures given as parameters arrive in the subflow as values, checked like others."""
 
     @task
     def text_of(seats: int) -> str:
         return str(seats)
+
+    @task
+    def ten() -> int:
+        return 10
 
     @flow
     def child(seats: int, more: list[int]) -> list[int]:
@@ -106,13 +129,13 @@ def test_futures_arrive_as_values(task_runner: TaskRunner[Any]) -> None:
     @flow(task_runner=task_runner)
     def parent() -> list[int]:
         seats: Any = text_of.submit(20)
-        more: Any = [count_seats.submit("42"), 3]
+        more: Any = [ten.submit(), 3]
         return child(seats, more)
 
-    assert parent() == [20, 20, 3]
+    assert parent() == [20, 10, 3]
 
 
-@pytest.mark.guarantee(NAME, "own-runner")
+@pytest.mark.fact(NAME, "own-runner")
 def test_a_subflow_has_a_task_runner_of_its_own(task_runner: TaskRunner[Any]) -> None:
     """A subflow runs its tasks on its own task runner, and on threads if it names none."""
 
@@ -121,9 +144,12 @@ def test_a_subflow_has_a_task_runner_of_its_own(task_runner: TaskRunner[Any]) ->
         assert context is not None
         return context.task_runner
 
+    @task
+    def work() -> None: ...
+
     @flow
     def names_none() -> str:
-        count_seats.submit("42").result()
+        work.submit().result()
         return type(runner_of_this_flow()).__name__
 
     seventeen: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=17)
@@ -140,42 +166,158 @@ def test_a_subflow_has_a_task_runner_of_its_own(task_runner: TaskRunner[Any]) ->
     assert parent() == ("ThreadPoolTaskRunner", 17, True)
 
 
-def runs_of_a_subflow(folder: Path, persist_result: bool) -> list[str]:
-    """Return the flow run ids under which a subflow runs whose parent fails once after it."""
+ALIKE: list[Any] = [1, True, 1.0, "1", (1, 2), [1, 2], {1: "a"}, {"1": "a"}, 0.0, -0.0]
+"""Parameters of which a hash of their JSON, or a comparison, takes some for one another."""
 
-    @flow(persist_result=persist_result)
+drawn = st.lists(st.integers(0, len(ALIKE) - 1), max_size=4)
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+@pytest.mark.guarantee(NAME, "retry-own")
+@settings(max_examples=2)
+@given(first=drawn, second=drawn)
+@example(first=[4, 5, 2], second=[5, 4, 2, 1])
+@example(first=[0, 0, 3], second=[3, 0, 0, 0])
+def test_a_call_keeps_the_results_of_the_same_parameters(
+    first: list[int], second: list[int]
+) -> None:
+    """A completed call is not run again; whatever the order, it has its own parameters' result."""
+    runs: defaultdict[str, list[int]] = defaultdict(list)
+
+    @flow(validate_parameters=False)
+    def child(given: Any) -> tuple[str, int]:
+        runs[repr(given)].append(len(runs[repr(given)]))
+        return repr(given), runs[repr(given)][-1]
+
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    def once(given: Any) -> tuple[str, int]:
+        return child(given)
+
+    def calls(drawn: list[int]) -> Calls:
+        return [lambda each=each: once(ALIKE[each]) for each in drawn]  # type: ignore[misc]
+
+    results = retried(calls(first), calls(second))
+    assert [of for of, _ in results] == [repr(ALIKE[each]) for each in second]
+    assert len(set(results)) == len(second)
+    # What both attempts have called was run once, in the first.
+    needed = Counter(map(repr, (ALIKE[each] for each in first))) | Counter(of for of, _ in results)
+    assert {given: len(of) for given, of in runs.items()} == needed
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+def test_the_flow_keeps_its_bookings(capsys: pytest.CaptureFixture[str]) -> None:
+    """The pattern's flow gets through its failure with the bookings of its first attempt."""
+    bookings = plan_trip(["42", "7"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"attempt 1: {bookings[::-1]}"
+    assert second == f"attempt 2: {bookings}"
+    assert [booking.split("'")[1] for booking in bookings] == ["7", "42"]
+
+
+@pytest.mark.guarantee(NAME, "retry-own")
+def test_a_task_keeps_its_own_results() -> None:
+    """A call gets a result of its own task, and of equal calls each gets its own."""
+
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    def cancel_once(bus: str, seats: int) -> str:
+        return f"{seats} seats in bus {bus!r} given back"
+
+    def once() -> str:
+        return book_once("42", 1)
+
+    other, *own = retried([once, once], [lambda: cancel_once("42", 1), once, once])
+    assert other == "1 seats in bus '42' given back"
+    assert all(booking.startswith("1 seats in bus '42', booked by") for booking in own)
+    assert len(set(own)) == 2
+
+
+@pytest.mark.guarantee(NAME, "retry-failed")
+def test_a_failed_subflow_is_run_again() -> None:
+    """A subflow that had failed is run again."""
+    runs = []
+
+    @flow
     def child() -> str:
-        with (folder / "runs").open("a") as lines:
-            lines.write(f"{flow_run.id}\n")
+        runs.append(flow_run.id)
+        if len(runs) == 1:
+            raise TimeoutError
         return "booked"
 
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    def once() -> str:
+        return child()
+
+    assert retried([lambda: once(return_state=True)], [once]) == ["booked"]
+    assert len(set(runs)) == 2
+
+
+@pytest.mark.guarantee(NAME, "retry-failed")
+def test_a_subflow_whose_parameters_cannot_be_hashed_is_run_again() -> None:
+    """A subflow whose parameters can't be hashed is run again."""
+    runs = []
+
+    @flow(validate_parameters=False)
+    def child(lock: Any) -> int:
+        runs.append(flow_run.id)
+        return len(runs)
+
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    def once(lock: Any) -> int:
+        return child(lock)
+
+    lock = threading.Lock()
+    assert retried([lambda: once(lock)], [lambda: once(lock)]) == [2]
+
+
+@pytest.mark.guarantee(NAME, "async")
+def test_async_subflows_are_kept() -> None:
+    """Async subflows are kept in the same way, also if `asyncio.gather` starts them."""
+    runs: list[str] = []
+
+    @flow
+    async def child(bus: str) -> tuple[str, int]:
+        runs.append(bus)
+        return bus, len(runs)
+
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    async def once(bus: str) -> tuple[str, int]:
+        return await child(bus)
+
     @flow(retries=1)
-    def parent() -> str:
-        booking = child()
+    async def parent() -> list[tuple[str, int]]:
         if flow_run.run_count == 1:
+            await asyncio.gather(once("42"), once("7"), once("42"))
             raise ConnectionError
-        return booking
+        return list(await asyncio.gather(*map(once, ("7", "42", "42", "13"))))
 
-    assert parent() == "booked"
-    return (folder / "runs").read_text().split()
-
-
-@pytest.mark.guarantee(NAME, "retry-kept")
-def test_a_persisted_subflow_is_not_run_again(tmp_path: Path) -> None:
-    """When the parent is retried, a subflow that had completed is kept if it is persisted."""
-    assert book.persist_result is True
-    assert len(runs_of_a_subflow(tmp_path, book.persist_result)) == 1
+    results = asyncio.run(parent())
+    assert [bus for bus, _ in results] == ["7", "42", "42", "13"]
+    assert len(set(results)) == 4
+    assert len(runs) == 4
 
 
-@pytest.mark.guarantee(NAME, "retry-kept")
-def test_the_flow_keeps_its_booking(task_runner: TaskRunner[Any]) -> None:
-    """The pattern's flow gets through its failure with one booking."""
-    booking = plan_trip.with_options(task_runner=task_runner)("42")
-    assert booking.startswith("20 seats in bus '42'")
+@pytest.mark.fact(NAME, "order")
+def test_persisted_subflows_are_matched_by_order() -> None:
+    """Persisted results of subflows that the flow calls itself are matched by order (#22259)."""
+
+    @flow(persist_result=True)
+    def child(bus: str) -> str:
+        return f"a seat in bus {bus}"
+
+    results = retried(
+        [lambda: child("42"), lambda: child("7")], [lambda: child("7"), lambda: child("13")]
+    )
+    assert results == ["a seat in bus 42", "a seat in bus 7"]
 
 
-@pytest.mark.guarantee(NAME, "retry-again")
-def test_a_subflow_that_is_not_persisted_is_run_again(tmp_path: Path) -> None:
-    """Without a persisted result it is run again, as a new flow run."""
-    first, second = runs_of_a_subflow(tmp_path, persist_result=False)
-    assert first != second
+@pytest.mark.fact(NAME, "retry-again")
+def test_a_subflow_that_is_not_persisted_is_run_again() -> None:
+    """Without a persisted result a subflow is run again, as a new flow run."""
+    runs = []
+
+    @flow
+    def child() -> None:
+        runs.append(flow_run.id)
+
+    retried([child], [child])
+    assert len(set(runs)) == 2

@@ -5,19 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
-from prefect import flow, task
-from prefect.client.schemas.objects import State
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prefect import flow, get_client, task
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.flows import Flow
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
 from flowgauge.waiting import patience, wait_until
-from patterns.subflows.side_by_side import submit_flow, survey_all, survey_all_by_radio
+from patterns.subflows.side_by_side import (
+    start_flow,
+    submit_flow,
+    survey_all,
+    survey_all_by_radio,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -66,7 +76,7 @@ def test_sync_subflows_overlap(
     assert parent() == [("a", True), ("b", True)]
 
 
-@pytest.mark.guarantee(NAME, "in-turn")
+@pytest.mark.fact(NAME, "in-turn")
 def test_called_subflows_do_not_overlap(tmp_path: Path) -> None:
     """Sync subflows that are called one after the other never overlap (#15415)."""
     meet = meeting(tmp_path, seconds=0.2)
@@ -80,25 +90,25 @@ def test_called_subflows_do_not_overlap(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "gathered")
 def test_async_subflows_overlap() -> None:
-    """Async subflows in `asyncio.gather` run at the same time, as long as they await."""
+    """Async subflows started with `start_flow` run at the same time, as long as they await."""
+    begun: dict[str, asyncio.Event] = {}
 
     @flow
-    async def meet(mine: asyncio.Event, other: asyncio.Event) -> bool:
-        mine.set()
-        return await asyncio.wait_for(other.wait(), timeout=patience())
-
-    # Parameters are copied when they are checked, and these must be shared.
-    meet = meet.with_options(validate_parameters=False)
+    async def meet(mine: str, other: str) -> bool:
+        begun[mine].set()
+        return await asyncio.wait_for(begun[other].wait(), timeout=patience())
 
     @flow
     async def parent() -> list[bool]:
-        a, b = asyncio.Event(), asyncio.Event()
-        return list(await asyncio.gather(meet(a, b), meet(b, a)))
+        begun.update(a=asyncio.Event(), b=asyncio.Event())
+        a = start_flow(meet, mine="a", other="b")
+        b = start_flow(meet, mine="b", other="a")
+        return list(await asyncio.gather(a, b))
 
     assert asyncio.run(parent()) == [True, True]
 
 
-@pytest.mark.guarantee(NAME, "blocking")
+@pytest.mark.fact(NAME, "blocking")
 def test_blocking_async_subflows_do_not_overlap() -> None:
     """An async subflow that blocks, with `.result()` too, lets no other one run meanwhile."""
     spans: list[tuple[float, float]] = []
@@ -145,42 +155,39 @@ def test_results_come_in_the_order_of_the_calls(tmp_path: Path) -> None:
     assert ended == ["c", "b", "a"]
 
 
+def kinds(outcomes: Iterable[object]) -> list[str]:
+    """Return results as they are, and errors by the names of their types."""
+    return [
+        type(outcome).__name__ if isinstance(outcome, Exception) else str(outcome)
+        for outcome in outcomes
+    ]
+
+
+@pytest.mark.guarantee(NAME, "order")
 @pytest.mark.guarantee(NAME, "failures")
 def test_one_failure_does_not_lose_the_others(task_runner: TaskRunner[Any]) -> None:
-    """When one subflow fails, the others run to their end and their results are kept."""
+    """When one subflow fails, the others run to their end; its error stands among the results."""
     maps = survey_all.with_options(task_runner=task_runner)(["Skye", "", "Mull"])
-    assert maps == ["map of Skye", None, "map of Mull"]
+    assert kinds(maps) == ["map of Skye", "ValueError", "map of Mull"]
+    assert "is on no map" in str(maps[1])
 
 
+@pytest.mark.guarantee(NAME, "order")
 @pytest.mark.guarantee(NAME, "failures")
 def test_one_failure_does_not_lose_the_gathered_others() -> None:
     """When one gathered subflow fails, the others run to their end."""
-    wrong: Any = None
-
-    @flow
-    async def parent() -> list[str | None]:
-        return await survey_all_by_radio.fn(["Skye", wrong, "Mull"])
-
-    assert asyncio.run(parent()) == ["map of Skye", None, "map of Mull"]
+    maps = asyncio.run(survey_all_by_radio(["Skye", "", "Mull"]))
+    assert kinds(maps) == ["map of Skye", "ValueError", "map of Mull"]
+    assert "has no call sign" in str(maps[1])
 
 
-@pytest.mark.guarantee(NAME, "failures")
-@pytest.mark.runners("sequential", "threads")
-def test_the_error_of_a_subflow_is_its_own(task_runner: TaskRunner[Any]) -> None:
-    """The future of a failed subflow raises what the subflow raised."""
-
-    @flow
-    def sink(island: str) -> None:
-        raise LookupError(f"{island} is not there")
-
-    @flow(task_runner=task_runner)
-    def parent() -> None:
-        submit_flow(sink, island="Thule").result()
-
-    state: Any = parent(return_state=True)
-    assert isinstance(state, State)
-    with pytest.raises(LookupError, match="Thule is not there"):
-        state.result()
+def children_of(parent_id: str) -> set[UUID]:
+    """Return the flow runs that are recorded as children of one."""
+    children = FlowRunFilter(
+        parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(parent_id)])
+    )
+    with get_client(sync_client=True) as client:
+        return {run.id for run in client.read_flow_runs(flow_run_filter=children)}
 
 
 @pytest.mark.guarantee(NAME, "family")
@@ -188,14 +195,206 @@ def test_subflows_are_children_of_the_flow(task_runner: TaskRunner[Any]) -> None
     """Each subflow's run is recorded as a child of the flow run that started it."""
 
     @flow
-    def child() -> tuple[Any, Any]:
-        return flow_run.id, flow_run.parent_flow_run_id
+    def child() -> Any:
+        return flow_run.id
 
     @flow(task_runner=task_runner)
-    def parent() -> tuple[Any, list[tuple[Any, Any]]]:
+    def parent() -> tuple[Any, Any, Any]:
         started = [submit_flow(child), submit_flow(child)]
-        return flow_run.id, [each.result() for each in started]
+        return flow_run.id, *(each.result() for each in started)
 
-    parent_id, children = parent()
-    assert [of for _, of in children] == [parent_id, parent_id]
-    assert len({run_id for run_id, _ in children}) == 2
+    parent_id, *children = parent()
+    assert children_of(parent_id) == set(map(UUID, children))
+    assert len(set(children)) == 2
+
+
+@pytest.mark.guarantee(NAME, "family")
+def test_gathered_subflows_are_children_of_the_flow() -> None:
+    """Each async subflow's run is recorded as a child of the flow run that started it."""
+
+    @flow
+    async def child() -> Any:
+        return flow_run.id
+
+    @flow
+    async def parent() -> tuple[Any, Any, Any]:
+        return flow_run.id, *(await asyncio.gather(start_flow(child), start_flow(child)))
+
+    parent_id, *children = asyncio.run(parent())
+    assert children_of(parent_id) == set(map(UUID, children))
+    assert len(set(children)) == 2
+
+
+ALIKE: list[Any] = [1, True, 1.0, "1", (1, 2), [1, 2], {1: "a"}, {"1": "a"}]
+"""Parameters of which a hash of their JSON, or a comparison, takes some for one another."""
+
+
+def noting(folder: Path, name: str = "child") -> Flow[..., tuple[str, str]]:
+    """Return a flow that returns its parameter and its run, and leaves a note of them."""
+
+    @flow(name=name, validate_parameters=False)
+    def child(given: Any) -> tuple[str, str]:
+        (folder / str(flow_run.id)).write_text(repr(given))
+        return repr(given), str(flow_run.id)
+
+    return child
+
+
+def retried(
+    child: Flow[..., Any], first: list[Any], second: list[Any], task_runner: Any = None
+) -> list[tuple[str, str]]:
+    """Return what the second attempt of a flow gets from its subflows.
+
+    Args:
+        child: The subflow.
+        first: Parameters of the calls of an attempt, which fails after them.
+        second: Parameters of the calls of the second attempt.
+        task_runner: The task runner of the flow.
+
+    Returns:
+        A result for each call of the second attempt.
+    """
+
+    @flow(retries=1, task_runner=task_runner)
+    def parent() -> list[tuple[str, str]]:
+        calls = first if flow_run.run_count == 1 else second
+        started = [submit_flow(child, given=given) for given in calls]
+        results = [each.result() for each in started]
+        if flow_run.run_count == 1:
+            raise ConnectionError
+        return results
+
+    return parent()
+
+
+def notes(folder: Path) -> Counter[str]:
+    """Return how many times a noting flow has run with which parameter."""
+    return Counter(file.read_text() for file in folder.iterdir())
+
+
+drawn = st.lists(st.sampled_from(ALIKE), max_size=4)
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+@pytest.mark.guarantee(NAME, "retry-own")
+@settings(max_examples=1)
+@given(first=drawn, second=drawn)
+@example(first=[(1, 2), [1, 2], 1.0, 1.0], second=[1.0, [1, 2], (1, 2), True, 1.0, 1.0])
+def test_a_call_keeps_the_results_of_the_same_parameters(
+    tmp_path_factory: pytest.TempPathFactory, first: list[Any], second: list[Any]
+) -> None:
+    """A completed call is not run again; whatever the order, it has its own parameters' result."""
+    folder = tmp_path_factory.mktemp("notes")
+    results = retried(noting(folder), first, second)
+    assert [given for given, _ in results] == list(map(repr, second))
+    assert len(set(results)) == len(second)
+    # What both attempts have called was run once, in the first.
+    assert notes(folder) == Counter(map(repr, first)) | Counter(map(repr, second))
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+@pytest.mark.guarantee(NAME, "retry-own")
+def test_calls_are_kept_on_every_runner(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """On every runner a retry has the results of the same parameters, in another order too."""
+    results = retried(noting(tmp_path), [1, 2, 1], [2, 1, 1], task_runner)
+    assert [given for given, _ in results] == ["2", "1", "1"]
+    assert len(set(results)) == 3
+    assert notes(tmp_path) == {"1": 2, "2": 1}
+
+
+def retried_with_futures(
+    child: Flow[..., Any], second: list[int], task_runner: Any = None
+) -> list[tuple[str, str]]:
+    """Return what subflows give the second attempt for futures of numbers and then for 1.
+
+    Args:
+        child: The subflow.
+        second: The numbers in the second attempt; in the first they are 1 and 2.
+        task_runner: The task runner of the flow.
+
+    Returns:
+        A result for each call.
+    """
+
+    @task
+    def echo(number: int) -> int:
+        return number
+
+    @flow(retries=1, task_runner=task_runner)
+    def parent() -> list[tuple[str, str]]:
+        numbers = [echo.submit(number) for number in ([1, 2], second)[flow_run.run_count - 1]]
+        started = [submit_flow(child, given=number) for number in [*numbers, 1]]
+        results = [each.result() for each in started]
+        if flow_run.run_count == 1:
+            raise ConnectionError
+        return results
+
+    return parent()
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+@pytest.mark.runners("threads", "dask-threads")
+def test_calls_with_futures_are_kept(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """Calls that are given futures, in the same order as before, are not run again."""
+    results = retried_with_futures(noting(tmp_path), [1, 2], task_runner)
+    assert [given for given, _ in results] == ["1", "2", "1"]
+    assert len(set(results)) == 3
+    assert notes(tmp_path) == {"1": 2, "2": 1}
+
+
+@pytest.mark.guarantee(NAME, "retry-own")
+def test_calls_with_futures_have_their_own_results(tmp_path: Path) -> None:
+    """Calls that are given futures get their own results in another order, too."""
+    results = retried_with_futures(noting(tmp_path), [2, 1])
+    assert [given for given, _ in results] == ["2", "1", "1"]
+    assert len(set(results)) == 3
+
+
+@pytest.mark.guarantee(NAME, "retry-own")
+def test_flows_do_not_share_their_results(tmp_path: Path) -> None:
+    """A call gets a result of the same flow, not of one with another name or another body."""
+
+    @flow(name="inbound")
+    def other(given: Any) -> tuple[str, str]:
+        return "other", str(flow_run.id)
+
+    inbound, outbound = noting(tmp_path, "inbound"), noting(tmp_path, "outbound")
+    seen: list[str] = []
+
+    @flow(retries=1)
+    def parent() -> list[str]:
+        first = flow_run.run_count == 1
+        flows = (inbound, outbound, other)[:: 1 if first else -1]
+        runs = [submit_flow(each, given=1).result()[1] for each in flows]
+        if first:
+            seen.extend(runs)
+            raise ConnectionError
+        return runs
+
+    assert parent() == seen[::-1]
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+@pytest.mark.guarantee(NAME, "retry-own")
+def test_async_calls_keep_the_results_of_the_same_parameters() -> None:
+    """Async subflows are not run again; in whatever order, each has its own result."""
+    runs: list[int] = []
+
+    @flow
+    async def child(given: int) -> tuple[int, int]:
+        runs.append(given)
+        return given, len(runs)
+
+    @flow(retries=1)
+    async def parent() -> list[tuple[int, int]]:
+        first = flow_run.run_count == 1
+        calls = [1, 2, 1] if first else [2, 1, 1, 3]
+        results = await asyncio.gather(*(start_flow(child, given=given) for given in calls))
+        if first:
+            raise ConnectionError
+        return list(results)
+
+    results = asyncio.run(parent())
+    assert [given for given, _ in results] == [2, 1, 1, 3]
+    assert len(set(results)) == 4
+    assert sorted(runs) == [1, 1, 2, 3]
