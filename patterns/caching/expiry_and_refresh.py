@@ -11,21 +11,33 @@ Problem:
     A path is not its content: a task that is given a path is reused after the file changed.
 
 Guarantees:
-    fresh: a result younger than `cache_expiration` is reused.
-    expired: an older one is not; the task runs again, and the new result is reused.
-    written: a result's age limit is fixed when it is written: a shorter `cache_expiration`
-        set later doesn't make an existing result older.
-    refresh: `with_options(refresh_cache=True)` runs the task whatever is cached, and later
-        runs reuse the new result.
-    refresh-all: `PREFECT_TASKS_REFRESH_CACHE` refreshes every task, except those that say
-        `refresh_cache=False`.
-    content: with `BY_CONTENT` a task that is given a file runs again when its content or
-        another argument changes, and not when the file is only touched, moved or copied.
-    damaged: a cached result whose file is gone or cut short is made again.
+    fresh: a rate less than an hour old is reused; an older one is fetched again, and reused then.
+    refresh: `value_ledger(..., refresh=True)` fetches the rate whatever is cached, and later runs
+        reuse it; without it the setting `PREFECT_TASKS_REFRESH_CACHE` decides.
+    content: with `BY_CONTENT` a task runs again when the content of a file that it is given
+        changes, or another argument, and not when a file is only touched, moved or copied.
+    nested: files are found in lists, tuples, dicts and dataclasses, also in one another. A file
+        is a `pathlib.Path`; a `str` is a text, whatever it names.
+    unreadable: a call with a `Path` that is a folder or is missing is not reused.
+    whose: tasks of the same text share no results if a function made them from other values, or
+        if they stand in two modules.
+
+Prefect:
+    written (3.8, 3.9): a result's age limit is fixed when it is written: a shorter
+        `cache_expiration` set later doesn't make an existing result older.
+    refreshed (3.8, 3.9): `refresh_cache=True` runs the task whatever is cached, and later runs
+        reuse the new result.
+    refusing (3.8, 3.9): `PREFECT_TASKS_REFRESH_CACHE` refreshes every task, but those that say
+        `refresh_cache=False`, which is not the same as saying nothing.
+    damaged (3.8, 3.9): a cached result whose file is gone or cut short is made again.
 
 Not for:
-    Deleting old results: an expired result stays in the storage until it is written over, and
-    one with another key stays for ever.
+    Tasks whose answer depends on a file's name, date or folder, or that write to a path. Files
+    that change while a task reads them. What a task reads without being given it, such as
+    globals and functions that it calls. Arguments that can't be pickled: their
+    calls are not reused, and the log says so. Deleting old results: an expired result stays in the
+    storage until it is written over, and one with another key stays for ever. Sets of
+    strings, and dicts in another order: they are taken for other arguments.
 
 Costs:
     Rows `cache-miss` and `cache-hit` of the report. `BY_CONTENT` reads the whole file for
@@ -39,23 +51,33 @@ Sources:
 
 from __future__ import annotations
 
+import inspect
+import io
+import pickle
 import random
 import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 from prefect.context import TaskRunContext
-from prefect.utilities.hashing import hash_objects
+
+
+class ContentPickler(pickle.Pickler):
+    """Pickles values with a digest of its content in place of every file."""
+
+    def persistent_id(self, value: object) -> str | None:
+        """Return what stands for a value; pickle asks this for everything that it comes to."""
+        return digest(value) if isinstance(value, Path) else None
 
 
 @dataclass
 class FileContent(CachePolicy):
-    """A key from the arguments in which a path stands for the content of its file."""
+    """A key from the task and its arguments, in which a path stands for its file's content."""
 
     def compute_key(
         self,
@@ -63,13 +85,16 @@ class FileContent(CachePolicy):
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
         **kwargs: Any,
-    ) -> str | None:
-        """Return the key."""
-        contents = {
-            name: f"file {digest(value)}" if isinstance(value, Path) else value
-            for name, value in inputs.items()
-        }
-        return hash_objects(contents, raise_on_failure=True)
+    ) -> str:
+        """Return the key; if this raises, Prefect logs it and reuses nothing."""
+        function = task_ctx.task.fn
+        enclosed = inspect.getclosurevars(function).nonlocals, getattr(function, "__self__", None)
+        pickled = io.BytesIO()
+        pickler = ContentPickler(pickled, protocol=5)
+        # Else a value that is there twice, and its copy, would have two keys.
+        pickler.fast = True
+        pickler.dump((function.__module__, function.__qualname__, enclosed, inputs))
+        return sha256(pickled.getvalue()).hexdigest()
 
 
 def digest(file: Path) -> str:
@@ -98,7 +123,9 @@ def sum_ledger(ledger: Path) -> float:
 @flow
 def value_ledger(ledger: Path, currency: str, refresh: bool = False) -> float:
     """Say what a ledger is worth in dollars."""
-    rate = fetch_rate.with_options(refresh_cache=refresh).submit(currency)
+    # Never `refresh_cache=False`, which would overrule the setting that refreshes all tasks.
+    fetch = fetch_rate.with_options(refresh_cache=True) if refresh else fetch_rate
+    rate = fetch.submit(currency)
     return sum_ledger.submit(ledger).result() * rate.result()
 
 

@@ -7,27 +7,36 @@
 
 Problem:
     Prefect's default reuses nothing: results are not persisted, and the default key holds the
-    run's own id. Its `INPUTS` policy then reuses too much: arguments are compared as JSON, in
-    which `(1, 2)` is `[1, 2]` and `{1: "a"}` is `{"1": "a"}`, and a task without arguments has
-    no key.
+    run's own id. Its `INPUTS` policy then reuses too much: it compares arguments as JSON, and
+    not the tasks that they are given to.
 
 Guarantees:
     run: with `WITHIN_RUN` a call is executed once in a flow run, and again in the next run.
-    flow: with `WITHIN_FLOW` a call is executed once in all runs of a flow of that name.
+    flow: with `WITHIN_FLOW` a call is executed once in all runs of a flow of that name, and each
+        time outside flows.
     everywhere: with `EVERYWHERE` a call is executed once, whatever flow it is made in, also
         when the task takes no arguments.
     inputs: arguments that are equal and of the same types share a result; arguments that
-        differ never do, not even where JSON takes them for the same.
-    source: a task whose own text changes is executed again (but not when only a function
-        that it calls changes).
-    stock: without a policy every call is executed, also twice in one run: this file's reason.
-    once: with `once(policy)` equal calls made at the same time by threads are executed once,
-        where other policies execute them all.
+        differ don't. Dicts in another order are taken to differ, as are 0.0 and -0.0.
+    source: a task whose own text changes is executed again (but not when only a function or a
+        global that it uses changes).
+    whose: tasks of the same text share no results if a function made them from other values, or
+        if they stand in two modules.
+    once: with `once(policy)` equal calls made at the same time by threads of one process are
+        executed once, where other policies execute them all.
+
+Prefect:
+    default (3.8, 3.9): without a policy every call is executed, also twice in one run.
+    json (3.8, 3.9): with `INPUTS` `(1, 2)` is given the result of `[1, 2]`, and `{1: "a"}` that of
+        `{"1": "a"}`.
+    empty (3.8, 3.9): with `INPUTS` alone a task without arguments has no key.
+    replaced (3.8, 3.9): a sum of policies has one `INPUTS`, made anew, whatever class it was of.
 
 Not for:
     Results that depend on more than the arguments, such as a table that changes: see
-    `caching/expiry_and_refresh`. Arguments that can't be pickled,
-    or pickle differently each time: their calls are never reused.
+    `caching/expiry_and_refresh`. Arguments, or values around a task, that can't be pickled or
+    pickle differently each time: their calls are not reused. Leaving an argument out: with
+    `EVERYWHERE - "name"` it still counts. `once` beside processes or machines.
 
 Costs:
     Rows `cache-miss`, `cache-hit` and `persisted-result` of the report.
@@ -40,6 +49,8 @@ Sources:
 
 from __future__ import annotations
 
+import inspect
+import io
 import pickle
 from dataclasses import dataclass
 from hashlib import sha256
@@ -51,36 +62,30 @@ from prefect.context import TaskRunContext
 from prefect.locking.memory import MemoryLockManager
 from prefect.runtime import flow_run
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+class SetSorter(pickle.Pickler):
+    """Pickles the items of a set in one order; their own differs from process to process."""
+
+    def persistent_id(self, value: object) -> object:
+        """Return what stands for a value; pickle asks this for everything that it comes to."""
+        if isinstance(value, set | frozenset):
+            return type(value), sorted(map(faithful, value))
+        return None
 
 
-def faithful(value: object) -> str:
-    """Write a value so that equal values of the same types, and only those, read the same.
-
-    Args:
-        value: Numbers, strings, bytes and built-in collections of them, to any depth. Anything
-            else is pickled: two that differ read differently, two that are equal may do so too.
-
-    Returns:
-        The text.
-    """
-    kind = type(value)
-    if kind in _PLAIN:
-        return f"{kind.__name__} {value!r}"
-    if isinstance(value, dict) and kind is dict:
-        parts = sorted(f"{faithful(key)}: {faithful(item)}" for key, item in value.items())
-    elif isinstance(value, set | frozenset) and kind in (set, frozenset):
-        parts = sorted(map(faithful, value))
-    elif isinstance(value, list | tuple) and kind in (list, tuple):
-        parts = list(map(faithful, value))
-    else:
-        parts = [pickle.dumps(value).hex()]
-    return f"{kind.__name__} [{', '.join(parts)}]"
+def faithful(value: object) -> bytes:
+    """Pickle a value so that equal values of the same types, and only those, read the same."""
+    pickled = io.BytesIO()
+    pickler = SetSorter(pickled, protocol=5)
+    # Else a list that holds one text twice would not read like one that holds it and a copy.
+    pickler.fast = True
+    pickler.dump(value)
+    return pickled.getvalue()
 
 
 @dataclass
-class TypedInputs(CachePolicy):
-    """A key from the arguments and their types; not an `Inputs`, which sums would replace."""
+class TypedCall(CachePolicy):
+    """A key from the task and the arguments, with their types, of a call."""
 
     def compute_key(
         self,
@@ -89,13 +94,16 @@ class TypedInputs(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        """Return a key, also for a task without arguments."""
-        return sha256(faithful(inputs or {}).encode()).hexdigest()
+        """Return the key; if this raises, Prefect logs it and reuses nothing."""
+        function = task_ctx.task.fn
+        enclosed = inspect.getclosurevars(function).nonlocals, getattr(function, "__self__", None)
+        name = function.__module__, function.__qualname__
+        return sha256(faithful((name, enclosed, inputs))).hexdigest()
 
 
 @dataclass
 class FlowName(CachePolicy):
-    """A key from the name of the flow that the task runs in, none outside flows."""
+    """A key from the name of the flow that the task runs in."""
 
     def compute_key(
         self,
@@ -103,13 +111,14 @@ class FlowName(CachePolicy):
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
         **kwargs: Any,
-    ) -> str | None:
-        """Return the key."""
-        name: str | None = flow_run.flow_name
-        return name
+    ) -> str:
+        """Return the key; outside flows there is none, and a sum would do without."""
+        if not flow_run.flow_name:
+            raise LookupError("there is no flow around this call: its result is not reused")
+        return str(flow_run.flow_name)
 
 
-EVERYWHERE = TypedInputs() + TASK_SOURCE
+EVERYWHERE = TypedCall() + TASK_SOURCE
 WITHIN_FLOW = EVERYWHERE + FlowName()
 WITHIN_RUN = EVERYWHERE + RUN_ID
 

@@ -13,26 +13,37 @@ Problem:
 
 Guarantees:
     attempts: a call that fails k times is tried min(k, retries) + 1 times, and succeeds if
-        k <= retries.
-    run-count: the call reads the number of its attempt, from 1 on, in `task_run.run_count`.
-    last-error: when retries run out, the error of the last attempt is the one that is raised.
-    delays: the n-th delay is `first * growth**n` up to the cap; the delays never shrink, and
-        no delay with its jitter is longer than the cap.
+        k <= retries; an async one, too.
+    every-call: equal calls in one flow run are each made, as when a service is asked again and
+        again whether a job is done: `backoff` sets retries, and no cache.
+    delays: the n-th delay is `first * growth**n`, up to a limit that leaves room for the jitter:
+        none is longer than `cap` with it, and with a growth of 1 or more none shrinks.
     waits: a retry starts no sooner than its delay, less the jitter, after the failure.
-    many: any number of retries is allowed; from the 50th on the last delay is repeated.
-    flow-retry: when the flow itself is retried, tasks that had finished are not run again
-        (Prefect runs them again unless their results are persisted).
+    many: more than 50 retries are allowed, too; from the 50th on the last delay is repeated.
+
+Prefect:
+    list (3.8, 3.9): a list of more than 50 delays is an error.
+    run-count (3.8, 3.9): the call reads the number of its attempt, from 1 on, in
+        `task_run.run_count`.
+    last-error (3.8, 3.9): when retries run out, the error of the last attempt is raised.
+    flow-retry (3.8, 3.9): when the flow itself is retried, tasks that had finished run again,
+        unless their results are persisted.
+    persisted (3.8, 3.9): with persisted results (`persist_result=True` on the task, or a setting
+        for all) equal calls in one flow run are made once, so it is no part of the options here.
+    no-key (3.8, 3.9): a persisted task runs again in a retried flow if an argument has no cache
+        key, such as a client with a lock.
 
 Not for:
     Errors that come again whatever you do (a missing page, a wrong password): name those worth
-    a retry with `retries/only_on`.
+    a retry with `retries/only_on`. Calls that must not be made twice, such as a payment: a failed
+    call may have been heard.
 
 Costs:
-    Row `retries/backoff` of the report: one retry without its delay. A persisted result costs
-    row `persisted-result` besides.
+    Row `retries/backoff` of the report: one retry without its delay.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/retries
+    - https://docs.prefect.io/v3/concepts/caching
     - Prefect #16059, #15751 and #15658: a flow retry starts from the first task again
 """
 
@@ -53,7 +64,6 @@ class Backoff(TypedDict):
     retries: int
     retry_delay_seconds: list[float]
     retry_jitter_factor: float
-    persist_result: bool
 
 
 def exponential_delays(retries: int, first: float, growth: float, cap: float) -> list[float]:
@@ -96,7 +106,6 @@ def backoff(
         "retries": retries,
         "retry_delay_seconds": exponential_delays(retries, first, growth, cap / (1 + jitter)),
         "retry_jitter_factor": jitter,
-        "persist_result": True,
     }
 
 
@@ -108,7 +117,7 @@ def fetch_page(url: str, outage: int) -> str:
     return f"{url}, read at attempt {task_run.run_count}"
 
 
-@flow(retries=1)
+@flow
 def fetch_site(outages: dict[str, int]) -> list[str]:
     """Fetch the pages of a site; its pages and how many attempts fail for each are given."""
     pages = fetch_page.map(list(outages), list(outages.values()))

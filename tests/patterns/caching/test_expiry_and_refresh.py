@@ -7,14 +7,16 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prefect import flow
+from prefect import flow, task
 from prefect.settings import (
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_TASKS_REFRESH_CACHE,
@@ -24,7 +26,9 @@ from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 
 from patterns.caching.expiry_and_refresh import (
+    BY_CONTENT,
     FileContent,
+    digest,
     fetch_rate,
     sum_ledger,
     value_ledger,
@@ -74,7 +78,7 @@ def test_the_rate_of_the_pattern_is_good_for_an_hour() -> None:
     assert fetch_rate.cache_expiration == timedelta(hours=1)
 
 
-@pytest.mark.guarantee(NAME, "expired")
+@pytest.mark.guarantee(NAME, "fresh")
 def test_an_expired_result_is_made_again(task_runner: TaskRunner[Any], currency: str) -> None:
     """An older result is not reused; the task runs again, and the new result is reused."""
     (old_name, old), (new_name, new), again = fetched(
@@ -85,7 +89,7 @@ def test_an_expired_result_is_made_again(task_runner: TaskRunner[Any], currency:
     assert again == ("Cached", new)
 
 
-@pytest.mark.guarantee(NAME, "written")
+@pytest.mark.fact(NAME, "written")
 def test_the_age_limit_is_fixed_when_the_result_is_written(
     task_runner: TaskRunner[Any], currency: str
 ) -> None:
@@ -95,6 +99,18 @@ def test_the_age_limit_is_fixed_when_the_result_is_written(
 
 
 @pytest.mark.guarantee(NAME, "refresh")
+def test_the_flow_of_the_pattern_leaves_the_setting_alone(currency: str, tmp_path: Path) -> None:
+    """Without `refresh=True` the setting says whether the pattern's flow fetches the rate."""
+    ledger = tmp_path / "ledger.txt"
+    ledger.write_text("10 20")
+    first = value_ledger(ledger, currency)
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        refreshed = value_ledger(ledger, currency)
+    assert refreshed != first
+    assert value_ledger(ledger, currency) == refreshed
+
+
+@pytest.mark.fact(NAME, "refreshed")
 def test_a_refreshed_result_replaces_the_cached_one(
     task_runner: TaskRunner[Any], currency: str
 ) -> None:
@@ -119,7 +135,7 @@ def test_the_flow_of_the_pattern_refreshes_when_told(
     assert value(ledger, currency, refresh=True) != first
 
 
-@pytest.mark.guarantee(NAME, "refresh-all")
+@pytest.mark.fact(NAME, "refusing")
 def test_the_setting_refreshes_all_tasks_that_do_not_refuse(
     task_runner: TaskRunner[Any], currency: str
 ) -> None:
@@ -156,6 +172,12 @@ def test_a_file_with_other_content_is_read_again(
     assert total(ledger) == (2 + cents, "Completed")
 
 
+def key(inputs: dict[str, Any], reader: Task[..., Any] = sum_ledger) -> str:
+    """Return the key of a call."""
+    task_ctx: Any = SimpleNamespace(task=reader)
+    return FileContent().compute_key(task_ctx, inputs, {})
+
+
 @pytest.mark.guarantee(NAME, "content")
 @settings(max_examples=50)
 @given(
@@ -167,16 +189,183 @@ def test_keys_are_equal_if_and_only_if_contents_are(
 ) -> None:
     """Two calls have one key if and only if their files' contents and other arguments are equal."""
 
-    def key(content: bytes, unit: str) -> str | None:
+    def of(content: bytes, unit: str) -> str:
         ledger = tmp_path_factory.mktemp("contents") / "ledger.txt"
         ledger.write_bytes(content)
-        task_ctx: Any = None
-        return FileContent().compute_key(task_ctx, {"ledger": ledger, "unit": unit}, {})
+        return key({"ledger": ledger, "unit": unit})
 
-    assert (key(*left) == key(*right)) == (left == right)
+    assert (of(*left) == of(*right)) == (left == right)
 
 
-@pytest.mark.guarantee(NAME, "damaged")
+@pytest.mark.guarantee(NAME, "content")
+@settings(max_examples=5)
+@given(at=st.sampled_from([0, 2**16, 2**20, 3 * 2**20]))
+def test_a_change_at_any_place_of_a_large_file_is_seen(
+    tmp_path_factory: pytest.TempPathFactory, at: int
+) -> None:
+    """A file of 3 MiB that differs in one byte, wherever it stands, has another key."""
+    ledger = tmp_path_factory.mktemp("large") / "ledger.txt"
+    content = bytearray(3 * 2**20 + 1)
+    ledger.write_bytes(content)
+    before = key({"ledger": ledger})
+    content[at] = 1
+    ledger.write_bytes(content)
+    assert key({"ledger": ledger}) != before
+
+
+@pytest.mark.guarantee(NAME, "content")
+def test_arguments_are_told_apart_by_type() -> None:
+    """A tuple is not the list, a number no text, and a file none of its digest."""
+    arguments: list[Any] = [(1,), [1], {1: "a"}, {"1": "a"}, 1, True, 1.0, "1", b"1", None]
+    assert len({key({"value": value}) for value in arguments}) == len(arguments)
+    assert key({"value": Path(__file__)}) != key({"value": digest(Path(__file__))})
+
+
+@dataclass(frozen=True)
+class Account:
+    """What ledgers may lie in."""
+
+    owner: str
+    ledgers: Any
+
+
+def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw something that holds what is drawn."""
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=3),
+        st.lists(inner, min_size=1, max_size=3).map(tuple),
+        st.dictionaries(st.text(max_size=2), inner, min_size=1, max_size=3),
+        st.builds(Account, st.text(max_size=2), inner),
+    )
+
+
+@pytest.mark.guarantee(NAME, "nested")
+@settings(max_examples=25)
+@given(nested=around(st.recursive(st.just(...), around, max_leaves=4)))
+@example(nested=[...])
+@example(nested={"ledger": ...})
+@example(nested=Account("ann", (..., {"old": [...]})))
+def test_files_are_found_where_they_lie(
+    tmp_path_factory: pytest.TempPathFactory, nested: Any
+) -> None:
+    """A file that lies in lists, tuples, dicts and dataclasses is known by its content."""
+    folder = tmp_path_factory.mktemp("nested")
+    ledger, copy, other = folder / "ledger.txt", folder / "copy.txt", folder / "other.txt"
+    for file, content in {ledger: "30", copy: "30", other: "100"}.items():
+        file.write_text(content)
+
+    def holding(value: Any, file: Path) -> Any:
+        match value:
+            case list() | tuple():
+                return type(value)(holding(item, file) for item in value)
+            case dict():
+                return {name: holding(item, file) for name, item in value.items()}
+            case Account():
+                return Account(value.owner, holding(value.ledgers, file))
+        return file
+
+    known = key({"ledgers": holding(nested, ledger)})
+    assert key({"ledgers": holding(nested, copy)}) == known
+    assert key({"ledgers": holding(nested, other)}) != known
+
+
+@pytest.mark.guarantee(NAME, "nested")
+@pytest.mark.runners("threads", "processes")
+def test_a_list_of_files_is_read_again_when_one_has_changed(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """A task that is given a list of files runs again when one of them has changed."""
+
+    @task(cache_policy=BY_CONTENT)
+    def sum_ledgers(ledgers: list[Path]) -> float:
+        return sum(float(ledger.read_text()) for ledger in ledgers)
+
+    @flow(task_runner=task_runner)
+    def total(ledgers: list[Path]) -> tuple[float, str | None]:
+        future = sum_ledgers.submit(ledgers)
+        return future.result(), future.state.name
+
+    ledgers = [tmp_path / "old.txt", tmp_path / "new.txt"]
+    cents = uuid.uuid4().int / 1e38
+    for ledger in ledgers:
+        ledger.write_text(f"{cents}")
+    assert total(ledgers) == (2 * cents, "Completed")
+    assert total(ledgers) == (2 * cents, "Cached")
+    ledgers[1].write_text("100")
+    assert total(ledgers) == (cents + 100, "Completed")
+
+
+@pytest.mark.guarantee(NAME, "nested")
+def test_a_text_is_no_path(tmp_path: Path) -> None:
+    """A `str` that names a file is the same text after the file has changed."""
+    ledger = tmp_path / "ledger.txt"
+    ledger.write_text("30")
+    before = key({"ledger": str(ledger)})
+    ledger.write_text("100")
+    assert key({"ledger": str(ledger)}) == before
+
+
+@pytest.mark.guarantee(NAME, "unreadable")
+@pytest.mark.parametrize("name", ["folder", "missing"])
+def test_what_cannot_be_read_is_not_reused(name: str, tmp_path: Path) -> None:
+    """A task that is given a folder, or a file that is not there, runs each time."""
+    (tmp_path / "folder").mkdir()
+    runs = COUNTS[str(tmp_path)] = []
+
+    @flow
+    def twice() -> None:
+        for _ in range(2):
+            note_run(str(tmp_path), tmp_path / name)
+
+    twice()
+    assert len(runs) == 2
+
+
+COUNTS: dict[str, list[Path]] = {}
+
+
+@task(cache_policy=BY_CONTENT)
+def note_run(key: str, path: Path) -> None:
+    """Note a run of this task."""
+    COUNTS[key].append(path)
+
+
+def scaled_by(factor: int) -> Task[..., float]:
+    """Make a task."""
+
+    @task(cache_policy=BY_CONTENT)
+    def scale(ledger: Path) -> float:
+        return factor * float(ledger.read_text())
+
+    return scale
+
+
+@pytest.mark.guarantee(NAME, "whose")
+def test_tasks_made_from_other_values_share_nothing(tmp_path: Path) -> None:
+    """Two tasks that a function made have results of their own."""
+    ledger = tmp_path / "ledger.txt"
+    ledger.write_text(f"{uuid.uuid4().int / 1e38}")
+    value = float(ledger.read_text())
+
+    @flow
+    def scaled() -> list[float]:
+        return [scaled_by(factor)(ledger) for factor in (1, 1000, 1)]
+
+    assert scaled() == [value, 1000 * value, value]
+    assert key({"ledger": ledger}, scaled_by(1)) == key({"ledger": ledger}, scaled_by(1))
+
+
+@pytest.mark.guarantee(NAME, "whose")
+def test_tasks_of_two_modules_share_nothing() -> None:
+    """Two tasks of the same text and name in two modules have keys of their own."""
+    text = "from prefect import task\n@task\ndef read(ledger): return parse(ledger)"
+    modules: list[dict[str, Any]] = [{"__name__": "csv_shop"}, {"__name__": "xml_shop"}]
+    for module in modules:
+        exec(text, module)
+    assert len({key({"ledger": 1}, module["read"]) for module in modules}) == 2
+
+
+@pytest.mark.fact(NAME, "damaged")
 def test_a_damaged_result_is_made_again(task_runner: TaskRunner[Any]) -> None:
     """A cached result whose file is gone, cut short or written over is made again."""
     damages: dict[str, Callable[[bytes], bytes | None]] = {

@@ -3,17 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+import os
+import struct
+import subprocess
+import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
-from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
+from prefect.cache_policies import (
+    INPUTS,
+    TASK_SOURCE,
+    CachePolicy,
+    CompoundCachePolicy,
+    Inputs,
+)
 from prefect.flows import Flow
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
@@ -24,7 +37,7 @@ from patterns.caching.scope import (
     EVERYWHERE,
     WITHIN_FLOW,
     WITHIN_RUN,
-    TypedInputs,
+    TypedCall,
     count_words,
     faithful,
     once,
@@ -127,6 +140,14 @@ def test_a_call_is_executed_once_in_all_runs_of_a_flow(
     assert counts == [1, 1, 2, 2]
 
 
+@pytest.mark.guarantee(NAME, "flow")
+def test_outside_flows_a_call_is_executed_each_time(tmp_path: Path) -> None:
+    """With `WITHIN_FLOW` calls outside flows share nothing."""
+    note, file = noting(WITHIN_FLOW), tmp_path / "executions"
+    assert [note(str(file)) for _ in range(2)] == ["None", "None"]
+    assert executions(file) == 2
+
+
 @pytest.mark.guarantee(NAME, "everywhere")
 def test_a_call_is_executed_once_in_all_flows(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
     """With `EVERYWHERE` a call is executed once, whatever flow it is made in."""
@@ -137,41 +158,74 @@ def test_a_call_is_executed_once_in_all_flows(task_runner: TaskRunner[Any], tmp_
         assert executions(file) == 1
 
 
+@task
+def read_clock() -> None:
+    """Do nothing but run."""
+
+
+def clock_states(policy: CachePolicy) -> list[str | None]:
+    """Return how two calls of a task without arguments end."""
+    read = read_clock.with_options(cache_policy=policy)
+    states = flow(lambda: [read(return_state=True).name for _ in range(2)])()
+    assert isinstance(states, list)
+    return states
+
+
 @pytest.mark.guarantee(NAME, "everywhere")
-@pytest.mark.parametrize(("policy", "expected"), [(TypedInputs(), 1), (INPUTS, 2)])
-def test_a_task_without_arguments_has_a_key(policy: CachePolicy, expected: int) -> None:
-    """A task without arguments is executed once, where `INPUTS` alone gives it no key."""
-    executed: list[int] = []
+def test_a_task_without_arguments_has_a_key() -> None:
+    """A task without arguments is executed once."""
+    # Results are kept for all tests: the first call may be `Cached`, too.
+    assert clock_states(EVERYWHERE)[1] == "Cached"
 
-    @task(cache_policy=policy, result_storage_key=None)
-    def read_clock() -> int:
-        executed.append(1)
-        return len(executed)
 
-    flow(lambda: [read_clock(), read_clock()])()
-    assert len(executed) == expected
+@pytest.mark.fact(NAME, "empty")
+def test_inputs_gives_a_task_without_arguments_no_key() -> None:
+    """With `INPUTS` alone a task without arguments is executed each time."""
+    assert clock_states(INPUTS) == ["Completed", "Completed"]
 
 
 @pytest.mark.guarantee(NAME, "inputs")
 @settings(max_examples=300)
 @given(value=values)
 def test_equal_arguments_have_one_key(value: Any) -> None:
-    """Arguments that are equal and of the same types have the same key, whatever their order."""
-    twin = copy.deepcopy(value)
-    if isinstance(twin, dict):
-        twin = dict(reversed(list(twin.items())))
-    assert faithful(twin) == faithful(value)
+    """Arguments that are equal and of the same types have the same key."""
+    assert faithful(copy.deepcopy(value)) == faithful(value)
+
+
+@pytest.mark.guarantee(NAME, "inputs")
+def test_equal_arguments_have_one_key_in_every_process() -> None:
+    """A set of texts has the same key in processes that hash texts differently."""
+    code = f"from {faithful.__module__} import faithful; print(faithful({{'a', 'b', 'c', 'd'}}))"
+    root = Path(__file__).parents[3]
+    read = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=root,
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert read == {f"{faithful({'a', 'b', 'c', 'd'})!r}\n".encode()}
+
+
+@pytest.mark.guarantee(NAME, "inputs")
+def test_a_text_that_is_there_twice_is_as_good_as_its_copy() -> None:
+    """Whether two equal items are one object or two makes no difference."""
+    text = "to and fro"
+    assert faithful([text, text]) == faithful([text, "".join(list(text))])
 
 
 def same(left: Any, right: Any) -> bool:
-    """Say whether two values are equal and of the same types, all the way down."""
+    """Say whether two values are equal and of the same types, all the way down.
+
+    The order of a dict counts, and so do the bits of a float: -0.0 is not 0.0.
+    """
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):
-        return len(left) == len(right) and all(
-            any(same(key, other) and same(left[key], right[other]) for other in right)
-            for key in left
-        )
+        return same(list(left.items()), list(right.items()))
     if isinstance(left, set):
         return len(left) == len(right) and all(
             any(same(item, other) for other in right) for item in left
@@ -179,7 +233,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, float):
-        return bool(left.hex() == right.hex())
+        return struct.pack("d", left) == struct.pack("d", right)
     return bool(left == right)
 
 
@@ -190,6 +244,8 @@ def same(left: Any, right: Any) -> bool:
 @example(left=1, right="1")
 @example(left=1, right=True)
 @example(left=0.0, right=-0.0)
+@example(left={"a": 1, "b": 2}, right={"b": 2, "a": 1})
+@example(left={"a", "b"}, right=frozenset({"a", "b"}))
 def test_two_values_have_one_key_only_if_they_are_the_same(left: Any, right: Any) -> None:
     """Two values have the same key if and only if they are equal and of the same types."""
     assert (faithful(left) == faithful(right)) == same(left, right)
@@ -230,7 +286,7 @@ def test_equal_arguments_execute_once_and_different_ones_twice(
     assert executions(file) == len(arguments)
 
 
-@pytest.mark.guarantee(NAME, "inputs")
+@pytest.mark.fact(NAME, "json")
 def test_inputs_hands_out_the_result_of_another_argument() -> None:
     """With Prefect's `INPUTS` a tuple is given the result of the list: the reason for these."""
     note = noting(INPUTS)
@@ -244,9 +300,22 @@ def test_inputs_hands_out_the_result_of_another_argument() -> None:
 
 @pytest.mark.guarantee(NAME, "inputs")
 def test_a_sum_keeps_the_policy() -> None:
-    """Types still count after other policies were added (an `Inputs` would be replaced)."""
-    assert isinstance(WITHIN_RUN.policies[0], TypedInputs)  # type: ignore[attr-defined]
-    assert isinstance((WITHIN_RUN + INPUTS).policies[0], TypedInputs)  # type: ignore[attr-defined]
+    """Types still count after other policies were added."""
+    for policy in (WITHIN_RUN, WITHIN_RUN + INPUTS):
+        assert isinstance(policy, CompoundCachePolicy)
+        assert any(isinstance(part, TypedCall) for part in policy.policies)
+
+
+@pytest.mark.fact(NAME, "replaced")
+def test_a_sum_replaces_what_is_made_from_inputs() -> None:
+    """A policy that inherits from that of `INPUTS` is not found in a sum."""
+
+    class Typed(Inputs):
+        pass
+
+    policy = Typed() + TASK_SOURCE
+    assert isinstance(policy, CompoundCachePolicy)
+    assert not any(isinstance(part, Typed) for part in policy.policies)
 
 
 def price_with(tmp_path: Path, body: str, helper: str) -> list[int]:
@@ -254,6 +323,7 @@ def price_with(tmp_path: Path, body: str, helper: str) -> list[int]:
     import importlib.util
 
     source = tmp_path / f"shop_{abs(hash((body, helper)))}.py"
+    name = "shop"
     source.write_text(
         "from prefect import flow, task\n"
         "from patterns.caching.scope import EVERYWHERE\n"
@@ -263,7 +333,7 @@ def price_with(tmp_path: Path, body: str, helper: str) -> list[int]:
         "@flow\n"
         "def prices(shop):\n    return [price(shop, 100)]\n"
     )
-    spec = importlib.util.spec_from_file_location(source.stem, source)
+    spec = importlib.util.spec_from_file_location(name, source)
     assert spec is not None
     assert spec.loader is not None
     shop = importlib.util.module_from_spec(spec)
@@ -286,7 +356,70 @@ def test_a_changed_helper_goes_unnoticed(tmp_path: Path) -> None:
     assert price_with(tmp_path, "net + tax(net)", "7") == [119]
 
 
-@pytest.mark.guarantee(NAME, "stock")
+def scaled_by(factor: int) -> Task[..., int]:
+    """Make a task."""
+
+    @task(cache_policy=EVERYWHERE)
+    def scale(file: str, number: int) -> int:
+        with Path(file).open("a") as lines:
+            lines.write("execution\n")
+        return factor * number
+
+    return scale
+
+
+@pytest.mark.guarantee(NAME, "whose")
+@pytest.mark.runners("threads", "processes")
+def test_tasks_made_from_other_values_share_nothing(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """Two tasks that a function made have results of their own."""
+    file = str(tmp_path / "executions")
+
+    @flow(task_runner=task_runner)
+    def scaled() -> list[int]:
+        return [scaled_by(factor).submit(file, 1).result() for factor in (11, 1010, 11)]
+
+    assert scaled() == [11, 1010, 11]
+    assert executions(Path(file)) == 2
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What a task may be made of by one of its methods."""
+
+    tax: int
+
+    def price(self, net: int) -> int:
+        """Return a price."""
+        return net + self.tax
+
+
+@pytest.mark.guarantee(NAME, "whose")
+def test_tasks_made_of_methods_share_nothing() -> None:
+    """Tasks made of the same method of two objects have results of their own."""
+
+    @flow
+    def prices() -> list[int]:
+        return [task(cache_policy=EVERYWHERE)(Shop(tax).price)(100) for tax in (19, 7)]
+
+    assert prices() == [119, 107]
+
+
+@pytest.mark.guarantee(NAME, "whose")
+def test_tasks_of_two_modules_share_nothing() -> None:
+    """Two tasks of the same text and name in two modules have keys of their own."""
+    text = "from prefect import task\n@task\ndef read(table): return parse(table)"
+    modules: list[dict[str, Any]] = [{"__name__": "csv_shop"}, {"__name__": "xml_shop"}]
+    keys = set()
+    for module in modules:
+        exec(text, module)
+        task_ctx: Any = SimpleNamespace(task=module["read"])
+        keys.add(TypedCall().compute_key(task_ctx, {"table": 1}, {}))
+    assert len(keys) == 2
+
+
+@pytest.mark.fact(NAME, "default")
 def test_without_a_policy_every_call_is_executed(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
@@ -294,6 +427,29 @@ def test_without_a_policy_every_call_is_executed(
     calls = twice(noting(None), "one").with_options(task_runner=task_runner)
     calls(str(tmp_path / "executions"))
     assert executions(tmp_path / "executions") == 2
+
+
+class Meeting:
+    """Numbers the executions of a task, and lets each wait for the four others."""
+
+    def __init__(self) -> None:
+        """Begin with no execution."""
+        self.numbers = itertools.count(1)
+        self.met = threading.Barrier(5)
+
+
+MEETINGS: dict[str, Meeting] = {}
+
+
+@task
+def meet(file: str, seconds: float) -> int:
+    """Return the number of this execution."""
+    meeting = MEETINGS[file]
+    number = next(meeting.numbers)
+    # All five arrive here if all are executed; if one is, nobody else comes.
+    with contextlib.suppress(threading.BrokenBarrierError):
+        meeting.met.wait(timeout=seconds)
+    return number
 
 
 def side_by_side(policy: CachePolicy, file: str, seconds: float) -> list[int]:
@@ -304,24 +460,13 @@ def side_by_side(policy: CachePolicy, file: str, seconds: float) -> list[int]:
         file: Its argument.
         seconds: How long an execution waits for the four others.
     """
-    numbers = itertools.count(1)
-    met = threading.Barrier(5)
-
-    @task(cache_policy=policy)
-    def count(file: str) -> int:
-        number = next(numbers)
-        # All five arrive here if all are executed; if one is, nobody else comes.
-        try:
-            met.wait(timeout=seconds)
-        except threading.BrokenBarrierError:
-            return number
-        return number
-
+    MEETINGS[file] = Meeting()
+    together = meet.with_options(cache_policy=policy)
     five_threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=5)
 
     @flow(task_runner=five_threads)
     def counts() -> list[int]:
-        futures = [count.submit(file) for _ in range(5)]
+        futures = [together.submit(file, seconds) for _ in range(5)]
         return [future.result() for future in futures]
 
     return counts()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.runtime import flow_run, task_run
+from prefect.settings import PREFECT_RESULTS_PERSIST_BY_DEFAULT, temporary_settings
 from prefect.task_runners import TaskRunner
 from prefect.utilities.math import clamped_poisson_interval
 
@@ -64,7 +67,27 @@ def test_a_call_is_tried_until_it_succeeds_or_retries_run_out(
             assert isinstance(outcome, ConnectionError)
 
 
-@pytest.mark.guarantee(NAME, "run-count")
+@pytest.mark.guarantee(NAME, "attempts")
+def test_an_async_call_is_tried_as_often() -> None:
+    """An async call that fails two times is tried three times, and succeeds."""
+    tried: list[int] = []
+
+    @task(**backoff(2, first=0.001))
+    async def call() -> str:
+        tried.append(task_run.run_count)
+        if len(tried) <= 2:
+            raise ConnectionError
+        return "answer"
+
+    @flow
+    async def calls() -> str:
+        return await call()
+
+    assert asyncio.run(calls()) == "answer"
+    assert tried == [1, 2, 3]
+
+
+@pytest.mark.fact(NAME, "run-count")
 def test_an_attempt_knows_its_number(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
     """The call reads the number of its attempt, from 1 on, in `task_run.run_count`."""
 
@@ -82,7 +105,7 @@ def test_an_attempt_knows_its_number(task_runner: TaskRunner[Any], tmp_path: Pat
     assert (tmp_path / "numbers").read_text().split() == ["1", "2", "3"]
 
 
-@pytest.mark.guarantee(NAME, "last-error")
+@pytest.mark.fact(NAME, "last-error")
 def test_the_last_error_surfaces(task_runner: TaskRunner[Any]) -> None:
     """When retries run out, the error of the last attempt is the one that is raised."""
     impatient = fetch_page.with_options(**backoff(1, first=0.001))
@@ -161,7 +184,7 @@ def test_more_than_50_retries_are_allowed(retries: int) -> None:
     assert len(patient.retry_delay_seconds) == 50
 
 
-@pytest.mark.guarantee(NAME, "many")
+@pytest.mark.fact(NAME, "list")
 def test_delays_beyond_the_list_are_an_error_without_the_limit() -> None:
     """Prefect refuses a list of more than 50 delays, which is why the list ends there."""
     with pytest.raises(ValueError, match="more than 50 retry delays"):
@@ -187,42 +210,75 @@ def test_retries_beyond_the_list_wait_for_the_last_delay(
     assert min(b - a for a, b in pairwise(starts[1:])) > 0.03
 
 
-def finished_task_runs(task_runner: TaskRunner[Any], folder: Path, persist_result: bool) -> int:
+@pytest.mark.guarantee(NAME, "every-call")
+@pytest.mark.runners("threads", "processes")
+def test_equal_calls_in_one_run_are_each_made(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """A service that is asked again and again whether a job is done answers each time."""
+
+    @task(**backoff(2, first=0.001))
+    def job_status(job: str) -> str:
+        with (tmp_path / job).open("a") as lines:
+            lines.write("asked\n")
+        return "done" if len((tmp_path / job).read_text().split()) == 3 else "running"
+
+    @flow(task_runner=task_runner)
+    def wait_for_job() -> list[str]:
+        return [job_status.submit("42").result() for _ in range(3)]
+
+    assert wait_for_job() == ["running", "running", "done"]
+
+
+def finished_task_runs(argument: Any, persist_result: bool | None) -> int:
     """Return how often a task runs whose flow fails once after it, and is retried."""
+    runs: list[int] = []
 
-    @task(**backoff(1))
-    def finish(page: str) -> str:
-        with (folder / "runs").open("a") as lines:
-            lines.write("run\n")
-        return page
+    @task(**backoff(1), persist_result=persist_result)
+    def finish(argument: Any) -> None:
+        runs.append(flow_run.run_count)
 
-    @flow(task_runner=task_runner, retries=1)
-    def site() -> str:
-        kept = finish.with_options(persist_result=persist_result)
-        page: str = kept.submit("/home").result()
+    @flow(retries=1)
+    def site() -> None:
+        finish(argument)
         if flow_run.run_count == 1:
             raise RuntimeError("the flow fails after its task has finished")
-        return page
 
-    assert site() == "/home"
-    return len((folder / "runs").read_text().split())
-
-
-@pytest.mark.guarantee(NAME, "flow-retry")
-def test_a_flow_retry_keeps_finished_tasks(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """When the flow itself is retried, tasks that had finished are not run again."""
-    assert finished_task_runs(task_runner, tmp_path, backoff(1)["persist_result"]) == 1
+    site()
+    return len(runs)
 
 
-@pytest.mark.guarantee(NAME, "flow-retry")
-def test_a_flow_retry_starts_again_without_persisted_results(
-    task_runner: TaskRunner[Any], tmp_path: Path
-) -> None:
-    """Prefect runs finished tasks again unless their results are persisted (#16059)."""
-    assert finished_task_runs(task_runner, tmp_path, persist_result=False) == 2
+@pytest.mark.fact(NAME, "flow-retry")
+@pytest.mark.parametrize(("persist_result", "runs"), [(None, 2), (True, 1)])
+def test_a_flow_retry_runs_finished_tasks_again(persist_result: bool | None, runs: int) -> None:
+    """A retried flow runs finished tasks again unless their results are persisted (#16059)."""
+    assert finished_task_runs("/home", persist_result) == runs
 
 
-@pytest.mark.guarantee(NAME, "flow-retry")
+@pytest.mark.fact(NAME, "no-key")
+def test_a_flow_retry_runs_tasks_without_a_key_again() -> None:
+    """A persisted task runs again in a retried flow if an argument has no cache key."""
+    assert finished_task_runs(threading.Lock(), persist_result=True) == 2
+
+
+@pytest.mark.fact(NAME, "persisted")
+@pytest.mark.parametrize("by", ["option", "setting"])
+def test_equal_calls_of_a_persisted_task_are_made_once(by: str) -> None:
+    """Equal calls in one flow run are made once where results are persisted."""
+    asked: list[str] = []
+
+    @task(**backoff(1), persist_result=True if by == "option" else None)
+    def job_status(job: str) -> int:
+        asked.append(job)
+        return len(asked)
+
+    @flow
+    def wait_for_job() -> list[int]:
+        return [job_status("42") for _ in range(3)]
+
+    with temporary_settings({PREFECT_RESULTS_PERSIST_BY_DEFAULT: by == "setting"}):
+        assert wait_for_job() == [1, 1, 1]
+
+
+@pytest.mark.guarantee(NAME, "attempts")
 def test_the_flow_of_the_pattern_gets_every_page(task_runner: TaskRunner[Any]) -> None:
     """The pattern's flow returns every page, in order, read at the first attempt that worked."""
     read = fetch_site.with_options(task_runner=task_runner)({"/home": 0, "/news": 1})
