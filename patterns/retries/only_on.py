@@ -7,23 +7,32 @@
 
 Problem:
     `retries=3` repeats a wrong password three times as gladly as a lost connection. Prefect
-    leaves the choice to `retry_condition_fn`, which it calls only if it is a plain function:
-    with a method, a `functools.partial` or an object with `__call__` the task is never retried
-    at all, and no warning is given.
+    leaves the choice to `retry_condition_fn`, and a condition that looks right may end every
+    retry without a word: see below.
 
 Guarantees:
     named: a task that raises a named exception, or a subclass of one, is tried `retries + 1`
         times, also where the exception is raised in another process.
     others: any other exception ends the run after one attempt, and is the one that is raised.
-    async: it is the same for async tasks, where `state.result()` must be awaited.
+    async: it is the same for async tasks.
     returned: a `Failed` state that is returned with a named exception in it is retried too.
-    asked: the condition is called after each failure that has a retry left, not after the last.
-    broken: an error in the condition itself means no retry, and the task's own error is raised.
-    plain: the condition is a plain function (Prefect never retries with any other callable).
+    checked: what is no exception, or nothing at all, is refused where the task is defined.
+
+Prefect:
+    plain (3.8): a condition that is a method, a partial or an object is not called: the task is
+        not retried at all.
+    by-result (3.8, 3.9): in the condition of an async task `state.result()` is a coroutine, which
+        raises nothing unless it is awaited.
+    broken (3.8, 3.9): an error in the condition means no retry; the task's own error is raised.
+    asked (3.8, 3.9): the condition is called after each failure that has a retry left, not after
+        the last.
+    kept (3.8, 3.9): a returned `Failed` state of a task with persisted results is not tried
+        again: the task run ends Cached, and Completed.
 
 Not for:
     Choosing by something that is only known later, such as the answer of another service: the
-    condition runs inside the task run, and every retry waits for it.
+    condition runs inside the task run, and every retry waits for it. Exceptions that are the
+    cause of the one that is raised, or in a group: name the one that is raised.
 
 Costs:
     Row `retries/only_on` of the report: one retry. The check itself is too short to be seen.
@@ -36,6 +45,7 @@ Sources:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +65,12 @@ def only_on(*errors: type[Exception]) -> RetryCondition:
 
     Returns:
         A function that says whether a failed task run is to be retried.
+
+    Raises:
+        TypeError: If there are no errors, or not all are exceptions.
     """
+    if not errors or not all(isinstance(e, type) and issubclass(e, Exception) for e in errors):
+        raise TypeError(f"only_on{errors}: name exceptions, such as only_on(ConnectionError)")
 
     def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
         # Not `state.result()`: inside an async task that is a coroutine and raises nothing.
@@ -64,14 +79,19 @@ def only_on(*errors: type[Exception]) -> RetryCondition:
     return is_worth_a_retry
 
 
-@task(retries=3, retry_condition_fn=only_on(ConnectionError))
-def log_in(user: str, password: str) -> str:
-    """Log in to a service that answers at the second attempt."""
+def ask_service(user: str, password: str) -> str:
+    """Stand for a service that answers at the second attempt."""
     if task_run.run_count == 1:
         raise ConnectionResetError("the service hung up")
     if password != "open sesame":
         raise PermissionError(f"wrong password at attempt {task_run.run_count}")
     return f"{user} is in at attempt {task_run.run_count}"
+
+
+@task(retries=3, retry_condition_fn=only_on(ConnectionError))
+def log_in(user: str, password: str) -> str:
+    """Log in to a service."""
+    return ask_service(user, password)
 
 
 @flow
@@ -81,9 +101,22 @@ def log_in_twice() -> list[object]:
     return [login.result(raise_on_failure=False) for login in logins]
 
 
+@task(retries=3, retry_condition_fn=only_on(ConnectionError))
+async def log_in_async(user: str, password: str) -> str:
+    """Log in to a service, and let others wait beside."""
+    return ask_service(user, password)
+
+
+@flow
+async def log_in_twice_async() -> list[object]:
+    """Log in with a right and with a wrong password, side by side."""
+    logins = [log_in_async("ali", "open sesame"), log_in_async("eve", "let me in")]
+    return list(await asyncio.gather(*logins, return_exceptions=True))
+
+
 def main() -> None:
     """Show that a lost connection is retried and a wrong password is not."""
-    for outcome in log_in_twice():
+    for outcome in log_in_twice() + asyncio.run(log_in_twice_async()):
         print(outcome)
 
 

@@ -11,21 +11,28 @@ Problem:
     of a dict each parcel gets one key. Then one bad item hides the results of all others.
 
 Guarantees:
-    order: the n-th result belongs to the n-th item, whatever finishes first; no items, no
-        results.
-    lengths: items of different lengths are an error, and no task is run.
-    unmapped: every task gets the whole of a value in `unmapped`; a string, bytes and whatever
-        is not iterable need none, and a dict without it is dealt out key by key.
-    defaults: a list that is a parameter's default is given whole; the same list as an argument
-        is dealt out.
-    futures: items may be futures, or one future of a list, which is waited for.
-    apart: an item that fails leaves the others alone, and their results can be had.
-    allow-failure: a task that takes items in `allow_failure` runs for all: it gets the error
-        of those that failed, and None for those that were not run because something before
-        failed (on some task runners only, so the flow here asks each future instead).
+    order: the n-th label belongs to the n-th parcel; no parcels, no labels.
+    unmapped: every parcel is priced by the whole price list, whatever its length.
+    apart: a parcel that can't be sent leaves the others alone, and its label says why.
+    errors: every other error, such as a zone without a price, fails the flow.
+    async: `label_parcels_async` gives the same, and the event loop goes on while tasks run.
+
+Prefect:
+    ordered (3.8, 3.9): the n-th result belongs to the n-th item, whatever finishes first.
+    lengths (3.8, 3.9): items of different lengths are an error, and no task is run.
+    dealt (3.8, 3.9): a string, bytes and whatever is not iterable need no `unmapped`; a dict
+        without it is dealt out key by key.
+    items (3.8, 3.9): `map` without anything to deal out is an error.
+    defaults (3.8, 3.9): a list that is a parameter's default is given whole; the same list as an
+        argument is dealt out.
+    futures (3.8, 3.9): items may be futures, or one future of a list, which is waited for.
+    together (3.8, 3.9): the results of all asked for at once raise the error of one.
+    allow-failure (3.8, 3.9): a task that takes items in `allow_failure` runs for all: it gets the
+        error of those that failed, and None for those that were not run because something before
+        failed. On some task runners only, so the flow here asks each future instead.
 
 Not for:
-    Very many tiny items: each is a task run of its own. Put a batch of them in one item.
+    Very many tiny items: each is a task run of its own. See `task_runners/chunked_map`.
 
 Costs:
     Row `map` of the report, one item; compare `submit`.
@@ -38,17 +45,24 @@ Sources:
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+
 from prefect import flow, task, unmapped
 from prefect.futures import PrefectFuture
 
 Prices = dict[str, float]
 
 
+class CannotBeSent(Exception):
+    """What is wrong with a parcel; whatever else goes wrong is wrong with the program."""
+
+
 @task
 def weigh(parcel: str) -> float:
     """Return the weight of a parcel in kilograms."""
     if not parcel:
-        raise ValueError("there is nothing to weigh")
+        raise CannotBeSent("there is nothing to weigh")
     return len(parcel) / 2
 
 
@@ -59,16 +73,37 @@ def quote(
     """Return what it costs to send a weight to a zone."""
     lightest, heaviest = limits
     if kilograms > heaviest:
-        raise OverflowError(f"{kilograms} kg is more than {heaviest} kg")
+        raise CannotBeSent(f"{kilograms} kg is more than {heaviest} kg")
     return max(kilograms, lightest) * prices[zone]
 
 
-def price_of(quote: PrefectFuture[float]) -> float | None:
-    """Return a price, None if anything that it needs has failed."""
+def label(parcel: str, weight: PrefectFuture[float], quote: PrefectFuture[float]) -> str:
+    """Wait for a parcel's tasks, and return a label that has its price or says why there is none.
+
+    Args:
+        parcel: The parcel.
+        weight: Asked first: where it fails, the quote is not run and doesn't know why.
+        quote: The price.
+
+    Returns:
+        The label.
+
+    Raises:
+        Exception: What a task raised, if it is no `CannotBeSent`.
+    """
     try:
-        return quote.result()
-    except Exception:
-        return None
+        weight.result()
+        return f"{parcel}: {quote.result():.2f}"
+    except CannotBeSent as reason:
+        return f"{parcel}: {reason}"
+
+
+Futures = Iterable[PrefectFuture[float]]
+
+
+def label_all(parcels: list[str], weights: Futures, quotes: Futures) -> list[str]:
+    """Wait for all tasks, one parcel after the other, and return the labels."""
+    return list(map(label, parcels, weights, quotes))
 
 
 @flow
@@ -76,15 +111,19 @@ def label_parcels(parcels: list[str], prices: Prices, zone: str) -> list[str]:
     """Label all parcels, also those that can't be sent."""
     weights = weigh.map(parcels)
     quotes = quote.map(weights, unmapped(prices), zone)
-    found = [price_of(quote) for quote in quotes]
-    return [
-        f"{parcel}: no price" if price is None else f"{parcel}: {price:.2f}"
-        for parcel, price in zip(parcels, found, strict=True)
-    ]
+    return label_all(parcels, weights, quotes)
+
+
+@flow
+async def label_parcels_async(parcels: list[str], prices: Prices, zone: str) -> list[str]:
+    """Label all parcels; futures are waited for in a thread, for they would stop the event loop."""
+    weights = weigh.map(parcels)
+    quotes = quote.map(weights, unmapped(prices), zone)
+    return await asyncio.to_thread(label_all, parcels, weights, quotes)
 
 
 def main() -> None:
-    """Show that one parcel without a price doesn't keep the others back."""
+    """Show that parcels without a price don't keep the others back."""
     for line in label_parcels(["lamp", "", "piano" * 20, "book"], {"near": 2, "far": 5}, "far"):
         print(line)
 

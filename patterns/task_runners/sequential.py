@@ -9,21 +9,28 @@ Problem:
     Prefect 2 had a SequentialTaskRunner, Prefect 3 has none. A thread pool of one worker is
     no replacement: it deadlocks as soon as a submitted task submits another one and waits for
     it, a debugger stops in the wrong thread, and timeouts can't interrupt a task.
+    This one is for debugging and for tests. It is not Prefect's default, which is a pool of
+    threads, and where a flow belongs otherwise.
 
 Guarantees:
-    inline: a sync task runs in the submitting thread, and `submit` returns when it is finished.
-    order: tasks run in the order they were submitted, whatever their number.
+    inline: a sync task runs in the submitting thread, and `submit` returns when it is finished,
+        so that tasks run in the order in which they were submitted.
     futures: the future has the same value, state and error as on a thread pool.
     map: `map` keeps order, pairs its iterables and repeats `unmapped` values.
     wait-for: a task whose `wait_for` failed does not run and ends NotReady.
     retries: a submitted task is retried as often as a called one.
-    async: async tasks can be submitted from sync and from async flows.
-    nested: a task may submit tasks and wait for them, to any depth, without deadlock.
+    timeouts: `timeout_seconds` interrupts a submitted task, where the flow runs in the main thread.
+    async: async tasks can be submitted from sync and from async flows, and know their flow run.
+    nested: a task may submit tasks and wait for them, 50 deep, without deadlock. Somewhere beyond
+        is Python's limit of recursion.
     debugger: `breakpoint()` in a task stops in the flow's own thread, with the flow below it.
     portable: the runner survives pickling, and a copy runs the same flow.
+    started: a runner that was not started refuses tasks.
 
 Not for:
-    Work that should overlap. Waiting on I/O is not overlapped either: use threads for that.
+    Work that should overlap: waiting on I/O is not overlapped either. Sync tasks in an async flow
+    whose event loop has other things to do: it stands still. The engine that is called here,
+    `prefect.task_engine`, is no public interface: after an upgrade of Prefect look here first.
 
 Costs:
     Rows `submit` and `map` of the report, runner `sequential`: the engine's own cost and

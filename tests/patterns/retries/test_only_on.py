@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect.task_runners import TaskRunner
 
-from patterns.retries.only_on import log_in_twice, only_on
+from patterns.retries.only_on import log_in_twice, log_in_twice_async, only_on
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -118,6 +119,15 @@ def test_async_tasks_are_retried_alike(task_runner: TaskRunner[Any], tmp_path: P
 
 
 @pytest.mark.guarantee(NAME, "async")
+def test_the_async_flow_of_the_pattern_retries_one_login() -> None:
+    """The async twin retries the lost connection, and not the wrong password that follows it."""
+    right, wrong = asyncio.run(log_in_twice_async())
+    assert right == "ali is in at attempt 2"
+    assert isinstance(wrong, PermissionError)
+    assert str(wrong) == "wrong password at attempt 2"
+
+
+@pytest.mark.fact(NAME, "by-result")
 def test_asking_the_state_for_its_result_does_not_work_in_async_tasks(tmp_path: Path) -> None:
     """A condition that calls `state.result()` sees no error in an async task (#15266)."""
 
@@ -165,7 +175,39 @@ def test_a_returned_failed_state_counts_as_its_exception(
     assert counts == [3, 1, 1]
 
 
-@pytest.mark.guarantee(NAME, "asked")
+@pytest.mark.fact(NAME, "kept")
+@pytest.mark.parametrize(("persist_result", "tried"), [(None, 3), (True, 1)])
+def test_a_returned_failed_state_that_is_kept_is_not_tried_again(
+    persist_result: bool | None, tried: int
+) -> None:
+    """A returned `Failed` state of a task with persisted results ends Cached, and Completed."""
+    tries: list[int] = []
+
+    @task(retries=2, retry_condition_fn=only_on(ConnectionError), persist_result=persist_result)
+    def fail() -> State[Any]:
+        tries.append(1)
+        return Failed(data=ConnectionError("lost"), message="the service hung up")
+
+    @flow
+    def failing() -> str | None:
+        name: str | None = fail(return_state=True).name
+        return name
+
+    assert failing() == ("Cached" if persist_result else "Failed")
+    assert len(tries) == tried
+
+
+@pytest.mark.guarantee(NAME, "checked")
+@pytest.mark.parametrize(
+    "errors", [(), ("ConnectionError",), (ConnectionError(),), (KeyError, int), (SystemExit,)]
+)
+def test_what_is_no_exception_is_refused(errors: tuple[Any, ...]) -> None:
+    """Nothing, a name, an error that is made already and a class of another kind are refused."""
+    with pytest.raises(TypeError, match="name exceptions"):
+        only_on(*errors)
+
+
+@pytest.mark.fact(NAME, "asked")
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_the_condition_is_called_for_each_retry_that_is_left(retries: int) -> None:
     """The condition is called after each failure that has a retry left, not after the last."""
@@ -186,14 +228,16 @@ def test_the_condition_is_called_for_each_retry_that_is_left(retries: int) -> No
     assert asked == [(attempt, error) for attempt in range(1, retries + 1)]
 
 
-@pytest.mark.guarantee(NAME, "broken")
+@pytest.mark.fact(NAME, "broken")
 def test_an_error_in_the_condition_means_no_retry(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
     """An error in the condition means no retry, and the task's own error is raised."""
-    not_an_exception: Any = "ConnectionError"
 
-    @task(retries=3, retry_condition_fn=only_on(not_an_exception))
+    def broken(task: Any, task_run: Any, state: State[Any]) -> bool:
+        raise LookupError("no such setting")
+
+    @task(retries=3, retry_condition_fn=broken)
     def fail() -> None:
         with (tmp_path / "attempts").open("a") as lines:
             lines.write("attempt\n")
@@ -220,13 +264,7 @@ class AlwaysRetry:
         return True
 
 
-@pytest.mark.guarantee(NAME, "plain")
-def test_the_condition_is_a_plain_function() -> None:
-    """The condition is a plain function, which is the only callable that Prefect calls."""
-    assert inspect.isfunction(only_on(ConnectionError))
-
-
-@pytest.mark.guarantee(NAME, "plain")
+@pytest.mark.fact(NAME, "plain")
 @pytest.mark.parametrize(
     "condition",
     [AlwaysRetry(), AlwaysRetry().method, functools.partial(AlwaysRetry.method, AlwaysRetry())],

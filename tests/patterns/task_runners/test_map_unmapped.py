@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable
 from prefect.task_runners import TaskRunner
 
 from flowgauge.waiting import wait_until
-from patterns.task_runners.map_unmapped import label_parcels, quote, weigh
+from patterns.task_runners import map_unmapped
+from patterns.task_runners.map_unmapped import (
+    CannotBeSent,
+    label_parcels,
+    label_parcels_async,
+    quote,
+    weigh,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -29,17 +37,18 @@ prices = st.fixed_dictionaries({"near": st.floats(1, 9), "far": st.floats(1, 9)}
 @settings(max_examples=2)
 @given(parcels=st.lists(st.text(min_size=1, max_size=9), max_size=6))
 @example(parcels=["a", "bcd", "a"])
-def test_map_is_the_built_in_map(task_runner: TaskRunner[Any], parcels: list[str]) -> None:
-    """The n-th result belongs to the n-th item, and no items give no results."""
+@example(parcels=[])
+def test_labels_stand_in_the_order_of_the_parcels(
+    task_runner: TaskRunner[Any], parcels: list[str]
+) -> None:
+    """The n-th label belongs to the n-th parcel, and no parcels give no labels."""
+    labelled = label_parcels.with_options(task_runner=task_runner)
+    assert labelled(parcels, {"far": 2}, "far") == [
+        f"{parcel}: {len(parcel):.2f}" for parcel in parcels
+    ]
 
-    @flow(task_runner=task_runner)
-    def weighed() -> list[float]:
-        return list(weigh.map(parcels).result())
 
-    assert weighed() == list(map(weigh.fn, parcels))
-
-
-@pytest.mark.guarantee(NAME, "order")
+@pytest.mark.fact(NAME, "ordered")
 def test_results_keep_their_order_when_the_first_item_finishes_last(
     task_runner: TaskRunner[Any], runner_name: str, tmp_path: Path
 ) -> None:
@@ -62,7 +71,7 @@ def test_results_keep_their_order_when_the_first_item_finishes_last(
     assert finished() == [0, 1, 2]
 
 
-@pytest.mark.guarantee(NAME, "lengths")
+@pytest.mark.fact(NAME, "lengths")
 def test_different_lengths_are_an_error_before_any_task_runs(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
@@ -87,33 +96,7 @@ def repeat(item: int, value: Any) -> Any:
     return value
 
 
-@pytest.mark.guarantee(NAME, "unmapped")
-@settings(max_examples=2)
-@given(
-    values=st.lists(
-        st.one_of(
-            st.lists(st.integers(), max_size=3),
-            st.dictionaries(st.text(max_size=2), st.integers(), max_size=3),
-            st.tuples(st.integers()),
-        ),
-        min_size=1,
-        max_size=3,
-    )
-)
-@example(values=[[1, 2, 3], {"a": 1, "b": 2}, (4,)])
-def test_every_task_gets_the_whole_of_an_unmapped_value(
-    task_runner: TaskRunner[Any], values: list[Any]
-) -> None:
-    """Every task gets the whole of a value in `unmapped`."""
-
-    @flow(task_runner=task_runner)
-    def repeated() -> list[Any]:
-        return [repeat.map([1, 2], unmapped(value)).result() for value in values]
-
-    assert repeated() == [[value, value] for value in values]
-
-
-@pytest.mark.guarantee(NAME, "unmapped")
+@pytest.mark.fact(NAME, "dealt")
 @pytest.mark.runners("sequential", "threads")
 def test_strings_bytes_and_numbers_need_no_unmapped(task_runner: TaskRunner[Any]) -> None:
     """A string, bytes and whatever is not iterable are the same for every item."""
@@ -126,7 +109,7 @@ def test_strings_bytes_and_numbers_need_no_unmapped(task_runner: TaskRunner[Any]
     assert repeated() == [[value, value] for value in values]
 
 
-@pytest.mark.guarantee(NAME, "unmapped")
+@pytest.mark.fact(NAME, "dealt")
 @pytest.mark.runners("sequential", "threads")
 def test_a_dict_is_dealt_out_key_by_key(task_runner: TaskRunner[Any]) -> None:
     """A dict without `unmapped` is dealt out key by key, as long as its length fits."""
@@ -142,6 +125,7 @@ def test_a_dict_is_dealt_out_key_by_key(task_runner: TaskRunner[Any]) -> None:
 @settings(max_examples=2)
 @given(kilograms=st.lists(st.integers(1, 30).map(float), min_size=1, max_size=4), prices=prices)
 @example(kilograms=[1.0, 30.0, 2.0], prices={"near": 1.5, "far": 4.0})
+@example(kilograms=[1.0, 30.0], prices={"near": 1.5, "far": 4.0})
 def test_every_parcel_is_quoted_from_the_whole_price_list(
     task_runner: TaskRunner[Any], kilograms: list[float], prices: dict[str, float]
 ) -> None:
@@ -154,14 +138,14 @@ def test_every_parcel_is_quoted_from_the_whole_price_list(
     ]
 
 
-@pytest.mark.guarantee(NAME, "unmapped")
+@pytest.mark.fact(NAME, "items")
 def test_nothing_to_deal_out_is_an_error() -> None:
     """`map` without any items to deal out is an error."""
     with pytest.raises(MappingMissingIterable):
         flow(lambda: repeat.map(1, unmapped([1, 2])))()
 
 
-@pytest.mark.guarantee(NAME, "defaults")
+@pytest.mark.fact(NAME, "defaults")
 def test_a_default_is_given_whole(task_runner: TaskRunner[Any]) -> None:
     """A list that is a parameter's default is given whole, for any number of items (#9020)."""
 
@@ -172,7 +156,7 @@ def test_a_default_is_given_whole(task_runner: TaskRunner[Any]) -> None:
     assert quoted() == [1.0, 2.0, 4.0]
 
 
-@pytest.mark.guarantee(NAME, "defaults")
+@pytest.mark.fact(NAME, "defaults")
 @pytest.mark.runners("sequential", "threads")
 def test_the_default_as_an_argument_is_dealt_out(task_runner: TaskRunner[Any]) -> None:
     """The same list as an argument is dealt out: its length must fit."""
@@ -185,7 +169,7 @@ def test_the_default_as_an_argument_is_dealt_out(task_runner: TaskRunner[Any]) -
         quoted()
 
 
-@pytest.mark.guarantee(NAME, "futures")
+@pytest.mark.fact(NAME, "futures")
 def test_items_may_be_futures(task_runner: TaskRunner[Any]) -> None:
     """A list of futures is dealt out, and a future of a list is waited for and dealt out."""
 
@@ -222,10 +206,10 @@ def test_a_failed_item_leaves_the_others_alone(
         if parcel:
             assert outcome == len(parcel) / 2
         else:
-            assert isinstance(outcome, ValueError)
+            assert isinstance(outcome, CannotBeSent)
 
 
-@pytest.mark.guarantee(NAME, "apart")
+@pytest.mark.fact(NAME, "together")
 def test_the_results_together_raise_the_error_of_one(task_runner: TaskRunner[Any]) -> None:
     """Asking for all results at once raises the error of the item that failed."""
 
@@ -233,7 +217,7 @@ def test_the_results_together_raise_the_error_of_one(task_runner: TaskRunner[Any
     def weighed() -> list[Any]:
         return list(weigh.map(["a", ""]).result())
 
-    with pytest.raises(ValueError, match="nothing to weigh"):
+    with pytest.raises(CannotBeSent, match="nothing to weigh"):
         weighed()
 
 
@@ -243,7 +227,67 @@ def test_every_parcel_gets_a_label(task_runner: TaskRunner[Any]) -> None:
     labelled = label_parcels.with_options(task_runner=task_runner)
     too_heavy = "x" * 100
     labels = labelled(["a", "", too_heavy], {"far": 2}, "far")
-    assert labels == ["a: 1.00", ": no price", f"{too_heavy}: no price"]
+    assert labels == [
+        "a: 1.00",
+        ": there is nothing to weigh",
+        f"{too_heavy}: 50.0 kg is more than 30 kg",
+    ]
+
+
+@pytest.mark.guarantee(NAME, "errors")
+def test_an_error_that_is_not_the_parcels_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
+    """A zone without a price fails the flow with the error of the task."""
+    labelled = label_parcels.with_options(task_runner=task_runner)
+    state: State[list[str]] = labelled(["", "lamp", "book"], {"near": 2}, "fra", return_state=True)
+    assert state.is_failed()
+    with pytest.raises(KeyError, match="fra"):
+        state.result()
+
+
+@pytest.mark.guarantee(NAME, "async")
+@pytest.mark.runners("threads", "processes")
+def test_the_async_twin_gives_the_same(task_runner: TaskRunner[Any]) -> None:
+    """The async flow labels all parcels as the other one does, and fails as it does."""
+    labelled = label_parcels_async.with_options(task_runner=task_runner)
+
+    async def twice() -> tuple[list[str], State[list[str]]]:
+        labels = await labelled(["a", "", "bcd"], {"far": 2}, "far")
+        return labels, await labelled(["a"], {"far": 2}, "fra", return_state=True)
+
+    labels, failed = asyncio.run(twice())
+    assert labels == ["a: 1.00", ": there is nothing to weigh", "bcd: 3.00"]
+    assert failed.is_failed()
+
+
+@pytest.mark.guarantee(NAME, "async")
+@pytest.mark.runners("threads")
+def test_the_event_loop_goes_on(
+    task_runner: TaskRunner[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While tasks run, the event loop of the async flow does what else there is to do."""
+    begun, answered = tmp_path / "begun", tmp_path / "answered"
+
+    @task
+    def weigh(parcel: str) -> float:
+        begun.touch()
+        wait_until(answered.exists)
+        return 1.0
+
+    monkeypatch.setattr(map_unmapped, "weigh", weigh)
+
+    async def answer() -> None:
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        answered.touch()
+
+    async def side_by_side() -> list[list[str] | None]:
+        labelled = label_parcels_async.with_options(task_runner=task_runner)
+        done: list[list[str] | None] = await asyncio.gather(
+            labelled(["a"], {"far": 2}, "far"), answer()
+        )
+        return done
+
+    assert asyncio.run(side_by_side())[0] == ["a: 2.00"]
 
 
 @task
@@ -255,7 +299,7 @@ def name_kind(value: Any) -> str:
 ON_DASK = "on Dask a future in `allow_failure` reaches the task as it is, whatever its result"
 
 
-@pytest.mark.guarantee(
+@pytest.mark.fact(
     NAME, "allow-failure", runners=("sequential", "threads", "processes"), reason=ON_DASK
 )
 def test_an_allowed_failure_arrives_as_its_error(task_runner: TaskRunner[Any]) -> None:
@@ -267,10 +311,10 @@ def test_an_allowed_failure_arrives_as_its_error(task_runner: TaskRunner[Any]) -
 
     state: State[list[str]] = kinds(return_state=True)
     assert state.is_completed(), state.message
-    assert state.result() == ["float", "ValueError"]
+    assert state.result() == ["float", "CannotBeSent"]
 
 
-@pytest.mark.guarantee(
+@pytest.mark.fact(
     NAME,
     "allow-failure",
     runners=("sequential", "threads"),

@@ -8,6 +8,7 @@ import io
 import pdb
 import sys
 import threading
+import time
 from typing import Any
 
 import cloudpickle
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect import flow, task, unmapped
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flowgauge.waiting import patience
 from patterns.task_runners.sequential import SequentialTaskRunner, load_van
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -43,7 +46,7 @@ def test_a_submitted_task_runs_in_the_submitting_thread_and_is_over_at_once() ->
     assert ran == [notes()]
 
 
-@pytest.mark.guarantee(NAME, "order")
+@pytest.mark.guarantee(NAME, "inline")
 @settings(max_examples=4)
 @given(numbers=st.lists(st.integers(), max_size=12))
 def test_tasks_run_in_the_order_of_submission(numbers: list[int]) -> None:
@@ -185,32 +188,50 @@ def test_a_submitted_task_is_retried_as_often_as_a_called_one(retries: int, fail
     assert outcome(submitted=True) == outcome(submitted=False) == expected
 
 
+@pytest.mark.guarantee(NAME, "timeouts")
+def test_a_timeout_interrupts_a_submitted_task() -> None:
+    """A submitted task that sleeps is interrupted when its time is over."""
+    slept: list[str] = []
+
+    @task(timeout_seconds=0.1)
+    def sleep() -> None:
+        time.sleep(2 * patience())
+        slept.append("to the end")
+
+    @flow(task_runner=SequentialTaskRunner())
+    def sleeping() -> str:
+        return str(sleep.submit().state.name)
+
+    assert sleeping() == "TimedOut"
+    assert slept == []
+
+
 @task
-async def double(number: int) -> int:
-    """Double a number after a turn of the event loop."""
+async def double(number: int) -> tuple[int, str]:
+    """Double a number after a turn of the event loop, and say which flow run this is part of."""
     await asyncio.sleep(0)
-    return 2 * number
+    return 2 * number, str(flow_run.id)
 
 
 @pytest.mark.guarantee(NAME, "async")
 def test_async_tasks_can_be_submitted_from_sync_and_async_flows() -> None:
-    """Async tasks can be submitted from sync and from async flows."""
+    """Async tasks can be submitted from sync and from async flows, and know their flow run."""
 
     @flow(task_runner=SequentialTaskRunner())
-    def from_sync() -> list[Any]:
-        return [double.submit(number).result() for number in range(3)]
+    def from_sync() -> tuple[list[Any], str]:
+        return [double.submit(number).result() for number in range(3)], str(flow_run.id)
 
     @flow(task_runner=SequentialTaskRunner())
-    async def from_async() -> list[Any]:
-        return [double.submit(number).result() for number in range(3)]
+    async def from_async() -> tuple[list[Any], str]:
+        return [double.submit(number).result() for number in range(3)], str(flow_run.id)
 
-    assert from_sync() == [0, 2, 4]
-    assert asyncio.run(from_async()) == [0, 2, 4]
+    for doubled, run in (from_sync(), asyncio.run(from_async())):
+        assert doubled == [(0, run), (2, run), (4, run)]
 
 
 @pytest.mark.guarantee(NAME, "nested")
-def test_tasks_submit_tasks_to_any_depth() -> None:
-    """A task may submit tasks and wait for them, to any depth, without deadlock."""
+def test_tasks_submit_tasks_that_submit_tasks() -> None:
+    """A task may submit tasks and wait for them, 50 deep, without deadlock."""
 
     @task
     def descend(depth: int) -> int:
@@ -220,7 +241,7 @@ def test_tasks_submit_tasks_to_any_depth() -> None:
     def descent(depth: int) -> int:
         return descend.submit(depth).result()
 
-    assert descent(12) == 12
+    assert descent(50) == 50
 
 
 @pytest.mark.guarantee(NAME, "debugger")
@@ -258,6 +279,7 @@ def test_a_pickled_copy_runs_the_same_flow() -> None:
     assert load_van.with_options(task_runner=runner)(["book", "lamp"]) == 8
 
 
+@pytest.mark.guarantee(NAME, "started")
 def test_submitting_outside_the_with_block_is_refused() -> None:
     """A runner that was not started says so."""
     with pytest.raises(RuntimeError, match="must be started"):
