@@ -19,6 +19,7 @@ Guarantees:
     runs: there is one task run for each chunk, named after its items; none for an item.
     seen: a task run with a failed item is Failed, and its message names the first one.
     crash: where a chunk's task run ends without an answer, its items have that as their error.
+    refused: sizes, times and numbers that make no sense are refused before anything is called.
 
 Not for:
     Items that need their own logs, states, cached results or place in the run's page: a task run
@@ -262,9 +263,9 @@ def count_letters(word: str) -> int:
 
 @flow
 def count_all(words: list[str]) -> list[int]:
-    """Count the letters of all words, and leave out what is none."""
+    """Count the letters of all words, and leave out what is none; any other error is raised."""
     outcomes = chunked_map(count_letters, words, chunk_size=100)
-    return values(outcome for outcome in outcomes if outcome.error is None)
+    return values(each for each in outcomes if not isinstance(each.error, ValueError))
 
 
 def main() -> None:

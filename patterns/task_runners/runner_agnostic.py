@@ -16,17 +16,21 @@ Guarantees:
     values: a flow whose tasks only take arguments and return results gives the same values on
         every task runner, whatever the tasks depend on.
     states: it ends in the same states: a failed task fails, what needs it is not run, and
-        everything else completes (on a process pool the future of what is not run has no state:
-        asking it for anything raises).
+        everything else completes.
     order: results come in the order of the calls, not in the order of finishing.
-    globals: what the flow puts in a global, its tasks find there (only where tasks share the
-        flow's memory, so don't).
     chosen: `task_runner_for` makes the task runner that is named by its argument, or else by
         the environment variable `TASK_RUNNER`; a wrong name is one clear line.
 
+Prefect:
+    stateless (3.8, 3.9): on a process pool the future of a task that is not run has no state:
+        asking it for anything raises `UpstreamTaskError`.
+    globals (3.8, 3.9): what the flow puts in a global, its tasks find there on threads, and not in
+        other processes.
+
 Not for:
     Squeezing the last from one task runner: handing a large array from task to task costs
-    nothing on threads and a copy on processes.
+    nothing on threads and a copy on processes. Async flows, where asking a future for its result
+    stops the event loop: see `task_runners/map_unmapped`.
 
 Costs:
     Rows `submit` and `map` of the report, for each task runner.
@@ -43,12 +47,13 @@ import os
 from typing import Any
 
 from prefect import flow, task
-from prefect.client.schemas.objects import State
+from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 Bill = dict[str, tuple[int, list[str]]]
-"""For each part what its assembly costs and which parts it takes; those stand before it."""
+"""A bill of materials, such as `{"rim": (20, []), "wheel": (15, ["rim"])}`: what each part costs
+to assemble, and the parts that go into it, which stand before it."""
 
 
 def task_runner_for(name: str | None = None, workers: int = 2) -> TaskRunner[Any]:
@@ -93,7 +98,7 @@ def assemble(cost: int, parts: list[int]) -> int:
 
 
 def submit_all(bill: Bill) -> dict[str, PrefectFuture[int]]:
-    """Submit the assembly of every part; futures are handed on, and nobody waits for them."""
+    """Submit the assembly of every part: futures are arguments, and nobody waits for them here."""
     futures: dict[str, PrefectFuture[int]] = {}
     for part, (cost, parts) in bill.items():
         # The engine replaces futures by their results; the task sees numbers.
@@ -111,12 +116,16 @@ def price_parts(bill: Bill) -> dict[str, int]:
 @flow
 def check_parts(bill: Bill) -> dict[str, str]:
     """Return how the assembly of every part ended, in the order of the bill."""
-    futures = submit_all(bill)
-    states: dict[str, State[int]] = {}
-    for part, future in futures.items():
+    return {part: ended(future) for part, future in submit_all(bill).items()}
+
+
+def ended(future: PrefectFuture[int]) -> str:
+    """Wait for a task run, and return its final state's name."""
+    try:
         future.wait()
-        states[part] = future.state
-    return {part: state.name or "" for part, state in states.items()}
+        return str(future.state.name)
+    except UpstreamTaskError:
+        return "NotReady"
 
 
 def main() -> None:

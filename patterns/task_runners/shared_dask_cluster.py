@@ -14,16 +14,19 @@ Problem:
 
 Guarantees:
     reuse: flow runs through one address run their tasks in the same worker processes.
-    outlives: the cluster runs on after a flow run, also after one that failed.
     existing: an address that is given, or else in `DASK_ADDRESS`, is used as it is: nothing is
         started, and that cluster runs on after the block.
     closed: a cluster that was started here is gone after the block, also if the block raised.
     loopback: such a cluster listens on this machine only.
-    object: the cluster itself as an argument fails with the first task (this file's reason).
+
+Prefect:
+    outlives (3.8, 3.9): a cluster that is given by its address runs on after a flow run, also
+        after one that failed.
+    object (3.8, 3.9): `DaskTaskRunner(cluster=...)` fails with the first task.
 
 Not for:
     Clusters that grow and shrink, or are started on other machines: make those with their own
-    tools and give their address.
+    tools and give their address. Workers on other machines need the modules of your tasks.
 
 Costs:
     Rows of the runner `dask-processes` in the report, where one cluster serves the whole run;

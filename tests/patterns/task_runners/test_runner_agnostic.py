@@ -10,13 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
-from prefect.client.schemas.objects import State
+from prefect.exceptions import UpstreamTaskError
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flowgauge.waiting import wait_until
 from patterns.task_runners import runner_agnostic
 from patterns.task_runners.runner_agnostic import (
     Bill,
+    assemble,
     check_parts,
     price_parts,
     task_runner_for,
@@ -65,7 +66,6 @@ def test_values_are_those_of_plain_python(task_runner: TaskRunner[Any], bill: Bi
 
 
 @pytest.mark.guarantee(NAME, "states")
-@pytest.mark.runners("sequential", "threads", "dask-threads", "dask-processes")
 @settings(max_examples=3)
 @given(bill=bills(st.integers(-1, 2)))
 @example(bill={"a": (-1, []), "b": (1, ["a"]), "c": (0, []), "d": (2, ["c"]), "e": (1, ["b"])})
@@ -74,21 +74,25 @@ def test_failures_end_in_the_same_states(task_runner: TaskRunner[Any], bill: Bil
     assert check_parts.with_options(task_runner=task_runner)(bill) == ended(bill)
 
 
-@pytest.mark.guarantee(
-    NAME,
-    "states",
-    runners=("sequential", "threads", "dask-threads", "dask-processes"),
-    reason="on a process pool the future of a task whose input failed raises UpstreamTaskError",
-)
-def test_the_future_of_a_task_that_is_not_run_has_a_state(
-    task_runner: TaskRunner[Any],
+@pytest.mark.fact(NAME, "stateless")
+@pytest.mark.runners("threads", "processes")
+def test_the_future_of_a_task_that_is_not_run_has_no_state_on_a_process_pool(
+    task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
-    """The flow can wait for a task whose input failed, and go on."""
-    bill: Bill = {"spoke": (-1, []), "wheel": (1, ["spoke"]), "bell": (1, [])}
-    check = check_parts.with_options(task_runner=task_runner)
-    state: State[dict[str, str]] = check(bill, return_state=True)
-    assert state.is_completed(), state.message
-    assert state.result() == ended(bill)
+    """Asking the future of a task that was not run for anything raises, on a process pool."""
+
+    @flow(task_runner=task_runner)
+    def wheel() -> str:
+        spoke = assemble.submit(-1, [])
+        following: Any = assemble
+        wheel = following.submit(1, [spoke])
+        try:
+            wheel.wait()
+            return str(wheel.state.name)
+        except UpstreamTaskError:
+            return "UpstreamTaskError"
+
+    assert wheel() == ("UpstreamTaskError" if runner_name == "processes" else "NotReady")
 
 
 @pytest.mark.guarantee(NAME, "order")
@@ -116,7 +120,7 @@ def test_results_come_in_the_order_of_the_calls(
     assert list(prices.items()) == [("last", 0), ("first", 1), ("second", 2)]
 
 
-@pytest.mark.guarantee(
+@pytest.mark.fact(
     NAME,
     "globals",
     runners=("sequential", "threads", "dask-threads"),

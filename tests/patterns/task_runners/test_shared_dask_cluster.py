@@ -60,7 +60,7 @@ def test_flow_runs_use_the_same_workers(scheduler: str) -> None:
 
 
 @on_dask
-@pytest.mark.guarantee(NAME, "outlives")
+@pytest.mark.fact(NAME, "outlives")
 @pytest.mark.parametrize("negatives", [["beach"], [""]], ids=["completed", "failed"])
 def test_the_cluster_outlives_a_flow_run(scheduler: str, negatives: list[str]) -> None:
     """The cluster runs on with the same workers after a flow run, also after one that failed."""
@@ -161,7 +161,7 @@ def in_process_cluster() -> Iterator[LocalCluster]:
 
 
 @on_dask
-@pytest.mark.guarantee(NAME, "object")
+@pytest.mark.fact(NAME, "object")
 def test_the_cluster_itself_fails_with_the_first_task(runner_name: str) -> None:
     """The cluster itself fails with the first task, its address does not (#17754)."""
     with in_process_cluster() as cluster:
