@@ -12,20 +12,25 @@ Problem:
 Guarantees:
     runs: a worker of the pool executes a run in a process of its own, from the source folder
         and with the parameters that were given, and its value can be read afterwards.
-    priority: a run in the `urgent` queue is handed out before those of the `default` queue
-        that were asked for earlier.
-    queue-limit: a queue hands out no more runs at once than its limit.
-    pool-limit: a pool hands out no more runs at once than its limit, whatever the queue.
-    one-at-a-time: of one deployment's runs never more than its limit are under way; those
-        above it wait, and start when a place is free.
+    priority: a worker is given a run of the `urgent` queue before those of the `default` queue
+        that were scheduled earlier.
+    queue-limit: a worker is given no more runs of a queue at once than the queue's limit.
+    pool-limit: a worker is given no more runs of a pool at once than the pool's limit, of all its
+        queues together.
+    one-at-a-time: with a limit of one, one run of a deployment is under way; the next waits for
+        the slot, and starts when it is free.
     cancelled: with `CANCEL_NEW` a run above the limit is cancelled and does not wait.
+    kept: of a pool or queue that is there only what is given is changed: without a limit it keeps
+        its own, and its pause, description and job template in any case. A deployment that was
+        paused stays paused when it is deployed again.
     no-pool: a deployment to a pool that does not exist is refused in one line.
     no-flow: a deployment of a flow that does not exist is refused in one line, and nothing is
         deployed.
 
 Not for:
     One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
-    may poll, see `deployments/push_on_one_machine`.
+    may poll, see `deployments/push_on_one_machine`. Taking a limit away again:
+    `prefect work-pool clear-concurrency-limit`.
 
 Costs:
     A new Python process for each run, which imports Prefect: seconds. Before that a run waits
@@ -43,17 +48,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect import flow, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments import run_deployment
-from prefect.exceptions import MissingFlowError, ObjectAlreadyExists
+from prefect.exceptions import MissingFlowError, ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 
@@ -69,7 +74,7 @@ class Queue:
 
     Attributes:
         priority: 1 is first.
-        limit: How many of its runs may be under way at once; without one, all.
+        limit: How many of its runs may be under way at once; without one, as many as before.
     """
 
     priority: int
@@ -77,33 +82,35 @@ class Queue:
 
 
 async def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = None) -> None:
-    """Make a pool of processes and its queues, or change them to this.
+    """Make a pool of processes and its queues where they are missing, and set what is given.
 
     Args:
         pool: Its name.
         queues: By name; a pool has a queue called `default` in any case.
-        limit: How many runs of the pool may be under way at once; without one, all.
+        limit: How many runs of the pool may be under way at once; without one, as many as before.
     """
+    template = ProcessWorker.get_default_base_job_template()
     async with get_client() as client:
-        wanted = WorkPoolCreate(
-            name=pool,
-            type="process",
-            concurrency_limit=limit,
-            base_job_template=ProcessWorker.get_default_base_job_template(),
-        )
-        await client.create_work_pool(wanted, overwrite=True)
-        for name, queue in queues.items():
-            try:
-                made = await client.create_work_queue(name, work_pool_name=pool)
-            except ObjectAlreadyExists:
-                made = await client.read_work_queue_by_name(name, work_pool_name=pool)
-            await client.update_work_queue(
-                made.id, priority=queue.priority, concurrency_limit=queue.limit
+        # With `overwrite=True` a pool would lose its limit, and a paused one would go on.
+        with suppress(ObjectAlreadyExists):
+            await client.create_work_pool(
+                WorkPoolCreate(name=pool, type="process", base_job_template=template)
             )
+        if limit is not None:
+            await client.update_work_pool(pool, WorkPoolUpdate(concurrency_limit=limit))
+        for name, queue in queues.items():
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_queue(name, work_pool_name=pool)
+            made = await client.read_work_queue_by_name(name, work_pool_name=pool)
+            await client.update_work_queue(made.id, priority=queue.priority)
+            if queue.limit is not None:
+                await client.update_work_queue(made.id, concurrency_limit=queue.limit)
 
 
 def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: Any) -> UUID:
     """Deploy a flow, from where its source lies, to a pool.
+
+    Deployed again, what is not given is as Prefect sets it, but a paused deployment stays paused.
 
     Args:
         folder: Where a worker of the pool finds the source.
@@ -122,6 +129,9 @@ def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: Any) 
         source: Any = flow.from_source(str(folder), entrypoint=entrypoint)
     except (MissingFlowError, FileNotFoundError) as error:
         raise ValueError(f'no flow "{entrypoint}" in {folder}: {str(error).strip()}') from None
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        earlier = client.read_deployment_by_name(f"{source.name}/{name}")
+        options = {"paused": earlier.paused, **options}
     deployed: UUID = source.deploy(
         name=name, work_pool_name=pool, print_next_steps=False, ignore_warnings=True, **options
     )
@@ -138,7 +148,7 @@ async def work(pool: str, *, once: bool = False) -> None:
     await ProcessWorker(work_pool_name=pool).start(run_once=once)
 
 
-async def outcome(flow_run_id: UUID) -> Any:
+async def outcome(flow_run_id: UUID) -> object:
     """Return what a run gave, or the name of its state while it has not completed."""
     async with get_client() as client:
         run = await client.read_flow_run(flow_run_id)
@@ -148,7 +158,20 @@ async def outcome(flow_run_id: UUID) -> Any:
 
 
 def main() -> None:
-    """Deploy to a pool, ask for a run in each queue, and work until both are done."""
+    """Deploy to a pool, schedule a run in each queue, and work until both are done.
+
+    The same by commands, of which the last works until it is stopped by Ctrl-C:
+
+        prefect work-pool create models --type process
+        prefect work-pool set-concurrency-limit models 2
+        prefect work-queue create urgent --pool models --priority 1
+        prefect work-queue set-concurrency-limit default 1 --pool models
+        prefect deploy deploy_to_pool.py:train --name nightly --pool models --concurrency-limit 1
+        prefect deploy deploy_to_pool.py:train --name now --pool models --work-queue urgent
+        prefect deployment run train/nightly --param dataset=nightly
+        prefect deployment run train/now --param dataset=now
+        prefect worker start --pool models
+    """
     here = Path(__file__).resolve()
     pool = "models"
     asyncio.run(prepare_pool(pool, {"urgent": Queue(1), "default": Queue(2, limit=1)}, limit=2))

@@ -16,9 +16,18 @@ Guarantees:
     templated: the source folder and the version come from the environment of whoever deploys,
         so the file holds neither a path nor a commit.
     one-only: `--name` makes one environment and leaves the other as it is.
-    repeatable: deploying again changes nothing: no second deployment, no second schedule.
+    repeatable: deploying the file again makes no second deployment and no second schedule, and
+        what somebody changed elsewhere is as the file says: parameters, tags, variables, limit.
+    pools: pools that are missing are made; one that is there keeps its limit, its pause, its
+        description, its job template and its queues.
     bad: a name that is not in the file, a flow that does not exist, a bad cron and a pool that
         does not exist are each refused in one line, and that deployment is left as it was.
+
+Prefect:
+    goes-on (3.8, 3.9): deploying again lets a paused deployment go on. A paused schedule and a
+        paused pool stay paused: pause those.
+    stays (3.8, 3.9): a schedule that leaves the file, or has another slug there, stays on the
+        server beside the new one; delete it there (`prefect deployment schedule delete`).
 
 Not for:
     Environments with a server each: give `PREFECT_API_URL` and `--name`. One deployment on one
@@ -38,12 +47,14 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
@@ -62,12 +73,17 @@ def refresh(database: str, rows: int | None = None) -> str:
 
 
 async def prepare_pools() -> None:
-    """Make the pools of both environments, if they are not there."""
+    """Make the pools of both environments that are missing, and change none that is there.
+
+    On the command line: `prefect work-pool create staging --type process`.
+    """
     template = ProcessWorker.get_default_base_job_template()
     async with get_client() as client:
         for name in ("staging", "production"):
             pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
-            await client.create_work_pool(pool, overwrite=True)
+            # With `overwrite=True` a pool would lose its limit, and a paused one would go on.
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_pool(pool)
 
 
 def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
@@ -105,7 +121,7 @@ def reason(said: str) -> str:
     return " ".join(said.split())
 
 
-async def deployed(environment: str) -> Any:
+async def deployed(environment: str) -> DeploymentResponse:
     """Return the deployment of an environment as the server holds it."""
     async with get_client() as client:
         return await client.read_deployment_by_name(f"refresh/{environment}")
@@ -117,7 +133,7 @@ def main() -> None:
     deploy("--all", commit="1f2e3d4")
     for environment in ("staging", "production"):
         found = asyncio.run(deployed(environment))
-        schedules = [each.schedule.cron for each in found.schedules]
+        schedules = [each.slug for each in found.schedules]
         pool = f"{found.work_pool_name}/{found.work_queue_name}"
         print(f"{environment}: {found.parameters} on {pool}, schedules {schedules}")
 

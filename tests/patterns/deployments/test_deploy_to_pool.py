@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
-from prefect.client.orchestration import get_client
+from prefect import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running
+from prefect.workers.process import ProcessWorker
 
 from flowgauge.waiting import patience
 from patterns.deployments import deploy_to_pool as pattern
-from patterns.deployments.deploy_to_pool import Queue, deploy, outcome, prepare_pool
+from patterns.deployments.deploy_to_pool import Queue, deploy, outcome, prepare_pool, train
 from patterns.deployments.trigger_by_http import call, watch
 
 NAME = "deployments/deploy_to_pool"
@@ -41,7 +44,7 @@ def train(notes: str, name: str, seconds: float) -> str:
 
 
 def ask(deployment_id: UUID, number: int) -> list[UUID]:
-    """Ask for runs of a deployment, and return their ids."""
+    """Schedule runs of a deployment, and return their ids."""
 
     async def create() -> list[UUID]:
         async with get_client() as client:
@@ -57,8 +60,8 @@ def ask(deployment_id: UUID, number: int) -> list[UUID]:
     return asyncio.run(create())
 
 
-def handed_out(pool: str) -> list[UUID]:
-    """Return the runs that a worker of a pool is given when it asks, in their order."""
+def offered(pool: str) -> list[UUID]:
+    """Return the runs that a worker of a pool is given when it polls, in their order."""
 
     async def poll() -> list[UUID]:
         async with get_client() as client:
@@ -87,36 +90,36 @@ def prepared(pool: str, limit: int | None = None, queue_limit: int | None = None
 
 
 @pytest.mark.guarantee(NAME, "priority")
-def test_the_urgent_queue_is_handed_out_first(prefect_server: str) -> None:
-    """A run that was asked for last is handed out first, as its queue is urgent."""
+def test_the_urgent_queue_comes_first(prefect_server: str) -> None:
+    """A worker is given the run that was scheduled last first, as its queue is urgent."""
     prepared("priority")
     usual = ask(deploy(FOLDER, TRAIN, "usual", "priority"), 2)
     urgent = ask(deploy(FOLDER, TRAIN, "urgent", "priority", work_queue_name="urgent"), 1)
-    assert handed_out("priority") == [*urgent, *usual]
+    assert offered("priority") == [*urgent, *usual]
 
 
 @pytest.mark.guarantee(NAME, "queue-limit")
-def test_a_queue_hands_out_no_more_than_its_limit(prefect_server: str) -> None:
-    """With one run of the queue under way no other is handed out; other queues go on."""
+def test_a_queue_gives_no_more_than_its_limit(prefect_server: str) -> None:
+    """With one run of the queue under way a worker is given no other; other queues go on."""
     prepared("queue-limit", queue_limit=1)
     first, second = ask(deploy(FOLDER, TRAIN, "limited", "queue-limit"), 2)
     urgent = ask(deploy(FOLDER, TRAIN, "free", "queue-limit", work_queue_name="urgent"), 2)
-    assert handed_out("queue-limit") == [*urgent, first]
+    assert offered("queue-limit") == [*urgent, first]
     assert begin(first) == ["Pending"]
-    assert handed_out("queue-limit") == urgent
+    assert offered("queue-limit") == urgent
     asyncio.run(prepare_pool("queue-limit", {"default": Queue(2, limit=2)}))
-    assert handed_out("queue-limit") == [*urgent, second]
+    assert offered("queue-limit") == [*urgent, second]
 
 
 @pytest.mark.guarantee(NAME, "pool-limit")
-def test_a_pool_hands_out_no_more_than_its_limit(prefect_server: str) -> None:
-    """With as many runs under way as the limit nothing is handed out, from any queue."""
+def test_a_pool_gives_no_more_than_its_limit(prefect_server: str) -> None:
+    """With as many runs under way as the limit a worker is given none, of either queue."""
     prepared("pool-limit", limit=2)
     runs = ask(deploy(FOLDER, TRAIN, "one", "pool-limit"), 2)
     urgent = ask(deploy(FOLDER, TRAIN, "other", "pool-limit", work_queue_name="urgent"), 1)
-    assert handed_out("pool-limit") == [*urgent, runs[0]]
+    assert offered("pool-limit") == [*urgent, runs[0]]
     assert begin(*urgent, runs[0]) == ["Pending", "Pending"]
-    assert handed_out("pool-limit") == []
+    assert offered("pool-limit") == []
 
 
 @pytest.mark.guarantee(NAME, "one-at-a-time")
@@ -139,10 +142,10 @@ def test_a_run_above_the_limit(
 
 
 @pytest.mark.guarantee(NAME, "one-at-a-time")
-def test_a_waiting_run_starts_when_the_place_is_free(prefect_server: str) -> None:
+def test_a_waiting_run_starts_when_the_slot_is_free(prefect_server: str) -> None:
     """The run that waited is let through once the one before it has ended."""
-    prepared("places")
-    deployment_id = deploy(FOLDER, TRAIN, "places", "places", concurrency_limit=1)
+    prepared("slots")
+    deployment_id = deploy(FOLDER, TRAIN, "slots", "slots", concurrency_limit=1)
     first, second = ask(deployment_id, 2)
     assert begin(first, second) == ["Pending", "AwaitingConcurrencySlot"]
 
@@ -154,6 +157,46 @@ def test_a_waiting_run_starts_when_the_place_is_free(prefect_server: str) -> Non
 
     asyncio.run(finish())
     assert begin(second) == ["Pending"]
+
+
+@pytest.mark.guarantee(NAME, "kept")
+def test_what_is_not_given_is_kept(prefect_server: str) -> None:
+    """A pool and its queues that were prepared and changed are the same when prepared again."""
+    prepared("kept", limit=5, queue_limit=4)
+    template = ProcessWorker.get_default_base_job_template()
+    template["variables"]["properties"]["env"]["default"] = {"TEAM": "models"}
+    changes = {"is_paused": True, "description": "models", "base_job_template": template}
+    httpx.patch(f"{prefect_server}/work_pools/kept", json=changes).raise_for_status()
+    of_queue = {"description": "of models", "concurrency_limit": 3}
+    default = f"{prefect_server}/work_pools/kept/queues/default"
+    httpx.patch(default, json=of_queue).raise_for_status()
+    before = held(prefect_server, "kept")
+    prepared("kept")
+    assert held(prefect_server, "kept") == before
+    prepared("kept", limit=7)
+    assert held(prefect_server, "kept")[0] == before[0] | {"concurrency_limit": 7}
+
+
+def held(api: str, pool: str) -> list[dict[str, Any]]:
+    """Return a pool and its queues as the server holds them, but for when they were changed."""
+    with httpx.Client(base_url=api) as client:
+        found = [
+            client.get(f"/work_pools/{pool}").json(),
+            *client.post(f"/work_pools/{pool}/queues/filter", json={}).json(),
+        ]
+    return [{key: each[key] for key in each if key != "updated"} for each in found]
+
+
+@pytest.mark.guarantee(NAME, "kept")
+def test_a_paused_deployment_stays_paused(prefect_server: str) -> None:
+    """Deployed again it is still paused, until it is told to go on."""
+    prepared("paused")
+    paused = []
+    for options in ({}, {"paused": True}, {}, {"paused": False}):
+        id_ = deploy(FOLDER, TRAIN, "paused", "paused", **options)
+        with get_client(sync_client=True) as client:
+            paused.append(client.read_deployment(id_).paused)
+    assert paused == [False, True, True, False]
 
 
 @pytest.mark.guarantee(NAME, "no-pool")
@@ -178,6 +221,15 @@ def test_a_flow_that_does_not_exist_is_refused(prefect_server: str, entrypoint: 
         deploy(FOLDER, entrypoint, "of-nothing", "default")
     assert "\n" not in str(caught.value)
     assert "of-nothing" not in deployed(prefect_server)
+
+
+@pytest.mark.guarantee(NAME, "runs")
+def test_the_value_of_a_run_can_be_read(prefect_server: str) -> None:
+    """What `train` returned is read from what the server knows of its run."""
+    state = train("a", epochs=2, return_state=True)
+    run = state.state_details.flow_run_id
+    assert run
+    assert asyncio.run(outcome(run)) == "2 epochs on a"
 
 
 @pytest.mark.e2e
@@ -228,3 +280,34 @@ def test_a_worker_executes_the_runs_one_at_a_time(
         assert [asyncio.run(outcome(UUID(run))) for run in runs] == ["a", "b", "now"]
     assert [state["type"] for state in states] == ["COMPLETED"] * 3
     assert notes.read_text().split() == ["+now", "-now", "+a", "-a", "+b", "-b"]
+
+
+@pytest.mark.nightly
+def test_the_commands_do_the_same(
+    live_server: str, prefect: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What `main` shows to type makes the pool, queues and deployments, and runs both runs."""
+    shutil.copy(pattern.__file__, tmp_path)
+    lines = str(pattern.main.__doc__).splitlines()
+    typed = [line.split()[1:] for line in lines if line.startswith("        prefect ")]
+    assert typed[-1][:2] == ["worker", "start"]
+    for words in (*typed[:-1], [*typed[-1], "--run-once"]):
+        done = prefect("--no-prompt", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    pool, *queues = held(live_server, "models")
+    assert pool["concurrency_limit"] == 2
+    assert {each["name"]: (each["priority"], each["concurrency_limit"]) for each in queues} == {
+        "urgent": (1, None),
+        "default": (2, 1),
+    }
+    runs = call(live_server, "/flow_runs/filter", {"work_pools": {"name": {"any_": ["models"]}}})
+    with temporary_settings({PREFECT_API_URL: live_server}):
+        values = {run["work_queue_name"]: asyncio.run(outcome(UUID(run["id"]))) for run in runs}
+    assert values == {"urgent": "1 epochs on now", "default": "1 epochs on nightly"}
+    made = {
+        each["name"]: (each["work_queue_name"], each["global_concurrency_limit"])
+        for each in call(live_server, "/deployments/filter", {})
+        if each["work_pool_name"] == "models"
+    }
+    assert made["now"] == ("urgent", None)
+    assert (made["nightly"][0], made["nightly"][1]["limit"]) == ("default", 1)

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.objects import WorkPool
+from prefect.workers.process import ProcessWorker
 
 from patterns.deployments.two_environments import two_environments as pattern
 from patterns.deployments.two_environments.two_environments import deploy, deployed, prepare_pools
@@ -81,6 +86,41 @@ def test_folder_and_version_come_from_the_environment(folder: Path) -> None:
         }
 
 
+def pools(client: SyncPrefectClient) -> list[tuple[WorkPool, list[dict[str, Any]]]]:
+    """Return the pools of both environments and their queues as the server holds them."""
+    return [
+        (
+            client.read_work_pool(name),
+            client.request("POST", f"/work_pools/{name}/queues/filter", json={}).json(),  # type: ignore[arg-type]
+        )
+        for name in ("staging", "production")
+    ]
+
+
+@pytest.mark.guarantee(NAME, "pools")
+@pytest.mark.usefixtures("folder")
+def test_a_pool_that_is_there_is_left_as_it_is() -> None:
+    """Made from the default template, both pools keep all that a person has configured."""
+    with get_client(sync_client=True) as client:
+        for pool, queues in pools(client):
+            template = pool.base_job_template
+            assert template == ProcessWorker.get_default_base_job_template()
+            template["variables"]["properties"]["env"]["default"] = {"TEAM": "sales"}
+            changes = WorkPoolUpdate(
+                description="of sales",
+                is_paused=True,
+                concurrency_limit=3,
+                base_job_template=template,
+            )
+            client.update_work_pool(pool.name, changes)
+            for queue in queues:
+                client.update_work_queue(queue["id"], concurrency_limit=2, description="of sales")
+        before = pools(client)
+        assert [pool.concurrency_limit for pool, _ in before] == [3, 3]
+        asyncio.run(prepare_pools())
+        assert pools(client) == before
+
+
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "one-only")
 @pytest.mark.guarantee(NAME, "repeatable")
@@ -95,6 +135,44 @@ def test_one_environment_is_deployed_again(folder: Path) -> None:
         each.schedule for each in before["production"].schedules
     ]
     assert after["staging"] == before["staging"]
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "repeatable")
+@pytest.mark.fact(NAME, "goes-on")
+@pytest.mark.fact(NAME, "stays")
+def test_a_changed_deployment_is_deployed_again(folder: Path) -> None:
+    """It is as the file says and goes on; paused schedules stay so, and ones the file lost stay."""
+    before = held("staging"), held("production")
+    with get_client(sync_client=True) as client:
+        for found in before:
+            changes = {
+                "paused": True,
+                "description": "changed",
+                "parameters": {"database": "elsewhere"},
+                "tags": ["changed"],
+                "job_variables": {"env": {"LOG_LEVEL": "CHANGED"}},
+                "concurrency_limit": 5,
+            }
+            client.request("PATCH", f"/deployments/{found.id}", json=changes)  # type: ignore[arg-type]
+        (daily,) = before[1].schedules
+        of_production = f"/deployments/{before[1].id}/schedules/{daily.id}"
+        client.request("PATCH", of_production, json={"active": False})  # type: ignore[arg-type]
+    assert held("production").paused
+    deploy("--all", folder=folder, commit="1f2e3d4")
+    again = held("staging"), held("production")
+    assert [each.paused for each in again] == [False, False]
+    for name in ("id", "parameters", "tags", "description", "job_variables", "work_queue_name"):
+        assert [getattr(each, name) for each in again] == [getattr(each, name) for each in before]
+    limits = [each.global_concurrency_limit for each in again]
+    assert [limit and limit.limit for limit in limits] == [None, 1]
+    (paused,) = again[1].schedules
+    assert (paused.id, paused.active) == (daily.id, False)
+
+    file = folder / "prefect.yaml"
+    file.write_text(file.read_text().replace("slug: daily", "slug: early"))
+    deploy("--name", "production", folder=folder, commit="1f2e3d4")
+    assert {each.slug for each in held("production").schedules} == {"daily", "early"}
 
 
 @pytest.mark.e2e
