@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from flowgauge.catalogue import catalogue_root
 from flowgauge.graphs import GraphError, Kernel, Workflow
+from flowgauge.mistake import Mistake
 from flowgauge.runners import PATTERNS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _SLOW = 0.8
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
-class AdviseError(ValueError):
+class AdviseError(Mistake):
     """What a person can mend; the message is one line."""
 
 

@@ -12,12 +12,10 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from flowgauge import pattern_commands
-from flowgauge.advise_command import AdviseError, advise
-from flowgauge.catalogue import CatalogueError
+from flowgauge.advise_command import advise
 from flowgauge.matrix_command import matrix
-from flowgauge.measure.prefect_versions import VersionError
+from flowgauge.mistake import Mistake
 from flowgauge.server import commands
-from flowgauge.server.kept import KeptError
 
 app = App(
     name="flowgauge",
@@ -30,10 +28,6 @@ pattern_commands.add_to(app)
 app.command(commands.app)
 app.command(matrix)
 app.command(advise)
-
-
-class Mistake(Exception):
-    """What a person can mend; the message is one line."""
 
 
 def main() -> None:
@@ -62,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         return _told(where + (error.strerror or str(error)).lower())
     except CycloptsError as error:
         return _told(_misread(error))
-    except (AdviseError, CatalogueError, KeptError, Mistake, VersionError) as error:
+    except Mistake as error:
         return _told(str(error))
     return int(status or 0)
 

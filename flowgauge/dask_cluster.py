@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flowgauge.isolation import environment_kept
+from flowgauge.mistake import Mistake
 
 CONNECT_TIMEOUT = 10
 """Seconds that a Dask scheduler has to answer."""
@@ -21,7 +22,7 @@ CONNECT_TIMEOUT = 10
 _PLUGIN = "flowgauge"
 
 
-class ClusterError(ValueError):
+class ClusterError(Mistake):
     """A Dask cluster that can't be used; one line says why and what to do."""
 
 

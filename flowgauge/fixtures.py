@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.dask_cluster import ClusterError
-from flowgauge.measure.recorder import BenchmarkRecorder, Paired, note_start
 from flowgauge.run import RUN, SERVER_LOST, is_stock, leased_server, measures, run_home
 from flowgauge.runners import RunnerError, StartedRunners
 from flowgauge.surroundings import warn_of_untested_prefect
@@ -24,11 +23,13 @@ if TYPE_CHECKING:
 
     from flowgauge.kernels import Speeds
     from flowgauge.measure.floors import Floor
+    from flowgauge.measure.recorder import Paired
 
 
 @pytest.fixture(scope="session")
 def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Start one isolated Prefect server for the whole run; gives the address of its API."""
+    from flowgauge.measure.recorder import note_start
     from flowgauge.server.kept import KeptError
     from flowgauge.server.watch import ServerError
 
@@ -71,6 +72,8 @@ def started_runners(
     prefect_server: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest
 ) -> Iterator[StartedRunners]:
     """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
+    from flowgauge.measure.recorder import note_start
+
     run = pytestconfig.stash[RUN]
     started = StartedRunners(
         run.workers, run_home(pytestconfig), _as_shipped(request.session), run.dask_address
@@ -97,6 +100,8 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
 @pytest.fixture
 def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
     """Measure one thing beside its reference, round by round; see `Paired`."""
+    from flowgauge.measure.recorder import BenchmarkRecorder, Paired
+
     recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
     if not isinstance(recorder, BenchmarkRecorder):
         pytest.fail("the paired fixture needs `flowgauge = true` in pytest's ini file", False)

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from flowgauge.mistake import Mistake
+
 Kernel = Literal["wait", "python", "native", "memory", "bytes"]
 
 
-class GraphError(ValueError):
+class GraphError(Mistake):
     """A workflow that cannot be; the message is one line that names the task or the field."""
 
 

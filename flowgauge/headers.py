@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgauge.mistake import Mistake
+
 SPDX = "# SPDX-License-Identifier: 0BSD"
 SECTIONS = ("Problem", "Guarantees", "Prefect", "Not for", "Costs", "Sources")
 OPTIONAL_SECTIONS = ("Prefect",)
@@ -19,7 +21,7 @@ _FACT = re.compile(r"(?P<id>[^\s:(]+) \((?P<versions>\d+\.\d+(?:, \d+\.\d+)*)\)"
 _INDENT = "    "
 
 
-class CatalogueError(ValueError):
+class CatalogueError(Mistake):
     """Something in the catalogue, or asked of it, that cannot be; the message is one line."""
 
 

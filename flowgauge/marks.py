@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from flowgauge.headers import CatalogueError
 
@@ -24,6 +24,8 @@ class Proof:
         id: Of the guarantee or fact.
         file: The file of the test.
         test: The test as pytest names it within its file: `test_a` or `TestClass::test_a`.
+        marks: All marks of the test, its class and its file: `e2e`, `runners`.
+        fixtures: The names of the test's parameters.
     """
 
     kind: Kind
@@ -31,6 +33,8 @@ class Proof:
     id: str
     file: Path
     test: str
+    marks: frozenset[str] = frozenset()
+    fixtures: frozenset[str] = frozenset()
 
 
 def proofs(tests_root: Path) -> tuple[Proof, ...]:
@@ -54,16 +58,7 @@ def _in(path: Path) -> Iterator[Proof]:
     except (SyntaxError, UnicodeDecodeError) as error:
         raise CatalogueError(f"{path} is not Python: {error}") from None
     names = dict(_string_constants(tree))
-    for test, mark, kind in _marks(tree, ""):
-        values = [_string(argument, names) for argument in mark.args]
-        match values:
-            case [str(pattern), str(id_)]:
-                yield Proof(kind, pattern, id_, path, test)
-            case _:
-                raise CatalogueError(
-                    f"{path}:{mark.lineno}: write the pattern and the {kind} of the mark as"
-                    " strings, or as names of strings given at the top of this file"
-                )
+    yield from _below(tree, path, names, "", frozenset(_file_marks(tree)))
 
 
 def _string_constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -84,18 +79,50 @@ def _string(node: ast.expr, names: dict[str, str]) -> str | None:
     return None
 
 
-def _marks(node: ast.AST, outer: str) -> Iterator[tuple[str, ast.Call, Kind]]:
-    """Yield the name of each marked function or class, its mark, and what the mark proves."""
+def _below(
+    node: ast.AST, path: Path, names: dict[str, str], outer: str, around: frozenset[str]
+) -> Iterator[Proof]:
+    """Yield the proofs of the functions and classes in a node; `around` are the marks outside."""
     for child in ast.iter_child_nodes(node):
-        name = outer
+        name, marks = outer, around
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = f"{outer}::{child.name}" if outer else child.name
-            for decorator in child.decorator_list:
-                match decorator:
-                    case ast.Call(
-                        func=ast.Attribute(
-                            attr="guarantee" | "fact" as kind, value=ast.Attribute(attr="mark")
-                        )
-                    ):
-                        yield name, decorator, "fact" if kind == "fact" else "guarantee"
-        yield from _marks(child, name)
+            own = [mark for each in child.decorator_list if (mark := _mark(each)) is not None]
+            marks = around | {kind for kind, _ in own}
+            arguments = getattr(child, "args", None)
+            fixtures = frozenset(a.arg for a in arguments.args) if arguments else frozenset()
+            for kind, call in own:
+                if kind in get_args(Kind):
+                    pattern, id_ = _words(call, kind, path, names)
+                    yield Proof(cast(Kind, kind), pattern, id_, path, name, marks, fixtures)
+        yield from _below(child, path, names, name, marks)
+
+
+def _mark(node: ast.expr) -> tuple[str, ast.Call | None] | None:
+    """Return the name of a mark `@pytest.mark.name(...)`, and its call if it is one."""
+    call = node if isinstance(node, ast.Call) else None
+    match call.func if call else node:
+        case ast.Attribute(attr=name, value=ast.Attribute(attr="mark")):
+            return name, call
+    return None
+
+
+def _file_marks(tree: ast.Module) -> Iterator[str]:
+    """Yield the marks that a file gives to all its tests."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="pytestmark")], value=value):
+                listed = value.elts if isinstance(value, ast.List) else [value]
+                yield from (mark[0] for each in listed if (mark := _mark(each)) is not None)
+
+
+def _words(call: ast.Call | None, kind: str, path: Path, names: dict[str, str]) -> tuple[str, str]:
+    """Return the pattern and the id that a mark names."""
+    match [_string(argument, names) for argument in (call.args if call else ())]:
+        case [str(pattern), str(id_)]:
+            return pattern, id_
+    line = f":{call.lineno}" if call else ""
+    raise CatalogueError(
+        f"{path}{line}: write the pattern and the {kind} of the mark as strings, or as names of"
+        " strings given at the top of this file"
+    )

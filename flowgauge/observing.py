@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge import history
-from flowgauge.history import History, Match
 from flowgauge.ledger import EffectLedger
+
+if TYPE_CHECKING:
+    from flowgauge.history import History, Match
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ def effect_ledger(tmp_path: Path) -> EffectLedger:
 @pytest.fixture
 def run_history(prefect_server: str) -> Callable[..., History]:
     """Give the function that reads what states a run went through; see `flowgauge.history`."""
-    return history.run_history
+    from flowgauge.history import run_history
+
+    return run_history
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,6 +44,8 @@ def pytest_runtest_makereport(
 
 def _failed_matches(traceback: TracebackType) -> list[Match]:
     """Return the matches that failed where an assertion did: pytest keeps them as locals."""
+    from flowgauge.history import Match
+
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     values = traceback.tb_frame.f_locals.values()

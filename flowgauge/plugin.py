@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pytest plugin: options, marks, and what a run reports at its end."""
+"""The pytest plugin: options, marks, and what a run reports at its end.
+
+It is loaded in every run of pytest where Flowgauge is installed, also where no test needs it: what
+only some runs need is imported where they do.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,12 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.dask_cluster import ClusterError, check_dask_address
-from flowgauge.facts import Facts, outdated_fact
-from flowgauge.graphs import GraphError
-from flowgauge.measure.recorder import BenchmarkRecorder
+from flowgauge.dask_cluster import check_dask_address
+from flowgauge.mistake import Mistake
 from flowgauge.proofs import GuaranteeRecorder, bind_proof
 from flowgauge.run import (
     RUN,
@@ -32,8 +35,9 @@ from flowgauge.runners import (
     installed_runners,
     narrowed,
 )
-from flowgauge.server.kept import KeptError
-from flowgauge.wfformat import load
+
+if TYPE_CHECKING:
+    from flowgauge.facts import Facts
 
 pytest_plugins = (
     "flowgauge.surroundings",
@@ -141,7 +145,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         early_config.add_cleanup(lambda: publish_report(early_config))
         run_home(early_config)
         # It is too early to tell a person of a mistake; pytest_configure tries again.
-        with contextlib.suppress(KeptError):
+        with contextlib.suppress(Mistake):
             start_early(early_config)
 
 
@@ -175,7 +179,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.getini("flowgauge"):
             start_early(config)
         _check_workflows(config)
-    except (RunnerError, ClusterError, KeptError, GraphError) as error:
+    except Mistake as error:
         raise pytest.UsageError(str(error)) from None
     if config.getoption("keep_server") and config.getoption("stock_harness"):
         raise pytest.UsageError("--keep-server: --stock-harness keeps no server; use one of them")
@@ -184,6 +188,8 @@ def pytest_configure(config: pytest.Config) -> None:
         recorder = GuaranteeRecorder(config, run.runners, run.report_dir)
         config.pluginmanager.register(recorder, "flowgauge-guarantees")
         if config.pluginmanager.has_plugin("benchmark"):
+            from flowgauge.measure.recorder import BenchmarkRecorder
+
             benchmarks = BenchmarkRecorder(config, run.workers, run.report_dir)
             config.pluginmanager.register(benchmarks, "flowgauge-benchmarks")
 
@@ -200,6 +206,8 @@ def _workers(config: pytest.Config) -> int:
 def _check_workflows(config: pytest.Config) -> None:
     """Read what is asked to be measured, to tell of a mistake before anything is."""
     for file in config.getoption("workflow"):
+        from flowgauge.wfformat import load
+
         load(Path(file))
     for option in ("time_scale", "bytes_scale"):
         text = config.getoption(option)
@@ -208,7 +216,7 @@ def _check_workflows(config: pytest.Config) -> None:
         except ValueError:
             is_scale = False
         if not is_scale:
-            raise GraphError(f"--{option.replace('_', '-')} {text}: not a number of zero or more")
+            raise Mistake(f"--{option.replace('_', '-')} {text}: not a number of zero or more")
 
 
 def _is_asked_to_measure(config: pytest.Config) -> bool:
@@ -254,12 +262,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tell each test what it proves, and where it must fail."""
-    facts = Facts(config.rootpath / "patterns")
+    facts: Facts | None = None
     for item in items:
         for mark in item.iter_markers("guarantee"):
             bind_proof(item, mark)
         for mark in item.iter_markers("fact"):
+            from flowgauge import facts as of_prefect
+
             bind_proof(item, mark)
+            facts = facts or of_prefect.Facts(config.rootpath / "patterns")
             facts.bind(item, mark)
 
 
@@ -269,6 +280,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     try:
         yield
     except (AssertionError, pytest.fail.Exception) as error:
+        if item.get_closest_marker("fact") is None:
+            raise
+        from flowgauge.facts import outdated_fact
+
         if (outdated := outdated_fact(item)) is None:
             raise
         raise outdated from error
@@ -289,6 +304,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def publish_report(config: pytest.Config) -> None:
     """Publish the report that a run has written, if that was asked for."""
+    from flowgauge.measure.recorder import BenchmarkRecorder
+
     recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
     if not isinstance(recorder, BenchmarkRecorder) or recorder.results is None:
         return

@@ -16,13 +16,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flowgauge.dask_cluster import borrowed_workers, check_workers, local_cluster
-from flowgauge.leftovers.watch import adopted
+from flowgauge.mistake import Mistake
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
 
-class RunnerError(ValueError):
+class RunnerError(Mistake):
     """A task runner that doesn't exist here; one line says what to do."""
 
 
@@ -101,6 +101,8 @@ class StartedRunners:
 
     def dask_scheduler(self, name: str) -> str:
         """Return the address of the Dask scheduler behind a runner, starting it if needed."""
+        from flowgauge.leftovers.watch import adopted
+
         name = CLUSTERS[name]
         if name not in self._addresses:
             start = time.perf_counter()

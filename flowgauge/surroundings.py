@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowgauge.tested_prefect import TESTED_PREFECT, installed_prefect, is_tested
-
 if TYPE_CHECKING:
     from flowgauge.runners import StartedRunners
 
@@ -20,6 +18,8 @@ class UntestedPrefectWarning(UserWarning):
 
 def warn_of_untested_prefect() -> None:
     """Warn where the installed Prefect is outside the tested range."""
+    from flowgauge.tested_prefect import TESTED_PREFECT, installed_prefect, is_tested
+
     installed = installed_prefect()
     if not is_tested(installed):
         warnings.warn(

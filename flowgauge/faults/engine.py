@@ -12,7 +12,7 @@ import prefect
 from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
 from prefect.transactions import AsyncTransaction, Transaction
 
-from flowgauge.faults.plan import FaultRefused, Refusal
+from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.faults.points import Points
 from flowgauge.faults.process import FaultProcess
 from flowgauge.faults.storing import after_storing, after_storing_async, watch_storing

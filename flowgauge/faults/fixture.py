@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.faults.plan import FaultRefused, Refusal
+from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.run import run_home
 from flowgauge.surroundings import check_runner_in_reach
 

@@ -31,18 +31,6 @@ POINTS: tuple[Point, ...] = get_args(Point)
 Moment = Point | Literal["after the result is stored"]
 
 
-class InjectedFault(Exception):
-    """What an attempt fails with if a test names nothing else."""
-
-
-class FaultRefused(Exception):
-    """A fault can't strike where the task runs; one line says why and where it can."""
-
-
-class Refusal(BaseException):
-    """The same inside Prefect's engine, which does not retry what is no ordinary error."""
-
-
 @dataclass(frozen=True)
 class Fail:
     """The first attempts of each task run, or of all together, raise an error."""

@@ -15,6 +15,7 @@ from typing import Any
 from prefect.events.worker import EventsWorker
 
 from flowgauge.faults.connection import Connection
+from flowgauge.faults.errors import Refusal
 from flowgauge.faults.plan import (
     Crash,
     Fail,
@@ -22,7 +23,6 @@ from flowgauge.faults.plan import (
     Fault,
     LoseConnection,
     Moment,
-    Refusal,
     Slow,
     describe,
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from flowgauge.faults.errors import InjectedFault
 from flowgauge.faults.journal import Journal
 from flowgauge.faults.plan import (
     POINTS,
@@ -23,7 +24,6 @@ from flowgauge.faults.plan import (
     Fail,
     FailSometimes,
     Fault,
-    InjectedFault,
     LoseConnection,
     Moment,
     Plan,

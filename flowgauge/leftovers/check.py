@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.leftovers.files import Folders, temporary_folders
-from flowgauge.leftovers.watch import KINDS, Watch, adopted
 from flowgauge.run import RUN, run_home
+
+if TYPE_CHECKING:
+    from flowgauge.leftovers.files import Folders
 
 _MEND = {
     "processes": "wait for it or end it in the test, for instance with subprocess.Popen in `with`",
@@ -66,9 +68,9 @@ class _Notes:
 
 def _check_mark(item: pytest.Item, mark: pytest.Mark) -> None:
     where = f"{item.nodeid}: mark leaves"
-    known = ", ".join(KINDS)
+    known = ", ".join(_MEND)
     for kind in mark.args:
-        if kind not in KINDS:
+        if kind not in _MEND:
             raise pytest.UsageError(f"{where}: there is no kind {kind!r}; choose from {known}")
     if not mark.args:
         raise pytest.UsageError(f"{where}: say what; choose from {known}")
@@ -82,19 +84,21 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
     """Take for the run's what a fixture for more than one test starts while a test runs."""
     if fixturedef.scope == "function":
         return (yield)
+    from flowgauge.leftovers.watch import adopted
+
     with adopted():
         return (yield)
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing_behind(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the test if a process, a thread, a connection or a file is left after it."""
     if not (request.config.getini("flowgauge") or "prefect_server" in request.fixturenames):
         yield
         return
-    watch = Watch(_folders(request.config, tmp_path_factory))
+    from flowgauge.leftovers.watch import Watch
+
+    watch = Watch(_folders(request.config, request.getfixturevalue("tmp_path_factory")))
     try:
         yield
         marks = request.node.iter_markers("leaves")
@@ -107,6 +111,8 @@ def _leaves_nothing_behind(
 
 
 def _folders(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    from flowgauge.leftovers.files import Folders, temporary_folders
+
     def allowed() -> tuple[Path, ...]:
         temporary = temporary_folders(tmp_path_factory.getbasetemp())
         return (config.stash[RUN].report_dir, *temporary)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowgauge.measure.results import Results, ResultsError
+from flowgauge.mistake import Mistake
 from flowgauge.server.lease import KEEPER
 
 _LEAST, _BELOW = (3, 6), (4,)
 _GROUP = "test"
 
 
-class VersionError(ValueError):
+class VersionError(Mistake):
     """What a person can mend; the message is one line."""
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowgauge.files import write_whole
+from flowgauge.mistake import Mistake
 
 SCHEMA_VERSION = 1
 
 
-class ResultsError(ValueError):
+class ResultsError(Mistake):
     """A results file that cannot be used; the message is one line for the person who gave it."""
 
 

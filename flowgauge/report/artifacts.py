@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from flowgauge.measure.results import Results
+from flowgauge.mistake import Mistake
 from flowgauge.report.order import Group, groups
 from flowgauge.report.tables import COLUMNS, lines
 from flowgauge.report.text import text
@@ -15,7 +16,7 @@ from flowgauge.report.verdicts import Bands, noise_bands
 KEY = "flowgauge-report"
 
 
-class PublishError(ValueError):
+class PublishError(Mistake):
     """Why nothing was published; the message is one line."""
 
 

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgauge.mistake import Mistake
 from flowgauge.server.lease import Lease, connected, listen, socket_name, start_keeper
 
 _END_SECONDS = 5
 
 
-class KeptError(ValueError):
+class KeptError(Mistake):
     """A folder that can't be used; one line says why and what to do."""
 
 

@@ -19,15 +19,17 @@ def test_proofs_are_read_from_marks(tmp_path: Path) -> None:
         textwrap.dedent("""
         import pytest
 
+        pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
         NAME = "retries/backoff"
         ID: str = "delays"
 
         @pytest.mark.guarantee("tasks/basics", "name", runners=("threads",), reason="why")
         @pytest.mark.guarantee(NAME, "attempts")
-        async def test_one(): ...
+        async def test_one(task_runner, tmp_path): ...
 
         @pytest.mark.guarantee(NAME, ID)
         class TestTwo:
+            @pytest.mark.nightly
             @pytest.mark.fact(NAME, "limit")
             def test_three(self): ...
 
@@ -36,11 +38,14 @@ def test_proofs_are_read_from_marks(tmp_path: Path) -> None:
         """)
     )
     (tmp_path / "conftest.py").write_text("not python")
+    of_file = frozenset({"e2e", "usefixtures"})
+    of_one = of_file | {"guarantee"}, frozenset({"task_runner", "tmp_path"})
+    of_three = of_file | {"guarantee", "fact", "nightly"}, frozenset({"self"})
     assert proofs(tmp_path) == (
-        Proof("guarantee", "tasks/basics", "name", file, "test_one"),
-        Proof("guarantee", "retries/backoff", "attempts", file, "test_one"),
-        Proof("guarantee", "retries/backoff", "delays", file, "TestTwo"),
-        Proof("fact", "retries/backoff", "limit", file, "TestTwo::test_three"),
+        Proof("guarantee", "tasks/basics", "name", file, "test_one", *of_one),
+        Proof("guarantee", "retries/backoff", "attempts", file, "test_one", *of_one),
+        Proof("guarantee", "retries/backoff", "delays", file, "TestTwo", of_file | {"guarantee"}),
+        Proof("fact", "retries/backoff", "limit", file, "TestTwo::test_three", *of_three),
     )
 
 

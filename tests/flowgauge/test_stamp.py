@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowgauge.catalogue import catalogue_root, load
 from flowgauge.stamp import Stamp, content, read_stamp, stamped, unstamped
-from flowgauge.tested_prefect import PROVED_WITH, TESTED_PREFECT, installed_prefect
+from flowgauge.tested_prefect import PROVED_WITH
 from tests.flowgauge.test_headers import PATTERN
 
 STAMP = Stamp("retries/backoff", "1.2.3", "0123456789abcdef", "3.8.8, 3.9.1")
@@ -67,9 +67,3 @@ def test_a_stamp_names_this_version_and_the_prefect_it_was_proved_with() -> None
     stamp = Stamp.of("retries/backoff", {"": PATTERN})
     assert stamp.version == version("flowgauge")
     assert stamp.prefect.split(", ") == list(PROVED_WITH)
-    assert all(TESTED_PREFECT.contains(each) for each in PROVED_WITH)
-
-
-def test_the_installed_prefect_is_one_that_patterns_were_proved_with() -> None:
-    """What copied files say of Prefect is what these tests run with, here or at night."""
-    assert str(installed_prefect()) in PROVED_WITH

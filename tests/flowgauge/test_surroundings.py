@@ -8,7 +8,6 @@ import importlib.metadata
 import pytest
 
 from flowgauge import surroundings
-from flowgauge.tested_prefect import installed_prefect, is_tested
 
 FLOW_TEST = """
 import pytest
@@ -70,11 +69,6 @@ def test_an_untested_prefect_is_told(
         (warning,) = recwarn
         assert version in str(warning.message)
         assert "3.8" in str(warning.message)
-
-
-def test_the_tested_range_holds_the_installed_prefect() -> None:
-    """What the tests run with is in the range that they are said to have run with."""
-    assert is_tested(installed_prefect())
 
 
 def test_another_server_is_told(prefect_server: str) -> None:

@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 from prefect import task
 
-from flowgauge.faults.plan import FaultRefused, Point
+from flowgauge.faults.errors import FaultRefused
+from flowgauge.faults.plan import Point
 from flowgauge.faults.wanted import Faults
 from flowgauge.history import History, run_history
 from flowgauge.waiting import wait_until
