@@ -24,7 +24,9 @@ from tests.test_readme import blocks
 
 pytestmark = pytest.mark.e2e
 
-PIPELINE, SERVER, DEPLOY, WORKER, TRIGGER = blocks("console", "From a notebook to a deployment")
+PIPELINE, SERVER, DEPLOY, WORKER, TRIGGER, REMOVE = blocks(
+    "console", "From a notebook to a deployment"
+)
 
 Terminal = Callable[[str], subprocess.Popen[str]]
 
@@ -164,3 +166,13 @@ def test_the_run_is_seen(
     page.get_by_text("route_mae", exact=True).first.wait_for()
     page.wait_for_load_state("networkidle")
     kept(page, shots / "metrics.png")
+
+
+def test_what_was_deployed_is_removed(
+    live_server: str, runs: list[dict[str, Any]], folder: Path
+) -> None:
+    """The last commands leave no deployment and no work pool of the pipeline on the server."""
+    said(typed(REMOVE, live_server, folder))
+    gone = ("deployments/name/train-and-backtest/monthly", "work_pools/training")
+    answers = [httpx.get(f"{live_server}/{path}", timeout=patience()) for path in gone]
+    assert [answer.status_code for answer in answers] == [404, 404]

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from flowgauge.marks import Proof, proofs
 from flowgauge.stamp import unstamped
 from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
+RUNNERS = {"task_runner", "runner_name"}
 
 
 def blocks(language: str, heading: str) -> list[str]:
@@ -30,6 +32,8 @@ def blocks(language: str, heading: str) -> list[str]:
 def arguments(command: str) -> list[str]:
     """Return a command of the README as it runs in this environment."""
     words = shlex.split(command)
+    if words[:3] == ["uvx", "--from", "flowgauge"]:
+        words = ["uv", "run", *words[3:]]
     assert words[:2] == ["uv", "run"], command
     return [str(BIN / words[2]), *words[3:]]
 
@@ -39,6 +43,7 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
     headings = (
         "The two commands",
         "Copying a pattern",
+        "Learning Prefect with it",
         "From a notebook to a deployment",
         "Your own flows",
         "Your own cluster",
@@ -59,8 +64,36 @@ def test_a_pattern_is_listed_shown_copied_and_compared(
     (block,) = blocks("console", "Copying a pattern")
     for command in block.splitlines():
         subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
-    copied = unstamped((tmp_path / "my_project" / "backoff.py").read_text())
-    assert copied == (ROOT / "patterns" / "retries" / "backoff.py").read_text()
+    for copied, name in (("backoff", "retries/backoff"), ("tasks_basics", "tasks/basics")):
+        text = unstamped((tmp_path / "my_project" / f"{copied}.py").read_text())
+        assert text == (ROOT / "patterns" / f"{name}.py").read_text()
+
+
+def counted(tests: Path) -> str:
+    """Return what the README says of how much is proved where."""
+    proved: dict[tuple[str, str, str], list[Proof]] = {}
+    for proof in proofs(tests):
+        proved.setdefault((proof.kind, proof.pattern, proof.id), []).append(proof)
+    guarantees = [tests for (kind, *_), tests in proved.items() if kind == "guarantee"]
+    plain = [[p for p in tests if not p.marks & {"e2e", "nightly"}] for tests in guarantees]
+    on_all = [any(p.fixtures & RUNNERS and "runners" not in p.marks for p in ps) for ps in plain]
+    e2e = [
+        not ps and any("nightly" not in p.marks for p in tests)
+        for ps, tests in zip(plain, guarantees, strict=True)
+    ]
+    in_plain = sum(map(bool, plain))
+    later = len(guarantees) - in_plain - sum(e2e)
+    return (
+        f"Of its {len(guarantees)} guarantees `pytest` proves {in_plain}, {sum(on_all)} of them on"
+        f" each of five task runners; {sum(e2e)} need real servers and workers (`pytest -m e2e`)"
+        f"{f', {later} take long' if later else ''}. Beside them stand"
+        f" {len(proved) - len(guarantees)} facts about Prefect, with tests of their own."
+    )
+
+
+def test_the_readme_counts_what_is_proved_where() -> None:
+    """How many guarantees are proved by which suite, and on all task runners, is true."""
+    assert counted(ROOT / "tests" / "patterns") in README
 
 
 def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
