@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,4 +81,23 @@ def test_harness(paired: Paired, suites: Suites, figure: str, server: str) -> No
         reference="Prefect's own test harness",
         params={},
         **labels,
+    )
+
+
+def test_loading_the_plugin(paired: Paired, tmp_path: Path) -> None:
+    """What it costs a project whose tests need nothing of Flowgauge that it is installed."""
+    (tmp_path / "test_plain.py").write_text("def test_plain():\n    pass\n")
+
+    def run(*options: str) -> Callable[[], int]:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+        return lambda: subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode
+
+    paired(
+        run(),
+        run("-p", "no:flowgauge"),
+        check=lambda status: status == 0,
+        id="plugin-load",
+        group="startup",
+        figure="time of a pytest run whose tests need no Prefect",
+        against="the same without Flowgauge's plugin",
     )
