@@ -15,8 +15,7 @@ Problem:
 Guarantees:
     same: values, states, attempts, events, logs, names and relationships of task runs are those
         of `ProcessPoolTaskRunner`.
-    around: each task run has the tags and settings around its own submit, where those of
-        `ProcessPoolTaskRunner` have those around the first one before Prefect 3.9.
+    around: each task run has the tags and settings around its own submit.
     once: a worker sets up settings, client and flow once in a flow run, not in every task run.
     start: a second flow run's workers are forked, and import nothing that the first ones did.
     fresh: each task run begins with the environment variables of the flow and with what an
@@ -26,6 +25,10 @@ Guarantees:
     gone: after a flow run its workers and the folder with what was sent are gone.
     died: where a worker dies, its task and those that wait fail, as with `ProcessPoolTaskRunner`.
     refused: with a Prefect whose private interface was not tried, its import fails in one line.
+
+Prefect:
+    first-around (3.8): with `ProcessPoolTaskRunner` all task runs of a flow run have the tags and
+        settings around the first submit.
 
 Not for:
     Tasks that rely on a copy of their globals for each run: a worker unpickles a task once, so that
