@@ -34,10 +34,11 @@ Prefect:
 Not for:
     Tasks whose answer depends on a file's name, date or folder, or that write to a path. Files
     that change while a task reads them. What a task reads without being given it, such as
-    globals and functions that it calls. Arguments that can't be pickled: their
-    calls are not reused, and the log says so. Deleting old results: an expired result stays in the
-    storage until it is written over, and one with another key stays for ever. Sets of
-    strings, and dicts in another order: they are taken for other arguments.
+    globals and functions that it calls. Sets of strings, and dicts in another order, which are
+    taken for other arguments. Arguments that can't be pickled: their calls are not reused, and
+    the log says so. Tasks made of lambdas: two of one line are taken for one. Deleting old
+    results: an expired one stays in the storage until it is written over, and one with another
+    key stays for ever.
 
 Costs:
     Rows `cache-miss` and `cache-hit` of the report. `BY_CONTENT` reads the whole file for

@@ -35,7 +35,8 @@ Prefect:
 Not for:
     Results that depend on more than the arguments, such as a table that changes: see
     `caching/expiry_and_refresh`. Arguments, or values around a task, that can't be pickled or
-    pickle differently each time: their calls are not reused. Leaving an argument out: with
+    pickle differently each time: their calls are not reused, and the log says so. Tasks made of
+    lambdas: two of one line are taken for one. Leaving an argument out: with
     `EVERYWHERE - "name"` it still counts. `once` beside processes or machines.
 
 Costs:

@@ -26,7 +26,7 @@ Prefect:
     broken (3.8, 3.9): an error in the condition means no retry; the task's own error is raised.
     asked (3.8, 3.9): the condition is called after each failure that has a retry left, not after
         the last.
-    kept (3.8, 3.9): a returned `Failed` state of a task with persisted results is not tried
+    kept (3.8): a returned `Failed` state of a task with persisted results is not tried
         again: the task run ends Cached, and Completed.
 
 Not for:

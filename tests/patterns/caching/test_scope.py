@@ -293,9 +293,9 @@ def test_inputs_hands_out_the_result_of_another_argument() -> None:
 
     @flow
     def calls(file: str) -> list[str]:
-        return [note(file, [1, 2]), note(file, (1, 2))]
+        return [note(file, value) for value in ([1, 2], (1, 2), {"1": "a"}, {1: "a"})]
 
-    assert calls("/dev/null") == ["[1, 2]", "[1, 2]"]
+    assert calls("/dev/null") == ["[1, 2]", "[1, 2]", "{'1': 'a'}", "{'1': 'a'}"]
 
 
 @pytest.mark.guarantee(NAME, "inputs")
