@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
 # ///
-"""Find the runs whose machine died, and put them back on the queue, a number of times.
+"""Find the runs whose machine died, and reschedule them, a number of times.
 
 Problem:
     A worker that is killed tells nobody. Its runs' processes go on without it until the next
@@ -12,30 +12,34 @@ Problem:
     No service of the server looks for them: it marks workers as offline, and runs as late.
 
 Guarantees:
-    stuck: stock: a run that was killed together with its worker stays Running.
     orphan: with `JOB_VARIABLES` a run whose worker alone was killed goes on and completes.
-    stock-orphan: without them the same run crashes with its next line of output.
-    found: a run that beat and fell silent is marked Crashed, once it was silent for the window.
-    alive: a run that goes on beating is left alone, however long it lasts.
+    found: a run whose heartbeats stop is marked Crashed, once it was silent for the window.
+    alive: a run whose heartbeats go on, or that has ended, is left alone.
     others: runs of other deployments are left alone.
-    again: a run that crashed, found or by itself, is put back on the queue under the same id once
-        it was left alone for the pause, and a worker that lives runs it to its end.
-    kept-work: tasks with persisted results that had finished are not done again.
+    again: a run that is marked Crashed, by this or by its worker, is rescheduled under the same
+        id once it stayed Crashed for the pause, and a live worker runs it to its end.
     bounded: a run that crashes in each of its attempts stays Crashed after the last.
-    shared: of runs that two workers take from one queue, none is done twice and none is lost.
-    twice: stock: a process worker reports a crash twice, the second time once it has loaded the
-        flow and run its `on_crashed` hooks, and crashes what was put back meanwhile. Hence the
-        pause.
-    limit: stock: before Prefect 3.9 a worker that was given a `--limit` ends when a run that it has
-        not yet let go of is put back on the queue: limit the queue or the pool instead. Since
-        then it takes the run once it has let go.
-    repeated: set up again, the automations of a deployment are replaced, not doubled.
+    repeated: set up again, a deployment has the same two automations, changed to what is given;
+        one that is as it was is not touched, and one that was disabled stays disabled.
+
+Prefect:
+    stuck (3.8): a run that was killed together with its worker stays Running.
+    needs-worker (3.8): a run whose worker was killed crashes with its next line of output.
+    kept-work (3.8): a rescheduled run does not repeat finished tasks whose results are persisted.
+    shared (3.8): of runs that two workers take from one queue, none runs twice and none is lost.
+    twice (3.8): a process worker reports a crash twice, the second time once it has loaded the
+        flow and run its `on_crashed` hooks, and crashes what was rescheduled meanwhile. Hence
+        the pause.
+    limit (3.8): a worker that was given a `--limit` ends when a run that still holds one of its
+        slots is rescheduled: limit the queue or the pool instead.
+    limit-waits (3.9): such a worker takes the run once its slot is free.
 
 Not for:
     Runs that do harm when two of them act: a machine that was cut off, not dead, goes on with
-    its run while another repeats it. Results on a disk that died too: keep them where every
-    worker can read them. A server on SQLite under load: its automations may act late, twice or
-    not at all (`database is locked`); use PostgreSQL.
+    its run while another repeats it. Runs that fell silent before this was set up, or while it
+    was changed: the server begins to watch with the next heartbeat. Results on a disk that died
+    too: keep them where every worker can read them. A server on SQLite under load: its
+    automations may act late, twice or not at all (`database is locked`); use PostgreSQL.
 
 Costs:
     One event for each run and heartbeat. A run that is lost waits until its window is over, then
@@ -47,12 +51,13 @@ Sources:
     - Prefect #16746 and #18257: runs of a worker that is gone stay Running
     - Prefect #10211: retries do not cover crashes
     - Prefect #18934: `database is locked` on SQLite
-    - Prefect #18453: a worker's report of a crash that is not asked whether it still holds
+    - Prefect #18453: a worker's report of a crash, made though the run has moved on
     - Prefect #10632: a run that holds a slot of a worker's limit cannot take another
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,10 +70,12 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
 
 HEARTBEAT = timedelta(seconds=30)  # the shortest that Prefect takes
 
-# For the deployment: its runs beat, and do not need their worker to print.
+# For the deployment: its runs send heartbeats, and do not need their worker to print.
 JOB_VARIABLES: dict[str, Any] = {
     "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT.seconds)},
     "stream_output": False,
@@ -76,8 +83,8 @@ JOB_VARIABLES: dict[str, Any] = {
 
 PAUSE = timedelta(seconds=30)
 
-TAKEN = {f"prefect.flow-run.{state}" for state in ("AwaitingRetry", "Scheduled", "Pending")}
-ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+RESCHEDULED = {f"prefect.flow-run.{name}" for name in ("AwaitingRetry", "Scheduled", "Pending")}
+ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
 
 
 def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
@@ -90,14 +97,14 @@ def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
     Returns:
         The automation, not yet created.
     """
-    beat = "prefect.flow-run.heartbeat"
+    heartbeat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name=f"crash silent runs of {deployment}",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             match_related=runs_of(deployment),
-            after={beat},
-            expect={beat, *ENDS},
+            after={heartbeat},
+            expect={heartbeat, *ENDS},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -112,7 +119,7 @@ def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
 
 
 def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> AutomationCore:
-    """Describe the automation that puts crashed runs back on their queue.
+    """Describe the automation that reschedules crashed runs.
 
     Args:
         deployment: Whose runs it watches.
@@ -132,8 +139,8 @@ def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> Aut
             ),
             match_related=runs_of(deployment),
             after={"prefect.flow-run.Crashed"},
-            # Somebody was quicker to put it back.
-            expect=TAKEN,
+            # Somebody else has rescheduled it.
+            expect=RESCHEDULED,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -164,19 +171,19 @@ def recover_runs(
         deployment: Which one; its job variables hold `JOB_VARIABLES`.
         attempts: How often a run may begin, the first time included.
         window: How long a run may be silent.
-        pause: How long a run stays Crashed before it is put back; longer than its flow takes to
-            load and its `on_crashed` hooks to run.
+        pause: How long a run stays Crashed before it is rescheduled; longer than its flow takes
+            to load and its `on_crashed` hooks to run.
 
     Returns:
-        The ids of the two automations by their names; earlier ones of these names are gone.
+        The ids of the two automations by their names.
 
     Raises:
-        ValueError: If live runs would be taken for lost, none would be put back, or too soon.
+        ValueError: If live runs would be taken for lost, none would be rescheduled, or too soon.
     """
     if window < 2 * HEARTBEAT:
         raise ValueError(f"window {window} is too short: a live run may be silent for {HEARTBEAT}")
     if attempts < 2:
-        raise ValueError(f"attempts={attempts} puts nothing back: give 2 or more")
+        raise ValueError(f"attempts={attempts} reschedules nothing: give 2 or more")
     if pause < timedelta(seconds=10):
         raise ValueError(f"pause {pause} is too short: the server takes 0:00:10 or more")
     automations = (
@@ -184,18 +191,20 @@ def recover_runs(
         rerun_crashed_runs(deployment, attempts, pause),
     )
     with get_client(sync_client=True) as client:
-        return {automation.name: replace(client, automation) for automation in automations}
+        return {automation.name: put(client, automation) for automation in automations}
 
 
-def replace(client: SyncPrefectClient, automation: AutomationCore) -> UUID:
-    """Create an automation, delete those that had its name, and return its id."""
-    # The client's own question by name sends a limit of null, which newer servers refuse.
-    named = {"automations": {"name": {"any_": [automation.name]}}}
-    earlier = client.request("POST", "/automations/filter", json=named).json()
-    created = client.create_automation(automation)
-    for each in earlier:
-        client.delete_automation(UUID(each["id"]))
-    return created
+def put(client: SyncPrefectClient, automation: AutomationCore) -> UUID:
+    """Create an automation, or change the one of its name to it, and return its id."""
+    found = client.read_automations_by_name(automation.name)
+    if not found:
+        return client.create_automation(automation)
+    held = found[0]
+    # A change makes the server forget which runs are silent.
+    if (held.trigger, held.actions) != (automation.trigger, automation.actions):
+        changed = automation.model_copy(update={"enabled": held.enabled})
+        client.update_automation(held.id, changed)
+    return held.id
 
 
 @task(persist_result=True)
@@ -213,11 +222,15 @@ def measure_rain(stations: list[str]) -> float:
 def main() -> None:
     """Deploy a flow to a pool, let its runs be recovered, and print by which automations."""
     with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="gauges", type="process"), overwrite=True)
+        # On the command line: `prefect work-pool create gauges --type process`.
+        template = ProcessWorker.get_default_base_job_template()
+        pool = WorkPoolCreate(name="gauges", type="process", base_job_template=template)
+        with suppress(ObjectAlreadyExists):
+            client.create_work_pool(pool)
         deployment = client.create_deployment(
             flow_id=client.create_flow(measure_rain),
             name="recovered",
-            work_pool_name="gauges",
+            work_pool_name=pool.name,
             job_variables=JOB_VARIABLES,
             path=str(Path(__file__).parent),
             entrypoint=f"{Path(__file__).name}:measure_rain",

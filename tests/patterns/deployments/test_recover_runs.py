@@ -18,25 +18,27 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import prefect
 import pytest
-from packaging.version import Version
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.events.schemas.events import Resource, ResourceSpecification
+from prefect.server.events.schemas.automations import EventTrigger as ServerTrigger
+from prefect.server.events.schemas.automations import Posture
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Running, Scheduled
-from prefect.workers.process import ProcessWorker
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments.recover_runs import (
     HEARTBEAT,
     JOB_VARIABLES,
     crash_silent_runs,
+    main,
     measure_rain,
     recover_runs,
     rerun_crashed_runs,
@@ -118,11 +120,11 @@ class Stage:
     api: str
     folder: Path
     recovered: UUID
-    stock: UUID
+    other: UUID
     beats: list[float] = field(default_factory=list)
 
     def trip(self, deployment: UUID, fatal: bool = False, state: State | None = None) -> Trip:
-        """Ask for a run."""
+        """Schedule a run."""
         folder = self.folder / uuid4().hex
         folder.mkdir()
         parameters = {"folder": str(folder), "fatal": fatal}
@@ -146,11 +148,11 @@ class Stage:
         return [state for state in states if state.is_crashed()]
 
     def beat(self, *trips: Trip) -> None:
-        """Send the event that Prefect sends for runs that live, for those that do, now and then."""
+        """Send heartbeats as Prefect does, for those of the runs that live, now and then."""
         if self.beats and time.monotonic() < self.beats[-1] + BEAT_SECONDS:
             return
         self.beats.append(time.monotonic())
-        # After its end a beat would begin another silence.
+        # After its end a heartbeat would begin another silence.
         trips = tuple(trip for trip in trips if self.run(trip).state_name == "Running")
         deployment = f"prefect.deployment.{self.recovered}"
         events = [
@@ -203,8 +205,8 @@ class Stage:
             process.wait(timeout=patience())
 
     def free_trips(self, number: int) -> list[Trip]:
-        """Ask for runs that wait for nothing."""
-        trips = [self.trip(self.stock) for _ in range(number)]
+        """Schedule runs that wait for nothing."""
+        trips = [self.trip(self.other) for _ in range(number)]
         for trip in trips:
             trip.go()
         return trips
@@ -218,7 +220,7 @@ class Stage:
         return f"Flow run '{trip.folder.name}' submitted to infrastructure" in self.said(worker)
 
     def all_taken(self, trips: list[Trip]) -> bool:
-        """Say whether the runs that were asked for are with the workers that share a queue."""
+        """Say whether the scheduled runs are with the workers that share a queue."""
         return all(any(self.took(name, trip) for name in SHARERS) for trip in trips)
 
 
@@ -249,7 +251,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     ):
         client.create_work_pool(WorkPoolCreate(name="trips", type="process"))
         flow = client.create_flow_from_name("trip")
-        recovered, stock = (
+        recovered, other = (
             client.create_deployment(
                 flow_id=flow,
                 name=name,
@@ -258,14 +260,14 @@ def stage(folder: Path) -> Iterator[Stage]:
                 path=str(code),
                 entrypoint="trip.py:trip",
             )
-            for name, variables in (("recovered", JOB_VARIABLES), ("stock", {}))
+            for name, variables in (("recovered", JOB_VARIABLES), ("other", {}))
         )
         for automation in (
             crash_silent_runs(recovered, WINDOW),
             rerun_crashed_runs(recovered, ATTEMPTS, PAUSE),
         ):
             client.create_automation(automation)
-        yield Stage(client, api, folder, recovered, stock)
+        yield Stage(client, api, folder, recovered, other)
 
 
 @dataclass(frozen=True)
@@ -274,8 +276,8 @@ class Scene:
 
     orphan: FlowRun
     orphan_done: list[str]
-    stock_orphan: FlowRun
-    stock_orphan_done: list[str]
+    orphan_of_other: FlowRun
+    orphan_of_other_done: list[str]
     stuck: FlowRun
     alive: FlowRun
     alive_seconds: float
@@ -299,8 +301,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     with stage(tmp_path_factory.mktemp("stage")) as on:
         with on.worker("first") as first:
             orphan, lost = on.trip(on.recovered), on.trip(on.recovered)
-            stock_orphan, stuck = on.trip(on.stock), on.trip(on.stock)
-            trips = (orphan, lost, stock_orphan, stuck)
+            orphan_of_other, stuck = on.trip(on.other), on.trip(on.other)
+            trips = (orphan, lost, orphan_of_other, stuck)
             fatal = on.trip(on.recovered, fatal=True)
             alive = on.trip(on.recovered, state=Running())
             until(
@@ -317,13 +319,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             os.kill(stuck.process(), signal.SIGKILL)
 
         orphan.go()
-        stock_orphan.go()
+        orphan_of_other.go()
         lost.go()
         shared = on.free_trips(6)
         with on.worker("second"), on.worker("third"):
 
             def live() -> None:
-                """Beat for all that live, lest a slow one be taken for silent."""
+                """Send heartbeats for all that live, lest a slow one be taken for silent."""
                 again = [lost] * (on.run(lost).run_count > 1)
                 on.beat(alive, orphan, *again)
 
@@ -337,12 +339,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             )
             until(
                 lambda: (
-                    all(on.ended(trip) for trip in (orphan, stock_orphan, lost, *shared))
+                    all(on.ended(trip) for trip in (orphan, orphan_of_other, lost, *shared))
                     and on.run(lost).run_count > 1
                 ),
                 live,
             )
-            # Read before its beats end.
+            # Read before its heartbeats end.
             beating = on.run(alive)
         found = on.crashed(lost)[0]
         last_beat = next(
@@ -353,8 +355,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         return Scene(
             orphan=on.run(orphan),
             orphan_done=orphan.done(),
-            stock_orphan=on.run(stock_orphan),
-            stock_orphan_done=stock_orphan.done(),
+            orphan_of_other=on.run(orphan_of_other),
+            orphan_of_other_done=orphan_of_other.done(),
             stuck=on.run(stuck),
             alive=beating,
             alive_seconds=on.beats[-1] - on.beats[0],
@@ -364,7 +366,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             lost=on.run(lost),
             lost_done=lost.done(),
             lost_taken=any(on.took(name, lost) for name in SHARERS),
-            # It crashed before the lost run was found, and that one has been put back.
+            # It crashed before the lost run was found, and that one has been rescheduled.
             fatal=on.run(fatal),
             fatal_crashes=len(on.crashed(fatal)),
             fatal_done=fatal.done(),
@@ -374,8 +376,119 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         )
 
 
+def server_trigger(automation: AutomationCore) -> ServerTrigger:
+    """Return the trigger of an automation as the server evaluates it."""
+    return ServerTrigger.model_validate(automation.trigger.model_dump(mode="json"))
+
+
+def event(deployment: UUID, name: str = "heartbeat", **labels: str) -> ReceivedEvent:
+    """Return an event of a run of a deployment."""
+    related = {
+        "prefect.resource.id": f"prefect.deployment.{deployment}",
+        "prefect.resource.role": "deployment",
+    }
+    return ReceivedEvent.model_validate(
+        {
+            "id": uuid4(),
+            "occurred": datetime.now(UTC),
+            "received": datetime.now(UTC),
+            "event": f"prefect.flow-run.{name}",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{uuid4()}", **labels},
+            "related": [related],
+        }
+    )
+
+
+@pytest.mark.guarantee(NAME, "orphan")
+def test_a_worker_does_not_wait_for_output() -> None:
+    """The worker of a run with `JOB_VARIABLES` does not read what it prints, and it is watched."""
+    template = ProcessWorker.get_default_base_job_template()
+    made: Any = asyncio.run(
+        ProcessJobConfiguration.from_template_and_values(template, JOB_VARIABLES)
+    )
+    assert made.stream_output is False
+    assert made.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+
+
+@pytest.mark.guarantee(NAME, "found")
+def test_silence_after_a_heartbeat_is_noticed() -> None:
+    """For each run the server waits for the window after a heartbeat, then marks it Crashed."""
+    automation = crash_silent_runs(uuid4(), WINDOW)
+    trigger = server_trigger(automation)
+    assert trigger.starts_after(BEAT)
+    assert (trigger.posture, trigger.within) == (Posture.Proactive, WINDOW)
+    assert trigger.for_each == {"prefect.resource.id"}
+    (action,) = automation.actions
+    assert isinstance(action, ChangeFlowRunState)
+    assert action.state == StateType.CRASHED
+
+
+@pytest.mark.guarantee(NAME, "alive")
+@pytest.mark.parametrize("name", ["heartbeat", "Completed", "Failed", "Cancelled", "Crashed"])
+def test_a_heartbeat_or_an_end_is_no_silence(name: str) -> None:
+    """The next heartbeat is what the server expects, or an end of the run."""
+    assert server_trigger(crash_silent_runs(uuid4(), WINDOW)).expects(f"prefect.flow-run.{name}")
+
+
+@pytest.mark.guarantee(NAME, "others")
+def test_other_deployments_are_not_watched() -> None:
+    """Both automations take a deployment's own events, and none of another's."""
+    deployment, other = uuid4(), uuid4()
+    silent = server_trigger(crash_silent_runs(deployment, WINDOW))
+    crashed = server_trigger(rerun_crashed_runs(deployment, attempts=3, pause=PAUSE))
+    first = {"prefect.run-count": "1"}
+    assert silent.covers(event(deployment))
+    assert crashed.covers(event(deployment, "Crashed", **first))
+    assert not silent.covers(event(other))
+    assert not crashed.covers(event(other, "Crashed", **first))
+
+
+@pytest.mark.guarantee(NAME, "bounded")
+@pytest.mark.parametrize(("run_count", "again"), [(1, True), (2, True), (3, False), (4, False)])
+def test_the_last_attempt_is_not_rescheduled(run_count: int, again: bool) -> None:
+    """With three attempts the crashes of the first two are answered, and no later ones."""
+    trigger = rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE).trigger
+    assert isinstance(trigger, EventTrigger)
+    assert isinstance(trigger.match, ResourceSpecification)
+    crashed = {
+        "prefect.resource.id": f"prefect.flow-run.{uuid4()}",
+        "prefect.run-count": str(run_count),
+    }
+    assert trigger.match.matches(Resource(crashed)) is again
+
+
+@pytest.fixture
+def deployment(prefect_server: str) -> UUID:
+    """Make a deployment on the server of the whole test run."""
+    with get_client(sync_client=True) as client:
+        pool = WorkPoolCreate(name="gauges-of-a-test", type="process")
+        client.create_work_pool(pool, overwrite=True)
+        return client.create_deployment(
+            flow_id=client.create_flow(measure_rain), name="rescheduled", work_pool_name=pool.name
+        )
+
+
+@pytest.mark.guarantee(NAME, "again")
+def test_a_crashed_run_may_be_scheduled_again(deployment: UUID) -> None:
+    """The server lets a crashed run be rescheduled as the automation does, and offers it again."""
+    (action,) = rerun_crashed_runs(deployment, attempts=2, pause=PAUSE).actions
+    assert isinstance(action, ChangeFlowRunState)
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment, state=Running())
+        client.set_flow_run_state(run.id, Crashed())
+        rescheduled: State[None] = State(type=action.state, name=action.name)
+        assert client.set_flow_run_state(run.id, rescheduled).status.value == "ACCEPT"
+        offered = client.request(
+            "POST",
+            "/work_pools/{name}/get_scheduled_flow_runs",
+            path_params={"name": "gauges-of-a-test"},
+            json={},
+        )
+        assert str(run.id) in [each["flow_run"]["id"] for each in offered.json()]
+
+
 @pytest.mark.e2e
-@pytest.mark.guarantee(NAME, "stuck")
+@pytest.mark.fact(NAME, "stuck")
 @pytest.mark.guarantee(NAME, "others")
 def test_a_killed_run_of_another_deployment_stays_running(scene: Scene) -> None:
     """A run that died with its worker stays Running where no automation watches it (#16746)."""
@@ -391,20 +504,20 @@ def test_a_run_goes_on_without_its_worker(scene: Scene) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.guarantee(NAME, "stock-orphan")
-def test_a_stock_run_crashes_without_its_worker(scene: Scene) -> None:
+@pytest.mark.fact(NAME, "needs-worker")
+def test_another_run_crashes_without_its_worker(scene: Scene) -> None:
     """Without `JOB_VARIABLES` the same run crashes with its next line of output."""
-    state = scene.stock_orphan.state
+    state = scene.orphan_of_other.state
     assert state is not None
     assert state.is_crashed()
     assert state.message == "Execution was aborted by Python system exit call."
-    assert scene.stock_orphan_done == ["begin", "pack"]
+    assert scene.orphan_of_other_done == ["begin", "pack"]
 
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "found")
 def test_a_silent_run_is_found(scene: Scene) -> None:
-    """A run that beat and fell silent is marked Crashed once the window has passed."""
+    """A run whose heartbeats stop is marked Crashed once the window has passed."""
     assert scene.own_beats > 0
     assert scene.found_by == "no heartbeat"
     assert scene.silence >= WINDOW
@@ -412,8 +525,8 @@ def test_a_silent_run_is_found(scene: Scene) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "alive")
-def test_a_run_that_beats_is_left_alone(scene: Scene) -> None:
-    """A run that beats is Running after the time in which a silent one was found."""
+def test_a_run_with_heartbeats_is_left_alone(scene: Scene) -> None:
+    """A run whose heartbeats go on is Running after the time in which a silent one was found."""
     assert scene.alive_seconds > scene.silence.total_seconds()
     assert scene.alive.state_name == "Running"
 
@@ -427,7 +540,7 @@ def test_a_found_run_is_completed_by_another_worker(scene: Scene) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.guarantee(NAME, "kept-work")
+@pytest.mark.fact(NAME, "kept-work")
 def test_a_finished_task_is_not_done_again(scene: Scene) -> None:
     """The second attempt does what the first did not finish, and nothing else."""
     assert scene.lost_done == ["begin", "pack", "begin", "end"]
@@ -443,7 +556,7 @@ def test_a_run_that_always_crashes_is_given_up(scene: Scene) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.guarantee(NAME, "shared")
+@pytest.mark.fact(NAME, "shared")
 def test_two_workers_share_a_queue(scene: Scene) -> None:
     """Two workers take part; each run is taken by one, and done once."""
     runs = len(scene.shared)
@@ -453,25 +566,25 @@ def test_two_workers_share_a_queue(scene: Scene) -> None:
     assert {name for names in scene.shared_by for name in names} == {*SHARERS}
 
 
-@pytest.mark.guarantee(NAME, "twice")
+@pytest.mark.fact(NAME, "twice")
 @pytest.mark.leaves("connections", reason="the worker's, which loads a flow for its crash hooks")
-def test_a_worker_crashes_what_was_put_back(
+def test_a_worker_crashes_what_was_rescheduled(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is put back between a worker's two reports of its crash crashes again."""
+    """A run that is rescheduled between a worker's two reports of its crash crashes again."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     # The worker copies the flow's folder to where it runs, to load the crash hooks.
     monkeypatch.chdir(tmp_path)
-    stock = ProcessWorker.run
+    run_once = ProcessWorker.run
 
-    async def run_and_put_back(self: Any, flow_run: FlowRun, *args: Any, **options: Any) -> Any:
+    async def run_and_reschedule(self: Any, flow_run: FlowRun, *args: Any, **options: Any) -> Any:
         # The first report is made in here, the second by the caller.
-        result = await stock(self, flow_run, *args, **options)
+        result = await run_once(self, flow_run, *args, **options)
         async with get_client() as client:
             await client.set_flow_run_state(flow_run.id, Scheduled())
         return result
 
-    monkeypatch.setattr(ProcessWorker, "run", run_and_put_back)
+    monkeypatch.setattr(ProcessWorker, "run", run_and_reschedule)
 
     async def crash() -> list[State]:
         async with get_client() as client:
@@ -491,20 +604,15 @@ def test_a_worker_crashes_what_was_put_back(
             return await client.read_flow_run_states(run.id)
 
     states = sorted(asyncio.run(crash()), key=lambda state: state.timestamp)
-    first, put_back, second = states[-3:]
-    assert [first.name, put_back.name, second.name] == ["Crashed", "Scheduled", "Crashed"]
+    first, rescheduled, second = states[-3:]
+    assert [first.name, rescheduled.name, second.name] == ["Crashed", "Scheduled", "Crashed"]
     assert str(first.message).startswith("Process exited with status code: -9.")
     assert str(second.message).startswith("Flow run infrastructure exited with non-zero status")
 
 
-@pytest.mark.guarantee(NAME, "limit")
-def test_a_worker_with_a_limit_is_offered_a_run_that_it_holds(
-    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before Prefect 3.9 the worker ends of it (#10632); since then it takes it once it let go."""
-    # Where the worker keeps the code of its runs.
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    go = tmp_path / "go"
+def reschedule_a_held_run(folder: Path) -> None:
+    """Reschedule a run that holds a slot of a worker, which then polls until it takes it again."""
+    go = folder / "go"
 
     async def take_twice() -> None:
         async with get_client() as client:
@@ -536,74 +644,74 @@ def test_a_worker_with_a_limit_is_offered_a_run_that_it_holds(
                     await asyncio.sleep(0.05)
                 assert taken == [run.id]
 
-    if Version(prefect.__version__) >= Version("3.9"):
-        asyncio.run(take_twice())
-        return
+    asyncio.run(take_twice())
+
+
+@pytest.mark.fact(NAME, "limit")
+def test_a_worker_with_a_limit_ends(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends when it is given a run that still holds one of its slots (#10632)."""
+    # Where the worker keeps the code of its runs.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ExceptionGroup) as error:
-        asyncio.run(take_twice())
+        reschedule_a_held_run(tmp_path)
     held = "this borrower is already holding one of this CapacityLimiter's tokens"
     assert error.group_contains(RuntimeError, match=held)
 
 
-@pytest.mark.guarantee(NAME, "bounded")
-@pytest.mark.parametrize(("run_count", "again"), [(1, True), (2, True), (3, False), (4, False)])
-def test_the_last_attempt_is_not_put_back(run_count: int, again: bool) -> None:
-    """With three attempts the crashes of the first two are answered, and no later ones."""
-    trigger = rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE).trigger
-    assert isinstance(trigger, EventTrigger)
-    assert isinstance(trigger.match, ResourceSpecification)
-    crashed = {
-        "prefect.resource.id": f"prefect.flow-run.{uuid4()}",
-        "prefect.run-count": str(run_count),
-    }
-    assert trigger.match.matches(Resource(crashed)) is again
-
-
-@pytest.fixture
-def deployment(prefect_server: str) -> UUID:
-    """Make a deployment on the server of the whole test run."""
-    with get_client(sync_client=True) as client:
-        pool = WorkPoolCreate(name="gauges-of-a-test", type="process")
-        client.create_work_pool(pool, overwrite=True)
-        return client.create_deployment(
-            flow_id=client.create_flow(measure_rain), name="put back", work_pool_name=pool.name
-        )
-
-
-@pytest.mark.guarantee(NAME, "again")
-def test_a_crashed_run_may_be_scheduled_again(deployment: UUID) -> None:
-    """The server lets a crashed run be put back as the automation does, and offers it again."""
-    (action,) = rerun_crashed_runs(deployment, attempts=2, pause=PAUSE).actions
-    assert isinstance(action, ChangeFlowRunState)
-    with get_client(sync_client=True) as client:
-        run = client.create_flow_run_from_deployment(deployment, state=Running())
-        client.set_flow_run_state(run.id, Crashed())
-        put_back: State[None] = State(type=action.state, name=action.name)
-        assert client.set_flow_run_state(run.id, put_back).status.value == "ACCEPT"
-        offered = client.request(
-            "POST",
-            "/work_pools/{name}/get_scheduled_flow_runs",
-            path_params={"name": "gauges-of-a-test"},
-            json={},
-        )
-        assert str(run.id) in [each["flow_run"]["id"] for each in offered.json()]
+@pytest.mark.fact(NAME, "limit-waits")
+def test_a_worker_with_a_limit_takes_the_run_later(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a run that still held one of its slots once the slot is free."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    reschedule_a_held_run(tmp_path)
 
 
 @pytest.mark.guarantee(NAME, "repeated")
-def test_automations_are_replaced(deployment: UUID) -> None:
-    """Set up twice, a deployment has the two automations of the second time and no others."""
+def test_what_is_set_up_again_is_changed_where_it_differs(deployment: UUID) -> None:
+    """Set up again it is not touched; with other attempts one is changed; disabled, it stays so."""
     first = recover_runs(deployment, attempts=2)
-    second = recover_runs(deployment, attempts=4)
     with get_client(sync_client=True) as client:
-        every = client.request("POST", "/automations/filter", json={}).json()
-        found = [
-            (each["name"], UUID(each["id"])) for each in every if str(deployment) in each["name"]
-        ]
-        for _, automation in found:
+        for automation in first.values():
+            client.pause_automation(automation)
+        before = automations(client, deployment)
+        assert {each["name"]: UUID(each["id"]) for each in before} == first
+        assert recover_runs(deployment, attempts=2) == first
+        assert automations(client, deployment) == before
+        assert recover_runs(deployment, attempts=4) == first
+        silent, rerun = automations(client, deployment)
+        for automation in first.values():
             client.delete_automation(automation)
-    assert sorted(found) == sorted(second.items())
-    assert first.keys() == second.keys()
-    assert not {*first.values()} & {*second.values()}
+    assert silent == before[0]
+    assert rerun["trigger"]["match"]["prefect.run-count"] == ["1", "2", "3"]
+    kept = ("id", "enabled", "actions", "description", "tags")
+    assert [rerun[key] for key in kept] == [before[1][key] for key in kept]
+    assert not rerun["enabled"]
+
+
+def automations(client: SyncPrefectClient, deployment: UUID) -> list[dict[str, Any]]:
+    """Return the automations of a deployment, the one that reruns last."""
+    every = client.request("POST", "/automations/filter", json={}).json()
+    found = [each for each in every if str(deployment) in each["name"]]
+    return sorted(found, key=lambda each: str(each["name"]))
+
+
+def test_the_pool_of_the_demonstration_is_left_as_it_is(prefect_server: str) -> None:
+    """`main` makes the pool, and run again it changes nothing that a person configured of it."""
+    main()
+    with get_client(sync_client=True) as client:
+        template = client.read_work_pool("gauges").base_job_template
+        assert template == ProcessWorker.get_default_base_job_template()
+        template["variables"]["properties"]["env"]["default"] = {"TEAM": "gauges"}
+        changes = WorkPoolUpdate(
+            is_paused=True, concurrency_limit=7, description="rain", base_job_template=template
+        )
+        client.update_work_pool("gauges", changes)
+        before = client.read_work_pool("gauges")
+        main()
+        assert client.read_work_pool("gauges") == before
 
 
 def test_a_window_shorter_than_two_heartbeats_is_refused() -> None:
@@ -619,6 +727,6 @@ def test_a_pause_that_is_too_short_is_refused() -> None:
 
 
 def test_a_single_attempt_is_refused() -> None:
-    """Attempts that leave nothing to put back are refused in one line."""
-    with pytest.raises(ValueError, match=r"^attempts=1 puts nothing back: give 2 or more$"):
+    """Attempts that leave nothing to reschedule are refused in one line."""
+    with pytest.raises(ValueError, match=r"^attempts=1 reschedules nothing: give 2 or more$"):
         recover_runs(uuid4(), attempts=1)
