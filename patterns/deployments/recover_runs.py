@@ -23,11 +23,11 @@ Guarantees:
         one that is as it was is not touched, and one that was disabled stays disabled.
 
 Prefect:
-    stuck (3.8): a run that was killed together with its worker stays Running.
-    needs-worker (3.8): a run whose worker was killed crashes with its next line of output.
-    kept-work (3.8): a rescheduled run does not repeat finished tasks whose results are persisted.
-    shared (3.8): of runs that two workers take from one queue, none runs twice and none is lost.
-    twice (3.8): a process worker reports a crash twice, the second time once it has loaded the
+    stuck (3.8, 3.9): a run that was killed together with its worker stays Running.
+    needs-worker (3.8, 3.9): a run whose worker was killed crashes with its next line of output.
+    kept-work (3.8, 3.9): a rescheduled run does not repeat finished tasks whose results are persisted.
+    shared (3.8, 3.9): of runs that two workers take from one queue, none runs twice and none is lost.
+    twice (3.8, 3.9): a process worker reports a crash twice, the second time once it has loaded the
         flow and run its `on_crashed` hooks, and crashes what was rescheduled meanwhile. Hence
         the pause.
     limit (3.8): a worker that was given a `--limit` ends when a run that still holds one of its

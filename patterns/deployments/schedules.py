@@ -16,16 +16,20 @@ Guarantees:
     interval: runs of `every` are equal stretches of time apart, across both changes.
     rrule: a run of `last_working_day` comes at its clock time on the last day of each month
         that is no Saturday or Sunday.
-    refused: `daily` takes no time that a change of the clocks skips or repeats.
-    bad: a cron string, an interval or a zone that means nothing is refused in one line before
-        anything is sent to a server.
+    refused: `daily` and `last_working_day` take no time that a change of the clocks skips or
+        repeats.
+    bad: a cron string, an interval, a rule or a zone that means nothing, and a moment without a
+        zone, are refused in one line before anything is sent to a server.
     fires: a server makes the runs of these schedules for those times, and a process that serves
         the flow starts them then, also in the night of the change.
-    skipped: stock: a cron time that is skipped runs all the same, an hour off, and one that is
-        repeated runs the first time only.
-    hourly: stock: an hourly cron does not run in the second pass of a repeated hour.
-    drift: stock: an interval of a day in a zone with summer time moves by an hour at a change,
-        and what was scheduled before stays: those days have two runs. Use `daily`.
+
+Prefect:
+    skipped (3.8, 3.9): a cron time that is skipped runs all the same, an hour off, and one that
+        is repeated runs the first time only.
+    hourly (3.8, 3.9): an hourly cron does not run in the second pass of a repeated hour.
+    drift (3.8): an interval of a day in a zone with summer time moves by an hour at a change, and
+        what was scheduled before stays: those days have two runs. Use `daily`.
+    clock-time (3.9): such an interval keeps its clock time: it is no interval of 24 hours then.
 
 Not for:
     Holidays: a schedule knows no calendar of them; let the flow look and end early.
@@ -44,11 +48,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from prefect import flow
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron, RRule, Schedule
 from pydantic import ValidationError
 
@@ -78,7 +82,11 @@ def daily(at: time, zone: str) -> Schedule:
         ValueError: If there is a day, this year or in the next two, when no clock there shows
             that time, or shows it twice.
     """
-    schedule = checked(Cron(f"{at.minute} {at.hour} * * *", timezone=zone))
+    return steady(checked(Cron(f"{at.minute} {at.hour} * * *", timezone=zone)), at, zone)
+
+
+def steady(schedule: Schedule, at: time, zone: str) -> Schedule:
+    """Return a schedule if clocks in a zone show its time once on each of the coming days."""
     if odd := next((day for day in coming_days() if is_odd(datetime.combine(day, at), zone)), None):
         raise ValueError(
             f"{at:%H:%M} in {zone} is skipped or repeated on {odd}: "
@@ -105,19 +113,28 @@ def every(interval: timedelta, since: datetime) -> Schedule:
     Args:
         interval: The stretch.
         since: When one of the runs is, with its zone.
+
+    Raises:
+        ValueError: If the interval is not longer than zero, or the moment has no zone.
     """
+    if since.tzinfo is None:
+        raise ValueError(f"{since} has no time zone")
     # In UTC, which has no changes; in another zone the server would follow the clocks there.
     since = since.astimezone(UTC)
     return checked(Schedule(interval=interval, anchor_date=since, timezone="UTC"))
 
 
 def last_working_day(at: time, zone: str) -> Schedule:
-    """Run when the clocks of a zone show a time on the last weekday of each month."""
+    """Run when the clocks of a zone show a time on the last weekday of each month.
+
+    Raises:
+        ValueError: As `daily` does, though the day may be no working day.
+    """
     rule = (
         "FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1;"
         f"BYHOUR={at.hour};BYMINUTE={at.minute};BYSECOND=0"
     )
-    return checked(RRule(rule, timezone=zone))
+    return steady(checked(RRule(rule, timezone=zone)), at, zone)
 
 
 @flow
@@ -134,8 +151,7 @@ def main() -> None:
         replace(every(timedelta(hours=6), noon), slug="every-six-hours"),
         replace(last_working_day(time(18), "Europe/Berlin"), slug="closing"),
     ]
-    deployment: Any = report.to_deployment("scheduled", schedules=schedules)
-    deployment.apply()
+    RunnerDeployment.from_flow(report, "scheduled", schedules=schedules).apply()
     print("scheduled:", ", ".join(str(schedule.slug) for schedule in schedules))
     try:
         daily(time(2, 30), "Europe/Berlin")

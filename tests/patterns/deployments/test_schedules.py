@@ -135,7 +135,7 @@ def test_every_is_equal_stretches(look: tuple[str, datetime], minutes: int, back
 
 @pytest.mark.guarantee(NAME, "rrule")
 @settings(max_examples=40, deadline=None)
-@given(look=looks(), at=st.sampled_from([time(9), time(18, 45), time(23, 59)]))
+@given(look=looks(), at=st.sampled_from([time(9), time(18, 45), time(22, 59)]))
 def test_the_last_working_day(look: tuple[str, datetime], at: time) -> None:
     """The runs are at that clock time on the last weekday of each month of the calendar."""
     zone, start = look
@@ -151,12 +151,13 @@ def test_the_last_working_day(look: tuple[str, datetime], at: time) -> None:
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("at", [time(2), time(2, 59)])
 def test_a_time_that_changes_skip_or_repeat_is_refused(at: time) -> None:
-    """`daily` takes no time between two and three in Berlin, and says on which day and why."""
-    with pytest.raises(ValueError, match=rf"^{at:%H:%M} in {BERLIN} is skipped or repeated on"):
-        daily(at, BERLIN)
-    for safe in (time(1, 59), time(3)):
-        assert daily(safe, BERLIN).timezone == BERLIN
-    assert daily(at, "Asia/Kolkata").timezone == "Asia/Kolkata"
+    """No time between two and three in Berlin is taken, and it is said on which day and why."""
+    for kind in (daily, last_working_day):
+        with pytest.raises(ValueError, match=rf"^{at:%H:%M} in {BERLIN} is skipped or repeated on"):
+            kind(at, BERLIN)
+        for safe in (time(1, 59), time(3)):
+            assert kind(safe, BERLIN).timezone == BERLIN
+        assert kind(at, "Asia/Kolkata").timezone == "Asia/Kolkata"
 
 
 @pytest.mark.guarantee(NAME, "bad")
@@ -166,9 +167,10 @@ def test_a_time_that_changes_skip_or_repeat_is_refused(at: time) -> None:
         (lambda: checked(Cron("0 25 * * *")), r'Invalid cron string: "0 25 \* \* \*"'),
         (lambda: daily(time(9), "Mars/Olympus"), 'Invalid timezone: "Mars/Olympus"'),
         (lambda: every(timedelta(0), now("UTC")), "greater than 0 seconds"),
+        (lambda: every(timedelta(days=1), datetime(2027, 1, 1)), "00:00:00 has no time zone"),
         (lambda: checked(RRule("FREQ=NEVER")), 'Invalid RRule string "FREQ=NEVER"'),
     ],
-    ids=["cron", "zone", "interval", "rrule"],
+    ids=["cron", "zone", "interval", "moment", "rrule"],
 )
 def test_a_schedule_that_means_nothing_is_refused(build: Any, reason: str) -> None:
     """It is a ValueError of one line that says what is wrong."""
@@ -177,7 +179,7 @@ def test_a_schedule_that_means_nothing_is_refused(build: Any, reason: str) -> No
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.guarantee(NAME, "skipped")
+@pytest.mark.fact(NAME, "skipped")
 def test_a_skipped_time_runs_an_hour_off() -> None:
     """On the day without 02:30 a cron schedule at 02:30 runs once, at 01:30 or at 03:30."""
     start = moment(SPRING, time(0), BERLIN)
@@ -187,7 +189,7 @@ def test_a_skipped_time_runs_an_hour_off() -> None:
     assert second == moment(SPRING + timedelta(days=1), time(2, 30), BERLIN)
 
 
-@pytest.mark.guarantee(NAME, "skipped")
+@pytest.mark.fact(NAME, "skipped")
 def test_a_repeated_time_runs_the_first_time() -> None:
     """On the day with two 02:30 a cron schedule at 02:30 runs at the first one only."""
     start = moment(AUTUMN, time(0), BERLIN)
@@ -196,7 +198,7 @@ def test_a_repeated_time_runs_the_first_time() -> None:
     )
 
 
-@pytest.mark.guarantee(NAME, "hourly")
+@pytest.mark.fact(NAME, "hourly")
 def test_an_hourly_cron_pauses_for_two_hours() -> None:
     """An hourly cron schedule runs at 02:00 once, and then not for two hours."""
     start = moment(AUTUMN, time(1), BERLIN)
@@ -220,17 +222,32 @@ def scheduled(api: str, deployment_id: str, start: datetime, end: datetime) -> l
     return sorted(datetime.fromisoformat(run["expected_start_time"]) for run in runs)
 
 
-@pytest.mark.guarantee(NAME, "drift")
+def looked_at_before_and_after(api: str, name: str) -> tuple[list[datetime], list[datetime]]:
+    """Let a server schedule an interval of a day at nine on the eve of a change, and after it."""
+    anchor = datetime(2027, 1, 1, 9, tzinfo=ZoneInfo(BERLIN))
+    deployment_id = deployed(name, Interval(86400, anchor_date=anchor, timezone=BERLIN))
+    before, after, end = (datetime(2027, 3, day, 12, tzinfo=UTC) for day in (27, 28, 30))
+    first = scheduled(api, deployment_id, before, end)
+    return first, scheduled(api, deployment_id, after, end)
+
+
+AT_NINE = berlin(*(f"2027-03-{day}T09:00+02:00" for day in (28, 29, 30)))
+AT_TEN = berlin(*(f"2027-03-{day}T10:00+02:00" for day in (29, 30)))
+
+
+@pytest.mark.fact(NAME, "drift")
 def test_a_daily_interval_in_a_zone_runs_twice_after_a_change(prefect_server: str) -> None:
     """Nine o'clock becomes ten when the server looks again, and the runs at nine stay."""
-    anchor = datetime(2027, 1, 1, 9, tzinfo=ZoneInfo(BERLIN))
-    deployment_id = deployed("drift", Interval(86400, anchor_date=anchor, timezone=BERLIN))
-    before, end = (datetime(2027, 3, day, 12, tzinfo=UTC) for day in (27, 30))
-    after = datetime(2027, 3, 28, 12, tzinfo=UTC)
-    at_nine = berlin(*(f"2027-03-{day}T09:00+02:00" for day in (28, 29, 30)))
-    assert scheduled(prefect_server, deployment_id, before, end) == at_nine
-    at_ten = berlin(*(f"2027-03-{day}T10:00+02:00" for day in (29, 30)))
-    assert scheduled(prefect_server, deployment_id, after, end) == sorted(at_nine + at_ten)
+    before, after = looked_at_before_and_after(prefect_server, "drift")
+    assert before == AT_NINE
+    assert after == sorted(AT_NINE + AT_TEN)
+
+
+@pytest.mark.fact(NAME, "clock-time")
+def test_a_daily_interval_in_a_zone_keeps_its_clock_time(prefect_server: str) -> None:
+    """The runs are at nine, before and after the change, each once."""
+    before, after = looked_at_before_and_after(prefect_server, "clock-time")
+    assert before == after == AT_NINE
 
 
 @pytest.mark.guarantee(NAME, "fires")
