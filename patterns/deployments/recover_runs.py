@@ -25,8 +25,8 @@ Guarantees:
 Prefect:
     stuck (3.8, 3.9): a run that was killed together with its worker stays Running.
     needs-worker (3.8, 3.9): a run whose worker was killed crashes with its next line of output.
-    kept-work (3.8, 3.9): a rescheduled run does not repeat finished tasks whose results are persisted.
-    shared (3.8, 3.9): of runs that two workers take from one queue, none runs twice and none is lost.
+    kept-work (3.8, 3.9): a rescheduled run does not repeat finished tasks whose results are kept.
+    shared (3.8, 3.9): of runs that two workers take from one queue none runs twice, none is lost.
     twice (3.8, 3.9): a process worker reports a crash twice, the second time once it has loaded the
         flow and run its `on_crashed` hooks, and crashes what was rescheduled meanwhile. Hence
         the pause.

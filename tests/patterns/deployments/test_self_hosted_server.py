@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from flowgauge.catalogue import catalogue_root, find
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments.self_hosted_server import postgres, prefect_server, read
 
@@ -288,7 +290,7 @@ def test_a_run_outlives_a_killed_server(life: Life) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "server-restart")
 def test_a_worker_outlives_a_killed_server(life: Life) -> None:
-    """The worker goes on after the restart, and runs what is asked for afterwards."""
+    """The worker goes on after the restart, and executes a run that is scheduled afterwards."""
     assert life.worker_alive
     assert life.later == "Completed"
 
@@ -302,11 +304,15 @@ def test_nothing_is_left_after_the_block(life: Life) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "sqlite")
+@pytest.mark.guarantee(NAME, "scheduled")
 @pytest.mark.guarantee(NAME, "ends")
 def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
-    """Started on the SQLite file that a server left, it finds its flows; it ends with an error."""
+    """It makes a schedule's runs; started on the SQLite file of another it finds its flows."""
     with prefect_server(tmp_path) as api:
         flow = post(api, "flows/", {"name": "left"})["id"]
+        hourly = {"schedule": {"interval": 3600, "anchor_date": "2026-01-01T00:00:00Z"}}
+        post(api, "deployments/", {"name": "hourly", "flow_id": flow, "schedules": [hourly]})
+        wait_until(lambda: httpx.post(f"{api}/flow_runs/count", json={}).json(), "a scheduled run")
     with (  # noqa: PT012
         pytest.raises(LookupError, match="the block fails"),
         prefect_server(tmp_path) as api,
@@ -315,6 +321,17 @@ def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
         assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == "left"
         raise LookupError("the block fails")
     assert not process.is_running()
+
+
+def test_the_packages_of_the_server_are_bounded_as_here() -> None:
+    """What this project bounds for Prefect's server the pattern's own header bounds alike."""
+    project = tomllib.loads((catalogue_root().parent / "pyproject.toml").read_text())["project"]
+    bounds = [
+        each for each in project["dependencies"] if each.startswith(("fastapi", "sqlalchemy"))
+    ]
+    bounds = [each for each in project["dependencies"] if each.startswith(("fast", "sqlalchemy"))]
+    assert len(bounds) == 2
+    assert {*bounds} <= {*find(catalogue_root(), NAME).dependencies}
 
 
 @pytest.mark.e2e
