@@ -13,15 +13,22 @@ Problem:
 Guarantees:
     schema: the deployment tells the type, choices, bounds, default and description of each
         parameter, as the flow's signature and docstring have them.
-    refused: parameters that do not fit make no run, and the error names the parameter.
-    misspelt: stock: a parameter that the flow does not have is let through, and the run fails
-        when it starts.
-    served: a run that was asked for through the API is executed in a process of its own, with
-        the parameters that were given, and its value can be read afterwards.
+    refused: a value of the wrong type, out of bounds or not among the choices makes no run, and
+        the error names the parameter.
+    served: a run that is triggered is executed with its parameters, and its value can be read
+        when it has ended.
     schedules: each schedule of the deployment has its own time and its own parameters.
-    limit: a run above the deployment's limit waits for a place, and is not cancelled.
+    limit: a run above the deployment's limit waits, and is not cancelled.
     paused: when the process ends its deployment is paused, so nothing is scheduled that nobody
         would execute; it goes on when the process is started again.
+
+Prefect:
+    misspelt (3.8, 3.9): a parameter that the flow does not have is let through, and the run
+        fails when it starts.
+
+    types (3.8, 3.9): `flow.serve` sends the flow of a script to the run's process without the
+        names that its types need as text: under `from __future__ import annotations` a run of
+        a flow with an `Annotated` parameter fails.
 
 Not for:
     More runs than one machine can hold, or runs that need an environment of their own: deploy
@@ -37,19 +44,18 @@ Sources:
     - https://docs.prefect.io/v3/concepts/schedules
 """
 
-from __future__ import annotations
-
-import asyncio
+# Not `from __future__ import annotations`: see "types" above.
+import signal
 import sys
-from typing import Annotated, Any, Literal
-from uuid import UUID
+import threading
+import time
+from typing import Annotated, Literal
 
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.deployments.runner import RunnerDeployment
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas import FlowRun
+from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.runner import Runner
 from prefect.schedules import Cron
 from pydantic import Field
 
@@ -70,82 +76,58 @@ def forecast(
     return [f"{station} in {day} days: {20 + day} °{unit}" for day in range(1, days + 1)]
 
 
-def forecasts() -> RunnerDeployment:
-    """Return the deployment: its name, its parameters, when it runs and how often at once."""
-    deployment: Any = forecast.to_deployment(
-        name="served",
+def serve_forecasts() -> None:
+    """Execute the runs of `forecast/served` as they are triggered, until Ctrl-C or SIGTERM."""
+    forecast.serve(
+        "served",
         parameters={"station": "Oslo"},
         schedules=[
             Cron("0 6 * * *", timezone="Europe/Oslo", slug="daily"),
             Cron("0 7 * * 1", timezone="Europe/Oslo", slug="weekly", parameters={"days": 7}),
         ],
-        concurrency_limit=ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-        ),
+        global_limit=1,  # `limit` would count the runs of this process only, not the others'
+        pause_on_shutdown=True,
     )
-    assert isinstance(deployment, RunnerDeployment)  # in an event loop it would be awaitable
-    return deployment
 
 
-async def serve(deployment: RunnerDeployment, *, once: bool = False) -> None:
-    """Execute the runs of a deployment as they come, until this process is told to end.
+def trigger(**parameters: str | int) -> list[str]:
+    """Trigger a run of `forecast/served`, wait for its end and return its value.
 
     Args:
-        deployment: What is served.
-        once: Execute the runs that are due now, and end after them.
-    """
-    runner = Runner(limit=4, pause_on_shutdown=True)
-    await runner.aadd_deployment(deployment)
-    await runner.start(run_once=once)
-
-
-async def ask(deployment_id: UUID, **parameters: Any) -> UUID:
-    """Ask for a run, and return its id.
-
-    Args:
-        deployment_id: Of the deployment.
         parameters: Those that differ from the deployment's own.
 
     Raises:
-        ValueError: If they do not fit the flow; the message names the parameter.
+        PrefectHTTPStatusError: If one does not fit the flow; the message names it.
+        Exception: What the run raised.
     """
-    async with get_client() as client:
-        try:
-            run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != 409:
-                raise
-            raise ValueError(error.response.json()["detail"]) from None
-        return run.id
+    run = run_deployment("forecast/served", parameters=parameters, poll_interval=0.5)
+    assert isinstance(run, FlowRun)  # in an event loop it would be awaitable
+    assert run.state is not None  # every run of a deployment has one
+    value: list[str] = run.state.result()
+    return value
 
 
-async def outcome(flow_run_id: UUID) -> Any:
-    """Return what a run gave, or the name of its state while it has not completed."""
-    async with get_client() as client:
-        run = await client.read_flow_run(flow_run_id)
-    if run.state is None or not run.state.is_completed():
-        return run.state_name
-    return await run.state.aresult()
-
-
-async def show(deployment: RunnerDeployment) -> None:
-    """Ask for a run that fits and one that does not, and serve until the first is done."""
-    deployment_id = await deployment.aapply()
+def show(client: SyncPrefectClient) -> None:
+    """Trigger a run that does not fit and one that does, then do as Ctrl-C does."""
     try:
-        await ask(deployment_id, days="soon")
-    except ValueError as error:
-        print(f"refused: {error}")
-    run = await ask(deployment_id, days=2)
-    await serve(deployment, once=True)
-    print(await outcome(run))
+        while not any(each.name == "served" for each in client.read_deployments()):
+            time.sleep(0.5)
+        try:
+            trigger(days="soon")
+        except PrefectHTTPStatusError as error:
+            print(f"refused: {error}")
+        print(trigger(days=2))
+    finally:
+        signal.raise_signal(signal.SIGINT)
 
 
 def main() -> None:
     """Serve one run and end, or with the word `serve` go on until Ctrl-C."""
-    if sys.argv[1:] == ["serve"]:
-        asyncio.run(serve(forecasts()))
-    else:
-        asyncio.run(show(forecasts()))
+    if sys.argv[1:] != ["serve"]:
+        # Where no server runs this starts one, which two threads cannot do at the same time.
+        client = get_client(sync_client=True)
+        threading.Thread(target=show, args=(client,)).start()
+    serve_forecasts()
 
 
 if __name__ == "__main__":

@@ -5,61 +5,63 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.deployments import run_deployment
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.flow_engine import run_flow
+from prefect.runner import Runner
 from prefect.states import Pending
 
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments import serve as pattern
 from patterns.deployments import trigger_by_http as http
-from patterns.deployments.serve import ask, forecasts, outcome, serve
+from patterns.deployments.serve import forecast, serve_forecasts, trigger
 
 NAME = "deployments/serve"
+SERVED = "forecast/served"
 
 
 @pytest.fixture
-def deployment_id(prefect_server: str) -> Iterator[UUID]:
-    """Give a deployment that no other test has asked for runs of."""
-    deployment_id = UUID(str(forecasts().apply()))
-    yield deployment_id
-    asyncio.run(delete(deployment_id))
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    """Give a client of the server."""
+    with get_client(sync_client=True) as client:
+        yield client
 
 
-async def delete(deployment_id: UUID) -> None:
-    """Delete a deployment."""
-    async with get_client() as client:
-        await client.delete_deployment(deployment_id)
+@pytest.fixture
+def deployment(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DeploymentResponse]:
+    """Give the deployment that is made when the flow is served; nobody looks for its runs yet."""
+
+    async def end_at_once(self: Runner, **_: Any) -> None:
+        """End before the first look for runs."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "start", end_at_once)
+        serve_forecasts()
+    deployment = client.read_deployment_by_name(SERVED)
+    yield deployment
+    client.delete_deployment(deployment.id)
 
 
-def held(deployment_id: UUID) -> Any:
-    """Return what the server says of a deployment."""
-
-    async def read() -> Any:
-        async with get_client() as client:
-            return await client.read_deployment(deployment_id)
-
-    return asyncio.run(read())
-
-
-def number_of_runs() -> int:
-    """Return how many flow runs the server knows."""
-
-    async def count() -> int:
-        async with get_client() as client:
-            return await client.count_flow_runs()
-
-    return asyncio.run(count())
+def triggered(**parameters: Any) -> Any:
+    """Trigger a run, and return it before it starts."""
+    return run_deployment(SERVED, parameters=parameters, timeout=0)
 
 
 @pytest.mark.guarantee(NAME, "schema")
-def test_the_deployment_tells_the_schema_of_the_parameters(deployment_id: UUID) -> None:
+def test_the_deployment_tells_the_schema_of_the_parameters(deployment: DeploymentResponse) -> None:
     """Types, choices, bounds, defaults and descriptions stand in the deployment's schema."""
-    schema = held(deployment_id).parameter_openapi_schema
+    schema: Any = deployment.parameter_openapi_schema
     station, days, unit = (schema["properties"][name] for name in ("station", "days", "unit"))
     assert station["type"] == "string"
     assert station["minLength"] == 3
@@ -70,7 +72,7 @@ def test_the_deployment_tells_the_schema_of_the_parameters(deployment_id: UUID) 
         14,
         3,
     )
-    assert unit["enum"] == ["C", "F"]
+    assert (unit["enum"], unit["description"]) == (["C", "F"], "Of the temperatures.")
     assert schema["required"] == ["station"]
 
 
@@ -80,34 +82,42 @@ def test_the_deployment_tells_the_schema_of_the_parameters(deployment_id: UUID) 
     [
         ({"days": "soon"}, "'days'. Failure reason: 'soon' is not of type 'integer'"),
         ({"days": 15}, "'days'. Failure reason: 15 is greater than the maximum of 14"),
+        ({"days": 0}, "'days'. Failure reason: 0 is less than the minimum of 1"),
+        ({"station": "Ry"}, "'station'. Failure reason: 'Ry' is too short"),
         ({"unit": "K"}, r"'unit'. Failure reason: 'K' is not one of \['C', 'F'\]"),
         ({"station": None}, "'station'. Failure reason: None is not of type 'string'"),
     ],
-    ids=["type", "bound", "choice", "none"],
+    ids=["type", "above", "below", "short", "choice", "none"],
 )
+@pytest.mark.usefixtures("deployment")
 def test_parameters_that_do_not_fit_make_no_run(
-    deployment_id: UUID, parameters: dict[str, Any], reason: str
+    client: SyncPrefectClient, parameters: dict[str, Any], reason: str
 ) -> None:
-    """The error names the parameter in one line, and no run has been made."""
-    before = number_of_runs()
-    with pytest.raises(ValueError, match=reason) as caught:
-        asyncio.run(ask(deployment_id, **parameters))
-    assert "\n" not in str(caught.value)
-    assert number_of_runs() == before
+    """The error names the parameter, and no run has been made."""
+    before = client.count_flow_runs()
+    with pytest.raises(PrefectHTTPStatusError, match=reason):
+        trigger(**parameters)
+    assert client.count_flow_runs() == before
 
 
-@pytest.mark.guarantee(NAME, "misspelt")
-def test_a_misspelt_parameter_makes_a_run(deployment_id: UUID) -> None:
-    """The API takes a parameter that the flow does not have."""
-    before = number_of_runs()
-    asyncio.run(ask(deployment_id, day=2))
-    assert number_of_runs() == before + 1
+@pytest.mark.fact(NAME, "misspelt")
+@pytest.mark.usefixtures("deployment")
+def test_a_misspelt_parameter_makes_a_run_that_fails(client: SyncPrefectClient) -> None:
+    """The API takes a parameter that the flow does not have, and the engine fails the run."""
+    run = triggered(day=2)
+    assert run.parameters == {"station": "Oslo", "day": 2}
+    state: Any = run_flow(forecast, flow_run=run, return_type="state")
+    assert state.is_failed()
+    held = client.read_flow_run(run.id).state
+    assert held is not None
+    assert held.type == StateType.FAILED
+    assert "SignatureMismatchError" in (held.message or "")
 
 
 @pytest.mark.guarantee(NAME, "schedules")
-def test_each_schedule_has_its_own_parameters(deployment_id: UUID) -> None:
+def test_each_schedule_has_its_own_parameters(deployment: DeploymentResponse) -> None:
     """The weekly schedule asks for seven days, the daily one for what the deployment says."""
-    schedules = {each.slug: each for each in held(deployment_id).schedules}
+    schedules: Any = {each.slug: each for each in deployment.schedules}
     assert {slug: each.schedule.cron for slug, each in schedules.items()} == {
         "daily": "0 6 * * *",
         "weekly": "0 7 * * 1",
@@ -120,50 +130,78 @@ def test_each_schedule_has_its_own_parameters(deployment_id: UUID) -> None:
 
 
 @pytest.mark.guarantee(NAME, "limit")
-def test_a_run_above_the_limit_waits(deployment_id: UUID) -> None:
-    """Of two runs that begin one is let through, and the other waits for its place."""
+@pytest.mark.usefixtures("deployment")
+def test_a_run_above_the_limit_waits() -> None:
+    """Of two runs that begin one is let through, and the other waits for its slot."""
 
-    async def begin_two() -> list[tuple[StateType, str | None]]:
+    async def begin(run: UUID) -> tuple[StateType, str | None]:
         async with get_client() as client:
-            states = []
             pending: State[Any] = Pending()
-            for _ in range(2):
-                run = await ask(deployment_id)
-                answer = await client.set_flow_run_state(run, pending)
-                assert answer.state is not None
-                states.append((answer.state.type, answer.state.name))
-            return states
+            answer = await client.set_flow_run_state(run, pending)
+            assert answer.state is not None
+            return answer.state.type, answer.state.name
 
-    first, second = asyncio.run(begin_two())
+    first, second = (asyncio.run(begin(triggered().id)) for _ in range(2))
     assert first == (StateType.PENDING, "Pending")
     assert second == (StateType.SCHEDULED, "AwaitingConcurrencySlot")
 
 
 @pytest.mark.guarantee(NAME, "served")
 @pytest.mark.guarantee(NAME, "paused")
-def test_a_run_is_executed_and_the_deployment_paused_after_it(deployment_id: UUID) -> None:
+def test_a_run_is_executed_and_the_deployment_paused_after_it(
+    deployment: DeploymentResponse, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The value has the parameters that were given; served again, the deployment goes on."""
-    assert not held(deployment_id).paused
-    run = asyncio.run(ask(deployment_id, days=1, unit="F"))
-    asyncio.run(serve(forecasts(), once=True))
-    assert asyncio.run(outcome(run)) == ["Oslo in 1 days: 21 °F"]
-    assert held(deployment_id).paused
-    assert UUID(str(forecasts().apply())) == deployment_id
-    assert not held(deployment_id).paused
+    assert not deployment.paused
+    run = triggered(days=1, unit="F")
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "start", partialmethod(Runner.start, run_once=True))
+        serve_forecasts()
+    state: Any = client.read_flow_run(run.id).state
+    assert state.result() == ["Oslo in 1 days: 21 °F"]
+    assert client.read_deployment(deployment.id).paused
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "start", lambda self, **_: asyncio.sleep(0))
+        serve_forecasts()
+    assert not client.read_deployment(deployment.id).paused
 
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "served")
 @pytest.mark.guarantee(NAME, "paused")
+@pytest.mark.fact(NAME, "misspelt")
+@pytest.mark.fact(NAME, "types")
 def test_a_process_serves_until_it_is_ended(
     live_server: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A process that serves runs what is asked for by HTTP, and pauses when it is terminated."""
-    (tmp_path / "serve.py").write_text(Path(pattern.__file__).read_text())
-    process = start("serve.py", "serve", PREFECT_RUNNER_POLL_FREQUENCY="1")
-    wait_until(lambda: "forecast/served" in http.names(live_server), "the deployment")
-    run = http.start(live_server, "forecast/served", {"station": "Bergen"})
-    assert http.watch(live_server, run, patience=patience())["type"] == "COMPLETED"
-    process.terminate()
-    process.wait(timeout=patience())
-    assert http.find(live_server, "forecast/served")["paused"]
+    """A process that serves runs what is asked for by HTTP, and pauses when it is terminated.
+
+    A run with a parameter that the flow does not have fails, and so does one of the same file
+    with its types as text.
+    """
+    code = Path(pattern.__file__).read_text()
+    (tmp_path / "serve.py").write_text(code)
+    as_text = code.replace("import signal", "from __future__ import annotations\n\nimport signal")
+    (tmp_path / "as_text.py").write_text(as_text.replace('"served"', '"as-text"'))
+    served, _ = [
+        start(name, "serve", PREFECT_RUNNER_POLL_FREQUENCY="1")
+        for name in ("serve.py", "as_text.py")
+    ]
+    both = {SERVED, "forecast/as-text"}
+    wait_until(lambda: both <= set(http.names(live_server)), "the deployments")
+
+    def end(name: str, **parameters: Any) -> tuple[str, str]:
+        run = http.start(live_server, name, parameters)
+        state = http.watch(live_server, run, patience=patience())
+        return state["type"], state["message"] or ""
+
+    assert end(SERVED, station="Bergen")[0] == "COMPLETED"
+    misspelt = end(SERVED, day=2)
+    assert misspelt[0] == "FAILED"
+    assert "SignatureMismatchError" in misspelt[1]
+    text = end("forecast/as-text")
+    assert text[0] == "FAILED"
+    assert "is not fully defined" in text[1]
+    served.terminate()
+    served.wait(timeout=patience())
+    assert http.find(live_server, SERVED)["paused"]
