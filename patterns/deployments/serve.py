@@ -24,7 +24,7 @@ Guarantees:
 
 Prefect:
     misspelt (3.8, 3.9): a parameter that the flow does not have is let through, and the run
-        fails when it starts.
+        ends as Crashed when it starts.
 
     types (3.8, 3.9): `flow.serve` sends the flow of a script to the run's process without the
         names that its types need as text: under `from __future__ import annotations` a run of
