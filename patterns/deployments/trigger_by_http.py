@@ -13,10 +13,15 @@ Guarantees:
     standard: it needs the standard library only; Prefect is not imported, nor installed.
     same: `prefect deployment run --watch`, `run_deployment` in Python and this file start the
         same run: same deployment, same parameters, same end.
-    listed: without arguments it lists the deployments that the server knows.
+    listed: without arguments it lists all deployments that the server knows, also where the
+        server tells them in parts.
     watched: it waits for the end of the run and says how it ended, and whether that was well.
-    artifacts: the tables, links and texts that the run published are read back.
-    busy: a server that says it is too busy (503) is asked again for a minute.
+    artifacts: the tables and texts that the run published are read back, all of them; of those
+        with one key the newest.
+    busy: a server that says it is too busy (503) is asked again for a minute; another refusal
+        is final.
+    once: a request that is repeated, because it was answered 503, makes no second run; nor does
+        a later one with the same key.
     errors: a deployment that is not there, a parameter that does not fit, a server that does
         not answer and a run that takes too long are one line each, and status 2.
 
@@ -25,7 +30,8 @@ Not for:
     installed anyway: `run_deployment` does it in one line.
 
 Costs:
-    Three requests and one for each look at the run, a second apart.
+    Four requests and one for each look at the run, a second apart; one more for each 200
+    artifacts.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/deployments/run-deployments
@@ -39,7 +45,9 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -80,11 +88,11 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
                 with urlopen(request, timeout=BUSY) as response:
                     return json.load(response)
             except HTTPError as error:
-                # A server on SQLite whose database is locked has done nothing yet.
+                # Such as a server on SQLite whose database is locked.
                 if error.code != 503 or time.monotonic() > deadline:
                     raise TriggerError(_said(error)) from None
                 time.sleep(0.5)
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException) as error:
         why = getattr(error, "reason", error)
         raise TriggerError(f"no answer from {api} ({why}): is PREFECT_API_URL right?") from None
     except ValueError:
@@ -97,10 +105,28 @@ def _said(error: HTTPError) -> str:
     """Return the server's own reason for a refusal."""
     try:
         answer = json.load(error)
-    except ValueError:
-        answer = {}
-    reason = answer.get("detail") or answer.get("exception_detail") or error.reason
-    return f"the server refused ({error.code}): {reason}"
+        reason = answer.get("detail") or answer.get("exception_detail")
+    except (AttributeError, ValueError):  # it is not of Prefect
+        reason = None
+    return f"the server refused ({error.code}): {reason or error.reason}"
+
+
+def everything(api: str, path: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all that a filter finds, the newest first."""
+    found: list[dict[str, Any]] = []
+    # The server tells no more than two hundred things at once, or what it is set to.
+    while page := call(api, path, {**wanted, "offset": len(found), "sort": "CREATED_DESC"}):
+        found += page
+    return found
+
+
+def names(api: str) -> set[str]:
+    """Return the names of the deployments that the server knows, such as `flow/deployment`."""
+    deployments = everything(api, "/deployments/filter", {})
+    flows = {each["id"]: each["name"] for each in everything(api, "/flows/filter", {})}
+    # A flow that was deleted between the two requests took its deployments along.
+    known = (each for each in deployments if each["flow_id"] in flows)
+    return {f"{flows[each['flow_id']]}/{each['name']}" for each in known}
 
 
 def find(api: str, name: str) -> dict[str, Any]:
@@ -115,18 +141,25 @@ def find(api: str, name: str) -> dict[str, Any]:
     return found
 
 
-def names(api: str) -> list[str]:
-    """Return the names of the deployments that the server knows, two hundred at most."""
-    flows = {each["id"]: each["name"] for each in call(api, "/flows/filter", {})}
-    deployments = call(api, "/deployments/filter", {})
-    return [f"{flows[each['flow_id']]}/{each['name']}" for each in deployments]
+def start(api: str, name: str, parameters: Mapping[str, Any], key: str | None = None) -> str:
+    """Trigger a run of a deployment.
 
+    Args:
+        api: The address of the server.
+        name: Of the deployment, such as `flow/deployment`.
+        parameters: Those that differ from the deployment's own.
+        key: What the run is for, such as the number of an order: asked for again with the same
+            key, the server gives the run that it has. By default each call makes a run.
 
-def start(api: str, name: str, parameters: Mapping[str, Any]) -> str:
-    """Ask for a run of a deployment, and return its id."""
-    deployment = find(api, name)
-    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return str(call(api, f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
+    Returns:
+        The run's id.
+    """
+    body = {
+        "parameters": parameters,
+        "state": {"type": "SCHEDULED"},
+        "idempotency_key": key or str(uuid.uuid4()),
+    }
+    return str(call(api, f"/deployments/{find(api, name)['id']}/create_flow_run", body)["id"])
 
 
 def watch(api: str, run: str, patience: float = 600) -> dict[str, Any]:
@@ -158,7 +191,7 @@ def artifacts(api: str, run: str) -> dict[str, Any]:
     wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
     return {
         each["key"]: json.loads(each["data"]) if each["type"] == "table" else each["data"]
-        for each in call(api, "/artifacts/filter", wanted)
+        for each in reversed(everything(api, "/artifacts/filter", wanted))
         if each["key"]  # values of tasks and flows are kept as artifacts without one
     }
 

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,17 @@ def test_it_reads_what_the_run_published(api: str) -> None:
     assert artifacts(api, runs[0]) == {"a-table": [{"of": runs[0]}], "a-markdown": f"# {runs[0]}"}
 
 
+@pytest.mark.guarantee(NAME, "artifacts")
+def test_it_reads_all_artifacts_and_the_newest_of_a_key(api: str) -> None:
+    """Where the server tells two at once all three keys come back, and of one key the newest."""
+    run = start(api, "measure/asked", {"n": 1})
+    for key, data in (("a", "1"), ("b", "1"), ("a", "2"), ("c", "1"), ("a", "3"), ("b", "2")):
+        body = {"key": key, "type": "markdown", "data": data, "flow_run_id": run}
+        call(api, "/artifacts/", body)
+    with between(api, limit=2) as (address, _):
+        assert artifacts(address, run) == {"a": "3", "b": "2", "c": "1"}
+
+
 @pytest.mark.guarantee(NAME, "errors")
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -172,34 +184,117 @@ def test_a_server_that_does_not_answer_is_one_line() -> None:
     )
 
 
-@pytest.mark.guarantee(NAME, "busy")
-def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After two 503s the answer is taken; one that stays busy is told once the time is up."""
-    answers = [503, 503, 200]
+@pytest.mark.guarantee(NAME, "errors")
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api"])
+def test_an_address_that_is_none_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    """An address without a port or a scheme is named, with the variable that it comes from."""
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    assert main(["measure/asked"]) == 2
+    assert re.fullmatch(rf".*{address} .*PREFECT_API_URL.*\n", capsys.readouterr().err)
 
-    class Busy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = answers.pop(0) if answers else 503
+
+@contextmanager
+def between(
+    api: str = "", *answers: int, limit: int | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Give the address of a server that passes on what it is asked, and what that was.
+
+    Args:
+        api: Where it is passed on to; without one everything that is asked is well.
+        answers: The statuses of its first answers, whatever the server said.
+        limit: How many things a filter gives at once.
+    """
+    asked: list[str] = []
+    statuses = iter(answers)
+
+    class Between(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "null")
+            if limit and self.path.endswith("/filter"):
+                body["limit"] = limit
+            path = self.path.removeprefix("/api")
+            asked.append(f"{self.command} {path}")
+            answer = call(api, path, body) if api else {"well": "rested"}
+            status = next(statuses, 200)
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(b'{"well": "rested"}' if status == 200 else b"{}")
+            self.wfile.write(json.dumps(answer if status == 200 else {}).encode())
+
+        do_GET = do_POST
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+    with HTTPServer(("127.0.0.1", 0), Between) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
-            api = f"http://127.0.0.1:{server.server_port}/api"
-            assert call(api, "/health") == {"well": "rested"}
-            assert answers == []
-            monkeypatch.setattr(pattern, "BUSY", 3)
-            with pytest.raises(TriggerError, match=r"^the server refused \(503\)"):
-                call(api, "/health")
+            yield f"http://127.0.0.1:{server.server_port}/api", asked
         finally:
             server.shutdown()
             serving.join()
+
+
+@pytest.mark.guarantee(NAME, "listed")
+def test_it_lists_deployments_that_come_in_parts(api: str) -> None:
+    """Where the server tells two at once, all are listed, also those of one name."""
+    for number in range(5):
+        flow = call(api, "/flows/", {"name": f"part-{number}"})
+        call(api, "/deployments/", {"name": "same", "flow_id": flow["id"]})
+    with between(api, limit=2) as (address, _):
+        assert {f"part-{number}/same" for number in range(5)} <= pattern.names(address)
+
+
+@pytest.mark.guarantee(NAME, "busy")
+@pytest.mark.parametrize("body", [None, {}], ids=["GET", "POST"])
+def test_a_busy_server_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, body: dict[str, Any] | None
+) -> None:
+    """After two 503s the answer is taken; one that stays busy is told once the time is up."""
+    with between("", 503, 503, 200, *[503] * 60) as (api, asked):
+        assert call(api, "/health", body) == {"well": "rested"}
+        assert len(asked) == 3
+        monkeypatch.setattr(pattern, "BUSY", 1)
+        with pytest.raises(TriggerError, match=r"^the server refused \(503\)"):
+            call(api, "/health", body)
+        assert len(asked) > 4
+
+
+@pytest.mark.guarantee(NAME, "busy")
+@pytest.mark.parametrize("status", [400, 429, 500, 502, 504])
+@pytest.mark.parametrize("body", [None, {}], ids=["GET", "POST"])
+def test_another_refusal_is_final(status: int, body: dict[str, Any] | None) -> None:
+    """What a server refuses for another reason is not asked again."""
+    with between("", status) as (api, asked):
+        with pytest.raises(TriggerError, match=rf"^the server refused \({status}\)"):
+            call(api, "/health", body)
+        assert len(asked) == 1
+
+
+@pytest.mark.guarantee(NAME, "once")
+def test_a_repeated_request_makes_one_run(api: str) -> None:
+    """A run that was made though the answer was 503 is given to the second request."""
+    before = number_of_runs(api)
+    with between(api, 200, 503) as (address, asked):
+        run = start(address, "measure/asked", {"n": 1})
+    assert [each.rpartition("/")[2] for each in asked] == ["asked", *["create_flow_run"] * 2]
+    assert number_of_runs(api) == before + 1
+    assert call(api, f"/flow_runs/{run}")["parameters"] == {"n": 1}
+
+
+@pytest.mark.guarantee(NAME, "once")
+def test_a_key_stands_for_a_run(api: str) -> None:
+    """The same key gives the same run, another one or none gives another."""
+    runs = [start(api, "measure/asked", {"n": 1}, key) for key in ("x", "x", "y", None, None)]
+    assert runs[0] == runs[1]
+    assert len(set(runs)) == 4
+
+
+def number_of_runs(api: str) -> int:
+    """Return how many runs the server knows."""
+    return int(call(api, "/flow_runs/count", {}))
 
 
 @pytest.mark.e2e
