@@ -23,7 +23,7 @@ from prefect.states import Pending
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments import serve as pattern
 from patterns.deployments import trigger_by_http as http
-from patterns.deployments.serve import forecast, serve_forecasts, trigger
+from patterns.deployments.serve import forecast, serve_forecasts
 
 NAME = "deployments/serve"
 SERVED = "forecast/served"
@@ -96,7 +96,7 @@ def test_parameters_that_do_not_fit_make_no_run(
     """The error names the parameter, and no run has been made."""
     before = client.count_flow_runs()
     with pytest.raises(PrefectHTTPStatusError, match=reason):
-        trigger(**parameters)
+        triggered(**parameters)
     assert client.count_flow_runs() == before
 
 
