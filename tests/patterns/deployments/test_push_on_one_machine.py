@@ -232,7 +232,7 @@ def test_a_self_hosted_server_starts_no_run_of_a_pool_of_the_cloud(
     live_server: str, type: str
 ) -> None:
     """The server takes the pool, and a run of it is found late."""
-    pool = type.replace(":", "-")
+    pool = f"of-{type.replace(':', '-')}"
     call(live_server, "/work_pools/", {"name": pool, "type": type, "base_job_template": {}})
     run = ask(live_server, deploy(live_server, work_pool_name=pool), after=-60)
     wait_until(lambda: call(live_server, f"/flow_runs/{run}")["state"]["name"] == "Late")

@@ -11,10 +11,12 @@ from typing import Any
 import httpx
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
 from threadpoolctl import threadpool_limits
 
@@ -125,6 +127,14 @@ def test_other_months_need_no_edit() -> None:
     assert predict_air_time(3, 5) == pytest.approx({name: names[name] for name in METRICS})
 
 
+@pytest.mark.guarantee(NAME, "months")
+@pytest.mark.parametrize("wrong", [0, 13])
+def test_a_month_that_is_none_is_refused(wrong: int) -> None:
+    """A month that no year has is an error that names the parameter."""
+    with pytest.raises(ParameterTypeError, match="validate_month"):
+        predict_air_time.validate_parameters({"validate_month": wrong})
+
+
 @pytest.mark.guarantee(NAME, "retried")
 def test_loading_is_retried(monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock) -> None:
     """When the file can't be read two times, the flow waits 1 and 10 s and goes on."""
@@ -169,6 +179,40 @@ def test_a_change_in_the_training_is_seen(tmp_path: Path) -> None:
     names: dict[str, Any] = {"__name__": "changed", "__file__": str(path)}
     exec(compile(text, path, "exec"), names)
     assert names["predict_air_time"]()["mae"] > 2 * predict_air_time()["mae"]
+
+
+@pytest.mark.guarantee(NAME, "cached")
+def test_a_change_in_the_flights_is_seen() -> None:
+    """A model is trained again where one value differs or a row is gone, and not for a copy."""
+    flights = load_flights.fn(1).iloc[:500]
+    longer = flights.assign(air_time=flights["air_time"].where(flights.index != 100, 1000))
+
+    @flow
+    def states() -> list[str | None]:
+        sets = (flights, flights.copy(), longer, flights.iloc[1:], flights.reset_index(drop=True))
+        return [train(1, each, return_state=True).name for each in sets]
+
+    assert longer["air_time"].eq(1000).sum() == 1
+    assert states() == ["Completed", "Cached", "Completed", "Completed", "Cached"]
+
+
+@pytest.mark.guarantee(NAME, "cached")
+def test_a_month_whose_file_changes_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the file of the flights has changed, the flow's errors are those of the new flights."""
+    year = pd.read_csv(flights_file())
+    few = year[year["month"].isin((1, 2))].groupby("month").head(500)
+    file = tmp_path / "flights.csv"
+    monkeypatch.setattr(pattern, "flights_file", lambda: file)
+    few.to_csv(file)
+    before = predict_air_time()
+    few.assign(air_time=few["air_time"].where(few["month"] == 2, few["air_time"] + 100)).to_csv(
+        file
+    )
+    assert predict_air_time()["mae"] > before["mae"] + 50
+    few.to_csv(file)
+    assert predict_air_time() == before
 
 
 @pytest.mark.guarantee(NAME, "plot")
