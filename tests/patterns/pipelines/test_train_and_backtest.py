@@ -194,6 +194,7 @@ def ran(
     return Ran(opened.url, (first, second), models, (asked, opened.asked))
 
 
+@pytest.mark.guarantee(NAME, "split")
 @pytest.mark.guarantee(NAME, "same")
 def test_scores_and_models_are_those_of_plain_python(ran: Ran, taxi_files: Path) -> None:
     """On every task runner scores and models' bytes are those of the steps without Prefect."""
