@@ -60,7 +60,6 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_client, task
@@ -76,14 +75,16 @@ from prefect.workers.process import ProcessWorker
 HEARTBEAT = timedelta(seconds=30)  # the shortest that Prefect takes
 
 # For the deployment: its runs send heartbeats, and do not need their worker to print.
-JOB_VARIABLES: dict[str, Any] = {
+JOB_VARIABLES: dict[str, object] = {
     "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT.seconds)},
     "stream_output": False,
 }
 
 PAUSE = timedelta(seconds=30)
 
-RESCHEDULED = {f"prefect.flow-run.{name}" for name in ("AwaitingRetry", "Scheduled", "Pending")}
+RESCHEDULED = {
+    f"prefect.flow-run.{name}" for name in ("AwaitingRetry", "Scheduled", "Pending", "Running")
+}
 ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
 
 
@@ -139,7 +140,7 @@ def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> Aut
             ),
             match_related=runs_of(deployment),
             after={"prefect.flow-run.Crashed"},
-            # Somebody else has rescheduled it.
+            # Somebody else has rescheduled it, or it runs again.
             expect=RESCHEDULED,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,

@@ -10,7 +10,8 @@ Problem:
     the load takes longer, and one flow that calls the other joins what two teams own.
 
 Guarantees:
-    completes: when a run of the first deployment ends Completed, a run of the second is triggered.
+    completes: when a run of the first deployment ends in the state `Completed`, a run of the
+        second is triggered.
     parameters: the triggered run is given the id of the run that completed, from the event.
     failed: a run of the first that fails triggers nothing.
     others: nor does a run of another deployment, be it of the same name, of the same flow or in a
@@ -20,6 +21,12 @@ Guarantees:
         again replaces it and makes no second one.
     unknown: a deployment that does not exist cannot be followed: that is an error in one line,
         where a trigger by its name would wait for ever.
+
+Prefect:
+    named (3.8, 3.9): an event has the name of the state: a run that ends in
+        `Completed(name="Empty")` triggers nothing.
+    enabled-again (3.8, 3.9): deploying again makes the automation anew, with another id, and
+        enabled though somebody had disabled it.
 
 Not for:
     A value that the second flow needs at once: call it as a subflow. Many runs in a row that
@@ -92,7 +99,8 @@ def chained(name: str) -> tuple[RunnerDeployment, RunnerDeployment]:
     """Return a deployment of each flow, the second of which runs after the first.
 
     Args:
-        name: Of the first deployment, which is deployed at once: the trigger needs its id.
+        name: Of the first deployment, which is deployed at once: the trigger needs its id. (Where
+            an event loop runs, as in a notebook, `apply` is to be awaited.)
     """
     first = RunnerDeployment.from_flow(load, name)
     first.apply()

@@ -122,6 +122,17 @@ def test_the_server_holds_one_automation(prefect_server: str) -> None:
     assert held(first) == []
 
 
+@pytest.mark.fact(NAME, "enabled-again")
+def test_a_disabled_automation_is_made_anew(prefect_server: str) -> None:
+    """Deployed again, the second deployment has another automation, which is enabled."""
+    (automation,) = held(deploy("disabled")[1])
+    with get_client(sync_client=True) as client:
+        client.pause_automation(automation["id"])
+    (again,) = held(deploy("disabled")[1])
+    assert again["id"] != automation["id"]
+    assert again["enabled"]
+
+
 @pytest.mark.guarantee(NAME, "unknown")
 @pytest.mark.parametrize("name", ["load/misspelt", "misspelt/nightly", "nightly"])
 def test_a_deployment_that_does_not_exist_cannot_be_followed(
@@ -185,10 +196,12 @@ def runs_of(api: str, deployment_id: UUID) -> list[dict[str, Any]]:
 @pytest.mark.guarantee(NAME, "failed")
 @pytest.mark.guarantee(NAME, "others")
 @pytest.mark.guarantee(NAME, "once")
+@pytest.mark.fact(NAME, "named")
 def test_a_completed_run_starts_the_other(live: tuple[str, UUID, UUID]) -> None:
-    """Of runs that failed, that are other deployments' and that completed, the last start one."""
+    """Runs that completed start one each; failed, otherwise named, and other deployments' none."""
     api, first, second = live
     run_through(first, Running(), Failed())
+    run_through(first, Running(), Completed(name="Empty"))
     for stranger in strangers():
         run_through(stranger, Running(), Completed())
     # Events are taken in their order: when these have had their effect, the others had theirs.
