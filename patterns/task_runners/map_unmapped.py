@@ -103,7 +103,7 @@ Futures = Iterable[PrefectFuture[float]]
 
 def label_all(parcels: list[str], weights: Futures, quotes: Futures) -> list[str]:
     """Wait for all tasks, one parcel after the other, and return the labels."""
-    return list(map(label, parcels, weights, quotes))
+    return [label(*each) for each in zip(parcels, weights, quotes, strict=True)]
 
 
 @flow
