@@ -16,7 +16,6 @@ Guarantees:
     inline: a sync task runs in the submitting thread, and `submit` returns when it is finished,
         so that tasks run in the order in which they were submitted.
     futures: the future has the same value, state and error as on a thread pool.
-    map: `map` keeps order, pairs its iterables and repeats `unmapped` values.
     wait-for: a task whose `wait_for` failed does not run and ends NotReady.
     retries: a submitted task is retried as often as a called one.
     timeouts: `timeout_seconds` interrupts a submitted task, where the flow runs in the main thread.
@@ -26,6 +25,10 @@ Guarantees:
     debugger: `breakpoint()` in a task stops in the flow's own thread, with the flow below it.
     portable: the runner survives pickling, and a copy runs the same flow.
     started: a runner that was not started refuses tasks.
+
+Prefect:
+    map (3.8, 3.9): every task runner has a `map` that is made of its `submit`: it keeps order,
+        pairs its iterables and repeats `unmapped` values.
 
 Not for:
     Work that should overlap: waiting on I/O is not overlapped either. Sync tasks in an async flow
