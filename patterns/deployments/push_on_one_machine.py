@@ -17,10 +17,12 @@ Problem:
 Guarantees:
     pushed: a run is executed after one request that the server makes; no worker and no runner
         has ever polled for the deployment.
-    token: each request has the token, and whoever reads the server's blocks does not see it.
+    token: each request has the token; who reads the server's blocks sees it only by asking for
+        their secrets.
     alone: runs of other deployments are not handed over.
     schedules: a run that the deployment's schedule made is handed over when it is late.
-    once: a run that is handed over twice, also at the same moment, is executed once.
+    once: of several that take one run, also at the same moment, one may execute it, and none
+        when it runs or has ended.
     at-its-time: a run for later is not taken before its time, and not at all if it is cancelled
         meanwhile.
     failure-shown: a run whose process is killed, as for want of memory, is Crashed.
@@ -140,10 +142,11 @@ def take(api: str, run: UUID) -> bool:
         # A server lets a run that has ended begin again: only one that waits may be taken.
         while (state := client.read_flow_run(run).state) and state.is_scheduled():
             due = state.state_details.scheduled_time
-            if due is None or due.timestamp() <= time.time():
+            left = due.timestamp() - time.time() if due else 0
+            if left <= 0:
                 pending: State[Any] = Pending()
                 return client.set_flow_run_state(run, pending).status is SetStateStatus.ACCEPT
-            time.sleep(due.timestamp() - time.time())
+            time.sleep(left)
     return False
 
 

@@ -19,8 +19,8 @@ Guarantees:
         when it has ended.
     schedules: each schedule of the deployment has its own time and its own parameters.
     limit: a run above the deployment's limit waits, and is not cancelled.
-    paused: when the process ends its deployment is paused, so nothing is scheduled that nobody
-        would execute; it goes on when the process is started again.
+    paused: when the process ends by Ctrl-C or SIGTERM its deployment is paused, so nothing is
+        scheduled that nobody would execute; it goes on when the process is started again.
 
 Prefect:
     misspelt (3.8, 3.9): a parameter that the flow does not have is let through, and the run

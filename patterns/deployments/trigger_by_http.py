@@ -21,7 +21,7 @@ Guarantees:
     busy: a server that says it is too busy (503) is asked again for a minute; another refusal
         is final.
     once: a request that is repeated, because it was answered 503, makes no second run; nor does
-        a later one with the same key.
+        a later one for the same deployment with the same key.
     errors: a deployment that is not there, a parameter that does not fit, a server that does
         not answer and a run that takes too long are one line each, and status 2.
 
@@ -154,12 +154,14 @@ def start(api: str, name: str, parameters: Mapping[str, Any], key: str | None = 
     Returns:
         The run's id.
     """
+    deployment = find(api, name)["id"]
     body = {
         "parameters": parameters,
         "state": {"type": "SCHEDULED"},
-        "idempotency_key": key or str(uuid.uuid4()),
+        # The server holds a key to be one of the flow's, whichever deployment is meant.
+        "idempotency_key": f"{deployment} {key or uuid.uuid4()}",
     }
-    return str(call(api, f"/deployments/{find(api, name)['id']}/create_flow_run", body)["id"])
+    return str(call(api, f"/deployments/{deployment}/create_flow_run", body)["id"])
 
 
 def watch(api: str, run: str, patience: float = 600) -> dict[str, Any]:

@@ -170,8 +170,8 @@ def call_nothing(api: str, path: str, body: dict[str, Any]) -> None:
 def test_handing_over_again_replaces_the_address(prefect_server: str) -> None:
     """A deployment that is handed over twice is handed to the second address, once per run.
 
-    Each request has the token, which the server does not tell, and a run of another deployment
-    that was triggered before is not handed over.
+    Each request has the token, which the server tells with the secrets only, and a run of another
+    deployment that was triggered before is not handed over.
     """
     deployment, other = deploy(prefect_server), deploy(prefect_server)
     with recorder() as (old, to_old), recorder() as (new, to_new):
@@ -183,13 +183,11 @@ def test_handing_over_again_replaces_the_address(prefect_server: str) -> None:
             assert (sorted(to_new), to_old) == (sorted(runs), [])
     with pytest.raises(TriggerError, match="404"):
         call(prefect_server, f"/automations/{first}")
-    (block,) = [
-        each
-        for each in call(prefect_server, "/block_documents/filter", {})
-        if each["name"] == f"push-{deployment}"
-    ]
-    assert "Authorization" in str(block)
-    assert TOKEN not in str(block)
+    for secrets in (False, True):
+        blocks = call(prefect_server, "/block_documents/filter", {"include_secrets": secrets})
+        (block,) = [each for each in blocks if each["name"] == f"push-{deployment}"]
+        assert "Authorization" in str(block)
+        assert (TOKEN in str(block)) == secrets
 
 
 @pytest.mark.guarantee(NAME, "once")

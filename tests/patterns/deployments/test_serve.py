@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial, partialmethod
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_a_run_is_executed_and_the_deployment_paused_after_it(
 def test_a_process_serves_until_it_is_ended(
     live_server: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A process that serves runs what is asked for by HTTP, and pauses when it is terminated.
+    """A process that serves runs what is asked for by HTTP, and pauses by SIGTERM or Ctrl-C.
 
     A run with a parameter that the flow does not have crashes, and one of the same file with its
     types as text fails.
@@ -180,7 +181,9 @@ def test_a_process_serves_until_it_is_ended(
     as_text = code.replace("import signal", "from __future__ import annotations\n\nimport signal")
     (tmp_path / "as_text.py").write_text(as_text.replace('"served"', '"as-text"'))
     files = ("serve.py", "as_text.py")
-    served, _ = [start(file, "serve", PREFECT_RUNNER_POLL_FREQUENCY="1") for file in files]
+    served, served_as_text = [
+        start(file, "serve", PREFECT_RUNNER_POLL_FREQUENCY="1") for file in files
+    ]
     both = {SERVED, "forecast/as-text"}
     wait_until(lambda: both <= set(http.names(live_server)), "the deployments")
     fits = http.start(live_server, SERVED, {"station": "Bergen"})
@@ -192,5 +195,7 @@ def test_a_process_serves_until_it_is_ended(
     assert failed["type"] == "FAILED"
     assert "is not fully defined" in failed["message"]
     served.terminate()
-    served.wait(timeout=patience())
-    assert http.find(live_server, SERVED)["paused"]
+    served_as_text.send_signal(signal.SIGINT)
+    for process, name in ((served, SERVED), (served_as_text, "forecast/as-text")):
+        process.wait(timeout=patience())
+        assert http.find(live_server, name)["paused"]

@@ -286,10 +286,13 @@ def test_a_repeated_request_makes_one_run(api: str) -> None:
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_key_stands_for_a_run(api: str) -> None:
-    """The same key gives the same run, another one or none gives another."""
+    """The same key gives the same run; another one, none or another deployment another run."""
+    flow_id = pattern.find(api, "measure/asked")["flow_id"]
+    call(api, "/deployments/", {"name": "other", "flow_id": flow_id})
     runs = [start(api, "measure/asked", {"n": 1}, key) for key in ("x", "x", "y", None, None)]
+    runs.append(start(api, "measure/other", {"n": 1}, "x"))
     assert runs[0] == runs[1]
-    assert len(set(runs)) == 4
+    assert len(set(runs)) == 5
 
 
 def number_of_runs(api: str) -> int:
