@@ -218,10 +218,9 @@ async def show() -> None:
         ):
             automation = await hand_over(id, url, token)
             run = await client.create_flow_run_from_deployment(id, parameters={"grams": 1500})
-            async with asyncio.timeout(50):
-                while not (run.state and run.state.is_final()):
-                    await asyncio.sleep(0.2)
-                    run = await client.read_flow_run(run.id)
+            while not (run.state and run.state.is_final()):
+                await asyncio.sleep(0.2)
+                run = await client.read_flow_run(run.id)
             await client.delete_automation(automation)
         polled = (await client.read_deployment(id)).last_polled
     print(f"run {run.name}: {run.state and run.state.name}; last polled: {polled or 'never'}")
