@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
 # ///
-"""Let a flow fail when any of its tasks failed, however its results are nested.
+"""Let a flow fail when any of its tasks failed, also when its results are nested.
 
 Problem:
     Prefect 3 decides the final state of a flow by what its body returns or raises, and by
@@ -12,26 +12,31 @@ Problem:
 
 Guarantees:
     settled: `settle` returns the results of all futures, in the shape in which it was given
-        them.
-    failed: if any future or state in it did not complete, at any depth, `settle` raises one
-        ExceptionGroup with the error of each, and so the flow ends Failed.
-    all-waited: before `settle` raises, every task has run to its end, also those after the
-        first failure.
-    raised: stock: an error that leaves the body, also through `.result()`, fails the flow.
-    forgotten: stock: failed tasks that are not returned, waited for or not, leave the flow
+        them: lists, tuples, sets, dicts, dataclasses and Pydantic models, in one another.
+    failed: if a future or state in such a shape did not complete, `settle` raises one
+        ExceptionGroup with the error of each run that did not, and so the flow ends Failed.
+    all-waited: before that every task has run to its end, also those after the first failure.
+    unseen: an iterator, a dict's view, a deque or a frozenset, whose futures `settle` would not
+        see, is a TypeError.
+    async: `await settle_async(...)` does the same, and the event loop goes on meanwhile.
+
+Prefect:
+    raised (3.8, 3.9): an error that leaves the body, also through `.result()`, fails the flow.
+    forgotten (3.8, 3.9): failed tasks that are not returned, waited for or not, leave the flow
         Completed.
-    flat: stock: a returned future, state, or flat list, tuple or set of nothing else fails the
-        flow unless all of them completed.
-    hidden: stock: failed futures in a nested list, in a dict, beside another value or in a
+    flat (3.8, 3.9): a returned future, state, or flat list, tuple or set of nothing else fails
+        the flow unless all of them completed.
+    hidden (3.8, 3.9): failed futures in a nested list, in a dict, beside another value or in a
         generator leave the flow Completed.
-    explicit: stock: a state that the body makes itself is the final state of the flow.
-    upstream: stock: a returned future of a task that never ran, because the task before it
+    explicit (3.8, 3.9): a state that the body makes itself is the final state of the flow.
+    upstream (3.8, 3.9): a returned future of a task that never ran, because the task before it
         failed, fails the flow.
-    allowed: stock: a failure that a later task takes with `allow_failure` does not count, if
+    allowed (3.8, 3.9): a failure that a later task takes with `allow_failure` does not count, if
         that task is what is returned.
 
 Not for:
-    Flows that are to go on after the first failure: ask each future for its state instead.
+    Futures in objects of other classes, which pass unseen. Flows that are to go on after the
+    first failure: ask each future for its state instead.
 
 Costs:
     Row `flows/final_state` of the report: `settle` beside a flat list of futures.
@@ -44,7 +49,11 @@ Sources:
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import Iterator, MappingView
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.client.schemas.objects import State
@@ -52,42 +61,52 @@ from prefect.futures import PrefectFuture, resolve_futures_to_results
 from prefect.states import get_state_exception
 from prefect.utilities.collections import visit_collection
 
+UNSEEN = (Iterator, MappingView, deque, frozenset)
+"""What `visit_collection` passes by, and people put futures in."""
+
 
 def settle(work: Any) -> Any:
     """Wait for all futures and return their results, or raise all their errors.
 
     Args:
         work: Futures, alone or in lists, tuples, sets, dicts, dataclasses and Pydantic models,
-            nested as they may be, and beside any other values.
+            nested as they may be, and beside other values.
 
     Returns:
         The same with the result of each future in its place.
 
     Raises:
         ExceptionGroup: If any of them did not complete; it holds one error for each.
+        TypeError: If there may be futures where they are not seen.
     """
-    errors: list[Exception] = []
+    errors: dict[UUID, Exception] = {}
 
     def note_error(value: Any) -> Any:
         if isinstance(value, PrefectFuture):
-            try:
-                value.result()
-            except Exception as error:
-                errors.append(error)
+            value.wait()
+            note_error(value.state)
         elif isinstance(value, State) and not value.is_completed():
-            errors.append(_error(value))
+            errors[value.id] = _error(value)
+        elif isinstance(value, UNSEEN) and not isinstance(value, list):
+            raise TypeError(f"futures in a {type(value).__name__} are not seen: make it a list")
         return value
 
     visit_collection(work, note_error, return_data=False)
     if errors:
-        raise ExceptionGroup(f"{len(errors)} runs did not complete", errors)
+        raise ExceptionGroup(f"{len(errors)} runs did not complete", list(errors.values()))
     return resolve_futures_to_results(work)
+
+
+async def settle_async(work: Any) -> Any:
+    """Do what `settle` does and leave the event loop to others: futures block while they wait."""
+    return await asyncio.to_thread(settle, work)
 
 
 def _error(state: State[Any]) -> Exception:
     """Return what went wrong in a run, also where it never ran."""
     failed = state.is_failed() or state.is_crashed() or state.is_cancelled()
-    error = get_state_exception(state) if failed else None
+    # In an async flow it would return a coroutine.
+    error = get_state_exception(state, _sync=True) if failed else None  # type: ignore[call-arg]
     return error if isinstance(error, Exception) else RuntimeError(str(state))
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +20,16 @@ from prefect.client.schemas.objects import State
 from prefect.futures import wait
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner
+from pydantic import BaseModel
 
-from patterns.flows.final_state import count_stock, settle, take_stock, take_stock_and_miss
+from flowgauge.waiting import patience
+from patterns.flows.final_state import (
+    count_stock,
+    settle,
+    settle_async,
+    take_stock,
+    take_stock_and_miss,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -34,19 +44,31 @@ class Pair:
     right: Any
 
 
+class Box(BaseModel):
+    """A thing in a thing."""
+
+    inside: Any
+
+
+shelves = st.sampled_from(["shelf", "desk", "box"])
 nests = st.recursive(
-    st.sampled_from(["shelf", "desk", "box"]),
+    shelves | st.sets(shelves),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text("ab"), inner, max_size=2)
         | st.tuples(inner, inner)
         | st.builds(Pair, inner, inner)
+        | st.builds(Box, inside=inner)
     ),
     max_leaves=6,
 )
 
 
-RICH = ["desk", ["shelf", {"a": ["desk", ("box", "shelf")], "b": []}], Pair("box", ["desk"])]
+RICH: list[Any] = [
+    "desk",
+    ["shelf", {"a": ["desk", ("box", [["shelf"]])], "b": []}],
+    Pair({"box", "desk"}, Box(inside=[Box(inside="desk")])),
+]
 
 
 def replaced(nest: Any, leaf: Callable[[str], Any]) -> Any:
@@ -57,8 +79,12 @@ def replaced(nest: Any, leaf: Callable[[str], Any]) -> Any:
         return {key: replaced(inner, leaf) for key, inner in nest.items()}
     if isinstance(nest, tuple):
         return tuple(replaced(inner, leaf) for inner in nest)
+    if isinstance(nest, set):
+        return {replaced(inner, leaf) for inner in nest}
     if isinstance(nest, Pair):
         return Pair(replaced(nest.left, leaf), replaced(nest.right, leaf))
+    if isinstance(nest, Box):
+        return Box(inside=replaced(nest.inside, leaf))
     return leaf(nest)
 
 
@@ -129,17 +155,28 @@ def test_the_flow_counts_its_stock(task_runner: TaskRunner[Any]) -> None:
 @settings(max_examples=2)
 @given(
     cases=st.lists(nests, min_size=3, max_size=3),
+    chosen=st.integers(0, 9),
     as_state=st.booleans(),
 )
-@example(cases=RICH, as_state=True)
-def test_one_failure_at_any_depth_fails_the_flow(
-    task_runner: TaskRunner[Any], cases: list[Any], as_state: bool
+@example(cases=RICH, chosen=-1, as_state=True)
+@example(cases=RICH[1:2], chosen=3, as_state=False)
+def test_one_failure_fails_the_flow(
+    task_runner: TaskRunner[Any], cases: list[Any], chosen: int, as_state: bool
 ) -> None:
-    """If any future or state did not complete, at any depth, the flow ends Failed."""
+    """If a future or state did not complete, wherever it lies in the shape, the flow is Failed."""
+
+    def with_failure(case: Any, failed: Any, fine: Any) -> Any:
+        places: list[str] = []
+        replaced(case, places.append)
+        if not places:
+            return [case, failed]
+        which = chosen % len(places)
+        leaves = iter([*[fine] * which, failed, *[fine] * len(places)])
+        return replaced(case, lambda _: next(leaves))
 
     def body(case: Any) -> Callable[[Any, Any], Any]:
         return lambda failed, fine: settle(
-            [replaced(case, lambda _: fine), {"a": [failed.state if as_state else failed]}]
+            with_failure(case, failed.state if as_state else failed, fine)
         )
 
     for state in ends(task_runner, [body(case) for case in cases]):
@@ -159,7 +196,8 @@ def test_each_failure_is_in_the_error() -> None:
         never_ran = submit("open", wait_for=[submit("locked door")])
         called: Any = count_stock("locked safe", return_state=True)
         never_ran.wait()
-        settle([count_stock.map(["locked box", "open"]), {1: called}, never_ran.state])
+        # What stands in two places is one run.
+        settle([count_stock.map(["locked box", "open"]), {1: called}, called, never_ran.state])
 
     with pytest.raises(ExceptionGroup, match="3 runs did not complete") as raised:
         counts()
@@ -170,26 +208,84 @@ def test_each_failure_is_in_the_error() -> None:
 
 
 @pytest.mark.guarantee(NAME, "all-waited")
-def test_all_tasks_end_before_the_flow_fails(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+def test_all_tasks_end_before_settle_raises(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
     """Before `settle` raises, every task has run, also those after the first failure."""
 
     @task
     def count(number: int) -> None:
         if number == 0:
             raise PermissionError
-        time.sleep(0.1)
+        time.sleep(0.2)
         (tmp_path / str(number)).touch()
 
     @flow(task_runner=task_runner)
-    def counts() -> None:
-        settle(count.map(range(8)))
+    def counts() -> int:
+        futures = count.map(range(5))
+        try:
+            settle(futures)
+        except ExceptionGroup:
+            return len(list(tmp_path.iterdir()))
+        return -1
 
-    state: Any = counts(return_state=True)
-    assert state.is_failed()
-    assert len(list(tmp_path.iterdir())) == 7
+    assert counts() == 4
 
 
-@pytest.mark.guarantee(NAME, "raised")
+@pytest.mark.guarantee(NAME, "unseen")
+@pytest.mark.parametrize("hide", [iter, lambda given: (each for each in given), deque, frozenset])
+def test_what_hides_futures_is_refused(hide: Callable[[list[Any]], Any]) -> None:
+    """An iterator, a deque or a frozenset, whose futures would not be seen, is a TypeError."""
+    with pytest.raises(TypeError, match="make it a list"):
+        settle({"cellar": hide([1, 2])})
+
+
+@pytest.mark.guarantee(NAME, "unseen")
+@pytest.mark.parametrize("view", [dict.keys, dict.values, dict.items])
+def test_a_view_is_refused(view: Callable[[dict[Any, Any]], Any]) -> None:
+    """A dict's view, whose futures would not be seen, is a TypeError."""
+    with pytest.raises(TypeError, match="make it a list"):
+        settle([view({1: 2})])
+
+
+@pytest.mark.guarantee(NAME, "async")
+@pytest.mark.runners("threads", "processes", "dask-threads")
+def test_the_event_loop_goes_on(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """`settle_async` returns results, and the event loop goes on meanwhile."""
+    seconds = patience() / 10
+
+    @task
+    def wait_for_key(door: Path) -> str:
+        deadline = time.monotonic() + seconds
+        while not door.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return f"open: {door.exists()}"
+
+    async def unlock(door: Path) -> None:
+        door.touch()
+
+    @flow(task_runner=task_runner)
+    async def opens() -> Any:
+        waiting = wait_for_key.submit(tmp_path / "door")
+        settled, _ = await asyncio.gather(settle_async([waiting]), unlock(tmp_path / "door"))
+        return settled
+
+    assert asyncio.run(opens()) == ["open: True"]
+
+
+@pytest.mark.guarantee(NAME, "async")
+@pytest.mark.runners("sequential", "threads")
+def test_an_async_flow_fails(task_runner: TaskRunner[Any]) -> None:
+    """`settle_async` raises one ExceptionGroup with the error of each failure."""
+
+    @flow(task_runner=task_runner)
+    async def counts() -> Any:
+        return await settle_async({"cellar": count_stock.map(["locked safe", "wine"])})
+
+    with pytest.raises(ExceptionGroup, match="1 runs did not complete") as raised:
+        asyncio.run(counts())
+    assert [type(error) for error in raised.value.exceptions] == [PermissionError]
+
+
+@pytest.mark.fact(NAME, "raised")
 def test_an_error_that_leaves_the_body_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
     """An error that leaves the body, also through `.result()`, fails the flow."""
 
@@ -202,7 +298,7 @@ def test_an_error_that_leaves_the_body_fails_the_flow(task_runner: TaskRunner[An
     assert [type(error) for error in errors] == [RuntimeError, PermissionError]
 
 
-@pytest.mark.guarantee(NAME, "forgotten")
+@pytest.mark.fact(NAME, "forgotten")
 def test_failures_that_are_not_returned_do_not_count(task_runner: TaskRunner[Any]) -> None:
     """Failed tasks that are not returned leave the flow Completed (#16373)."""
 
@@ -221,7 +317,7 @@ def test_failures_that_are_not_returned_do_not_count(task_runner: TaskRunner[Any
         assert each.is_completed()
 
 
-@pytest.mark.guarantee(NAME, "flat")
+@pytest.mark.fact(NAME, "flat")
 def test_what_is_returned_flat_counts(task_runner: TaskRunner[Any]) -> None:
     """A returned future, state, or flat list, tuple or set of them must have completed."""
     bad: list[Callable[[Any, Any], Any]] = [
@@ -238,7 +334,7 @@ def test_what_is_returned_flat_counts(task_runner: TaskRunner[Any]) -> None:
     assert types == ["FAILED"] * len(bad) + ["COMPLETED"] * len(good)
 
 
-@pytest.mark.guarantee(NAME, "hidden")
+@pytest.mark.fact(NAME, "hidden")
 def test_what_is_returned_nested_does_not_count(task_runner: TaskRunner[Any]) -> None:
     """Failed futures in other shapes than flat ones leave the flow Completed (#23137)."""
     hidden: list[Callable[[Any, Any], Any]] = [
@@ -252,7 +348,7 @@ def test_what_is_returned_nested_does_not_count(task_runner: TaskRunner[Any]) ->
         assert state.is_completed()
 
 
-@pytest.mark.guarantee(NAME, "hidden")
+@pytest.mark.fact(NAME, "hidden")
 @pytest.mark.runners("sequential", "threads")
 def test_the_flow_without_settle_misses_its_failure(task_runner: TaskRunner[Any]) -> None:
     """The pattern's two flows differ in nothing but `settle`, and end differently."""
@@ -264,7 +360,7 @@ def test_the_flow_without_settle_misses_its_failure(task_runner: TaskRunner[Any]
     assert types == ["FAILED", "COMPLETED"]
 
 
-@pytest.mark.guarantee(NAME, "explicit")
+@pytest.mark.fact(NAME, "explicit")
 @pytest.mark.parametrize("made", [Completed, Failed, Cancelled])
 def test_a_state_made_by_hand_is_the_final_state(made: Callable[..., State[Any]]) -> None:
     """A state that the body makes itself is the final state, whatever its tasks did."""
@@ -280,7 +376,7 @@ def test_a_state_made_by_hand_is_the_final_state(made: Callable[..., State[Any]]
     assert state.message == "decided by hand"
 
 
-@pytest.mark.guarantee(NAME, "upstream")
+@pytest.mark.fact(NAME, "upstream")
 def test_a_task_that_never_ran_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
     """A returned future of a task that never ran, as the one before it failed, fails the flow."""
 
@@ -293,7 +389,7 @@ def test_a_task_that_never_ran_fails_the_flow(task_runner: TaskRunner[Any]) -> N
     assert state.is_failed()
 
 
-@pytest.mark.guarantee(
+@pytest.mark.fact(
     NAME,
     "allowed",
     runners=("sequential", "threads", "processes"),

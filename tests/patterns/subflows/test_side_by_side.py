@@ -65,7 +65,7 @@ def test_sync_subflows_overlap(
     task_runner: TaskRunner[Any], runner_name: str, tmp_path: Path
 ) -> None:
     """Sync subflows started with `submit_flow` run at the same time."""
-    meet = meeting(tmp_path, 0.2 if runner_name == "sequential" else patience())
+    meet = meeting(tmp_path, 0.2 if runner_name == "sequential" else patience() / 4)
 
     @flow(task_runner=task_runner)
     def parent() -> list[tuple[str, bool]]:
@@ -96,7 +96,7 @@ def test_async_subflows_overlap() -> None:
     @flow
     async def meet(mine: str, other: str) -> bool:
         begun[mine].set()
-        return await asyncio.wait_for(begun[other].wait(), timeout=patience())
+        return await asyncio.wait_for(begun[other].wait(), timeout=patience() / 10)
 
     @flow
     async def parent() -> list[bool]:
