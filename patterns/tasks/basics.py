@@ -11,19 +11,33 @@ Problem:
     still queued when the flow ends is dropped, while the flow is Completed.
 
 Guarantees:
-    call: a called task returns what its function returns and raises what it raises, in a flow
-        and outside of one.
-    plain: `.fn` is the function alone; it runs without Prefect, so no task run is recorded.
-    record: a task run is recorded under its templated name, with its tags, its final state and
-        the flow run it belongs to.
-    inputs: futures among the arguments, also inside lists and dicts, arrive as their values.
-    hints: arguments of a task are passed as they are; its type hints are not checked, unlike a
-        flow's.
-    surface: `submit` raises nothing; `.result()` raises the error that the task raised.
-    inspect: with `raise_on_failure=False` or `return_state=True` a failed task gives its error
-        or its state, and nothing is raised.
-    waited: all that was submitted has run when `wait` returns, however little runs at a time.
-    dropped: a flow that does not wait ends Completed though some of its tasks never ran.
+    record: each weighing is recorded under its templated name, with its tags, its final state
+        and the flow run it belongs to.
+    postage: `post` returns what all parcels cost together, or raises why one has no weight.
+    kept: `weigh_what_can_be` returns, in the order of the parcels, what each weighs or why it
+        could not be weighed.
+    async: `post_async` does what `post` does; while `result_of` waits, the event loop goes on.
+
+Prefect:
+    call (3.8, 3.9): a called task returns what its function returns and raises what it raises,
+        in a flow and outside of one.
+    plain (3.8, 3.9): `.fn` is the function alone; it runs without Prefect, so no task run is
+        recorded.
+    inputs (3.8, 3.9): futures among the arguments, also inside lists and dicts, arrive as their
+        values.
+    hints (3.8, 3.9): arguments of a task are passed as they are; its type hints are not
+        checked, unlike a flow's.
+    upstream (3.8, 3.9): a task that is given the future of a failed one never runs; its
+        `.result()` is an UnfinishedRun, which does not say why.
+    surface (3.8, 3.9): `submit` raises nothing; `.result()` raises the error that the task
+        raised.
+    inspect (3.8, 3.9): with `raise_on_failure=False` or `return_state=True` a failed task gives
+        its error or its state, and nothing is raised.
+    waited (3.8, 3.9): all that was submitted has run when `wait` returns, however little runs
+        at a time.
+    dropped (3.8, 3.9): a flow that does not wait ends Completed though some of its tasks never
+        ran.
+    blocking (3.8, 3.9): `.result()` in an async flow stops the event loop until the task ends.
 
 Not for:
     Work that needs no retry, no record and no runner: a plain function costs nothing.
@@ -39,8 +53,13 @@ Sources:
 
 from __future__ import annotations
 
+import asyncio
+from typing import TypeVar
+
 from prefect import flow, task
-from prefect.futures import wait
+from prefect.futures import PrefectFuture
+
+R = TypeVar("R")
 
 
 @task(task_run_name="weigh {parcel}", tags=["post"])
@@ -61,21 +80,39 @@ def price(weights: list[int]) -> int:
 def post(parcels: list[str]) -> int:
     """Weigh parcels side by side and return what they cost together."""
     weights = [weigh.submit(parcel) for parcel in parcels]
-    return price.submit(weights).result()  # type: ignore[arg-type]  # futures arrive as values
+    postage = price.submit(weights)  # type: ignore[arg-type]  # futures arrive as values
+    for weight in weights:
+        weight.result()  # raises why it failed; `postage` would only say that it never ran
+    return postage.result()
 
 
 @flow
-def weigh_what_can_be(parcels: list[str]) -> list[int | None]:
-    """Weigh parcels side by side; None stands for each that could not be weighed."""
+def weigh_what_can_be(parcels: list[str]) -> list[int | Exception]:
+    """Weigh parcels side by side; an error stands for each that could not be weighed."""
     weights = [weigh.submit(parcel) for parcel in parcels]
-    wait(weights)
-    return [weight.result() if weight.state.is_completed() else None for weight in weights]
+    return [weight.result(raise_on_failure=False) for weight in weights]
+
+
+async def result_of(future: PrefectFuture[R]) -> R:
+    """Return the result of a future; a thread waits for it, and not the event loop."""
+    return await asyncio.to_thread(future.result)
+
+
+@flow
+async def post_async(parcels: list[str]) -> int:
+    """Do what `post` does, in an event loop that has other things to do."""
+    weights = [weigh.submit(parcel) for parcel in parcels]
+    postage = price.submit(weights)  # type: ignore[arg-type]
+    for weight in weights:
+        await result_of(weight)
+    return await result_of(postage)
 
 
 def main() -> None:
     """Show a task without Prefect, tasks with it, and a failure that is asked for."""
     print(f"without Prefect: {weigh.fn('book')}")
     print(f"postage: {post(['book', 'lamp', 'piano'])}")
+    print(f"postage: {asyncio.run(post_async(['book', 'lamp']))}")
     print(f"weights: {weigh_what_can_be(['book', '', 'piano'])}")
 
 

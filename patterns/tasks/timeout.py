@@ -14,19 +14,27 @@ Problem:
 Guarantees:
     deadline: a body that blocks past its deadline is ended; the task raises TimeoutError and
         its run ends TimedOut.
-    nothing-left: the body's process is gone when the task ends at its deadline, and so are the
-        processes that the body had started.
+    nothing-left: at the deadline, or when the call is interrupted, the body's process is ended,
+        and so are the processes that it had started in its session.
+    orphaned: they end as well when the process of the task is killed.
     result: what the body returns arrives unchanged, whatever the body prints.
-    errors: what the body raises arrives with its type and its arguments.
+    errors: what the body raises arrives with its type, arguments and attributes, if they can be
+        pickled, and with the traceback as a note.
     died: a body whose process dies (killed, out of memory, a crash) is a RuntimeError that
         says with which exit code.
     retried: an attempt that ran out of time is retried like any other failure.
-    stock-called: `timeout_seconds` ends a blocking task that is called in the main thread.
-    stock-submitted: `timeout_seconds` ends a blocking task that is submitted.
+    refused: an async function is a TypeError where it is decorated.
+
+Prefect:
+    called (3.8, 3.9): `timeout_seconds` ends a blocking task that is called in the main thread.
+    submitted (3.8, 3.9): it does not end a blocking task in a worker thread, and so none that is
+        submitted to threads or to Dask; the task is TimedOut when it has ended by itself.
+    async (3.8, 3.9): it ends an async task where that awaits, not where it blocks.
 
 Not for:
     Bodies that talk to Prefect (loggers, other tasks): they run outside the task run. Async
-    tasks that only await: `timeout_seconds` interrupts those. Windows: it has no sessions.
+    tasks that only await: `timeout_seconds` interrupts those. Bodies that start processes in
+    sessions of their own, as daemons do: those are left. Windows: it has no sessions.
 
 Costs:
     Row `tasks/timeout` of the report: a new Python process for each call, and in it the
@@ -41,6 +49,7 @@ Sources:
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import pickle
 import signal
@@ -48,7 +57,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import cloudpickle  # type: ignore[import-untyped]
 from prefect import flow, task
@@ -57,17 +66,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CHILD = """
-import os, pickle, sys
+import os, pickle, signal, sys, threading, traceback
+
+def end_with_parent():
+    os.read(int(sys.argv[1]), 1)  # nothing is written: it returns when the parent is gone
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
 answers = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)  # what the body prints must not get between the answers
 sys.path[:] = pickle.load(sys.stdin.buffer)
+import cloudpickle
 try:
     call = pickle.load(sys.stdin.buffer)
-    answer = call(), None
+    answer = cloudpickle.dumps((call(), None))
 except Exception as error:
-    answer = None, error
-import cloudpickle
-cloudpickle.dump(answer, answers)
+    error.add_note(traceback.format_exc())
+    built_in = next(each for each in type(error).__mro__ if each.__module__ == "builtins")
+    answer = cloudpickle.dumps((None, (type(error), *built_in.__reduce__(error)[1:])))
+answers.write(answer)
+answers.close()
 """
 
 
@@ -82,6 +100,9 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(body: Callable[P, R]) -> Callable[P, R]:
+        if inspect.iscoroutinefunction(body):
+            raise TypeError(f"{body.__name__} is async: give its task timeout_seconds")
+
         @functools.wraps(body)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             return cast(R, _answer(functools.partial(body, *args, **kwargs), seconds))
@@ -94,11 +115,13 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _answer(call: Callable[[], object], seconds: float) -> object:
     """Call in a new process; multiprocessing has none for the daemonic workers of Dask."""
     request = pickle.dumps(sys.path) + cloudpickle.dumps(call)
+    watched, held = os.pipe()  # held open as long as this process lives
     # A session of its own: with it everything that the body starts can be ended.
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD],
+        [sys.executable, "-c", CHILD, str(watched)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        pass_fds=[watched],
         start_new_session=True,
     )
     try:
@@ -109,12 +132,26 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
         if isinstance(error, subprocess.TimeoutExpired):
             raise TimeoutError(f"not finished after {seconds} seconds") from None
         raise
+    finally:
+        os.close(watched)
+        os.close(held)
     if not answer:
         raise RuntimeError(f"the process of the task died with exit code {child.returncode}")
     result, failure = pickle.loads(answer)
     if failure is not None:
-        raise failure
+        raise _rebuilt(*failure)
     return result
+
+
+def _rebuilt(
+    kind: type[Exception], arguments: tuple[object, ...], attributes: dict[str, object]
+) -> Exception:
+    """Return an error as it was, without its own `__init__`: that may take other arguments."""
+    built_in: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
+    error: Exception = built_in.__new__(kind, *arguments)
+    built_in.__init__(error, *arguments)
+    error.__setstate__(attributes)
+    return error
 
 
 @task

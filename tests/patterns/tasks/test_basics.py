@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, get_client, task
 from prefect.client.schemas.objects import TaskRun
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, UnfinishedRun
 from prefect.futures import wait
 from prefect.runtime import flow_run, task_run
 from prefect.task_runners import TaskRunner
 
-from flowgauge.waiting import wait_until
-from patterns.tasks.basics import post, weigh, weigh_what_can_be
+from flowgauge.waiting import patience, wait_until
+from patterns.tasks.basics import post, post_async, price, result_of, weigh, weigh_what_can_be
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -46,7 +47,7 @@ def recorded(task_run_id: Any) -> TaskRun:
         return wait_until(final, f"the record of task run {task_run_id}")
 
 
-@pytest.mark.guarantee(NAME, "call")
+@pytest.mark.fact(NAME, "call")
 def test_a_called_task_is_a_function() -> None:
     """A called task returns what its function returns and raises what it raises, anywhere."""
 
@@ -60,7 +61,7 @@ def test_a_called_task_is_a_function() -> None:
             called("")
 
 
-@pytest.mark.guarantee(NAME, "plain")
+@pytest.mark.fact(NAME, "plain")
 def test_fn_runs_without_prefect() -> None:
     """`.fn` is the function alone; it runs without Prefect, so no task run is recorded."""
 
@@ -97,7 +98,7 @@ def test_a_task_run_is_recorded(task_runner: TaskRunner[Any]) -> None:
     assert str(run.flow_run_id) == str(flow_run_id)
 
 
-@pytest.mark.guarantee(NAME, "inputs")
+@pytest.mark.fact(NAME, "inputs")
 @settings(max_examples=2)
 @given(cases=st.lists(shapes, min_size=3, max_size=3))
 @example(cases=[7, [1, {"a": [2, 3]}, []], {"a": 4, "b": {"ab": [5, [6]]}}])
@@ -131,14 +132,38 @@ def test_futures_arrive_as_values(task_runner: TaskRunner[Any], cases: list[Any]
     assert sends() == [with_value(case) for case in cases]
 
 
-@pytest.mark.guarantee(NAME, "inputs")
+@pytest.mark.guarantee(NAME, "postage")
 @pytest.mark.runners("sequential", "threads")
 def test_the_flow_adds_up_futures(task_runner: TaskRunner[Any]) -> None:
-    """The pattern's flow passes a list of futures on and gets the price of their values."""
+    """`post` returns what all parcels cost together."""
     assert post.with_options(task_runner=task_runner)(["book", "lamp", "piano"]) == 26
 
 
-@pytest.mark.guarantee(NAME, "hints")
+@pytest.mark.guarantee(NAME, "postage")
+def test_the_flow_fails_if_a_parcel_cannot_be_weighed() -> None:
+    """`post` raises why a parcel has no weight."""
+    with pytest.raises(ValueError, match="there is no parcel"):
+        post(["book", ""])
+
+
+@pytest.mark.fact(NAME, "upstream")
+def test_a_task_after_a_failed_one_never_runs(task_runner: TaskRunner[Any]) -> None:
+    """A task that is given the future of a failed one never runs, and does not say why."""
+
+    @flow(task_runner=task_runner)
+    def prices() -> tuple[str, object]:
+        postage: Any = price.submit([weigh.submit("")])  # type: ignore[list-item]
+        with pytest.raises(UnfinishedRun) as raised:
+            postage.result()
+        return postage.state.name, str(raised.value)
+
+    name, message = prices()
+    assert name == "NotReady"
+    assert "PENDING" in str(message)
+    assert "no parcel" not in str(message)
+
+
+@pytest.mark.fact(NAME, "hints")
 def test_hints_of_a_task_are_not_checked() -> None:
     """Arguments of a task are passed as they are, where a flow converts them."""
 
@@ -150,7 +175,7 @@ def test_hints_of_a_task_are_not_checked() -> None:
     assert flow(same)(number) == [3]
 
 
-@pytest.mark.guarantee(NAME, "surface")
+@pytest.mark.fact(NAME, "surface")
 def test_a_failure_surfaces_when_asked_for(task_runner: TaskRunner[Any]) -> None:
     """`submit` raises nothing; `.result()` raises the error that the task raised."""
     got_past_submit = []
@@ -166,7 +191,7 @@ def test_a_failure_surfaces_when_asked_for(task_runner: TaskRunner[Any]) -> None
     assert got_past_submit
 
 
-@pytest.mark.guarantee(NAME, "inspect")
+@pytest.mark.fact(NAME, "inspect")
 def test_a_failure_can_be_looked_at(task_runner: TaskRunner[Any]) -> None:
     """A failed task gives its error or its state on request, and nothing is raised."""
 
@@ -180,12 +205,72 @@ def test_a_failure_can_be_looked_at(task_runner: TaskRunner[Any]) -> None:
     assert weighs() == "ValueError FAILED FAILED"
 
 
-@pytest.mark.guarantee(NAME, "inspect")
-@pytest.mark.runners("sequential", "threads")
-def test_the_flow_keeps_what_worked(task_runner: TaskRunner[Any]) -> None:
-    """The pattern's flow has a weight for each parcel, None where there was none."""
+@pytest.mark.guarantee(NAME, "kept")
+def test_the_flow_keeps_what_worked_and_why_the_rest_did_not(task_runner: TaskRunner[Any]) -> None:
+    """`weigh_what_can_be` returns what each parcel weighs or why it could not be weighed."""
     weights = weigh_what_can_be.with_options(task_runner=task_runner)(["book", "", "piano"])
-    assert weights == [4, None, 5]
+    book, nothing, piano = weights
+    assert (book, piano) == (4, 5)
+    assert isinstance(nothing, ValueError)
+    assert "there is no parcel" in str(nothing)
+
+
+async def opened(task_runner: TaskRunner[Any], door: Path, wait: Callable[[Any], Any]) -> bool:
+    """Say whether an event loop opens a door while its flow waits for a task.
+
+    Args:
+        task_runner: What runs the task, which ends when the door is open or after a while.
+        door: The file that the event loop makes.
+        wait: What waits for the future of the task.
+    """
+    seconds = 0.2 if wait is blocking_result else patience() / 10
+
+    @task
+    def wait_at_the_door() -> bool:
+        deadline = time.monotonic() + seconds
+        while not door.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return door.exists()
+
+    async def open_the_door() -> None:
+        door.touch()
+
+    @flow(task_runner=task_runner)
+    async def opens() -> bool:
+        future = wait_at_the_door.submit()
+        answer, _ = await asyncio.gather(wait(future), open_the_door())
+        return bool(answer)
+
+    return await opens()
+
+
+async def blocking_result(future: Any) -> Any:
+    """Return the result of a future as a sync flow gets it."""
+    return future.result()
+
+
+@pytest.mark.guarantee(NAME, "async")
+@pytest.mark.runners("threads", "processes", "dask-threads")
+def test_the_event_loop_goes_on(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """The event loop goes on while `result_of` waits."""
+    assert asyncio.run(opened(task_runner, tmp_path / "door", result_of))
+
+
+@pytest.mark.fact(NAME, "blocking")
+@pytest.mark.runners("threads")
+def test_the_event_loop_stands_still(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """`.result()` in an async flow stops the event loop until the task ends."""
+    assert not asyncio.run(opened(task_runner, tmp_path / "door", blocking_result))
+
+
+@pytest.mark.guarantee(NAME, "async")
+@pytest.mark.runners("sequential", "threads")
+def test_the_async_flow_adds_up_futures(task_runner: TaskRunner[Any]) -> None:
+    """`post_async` returns what all parcels cost together, and fails like `post`."""
+    flow_of_runner = post_async.with_options(task_runner=task_runner)
+    assert asyncio.run(flow_of_runner(["book", "lamp", "piano"])) == 26
+    with pytest.raises(ValueError, match="there is no parcel"):
+        asyncio.run(flow_of_runner(["book", ""]))
 
 
 def ran(
@@ -210,13 +295,13 @@ def ran(
     return len(list(folder.iterdir()))
 
 
-@pytest.mark.guarantee(NAME, "waited")
+@pytest.mark.fact(NAME, "waited")
 def test_what_is_waited_for_has_run(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
     """All that was submitted has run when `wait` returns, however little runs at a time."""
     assert ran(task_runner, tmp_path, wait) == 12
 
 
-@pytest.mark.guarantee(
+@pytest.mark.fact(
     NAME,
     "dropped",
     runners=("threads", "processes", "dask-threads", "dask-processes"),

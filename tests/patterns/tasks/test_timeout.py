@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,6 +22,7 @@ from prefect import flow, task
 from prefect.runtime import task_run
 from prefect.task_runners import TaskRunner
 
+from flowgauge.process_pool import preloaded_context
 from flowgauge.waiting import wait_until
 from patterns.tasks.timeout import ends_after, read_sensors
 
@@ -54,8 +60,10 @@ def test_a_blocking_body_is_ended(task_runner: TaskRunner[Any]) -> None:
 
     @task
     @ends_after(0.2)
-    def block() -> None:
-        time.sleep(NEVER)
+    def block() -> str:
+        # By itself it would end soon after its deadline: five seconds late is not in time.
+        time.sleep(4)
+        return "ended by itself"
 
     @flow(task_runner=task_runner)
     def blocks() -> tuple[str, object]:
@@ -63,34 +71,90 @@ def test_a_blocking_body_is_ended(task_runner: TaskRunner[Any]) -> None:
         error = future.result(raise_on_failure=False)
         return str(future.state.name), error
 
-    # A body that were left alone would go on until the test is ended.
-    name, error = blocks()
+    for _ in range(3):  # this machine may stand still for as long
+        name, error = blocks()
+        if name == "TimedOut":
+            break
     assert name == "TimedOut"
     assert isinstance(error, TimeoutError)
 
 
-@pytest.mark.guarantee(NAME, "nothing-left")
-def test_no_process_is_left(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """The body's process is gone when the task ends, and so are those that it started."""
-    pids = tmp_path / "pids"
+def blocking(pids: Path) -> Callable[[], None]:
+    """Return a body that starts a process, notes the ids of both and blocks."""
 
     def block() -> None:
         grandchild = subprocess.Popen(["sleep", str(NEVER)])
-        pids.write_text(f"{os.getpid()} {grandchild.pid}")
+        unfinished = pids.with_suffix(".unfinished")
+        unfinished.write_text(f"{os.getpid()} {grandchild.pid}")
+        unfinished.rename(pids)
         time.sleep(NEVER)
+
+    return block
+
+
+def wait_until_all_gone(pids: Path) -> None:
+    """Wait until the processes of a blocking body are gone."""
+    for pid in pids.read_text().split():
+        wait_until_gone(int(pid))
+
+
+@pytest.mark.guarantee(NAME, "nothing-left")
+def test_no_process_is_left(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """At the deadline the body's process is ended, and so are those that it started."""
+    pids = tmp_path / "pids"
 
     @flow(task_runner=task_runner)
     def blocks(seconds: float) -> None:
-        task(ends_after(seconds)(block)).submit().wait()
+        task(ends_after(seconds)(blocking(pids))).submit().wait()
 
     # The body must have begun, and a process of Python may take long to start.
     for seconds in (1, 10, 100):
         blocks(seconds)
         if pids.exists():
             break
-    child, grandchild = (int(pid) for pid in pids.read_text().split())
-    assert not is_running(child)
-    wait_until_gone(grandchild)
+    assert not is_running(int(pids.read_text().split()[0]))
+    wait_until_all_gone(pids)
+
+
+@pytest.mark.guarantee(NAME, "nothing-left")
+def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
+    """When the call is interrupted, the body's process and those it started are ended."""
+    pids = tmp_path / "pids"
+
+    def interrupt() -> None:
+        wait_until(pids.exists)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def raise_interrupt(_: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, raise_interrupt)
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ends_after(NEVER)(blocking(pids))()
+    finally:
+        waiting.join()
+        signal.signal(signal.SIGUSR1, before)
+    wait_until_all_gone(pids)
+
+
+def block_with_a_deadline(pids: Path) -> None:
+    """Call a blocking body that would be ended much later."""
+    ends_after(NEVER)(blocking(pids))()
+
+
+@pytest.mark.guarantee(NAME, "orphaned")
+def test_no_process_is_left_by_one_that_is_killed(tmp_path: Path) -> None:
+    """When the process of the task is killed, the body's and those it started end as well."""
+    pids = tmp_path / "pids"
+    process = preloaded_context().Process(target=block_with_a_deadline, args=(pids,))
+    process.start()
+    wait_until(pids.exists)
+    process.kill()
+    process.join()
+    wait_until_all_gone(pids)
 
 
 @pytest.mark.guarantee(NAME, "result")
@@ -137,9 +201,67 @@ def test_a_function_of_a_module_that_only_the_parent_can_find(
     monkeypatch.delitem(sys.modules, "far_away")
 
 
+def many_errors() -> dict[str, Callable[[], Exception]]:
+    """Return what makes errors, all local: the import of this module would take long."""
+
+    class LostError(Exception):
+        """An error whose arguments are not those of its `__init__`."""
+
+        def __init__(self, *, sensor: str, floor: int = 0) -> None:
+            super().__init__(f"{sensor} is lost")
+            self.sensor = sensor
+            self.floor = floor
+
+    class NoFileError(OSError):
+        """An error of the system whose `__init__` takes something else."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(2, "not there", name)
+
+    class TwiceError(KeyError):
+        """An error that would change its message each time it is made from its arguments."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(f"no {name}")
+
+    return {
+        "built-in": lambda: KeyError("sensor", 3),
+        "keyword-only": lambda: LostError(sensor="roof", floor=3),
+        "system": lambda: NoFileError("/dev/sensor"),
+        "message": lambda: TwiceError("roof"),
+        "file": lambda: FileNotFoundError(2, "not there", "/dev/sensor"),
+        "import": lambda: ModuleNotFoundError("no sensors", name="sensors"),
+        "unicode": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+        "group": lambda: ExceptionGroup("all", [ValueError("roof"), OSError(5, "broken")]),
+    }
+
+
 @pytest.mark.guarantee(NAME, "errors")
-def test_errors_arrive(task_runner: TaskRunner[Any]) -> None:
-    """What the body raises arrives with its type and its arguments."""
+@pytest.mark.parametrize(("_", "make"), many_errors().items())
+def test_errors_arrive_as_they_were(_: str, make: Callable[[], Exception]) -> None:
+    """What the body raises arrives with its type, arguments, attributes and traceback."""
+
+    @ends_after(NEVER)
+    def lose() -> None:
+        raise make()
+
+    error = make()
+    with pytest.raises(type(error)) as raised:
+        lose()
+    arrived = raised.value
+    (note,) = arrived.__dict__.pop("__notes__")
+    assert "in lose\n" in note
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert repr(arrived.args) == repr(error.args)
+    assert arrived.__dict__ == error.__dict__
+    for name in ("errno", "filename", "name", "object", "start"):
+        assert getattr(arrived, name, None) == getattr(error, name, None)
+
+
+@pytest.mark.guarantee(NAME, "errors")
+def test_errors_arrive_on_every_runner(task_runner: TaskRunner[Any]) -> None:
+    """What the body raises is raised by the task."""
 
     @task
     @ends_after(NEVER)
@@ -153,6 +275,28 @@ def test_errors_arrive(task_runner: TaskRunner[Any]) -> None:
     with pytest.raises(KeyError) as raised:
         loses()
     assert raised.value.args == ("sensor", 3)
+
+
+@pytest.mark.guarantee(NAME, "errors")
+def test_a_result_that_cannot_be_pickled_is_an_error() -> None:
+    """What goes wrong with a result on its way is raised as what it is."""
+
+    @ends_after(NEVER)
+    def lock() -> object:
+        return threading.Lock()
+
+    with pytest.raises(TypeError, match="cannot pickle"):
+        lock()
+
+
+@pytest.mark.guarantee(NAME, "refused")
+def test_an_async_body_is_refused() -> None:
+    """An async function is a TypeError where it is decorated."""
+
+    async def wait() -> None: ...
+
+    with pytest.raises(TypeError, match="wait is async"):
+        ends_after(NEVER)(wait)
 
 
 @pytest.mark.guarantee(NAME, "died")
@@ -203,7 +347,7 @@ def test_a_body_in_time_is_not_ended() -> None:
     assert isinstance(cellar, TimeoutError)
 
 
-def stock_blocking_task(done: Path) -> Any:
+def blocking_task(done: Path) -> Any:
     """Return a task with Prefect's own timeout, blocked by a command that leaves a mark."""
 
     @task(timeout_seconds=0.1)
@@ -214,10 +358,10 @@ def stock_blocking_task(done: Path) -> Any:
     return block
 
 
-@pytest.mark.guarantee(NAME, "stock-called")
-def test_stock_timeout_ends_a_call(tmp_path: Path) -> None:
+@pytest.mark.fact(NAME, "called")
+def test_timeout_seconds_ends_a_call(tmp_path: Path) -> None:
     """`timeout_seconds` ends a blocking task that is called in the main thread."""
-    block = stock_blocking_task(tmp_path / "done")
+    block = blocking_task(tmp_path / "done")
 
     @flow
     def calls() -> str:
@@ -227,16 +371,18 @@ def test_stock_timeout_ends_a_call(tmp_path: Path) -> None:
     assert not (tmp_path / "done").exists()
 
 
-@pytest.mark.guarantee(
+@pytest.mark.fact(
     NAME,
-    "stock-submitted",
-    runners=("sequential", "processes"),
-    reason="a worker thread can't be interrupted while it blocks",
+    "submitted",
+    runners=("threads", "dask-threads", "dask-processes"),
+    reason="the task runs in the main thread of its process",
     issue=15760,
 )
-def test_stock_timeout_ends_a_submitted_task(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """`timeout_seconds` ends a blocking task that is submitted."""
-    block = stock_blocking_task(tmp_path / "done")
+def test_timeout_seconds_does_not_end_a_submitted_task(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """`timeout_seconds` does not end a blocking task in a worker thread."""
+    block = blocking_task(tmp_path / "done")
 
     @flow(task_runner=task_runner)
     def submits() -> str:
@@ -245,4 +391,28 @@ def test_stock_timeout_ends_a_submitted_task(task_runner: TaskRunner[Any], tmp_p
         return str(future.state.name)
 
     assert submits() == "TimedOut"
-    assert not (tmp_path / "done").exists()
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.fact(NAME, "async")
+def test_timeout_seconds_ends_an_async_task_that_awaits() -> None:
+    """`timeout_seconds` ends an async task where that awaits, not where it blocks."""
+    got_past: list[str] = []
+
+    @task(timeout_seconds=0.1)
+    async def wait(blocking: bool) -> None:
+        if blocking:
+            await asyncio.to_thread(lambda: None)
+            time.sleep(0.3)
+            got_past.append("time.sleep")
+        await asyncio.sleep(NEVER)
+        got_past.append("asyncio.sleep")
+
+    @flow
+    async def waits() -> list[str]:
+        task_of_a_flow: Any = wait
+        states = [await task_of_a_flow(each, return_state=True) for each in (False, True)]
+        return [str(state.name) for state in states]
+
+    assert asyncio.run(waits()) == ["TimedOut", "TimedOut"]
+    assert got_past == ["time.sleep"]
