@@ -11,20 +11,22 @@ Problem:
     its name. The flow should still be testable as the function it is.
 
 Guarantees:
-    coerced: parameters arrive as the types that the hints name, converted where Pydantic can.
-    refused: with a parameter that can't be converted the run is Failed before its body begins,
-        and ParameterTypeError is raised.
-    misfit: a missing or an unknown parameter raises ParameterBindError, whatever
-        `return_state` says, and no run is recorded.
-    unchecked: with `validate_parameters=False` parameters arrive as they were given.
+    coerced: an order arrives as the types that the hints name, converted where Pydantic can.
+    refused: with an order that can't be converted the run is Failed before its body begins, and
+        ParameterTypeError is raised.
     name: a run has the name that its template gives, with the converted parameters in it.
-    result: a flow returns what its body returns and raises what it raises; with
+    log: what the flow logs carries the id and the name of the run.
+    twins: `ship` and `ship_async` end the same.
+
+Prefect:
+    misfit (3.8, 3.9): a missing or an unknown parameter raises ParameterBindError, whatever
+        `return_state` says, and no run is recorded.
+    unchecked (3.8, 3.9): with `validate_parameters=False` parameters arrive as they were given.
+    result (3.8, 3.9): a flow returns what its body returns and raises what it raises; with
         `return_state=True` it returns the final state, and nothing is raised.
-    twins: a sync and an async flow with the same body end the same.
-    once: a flow that fails is not run again unless it has `retries`.
-    log: lines written with `get_run_logger` carry the id and the name of the run; outside of a
-        run there is no such logger.
-    plain: `.fn` is the function alone: nothing is checked and no run is recorded.
+    once (3.8, 3.9): a flow that fails is not run again unless it has `retries`.
+    logger (3.8, 3.9): outside of a run there is no logger of the run.
+    plain (3.8, 3.9): `.fn` is the function alone: nothing is checked and no run is recorded.
 
 Not for:
     Steps inside a flow: those are tasks, which check no types and cost less.
@@ -41,7 +43,7 @@ Sources:
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import json
 
 from prefect import flow, get_run_logger
 from prefect.exceptions import ParameterTypeError
@@ -71,12 +73,10 @@ async def ship_async(order: Order, city: str = "Lyon") -> str:
 
 def main() -> None:
     """Show orders as they come from outside: two good ones and a wrong one."""
-    good: Any = {"article": "lamp", "pieces": "3"}
-    wrong: Any = {"article": "lamp", "pieces": "none"}
-    print(ship(good))
+    print(ship(json.loads('{"article": "lamp", "pieces": "3"}')))
     print(asyncio.run(ship_async(Order(article="book"), city="Porto")))
     try:
-        ship(wrong)
+        ship(json.loads('{"article": "lamp", "pieces": "none"}'))
     except ParameterTypeError as error:
         print(error)
 

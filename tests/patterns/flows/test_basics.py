@@ -91,7 +91,7 @@ def test_a_wrong_parameter_raises() -> None:
         ship(wrong)
 
 
-@pytest.mark.guarantee(NAME, "misfit")
+@pytest.mark.fact(NAME, "misfit")
 @pytest.mark.parametrize("parameters", [{}, {"order": Order(article="lamp"), "town": "Lyon"}])
 def test_a_misfit_is_raised_without_a_run(parameters: dict[str, Any]) -> None:
     """A missing or an unknown parameter raises, and no run is recorded."""
@@ -102,7 +102,7 @@ def test_a_misfit_is_raised_without_a_run(parameters: dict[str, Any]) -> None:
         client.read_flow_by_name(named.name)
 
 
-@pytest.mark.guarantee(NAME, "unchecked")
+@pytest.mark.fact(NAME, "unchecked")
 @settings(max_examples=3)
 @given(given=st.none() | st.text() | st.lists(st.booleans(), max_size=3))
 def test_checks_can_be_switched_off(given: Any) -> None:
@@ -130,7 +130,7 @@ def test_a_run_has_the_name_of_its_template() -> None:
         assert client.read_flow_run(UUID(run_id)).name == name
 
 
-@pytest.mark.guarantee(NAME, "result")
+@pytest.mark.fact(NAME, "result")
 def test_a_flow_returns_and_raises_like_its_body() -> None:
     """A flow returns what its body returns and raises what it raises."""
 
@@ -145,7 +145,7 @@ def test_a_flow_returns_and_raises_like_its_body() -> None:
         half(3)
 
 
-@pytest.mark.guarantee(NAME, "result")
+@pytest.mark.fact(NAME, "result")
 def test_a_state_is_returned_on_request() -> None:
     """With `return_state=True` a flow returns the final state, and nothing is raised."""
 
@@ -180,7 +180,7 @@ def test_sync_and_async_flows_end_the_same(article: str, pieces: int, city: str)
         assert sync.result() == twin.result()
 
 
-@pytest.mark.guarantee(NAME, "once")
+@pytest.mark.fact(NAME, "once")
 @pytest.mark.parametrize(("options", "runs"), [({}, 1), ({"retries": 1}, 2)])
 def test_a_failed_flow_is_not_run_again(options: dict[str, Any], runs: int) -> None:
     """A flow that fails is not run again unless it has `retries`."""
@@ -221,14 +221,14 @@ def test_log_lines_carry_their_run() -> None:
     assert run.name == "ship 1 x lamp to Lyon"
 
 
-@pytest.mark.guarantee(NAME, "log")
+@pytest.mark.fact(NAME, "logger")
 def test_there_is_no_run_logger_outside_of_a_run() -> None:
-    """Outside of a run there is no such logger."""
+    """Outside of a run there is no logger of the run."""
     with pytest.raises(MissingContextError):
         get_run_logger()
 
 
-@pytest.mark.guarantee(NAME, "plain")
+@pytest.mark.fact(NAME, "plain")
 def test_fn_is_the_function_alone() -> None:
     """`.fn` is the function alone: nothing is checked and no run is recorded."""
 
@@ -243,7 +243,7 @@ def test_fn_is_the_function_alone() -> None:
     assert run_id is not None
 
 
-@pytest.mark.guarantee(NAME, "plain")
+@pytest.mark.fact(NAME, "plain")
 def test_the_hints_hold_without_prefect_too() -> None:
     """What Pydantic refuses in a flow it refuses where the model is made by hand."""
     with pytest.raises(ValidationError):
