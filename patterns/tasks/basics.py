@@ -27,8 +27,8 @@ Prefect:
         values.
     hints (3.8, 3.9): arguments of a task are passed as they are; its type hints are not
         checked, unlike a flow's.
-    upstream (3.8, 3.9): a task that is given the future of a failed one never runs; its
-        `.result()` is an UnfinishedRun, which does not say why.
+    upstream (3.8, 3.9): a task that is given the future of a failed one never runs; `.result()`,
+        or `submit` on a process pool, raises an error that does not say why.
     surface (3.8, 3.9): `submit` raises nothing; `.result()` raises the error that the task
         raised.
     inspect (3.8, 3.9): with `raise_on_failure=False` or `return_state=True` a failed task gives
@@ -80,10 +80,9 @@ def price(weights: list[int]) -> int:
 def post(parcels: list[str]) -> int:
     """Weigh parcels side by side and return what they cost together."""
     weights = [weigh.submit(parcel) for parcel in parcels]
-    postage = price.submit(weights)  # type: ignore[arg-type]  # futures arrive as values
     for weight in weights:
-        weight.result()  # raises why it failed; `postage` would only say that it never ran
-    return postage.result()
+        weight.result()  # raises why it failed; what comes of `price` would not say it
+    return price.submit(weights).result()  # type: ignore[arg-type]  # futures arrive as values
 
 
 @flow
@@ -102,10 +101,9 @@ async def result_of(future: PrefectFuture[R]) -> R:
 async def post_async(parcels: list[str]) -> int:
     """Do what `post` does, in an event loop that has other things to do."""
     weights = [weigh.submit(parcel) for parcel in parcels]
-    postage = price.submit(weights)  # type: ignore[arg-type]
     for weight in weights:
         await result_of(weight)
-    return await result_of(postage)
+    return await result_of(price.submit(weights))  # type: ignore[arg-type]
 
 
 def main() -> None:
