@@ -27,6 +27,10 @@ Guarantees:
     no-flow: a deployment of a flow that does not exist is refused in one line, and nothing is
         deployed.
 
+Prefect:
+    ties (3.8, 3.9): a queue that is given the priority of another does not move that one: both
+        have it.
+
 Not for:
     One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
     may poll, see `deployments/push_on_one_machine`. Taking a limit away again:

@@ -201,10 +201,10 @@ def put(client: SyncPrefectClient, automation: AutomationCore) -> UUID:
     if not found:
         return client.create_automation(automation)
     held = found[0]
-    # A change makes the server forget which runs are silent.
+    # A change makes the server forget which runs are silent. It leaves what is not given here as
+    # it is, such as whether the automation is enabled.
     if (held.trigger, held.actions) != (automation.trigger, automation.actions):
-        changed = automation.model_copy(update={"enabled": held.enabled})
-        client.update_automation(held.id, changed)
+        client.update_automation(held.id, automation)
     return held.id
 
 

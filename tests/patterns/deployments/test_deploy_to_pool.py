@@ -187,6 +187,16 @@ def held(api: str, pool: str) -> list[dict[str, Any]]:
     return [{key: each[key] for key in each if key != "updated"} for each in found]
 
 
+@pytest.mark.fact(NAME, "ties")
+def test_a_priority_may_be_given_twice(prefect_server: str) -> None:
+    """A queue that was first is still first when another is given its priority."""
+    prepared("ties")
+    asyncio.run(prepare_pool("ties", {"as-urgent": Queue(1)}))
+    _, *queues = held(prefect_server, "ties")
+    priorities = {each["name"]: each["priority"] for each in queues}
+    assert priorities == {"as-urgent": 1, "urgent": 1, "default": 2}
+
+
 @pytest.mark.guarantee(NAME, "kept")
 def test_a_paused_deployment_stays_paused(prefect_server: str) -> None:
     """Deployed again it is still paused, until it is told to go on."""
