@@ -303,13 +303,14 @@ def test_calls_are_kept_on_every_runner(task_runner: TaskRunner[Any], tmp_path: 
 
 
 def retried_with_futures(
-    child: Flow[..., Any], second: list[int], task_runner: Any = None
+    child: Flow[..., Any], first: list[Any], second: list[Any], task_runner: Any = None
 ) -> list[tuple[str, str]]:
-    """Return what subflows give the second attempt for futures of numbers and then for 1.
+    """Return what subflows give the second attempt for futures of values, and then for 1.
 
     Args:
         child: The subflow.
-        second: The numbers in the second attempt; in the first they are 1 and 2.
+        first: The values in the first attempt.
+        second: The values in the second attempt.
         task_runner: The task runner of the flow.
 
     Returns:
@@ -317,13 +318,13 @@ def retried_with_futures(
     """
 
     @task
-    def echo(number: int) -> int:
-        return number
+    def echo(value: Any) -> Any:
+        return value
 
     @flow(retries=1, task_runner=task_runner)
     def parent() -> list[tuple[str, str]]:
-        numbers = [echo.submit(number) for number in ([1, 2], second)[flow_run.run_count - 1]]
-        started = [submit_flow(child, given=number) for number in [*numbers, 1]]
+        futures = [echo.submit(value) for value in (first, second)[flow_run.run_count - 1]]
+        started = [submit_flow(child, given=each) for each in [*futures, 1]]
         results = [each.result() for each in started]
         if flow_run.run_count == 1:
             raise ConnectionError
@@ -336,7 +337,7 @@ def retried_with_futures(
 @pytest.mark.runners("threads", "dask-threads")
 def test_calls_with_futures_are_kept(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
     """Calls that are given futures, in the same order as before, are not run again."""
-    results = retried_with_futures(noting(tmp_path), [1, 2], task_runner)
+    results = retried_with_futures(noting(tmp_path), [1, 2], [1, 2], task_runner)
     assert [given for given, _ in results] == ["1", "2", "1"]
     assert len(set(results)) == 3
     assert notes(tmp_path) == {"1": 2, "2": 1}
@@ -345,9 +346,9 @@ def test_calls_with_futures_are_kept(task_runner: TaskRunner[Any], tmp_path: Pat
 @pytest.mark.guarantee(NAME, "retry-own")
 def test_calls_with_futures_have_their_own_results(tmp_path: Path) -> None:
     """Calls that are given futures get their own results in another order, too."""
-    results = retried_with_futures(noting(tmp_path), [2, 1])
-    assert [given for given, _ in results] == ["2", "1", "1"]
-    assert len(set(results)) == 3
+    results = retried_with_futures(noting(tmp_path), [(1, 2), [1, 2], 1], [[1, 2], (1, 2), 1])
+    assert [given for given, _ in results] == ["[1, 2]", "(1, 2)", "1", "1"]
+    assert len(set(results)) == 4
 
 
 @pytest.mark.guarantee(NAME, "retry-own")
