@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -261,33 +262,27 @@ def test_the_async_twin_gives_the_same(task_runner: TaskRunner[Any]) -> None:
 
 @pytest.mark.guarantee(NAME, "async")
 @pytest.mark.runners("threads")
-def test_the_event_loop_goes_on(
-    task_runner: TaskRunner[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_event_loop_is_left_free(
+    task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While tasks run, the event loop of the async flow does what else there is to do."""
-    begun, answered = tmp_path / "begun", tmp_path / "answered"
+    """The async flow waits for its tasks in another thread than that of the event loop."""
+    waited_in: list[int] = []
+    label = map_unmapped.label
 
-    @task
-    def weigh(parcel: str) -> float:
-        begun.touch()
-        wait_until(answered.exists)
-        return 1.0
+    def noted(*of_a_parcel: Any) -> str:
+        waited_in.append(threading.get_ident())
+        return label(*of_a_parcel)
 
-    monkeypatch.setattr(map_unmapped, "weigh", weigh)
+    monkeypatch.setattr(map_unmapped, "label", noted)
+    labelled = label_parcels_async.with_options(task_runner=task_runner)
 
-    async def answer() -> None:
-        while not begun.exists():
-            await asyncio.sleep(0.01)
-        answered.touch()
+    async def main() -> int:
+        assert await labelled(["a"], {"far": 2}, "far") == ["a: 1.00"]
+        return threading.get_ident()
 
-    async def side_by_side() -> list[list[str] | None]:
-        labelled = label_parcels_async.with_options(task_runner=task_runner)
-        done: list[list[str] | None] = await asyncio.gather(
-            labelled(["a"], {"far": 2}, "far"), answer()
-        )
-        return done
-
-    assert asyncio.run(side_by_side())[0] == ["a: 2.00"]
+    loops_own = asyncio.run(main())
+    assert len(waited_in) == 1
+    assert loops_own not in waited_in
 
 
 @task
