@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, get_client, get_run_logger
 from prefect.client.schemas.objects import State
@@ -163,8 +163,10 @@ def test_a_state_is_returned_on_request() -> None:
 
 
 @pytest.mark.guarantee(NAME, "twins")
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(article=st.text("abc", max_size=5), pieces=st.integers(-1, 3), city=st.text("xyz"))
+@example(article="lamp", pieces=2, city="Porto")
+@example(article="lamp", pieces=0, city="Porto")
 def test_sync_and_async_flows_end_the_same(article: str, pieces: int, city: str) -> None:
     """A sync and an async flow with the same body end the same."""
     order: Any = {"article": article, "pieces": str(pieces)}
