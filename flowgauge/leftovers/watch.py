@@ -202,7 +202,10 @@ def _connections(new: frozenset[Connection]) -> list[str]:
             continue
         match connection.address:
             case (host, port, *_) if port == _server_port():
-                local = connected.getsockname()[1]
+                try:
+                    local = connected.getsockname()[1]
+                except OSError:
+                    continue  # Its thread has just closed it.
                 lines.append(
                     f"connection from port {local} to the Prefect server at {host}:{port},"
                     f" made at {connection.origin}"

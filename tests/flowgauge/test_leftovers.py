@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from flowgauge.leftovers import processes
 from flowgauge.leftovers import watch as watch_module
+from flowgauge.leftovers.audit import Connection
 from flowgauge.leftovers.files import Folders
 from flowgauge.leftovers.watch import Watch
 from flowgauge.leftovers.writes import reported
@@ -592,3 +594,29 @@ def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.Monk
     assert looks == ["a folder"] * len(looks)
     assert len(looks) <= 9
     assert listdir(tmp_path) == []
+
+
+class ClosedMeanwhile(socket.socket):
+    """A socket that another thread closes between two looks at it."""
+
+    def fileno(self) -> int:
+        """Return the number, and close the socket."""
+        number = super().fileno()
+        self.close()
+        return number
+
+
+def test_a_connection_that_is_closed_meanwhile_is_not_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection that ends while it is looked at is none that a test leaves behind."""
+    monkeypatch.setattr(watch_module, "_server_port", lambda: 4200)
+    address = ("127.0.0.1", 4200)
+    closing, kept = ClosedMeanwhile(), socket.socket()
+    with closing, kept:
+        found = frozenset(
+            Connection(weakref.ref(each), address, threading.current_thread(), "here")
+            for each in (closing, kept)
+        )
+        (line,) = watch_module._connections(found)
+    assert line.endswith("to the Prefect server at 127.0.0.1:4200, made at here")
