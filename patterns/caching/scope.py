@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
+# dependencies = ["prefect>=3.8,<4"]
 # ///
 """Reuse a task's result within one run, in all runs of one flow, or everywhere.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1", "pydantic>=2.10,<3"]
+# dependencies = ["prefect>=3.8,<4", "pydantic>=2.10,<3"]
 # ///
 """Push each run from a self-hosted server to a serverless service; no worker polls for it.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "pydantic>=2.10,<3"]
+# dependencies = ["prefect>=3.8,<4", "pydantic>=2.10,<3"]
 # ///
 """Give a flow typed parameters, a name for each run, a log and a result.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
+# dependencies = ["prefect>=3.8,<4"]
 # ///
 """Let a flow fail when any of its tasks failed, also when its results are nested.
 

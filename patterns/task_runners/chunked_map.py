@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "cloudpickle>=3,<4"]
+# dependencies = ["prefect>=3.8,<4", "cloudpickle>=3,<4"]
 # ///
 """Map over thousands of small items in few task runs, each item with a fate of its own.
 

@@ -2,7 +2,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#   "prefect>=3.8,<3.10", "fastapi<0.151", "prefect-dask>=0.3.6,<0.4", "distributed>=2025.1,<2027",
+#   "prefect>=3.8,<3.10", "prefect-dask>=0.3.6,<0.4", "distributed>=2025.1,<2027",
 #   "cloudpickle>=3,<4", "packaging>=24,<27"
 # ]
 # ///

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<3.10", "fastapi<0.151", "cloudpickle>=3,<4", "packaging>=24,<27"]
+# dependencies = ["prefect>=3.8,<3.10", "cloudpickle>=3,<4", "packaging>=24,<27"]
 # ///
 """Run tasks in a process pool with what they share sent once, in workers that start at once.
 

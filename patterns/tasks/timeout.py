@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "cloudpickle>=3,<4"]
+# dependencies = ["prefect>=3.8,<4", "cloudpickle>=3,<4"]
 # ///
 """End a task at its deadline, whatever it is doing and whichever runner runs it.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
+# dependencies = ["prefect>=3.8,<4"]
 # ///
 """Deploy a flow to staging and to production from one `prefect.yaml`.
 
