@@ -6,7 +6,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -88,11 +89,16 @@ def _declares(dependencies: tuple[str, ...], package: str) -> bool:
     named = {canonicalize_name(re.split(r"[^\w.-]", d)[0]) for d in dependencies}
     if canonicalize_name(package) in named:
         return True
-    # A distribution may be called otherwise than what it installs (PyYAML, yaml). Reading what
-    # is installed takes long, so only where the names differ.
+    # A distribution may be called otherwise than what it installs (PyYAML, yaml).
+    return any(canonicalize_name(d) in named for d in _distributions().get(package, ()))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return which distributions installed each package; reading that takes long."""
     from importlib.metadata import packages_distributions
 
-    return any(canonicalize_name(d) in named for d in packages_distributions().get(package, ()))
+    return packages_distributions()
 
 
 def _reference_faults(root: Path, source: str) -> Iterator[str]:

@@ -6,7 +6,7 @@
 """Reuse a task's result within one run, in all runs of one flow, or everywhere.
 
 Problem:
-    Prefect's default reuses nothing: results are not persisted, and the default key holds the
+    A call never hits Prefect's cache by default: results are not persisted, and the key holds the
     run's own id. Its `INPUTS` policy then reuses too much: it compares arguments as JSON, and
     not the tasks that they are given to.
 
