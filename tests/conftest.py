@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BROWSERS = ("chromium", "google-chrome")
 COSTLY = ("processes", "dask-threads", "dask-processes", "lean-processes", "lean-dask")
+ALIKE = ("sequential", "dask-threads")
+"""Task runners on which tasks run in threads of this process, as on `threads`."""
 _SETTINGS = "_hypothesis_internal_use_settings"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -117,6 +119,21 @@ def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to the night what Prefect does on task runners that do as another one does.
+
+    What a pattern guarantees is proved on all of them; a fact is one of Prefect's engine.
+    """
+    if config.getoption("runners"):
+        return
+    for item in items:
+        runner = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None
+        marks = {mark.name for mark in item.iter_markers()}
+        if runner in ALIKE and "fact" in marks and "guarantee" not in marks:
+            item.add_marker(pytest.mark.nightly)
 
 
 @pytest.hookimpl(wrapper=True)
