@@ -126,15 +126,18 @@ def find_copies(root: Path, place: Path) -> tuple[Copy, ...]:
     Raises:
         CatalogueError: If there is none, or the catalogue does not have its pattern any more.
     """
-    files = sorted(_python_files(place)) if place.is_dir() else [place]
-    stamps = {file: read_stamp(_read(file)) for file in files if file == place or _is_text(file)}
-    found = {file: stamp for file, stamp in stamps.items() if stamp is not None}
+    if place.is_dir():
+        # What is no text is none of ours; what can't be read now is the same as not there.
+        texts = {file: _text(file) for file in sorted(_python_files(place))}
+    else:
+        texts = {place: _read(place)}
+    found = {file: stamp for file, text in texts.items() if (stamp := read_stamp(text))}
     if not found:
         what = "no file in it says" if place.is_dir() else "does not say"
         raise CatalogueError(
             f"{place}: {what} which pattern it is a copy of: name the pattern before it"
         )
-    return tuple(Copy(find(root, s.pattern), file, s) for file, s in found.items())
+    return tuple(_found(root, file, stamp) for file, stamp in found.items())
 
 
 def named_copy(pattern: Pattern, place: Path, stem: str) -> Copy:
@@ -166,6 +169,13 @@ def copied_stem(pattern: Pattern, patterns: Sequence[Pattern]) -> str:
     topic, _, name = pattern.name.partition("/")
     alike = [each for each in patterns if each.name.endswith(f"/{name}")]
     return name if len(alike) < 2 else f"{topic}_{name}"
+
+
+def _found(root: Path, file: Path, stamp: Stamp) -> Copy:
+    try:
+        return Copy(find(root, stamp.pattern), file, stamp)
+    except CatalogueError as error:
+        raise CatalogueError(f"{file} is a copy of what is gone: {error}") from None
 
 
 def _target(pattern: Pattern, destination: Path, stem: str) -> Path:
@@ -213,12 +223,12 @@ def _python_files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 
-def _is_text(path: Path) -> bool:
+def _text(path: Path) -> str:
+    """Return the text of a file, nothing where it has none."""
     try:
-        _read(path)
+        return _read(path)
     except CatalogueError:
-        return False
-    return True
+        return ""
 
 
 def _read(path: Path) -> str:

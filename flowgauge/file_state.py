@@ -8,7 +8,6 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from unittest.mock import patch
 
 import pytest
 
@@ -64,6 +63,8 @@ def _uses_server(request: pytest.FixtureRequest) -> bool:
 @contextmanager
 def _storage_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
     """Keep results in a folder that no other file's tests read: an equal call is not cached."""
+    from unittest.mock import patch
+
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
     storage = run_home(request.config) / "storage"

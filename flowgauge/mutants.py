@@ -7,6 +7,10 @@ They stand beside the tests: `tests/patterns/retries/backoff.mutants.toml` has t
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from flowgauge.marks import proofs
 _SUFFIX = ".mutants.toml"
 _NEEDED = ("guarantee", "old", "new")
 _KNOWN = (*_NEEDED, "file", "runner")
+_CHECKOUT = ("conftest.py", "pyproject.toml", "README.md", "flowgauge", "patterns", "tests")
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,22 @@ class Mutant:
         Raises:
             CatalogueError: If what is to be changed does not stand there exactly once.
         """
+        (folder / self.file).write_text(self.changed(folder), encoding="utf-8")
+
+    def changed(self, folder: Path) -> str:
+        """Return the text of the changed file of the pattern that lies in a folder.
+
+        Raises:
+            CatalogueError: If what is to be changed does not stand there exactly once.
+        """
         place = folder / self.file
         text = place.read_text(encoding="utf-8") if place.is_file() else ""
-        if text.count(self.old) != 1:
+        if (times := text.count(self.old)) != 1:
             raise CatalogueError(
                 f'{self.pattern}: mutant "{self.name}": its old text stands in {self.file}'
-                f" {text.count(self.old)} times, not once"
+                f" {times} times, not once"
             )
-        place.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        return text.replace(self.old, self.new)
 
 
 def mutants(patterns: Sequence[Pattern], tests_root: Path) -> tuple[Mutant, ...]:
@@ -115,6 +128,56 @@ def proving_tests(mutant: Mutant, tests_root: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def copy_checkout(root: Path, folder: Path) -> Path:
+    """Copy what the tests of patterns need, to break a pattern there.
+
+    Args:
+        root: The checkout.
+        folder: Where the copy goes; it is made.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir()
+    for name in _CHECKOUT:
+        if (root / name).is_dir():
+            shutil.copytree(
+                root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(root / name, folder)
+    return folder
+
+
+def run_tests(
+    copy: Path, tests: Sequence[str], runner: str = "threads", seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run tests of a copied checkout until the first of them fails.
+
+    Args:
+        copy: The copy.
+        tests: Files or node ids.
+        runner: The task runner they run on.
+        seconds: How long they may take.
+
+    Returns:
+        How pytest ended, and what it said.
+
+    Raises:
+        subprocess.TimeoutExpired: If they take longer.
+    """
+    options = ("-x", "-q", "-n0", "-m", "not nightly", "--runners", runner)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=copy,
+        # Or the plugin, and the subprocesses of tests, would come from the installed package.
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+
+
 def _in(path: Path, pattern: Pattern) -> Iterator[Mutant]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -132,15 +195,14 @@ def _in(path: Path, pattern: Pattern) -> Iterator[Mutant]:
 
 def _faults(mutant: Mutant, folder: Path) -> Iterator[str]:
     told = f'{mutant.pattern}: mutant "{mutant.name}"'
-    place = folder / mutant.file
-    text = place.read_text(encoding="utf-8") if place.is_file() else ""
-    if (times := text.count(mutant.old)) != 1:
-        yield f"{told}: its old text stands in {mutant.file} {times} times, not once"
+    try:
+        changed = mutant.changed(folder)
+    except CatalogueError as error:
+        yield str(error)
         return
-    changed = text.replace(mutant.old, mutant.new)
-    if changed == text:
+    if mutant.new == mutant.old:
         yield f"{told} changes nothing"
-    if place.suffix == ".py":
+    if mutant.file.endswith(".py"):
         try:
             compile(changed, mutant.file, "exec")
         except SyntaxError as error:

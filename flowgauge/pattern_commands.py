@@ -148,7 +148,8 @@ def _asked(words: Sequence[str], patterns: Sequence[Pattern]) -> tuple[Sequence[
         return words, Path()
     destination = Path(last)
     topics = {name.partition("/")[0] for name in known}
-    if destination.parts[0] in topics and not (destination.exists() or last.endswith(("/", ".py"))):
+    is_place = destination.exists() or last.endswith(("/", ".py"))
+    if last.partition("/")[0] in topics and not is_place:
         # Rather a name with a mistake in it than a folder.
         catalogue.find(catalogue.catalogue_root(), last)
     if destination.suffix not in ("", ".py") and not (destination.is_dir() or last.endswith("/")):
@@ -158,10 +159,13 @@ def _asked(words: Sequence[str], patterns: Sequence[Pattern]) -> tuple[Sequence[
 
 def _copies(place: str, copied: str | None) -> tuple[copies.Copy, ...]:
     root = catalogue.catalogue_root()
+    patterns = catalogue.load(root)
     if copied is None:
+        if place in {pattern.name for pattern in patterns} and not Path(place).exists():
+            raise CatalogueError(f"{place} is a pattern: name its copy, alone or behind it")
         return copies.find_copies(root, Path(place))
     pattern = catalogue.find(root, place)
-    stem = copies.copied_stem(pattern, catalogue.load(root))
+    stem = copies.copied_stem(pattern, patterns)
     return (copies.named_copy(pattern, Path(copied), stem),)
 
 

@@ -8,6 +8,7 @@ only some runs need is imported where they do.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import subprocess
 import sys
 from collections.abc import Generator
@@ -39,7 +40,7 @@ from flowgauge.runners import (
 if TYPE_CHECKING:
     from flowgauge.facts import Facts
 
-pytest_plugins = (
+_PARTS = (
     "flowgauge.surroundings",
     "flowgauge.timing",
     "flowgauge.fixtures",
@@ -50,6 +51,8 @@ pytest_plugins = (
     "flowgauge.observing",
     "flowgauge.leftovers.check",
 )
+"""The other modules with hooks and fixtures. Not as `pytest_plugins`: pytest would read what every
+installed package says of itself again for each of them."""
 
 TEST_WORKERS = 2
 """How many tasks run side by side in tests: what they show must not depend on the machine."""
@@ -59,8 +62,12 @@ FULL_ROUNDS = 10
 """How many rounds each benchmark has at least where everything is measured."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the plugin."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the options of the plugin, and the other modules with theirs."""
+    for name in _PARTS:
+        # One may be there by `-p`, or refused by it.
+        if not (pluginmanager.has_plugin(name) or pluginmanager.is_blocked(name)):
+            pluginmanager.register(importlib.import_module(name), name)
     parser.addini("flowgauge", "report guarantees and benchmarks of this project", type="bool")
     group = parser.getgroup("flowgauge", "task runners and reports (flowgauge)")
     group.addoption(

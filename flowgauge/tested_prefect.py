@@ -11,7 +11,10 @@ from packaging.version import Version
 PROVED_WITH = ("3.8.8", "3.9.1")
 """A release of each minor version: `.ci/run` has the newest, nightly runs the others as well."""
 
-TESTED_PREFECT = SpecifierSet(">=3.8,<3.10")
+_OLDEST, _NEWEST = Version(PROVED_WITH[0]), Version(PROVED_WITH[-1])
+TESTED_PREFECT = SpecifierSet(
+    f">={_OLDEST.major}.{_OLDEST.minor},<{_NEWEST.major}.{_NEWEST.minor + 1}"
+)
 """All releases of those minor versions."""
 
 

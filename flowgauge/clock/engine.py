@@ -16,6 +16,7 @@ from unittest.mock import patch
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
+from flowgauge.tested_prefect import PROVED_WITH
 
 _DEADLINES = (
     ("prefect.task_engine", "time", "wait_until_ready"),
@@ -103,7 +104,7 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
         stack.close()
         raise ClockError(
             f"the virtual clock does not know the engine of Prefect {prefect.__version__}"
-            f" ({error}); it was made for Prefect 3.8"
+            f" ({error}); it was made for Prefect {' and '.join(PROVED_WITH)}"
         ) from None
     return stack
 

@@ -16,6 +16,7 @@ from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.faults.points import Points
 from flowgauge.faults.process import FaultProcess
 from flowgauge.faults.storing import after_storing, after_storing_async, watch_storing
+from flowgauge.tested_prefect import PROVED_WITH
 
 
 class FaultsError(RuntimeError):
@@ -55,7 +56,7 @@ def hooks(process: FaultProcess) -> contextlib.ExitStack:
         stack.close()
         raise FaultsError(
             f"faults do not know the engine of Prefect {prefect.__version__} ({error}); they were"
-            " made for Prefect 3.8"
+            f" made for Prefect {' and '.join(PROVED_WITH)}"
         ) from None
     return stack
 

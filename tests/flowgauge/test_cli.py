@@ -115,12 +115,13 @@ def test_copy_takes_several_patterns(capsys: Captured, tmp_path: Path) -> None:
     assert unstamped(copies[1].read_text()) == find(ROOT, "flows/basics").path.read_text()
 
 
+@pytest.mark.parametrize("here", [[], ["."], ["./"], [""]])
 def test_copy_takes_several_patterns_to_where_it_runs(
-    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: list[str]
 ) -> None:
-    """Without a folder behind them, several patterns are copied here."""
+    """Without a folder behind them, or with a dot, several patterns are copied here."""
     monkeypatch.chdir(tmp_path)
-    assert run(["copy", NAME, "retries/only_on"]) == 0
+    assert run(["copy", NAME, "retries/only_on", *here]) == 0
     assert capsys.readouterr().out.split() == ["backoff.py", "only_on.py"]
 
 
@@ -187,6 +188,7 @@ ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
         (["copy", NAME, "notes.txt"], "notes.txt: name a folder, or a file ending in .py"),
         (["list", "zzyzx", "quux"], 'no pattern has the words "zzyzx quux"'),
         (["diff", str(ROOT / "retries")], "no file in it says which pattern"),
+        (["diff", NAME], f"{NAME} is a pattern: name its copy, alone or behind it"),
         (["update", "missing.py"], "missing.py cannot be read: no such file"),
         (["copy", NAME, "/dev/null/x"], "/dev/null/x: not a directory"),
         (["diff", NAME, "missing.py"], "missing.py cannot be read: no such file"),

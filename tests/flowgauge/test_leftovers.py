@@ -24,6 +24,7 @@ from flowgauge.leftovers.watch import Watch
 from flowgauge.leftovers.writes import reported
 from flowgauge.server.lease import KEEPER
 from flowgauge.server.template import cache_folder
+from flowgauge.waiting import patience
 
 CACHE = cache_folder()
 """Where a migrated database lies, which need not be made again for each home."""
@@ -311,6 +312,8 @@ def test_what_merely_appears_is_a_note(
     Nobody can know that it was not made by what the test started, too.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
+        # A run that fails before it connects must not leave this one waiting.
+        server.settimeout(patience())
         monkeypatch.setenv("PORT", str(server.getsockname()[1]))
         project.makepyfile(
             """
