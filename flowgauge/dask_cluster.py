@@ -100,6 +100,8 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
     # Not `local_directory`: nannies and schedulers write elsewhere all the same.
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(temporary_directory=str(home / "dask")))
+        # Dask closes a worker for good that a nanny on a busy machine does not restart in 15 s.
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
         # A nanny writes what its worker is to find (OMP_NUM_THREADS=1 and more) into the
         # environment of its own process, where it would stay for all that starts later.
         with environment_kept():

@@ -64,7 +64,7 @@ from typing import Any
 
 import cloudpickle
 import prefect
-from distributed import Client, Future
+from distributed import Client, Future, wait
 from packaging.version import Version
 
 # What is imported below is private.
@@ -274,6 +274,7 @@ class Sent:
         self._contexts: list[tuple[MadeOf, str, Future[Any]]] = []
         self._tasks: OrderedDict[tuple[str, bytes], Future[Any]] = OrderedDict()
         self._spreads = True
+        self._arriving: list[Future[Any]] = []
 
     def send(self, task: Task[..., Any]) -> tuple[Future[Any], Future[Any]]:
         """Return the shared context and the task on the workers, sending those that are new."""
@@ -318,7 +319,7 @@ class Sent:
             self._client.submit, type(carried), carried.pickled, key=name, pure=False
         )
         if TaskRunContext.get() is None and self._spreads:
-            self._spreads = self._spread(future)
+            self._spreads = contextvars.Context().run(self._spread, future)
         return name, future
 
     def _spread(self, future: Future[Any]) -> bool:
@@ -326,20 +327,24 @@ class Sent:
 
         Dask runs a task where what it needs is: were that one worker, all would be there, until
         others take some away. A task that submits others does not wait: it may hold the last free
-        thread.
+        thread. Not by `Client.replicate`: what comes to a worker after the flow run would stay.
         """
-        client: Any = self._client
-        spreading = asyncio.run_coroutine_threadsafe(
-            client._replicate([future]), client.loop.asyncio_loop
-        )
         try:
-            spreading.result(SPREAD_SECONDS)
+            self._arriving = [
+                self._client.submit(arrived, future, workers=[worker], priority=1, pure=False)
+                for worker in self._client.nthreads()  # type: ignore[no-untyped-call]
+            ]
+            wait(self._arriving, SPREAD_SECONDS)
         except TimeoutError:
             return False
         except Exception:
             # A worker went away meanwhile, say; whoever needs it there gets it from another one.
             return True
         return True
+
+
+def arrived(carried: Carried) -> None:
+    """Do nothing on a worker, for which something must be there."""
 
 
 Submitted = tuple[PrefectDaskFuture[Any], tuple[Any, ...]]

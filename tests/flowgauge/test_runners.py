@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
+from flowgauge.dask_cluster import local_cluster
 from flowgauge.runners import (
     RUNNERS,
     RunnerError,
@@ -24,6 +27,7 @@ from flowgauge.runners import (
     default_workers,
     narrowed,
 )
+from flowgauge.waiting import wait_until
 
 
 @given(st.lists(st.sampled_from(sorted(RUNNERS)), min_size=1))
@@ -124,3 +128,28 @@ def test_default_workers_are_the_cores_of_this_process() -> None:
     words = [sys.executable, "-c", code]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "1\n"
     assert default_workers() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.e2e
+def test_a_worker_that_comes_back_late_takes_part_again(tmp_path: Path) -> None:
+    """A killed worker is not given up by its cluster, however long its new process takes.
+
+    Dask gives up after 15 s, which a busy machine needs; here at once.
+    """
+    pytest.importorskip("distributed")
+    import dask
+    from distributed import Client
+
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": 0}),
+        local_cluster(1, tmp_path, in_process=False, as_shipped=False) as address,
+        Client(address, set_as_default=False) as client,
+    ):
+        (killed,) = client.run(os.getpid).values()
+        os.kill(killed, signal.SIGKILL)
+
+        def back() -> bool:
+            found = client.run(os.getpid, on_error="ignore").values()
+            return bool(found) and killed not in found
+
+        wait_until(back)

@@ -383,16 +383,34 @@ def test_a_task_is_the_parent_of_those_it_submits(lean: TaskRunner[Any]) -> None
     assert [each["id"] for each in child["task_inputs"]["__parents__"]] == [parent]
 
 
-@pytest.fixture(scope="module")
-def own_cluster(prefect_server: str) -> Iterator[LocalCluster]:
-    """Give a cluster with one worker, which tests may kill and add to."""
-    with LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=1,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address="127.0.0.1:0",
-    ) as cluster:
+@contextlib.contextmanager
+def new_cluster(folder: Path, threads: int = 1) -> Iterator[LocalCluster]:
+    """Run a cluster with one worker, which a test may kill and add to.
+
+    One for each test: a worker that a test takes away leaves a timer behind in its cluster.
+    """
+    with (
+        # Not `local_directory`: nannies write elsewhere all the same.
+        dask.config.set(temporary_directory=str(folder)),
+        # What does not return in time is closed for good, and whoever has its name then.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=1,
+            threads_per_worker=threads,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def own_cluster(
+    prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalCluster]:
+    """Give a test a cluster of its own."""
+    with new_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
@@ -448,15 +466,7 @@ def test_flow_runs_in_one_worker_see_their_own(prefect_server: str, tmp_path: Pa
     folder = tmp_path / "waits"
     folder.mkdir()
     with (
-        # Not `local_directory`: nannies write elsewhere all the same.
-        dask.config.set(temporary_directory=str(tmp_path / "scratch")),
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=1,
-            threads_per_worker=2,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-        ) as cluster,
+        new_cluster(tmp_path / "scratch", threads=2) as cluster,
         ThreadPoolExecutor(2) as pool,
     ):
         for number, (found, name) in enumerate(pool.map(seen, range(2))):
@@ -465,7 +475,6 @@ def test_flow_runs_in_one_worker_see_their_own(prefect_server: str, tmp_path: Pa
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "died")
-@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
 def test_a_flow_run_goes_on_where_a_cluster_shrinks(
     own_cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -488,7 +497,6 @@ def test_a_flow_run_goes_on_where_a_cluster_shrinks(
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "joined")
-@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
 def test_a_worker_that_joins_takes_part(own_cluster: LocalCluster, tmp_path: Path) -> None:
     """Of a flow run's tasks that wait for the only worker, one that joins takes some."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
@@ -507,7 +515,6 @@ def test_a_worker_that_joins_takes_part(own_cluster: LocalCluster, tmp_path: Pat
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "died")
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
 def test_a_flow_run_goes_on_where_a_worker_dies(
     own_cluster: LocalCluster, tmp_path: Path, workers: int
 ) -> None:
@@ -530,15 +537,47 @@ def test_a_flow_run_goes_on_where_a_worker_dies(
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "closed")
-@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
 def test_nothing_stays_of_a_first_task_that_failed(own_cluster: LocalCluster) -> None:
     """Nor where it is a worker's first task that fails, whose context variables Prefect keeps."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
     with Client(own_cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-        client.restart()
         weigh = weigh_parcels.with_options(task_runner=runner)
         assert weigh([""], return_state=True).is_failed()
         wait_until(lambda: not any(client.run(shared_contexts).values()))
+
+
+def receive_late(folder: str) -> None:
+    """Have this worker wait for a file where a shared context comes from another one."""
+    make = lean_dask.SharedContext.__init__
+
+    def wait(self: lean_dask.SharedContext, pickled: bytes) -> None:
+        try:
+            (Path(folder) / "made").touch(exist_ok=False)
+        except FileExistsError:
+            (Path(folder) / "comes").touch()
+            wait_until((Path(folder) / "go").exists)
+        make(self, pickled)
+
+    lean_dask.SharedContext.__init__ = wait  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "closed")
+def test_nothing_stays_that_comes_after_the_flow_run(
+    own_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Nor what is on its way to another worker when a flow run ends."""
+    own_cluster.scale(2)  # type: ignore[no-untyped-call]
+    wait_until(lambda: len(own_cluster.scheduler.workers) == 2)  # type: ignore[union-attr]
+    with Client(own_cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        client.run(receive_late, str(tmp_path))
+        with Client(own_cluster, set_as_default=False) as ends:  # type: ignore[no-untyped-call]
+            lean_dask.Sent(ends).send(add)
+            wait_until((tmp_path / "comes").exists)
+        scheduler: Any = own_cluster.scheduler
+        wait_until(lambda: not scheduler.tasks)
+        (tmp_path / "go").touch()
+        wait_until(lambda: not any(client.run(shared_contexts).values()), seconds=20)
 
 
 @flow
@@ -553,7 +592,6 @@ def restart_between() -> list[int]:
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "died")
-@pytest.mark.leaves("processes", reason="workers of the cluster that the module's tests share")
 def test_a_flow_run_goes_on_after_a_restart(own_cluster: LocalCluster) -> None:
     """After all workers were restarted, tasks that were sent before are sent again."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
