@@ -57,7 +57,6 @@ import io
 import pickle
 import random
 import tempfile
-from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -76,7 +75,6 @@ class ContentPickler(pickle.Pickler):
         return digest(value) if isinstance(value, Path) else None
 
 
-@dataclass
 class FileContent(CachePolicy):
     """A key from the task and its arguments, in which a path stands for its file's content."""
 

@@ -53,7 +53,6 @@ from __future__ import annotations
 import inspect
 import io
 import pickle
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -84,7 +83,6 @@ def faithful(value: object) -> bytes:
     return pickled.getvalue()
 
 
-@dataclass
 class TypedCall(CachePolicy):
     """A key from the task and the arguments, with their types, of a call."""
 
@@ -102,7 +100,6 @@ class TypedCall(CachePolicy):
         return sha256(faithful((name, enclosed, inputs))).hexdigest()
 
 
-@dataclass
 class FlowName(CachePolicy):
     """A key from the name of the flow that the task runs in."""
 

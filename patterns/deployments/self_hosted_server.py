@@ -154,11 +154,11 @@ def wait_until_it_answers(process: subprocess.Popen[bytes], api: str, log: Path)
     raise RuntimeError(f"no Prefect server at {api}; what it said last is in {log}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server, and all that it started if it takes more than 30 seconds."""
+def stop(process: subprocess.Popen[bytes], patience: float = 30) -> None:
+    """End a server, and all that it started if it takes more seconds than there is patience."""
     process.terminate()
     try:
-        process.wait(timeout=30)
+        process.wait(timeout=patience)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -27,7 +27,7 @@ import pytest
 
 from flowgauge.catalogue import catalogue_root, find
 from flowgauge.waiting import patience, wait_until
-from patterns.deployments.self_hosted_server import postgres, prefect_server, read
+from patterns.deployments.self_hosted_server import postgres, prefect_server, read, stop
 
 NAME = "deployments/self_hosted_server"
 
@@ -333,6 +333,18 @@ def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
         assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == "left"
         raise LookupError("the block fails")
     assert not process.is_running()
+
+
+@pytest.mark.guarantee(NAME, "ends")
+def test_a_server_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    """What does not end by itself in time is killed, and so are the processes that it started."""
+    hangs = "trap '' TERM; sleep 1000 & echo $! > pid; mv pid child; wait"
+    process = subprocess.Popen(["sh", "-c", hangs], cwd=tmp_path, start_new_session=True)
+    wait_until((tmp_path / "child").exists)
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    stop(process, patience=0.1)
+    assert process.returncode == -signal.SIGKILL
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_the_packages_of_the_server_are_bounded_as_here() -> None:
