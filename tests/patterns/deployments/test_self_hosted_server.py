@@ -335,7 +335,6 @@ def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
     assert not process.is_running()
 
 
-@pytest.mark.guarantee(NAME, "ends")
 def test_a_server_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
     """What does not end by itself in time is killed, and so are the processes that it started."""
     hangs = "trap '' TERM; sleep 1000 & echo $! > pid; mv pid child; wait"
