@@ -330,6 +330,8 @@ def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
         prefect_server(tmp_path) as api,
     ):
         process = server_process(api)
+        # Or one that hangs could not be killed with what it started.
+        assert os.getpgid(process.pid) == process.pid
         assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == "left"
         raise LookupError("the block fails")
     assert not process.is_running()

@@ -577,7 +577,7 @@ def test_nothing_stays_that_comes_after_the_flow_run(
         scheduler: Any = own_cluster.scheduler
         wait_until(lambda: not scheduler.tasks)
         (tmp_path / "go").touch()
-        wait_until(lambda: not any(client.run(shared_contexts).values()), seconds=20)
+        wait_until(lambda: not any(client.run(shared_contexts).values()))
 
 
 @flow
