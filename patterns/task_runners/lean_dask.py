@@ -64,7 +64,7 @@ from typing import Any
 
 import cloudpickle
 import prefect
-from distributed import Client, Future, wait
+from distributed import CancelledError, Client, Future, wait
 from packaging.version import Version
 
 # What is imported below is private.
@@ -334,11 +334,12 @@ class Sent:
                 self._client.submit(arrived, future, workers=[worker], priority=1, pure=False)
                 for worker in self._client.nthreads()  # type: ignore[no-untyped-call]
             ]
-            wait(self._arriving, SPREAD_SECONDS)
+            with self._client.as_current():
+                wait(self._arriving, SPREAD_SECONDS)
         except TimeoutError:
             return False
-        except Exception:
-            # A worker went away meanwhile, say; whoever needs it there gets it from another one.
+        except (CancelledError, OSError):
+            # Workers went away meanwhile; whoever needs it there gets it from another one.
             return True
         return True
 
