@@ -15,8 +15,8 @@ Guarantees:
         completed is not run again, if a call has the same parameters as before.
     retry-own: a call gets the result that this flow run had from a call with the same
         parameters, in whatever order the retry makes them; of equal calls each gets its own.
-    retry-failed: a subflow that had failed is run again, and so is one whose parameters can't
-        be hashed.
+    retry-failed: a subflow that had failed is run again, and so is one whose parameters or
+        result can't be pickled.
     async: an async subflow in an async task with the same key is kept in the same way, also if
         `asyncio.gather` starts them.
     child: each subflow is a flow run of its own, recorded as a child of the flow that called it.
@@ -35,9 +35,11 @@ Prefect:
 
 Not for:
     Subflows that should overlap: see `subflows/side_by_side`. `book_once.submit`: equal calls
-    are counted where they are called. Retries of `book_once`: give them to the subflow. A retry
-    on another machine, unless the result storage is shared. Subflows that depend on more than
-    their parameters, as closures do.
+    are counted where they are called. Retries of `book_once`: give them to the subflow. Retries
+    of a flow further out, which run this one anew. A retry on another machine, unless the result
+    storage is shared. Subflows that depend on more than their parameters, as closures do.
+    Parameters that pickle differently each time (a set in another process, a dict in another
+    order): their subflows run again.
 
 Costs:
     Row `subflow` of the report, and row `persisted-result`.
@@ -50,12 +52,27 @@ Sources:
 
 from __future__ import annotations
 
+import io
+import pickle
+from hashlib import sha256
 from typing import Any
 
 from prefect import flow, task
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
-from prefect.utilities.hashing import hash_objects
+
+
+def key_of(value: object) -> str | None:
+    """Return a hash of what a value holds, with its types, or None if it can't be pickled."""
+    pickled = io.BytesIO()
+    pickler = pickle.Pickler(pickled, protocol=5)
+    # Else a list that holds one text twice would not read like one that holds it and a copy.
+    pickler.fast = True
+    try:
+        pickler.dump(value)
+    except Exception:  # whatever a class raises when it is pickled
+        return None
+    return sha256(pickled.getvalue()).hexdigest()
 
 
 def nth_equal_call(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
@@ -69,8 +86,7 @@ def nth_equal_call(context: TaskRunContext, parameters: dict[str, Any]) -> str |
         The key; None, and so nothing is kept, if there is no flow run or no hash.
     """
     run = FlowRunContext.get()
-    # JSON alone takes a tuple for a list, and 1 for "1" as a key.
-    call = hash_objects(context.task.task_key, repr(parameters), parameters)
+    call = key_of((context.task.task_key, parameters))
     if run is None or call is None:
         return None
     counts = run.task_run_dynamic_keys  # Prefect's own counters: they begin anew in a retry

@@ -19,6 +19,8 @@ Guarantees:
     failures: when one subflow fails, the others run to their end; its error stands among their
         results.
     family: each subflow's run is recorded as a child of the flow run that started it.
+    parameters: a subflow's parameters may have any names; futures among them arrive as values.
+    refused: an async flow given to `submit_flow`, or a sync one to `start_flow`, is a TypeError.
     retry-kept: when the parent is retried, a subflow that had completed is not run again, if a
         call has the same parameters as before (and calls given futures come in the same order).
     retry-own: a call gets the result that this flow run had from a call of the same flow with
@@ -33,8 +35,11 @@ Prefect:
 Not for:
     Many small pieces of work: a subflow costs several times what a task does. More subflows
     than the runner has workers, each of which submits to the same Dask cluster: they may wait
-    for each other forever. Subflows that depend on more than their parameters, as closures do.
-    Retries on another machine, unless the result storage is shared.
+    for each other forever. Futures that nobody waits for: what has not begun when the flow ends
+    is dropped. Calls in tasks: on processes and Dask each counts its equal calls alone. Retries
+    on another machine, unless the result storage is shared, and of a flow further out, which run
+    this one anew. What is run again: subflows that depend on more than their parameters, as
+    closures do; parameters or results that can't be pickled, or pickle differently each time.
 
 Costs:
     Row `subflows/side_by_side` of the report: one task and one subflow for each call.
@@ -49,7 +54,10 @@ Sources:
 from __future__ import annotations
 
 import asyncio
+import io
+import pickle
 from collections.abc import Coroutine
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from prefect import flow, task
@@ -62,11 +70,22 @@ from prefect.utilities.hashing import hash_objects
 R = TypeVar("R")
 
 
+def key_of(value: object) -> str | None:
+    """Return a hash of what a value holds, with its types, or None if it can't be pickled."""
+    pickled = io.BytesIO()
+    pickler = pickle.Pickler(pickled, protocol=5)
+    # Else a list that holds one text twice would not read like one that holds it and a copy.
+    pickler.fast = True
+    try:
+        pickler.dump(value)
+    except Exception:  # whatever a class raises when it is pickled
+        return None
+    return sha256(pickled.getvalue()).hexdigest()
+
+
 def key_of_call(context: TaskRunContext, given: dict[str, Any]) -> str | None:
     """Return a cache key of this flow run, the call and its parameters, or None without a hash."""
-    parameters = given["parameters"]
-    # JSON alone takes a tuple for a list, and 1 for "1" as a key.
-    values = hash_objects(repr(parameters), parameters)
+    values = key_of(given["parameters"])
     return values and f"{context.task_run.flow_run_id}-{given['call']}-{values}"
 
 
@@ -82,7 +101,7 @@ async def run_async_flow(subflow: Flow[..., Any], parameters: dict[str, Any], ca
     return await subflow(**parameters)
 
 
-def submit_flow(subflow: Flow[..., R], **parameters: Any) -> PrefectFuture[R]:
+def submit_flow(subflow: Flow[..., R], /, **parameters: Any) -> PrefectFuture[R]:
     """Start a sync flow on the task runner of the flow that is running.
 
     Args:
@@ -91,13 +110,18 @@ def submit_flow(subflow: Flow[..., R], **parameters: Any) -> PrefectFuture[R]:
 
     Returns:
         The future of its value.
+
+    Raises:
+        TypeError: The flow is async.
     """
+    if subflow.isasync:
+        raise TypeError(f"flow {subflow.name!r} is async: call start_flow")
     run = run_flow.with_options(task_run_name=subflow.name)
     return run.submit(subflow, parameters, _nth_call(subflow, parameters))
 
 
 def start_flow(
-    subflow: Flow[..., Coroutine[Any, Any, R]], **parameters: Any
+    subflow: Flow[..., Coroutine[Any, Any, R]], /, **parameters: Any
 ) -> Coroutine[Any, Any, R]:
     """Start an async flow in the event loop, when what is returned is awaited.
 
@@ -107,7 +131,12 @@ def start_flow(
 
     Returns:
         A coroutine of its value.
+
+    Raises:
+        TypeError: The flow is not async.
     """
+    if not subflow.isasync:
+        raise TypeError(f"flow {subflow.name!r} is not async: call submit_flow")
     run = run_async_flow.with_options(task_run_name=subflow.name)
     return run(subflow, parameters, _nth_call(subflow, parameters))
 
@@ -121,7 +150,7 @@ def _nth_call(subflow: Flow[..., Any], parameters: dict[str, Any]) -> str:
     known = visit_collection(
         parameters, lambda each: isinstance(each, PrefectFuture) or each, return_data=True
     )
-    call = str(hash_objects(subflow.name, subflow.fn.__code__, repr(known), known))
+    call = str(key_of((subflow.name, hash_objects(subflow.fn.__code__), known)))
     counts = run.task_run_dynamic_keys  # Prefect's own counters: they begin anew in a retry
     counts[call] = int(counts.get(call, 0)) + 1
     return f"{call}-{counts[call]}"

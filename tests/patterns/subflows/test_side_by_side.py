@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlo
 from prefect.flows import Flow
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
+from pydantic import SecretStr
 
 from flowgauge.waiting import patience, wait_until
 from patterns.subflows.side_by_side import (
@@ -134,6 +135,52 @@ def test_blocking_async_subflows_do_not_overlap() -> None:
         assert started >= ended
 
 
+@pytest.mark.guarantee(NAME, "refused")
+def test_each_kind_of_flow_has_its_own_way() -> None:
+    """`submit_flow` refuses an async flow, and `start_flow` a sync one; each names the other."""
+
+    @flow
+    async def by_radio() -> None: ...
+
+    @flow
+    def by_boat() -> None: ...
+
+    @flow
+    async def parent() -> tuple[str, str]:
+        started: Any = by_boat
+        with pytest.raises(TypeError) as submitted:
+            submit_flow(by_radio)
+        with pytest.raises(TypeError) as awaited:
+            await start_flow(started)
+        return str(submitted.value), str(awaited.value)
+
+    assert asyncio.run(parent()) == (
+        "flow 'by-radio' is async: call start_flow",
+        "flow 'by-boat' is not async: call submit_flow",
+    )
+
+
+@pytest.mark.guarantee(NAME, "parameters")
+def test_a_parameter_may_have_any_name() -> None:
+    """A flow may have parameters that are called like those of `submit_flow` and `start_flow`."""
+
+    @flow
+    def child(subflow: str, parameters: str, call: str) -> str:
+        return subflow + parameters + call
+
+    @flow
+    async def async_child(subflow: str, parameters: str, call: str) -> str:
+        return subflow + parameters + call
+
+    names = {"subflow": "a", "parameters": "b", "call": "c"}
+
+    @flow
+    async def parent() -> tuple[str, str]:
+        return submit_flow(child, **names).result(), await start_flow(async_child, **names)
+
+    assert asyncio.run(parent()) == ("abc", "abc")
+
+
 @pytest.mark.guarantee(NAME, "order")
 def test_results_come_in_the_order_of_the_calls(tmp_path: Path) -> None:
     """Results come in the order of the calls, whichever subflow ends first."""
@@ -225,8 +272,22 @@ def test_gathered_subflows_are_children_of_the_flow() -> None:
     assert len(set(children)) == 2
 
 
-ALIKE: list[Any] = [1, True, 1.0, "1", (1, 2), [1, 2], {1: "a"}, {"1": "a"}]
-"""Parameters of which a hash of their JSON, or a comparison, takes some for one another."""
+class Island:
+    """An island, whose `repr` says nothing of it but its address."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def parameters() -> list[Any]:
+    """Return parameters, made anew, some of which look alike as JSON, by `repr` or by `==`."""
+    plain = [1, True, 1.0, "1", (1, 2), [1, 2], {1: "a"}, {"1": "a"}]
+    return [*plain, SecretStr("ali"), SecretStr("eve"), Island("Skye"), Island("Mull")]
+
+
+def said(given: Any) -> str:
+    """Return what a parameter holds."""
+    return repr(vars(given) if hasattr(given, "__dict__") else given)
 
 
 def noting(folder: Path, name: str = "child") -> Flow[..., tuple[str, str]]:
@@ -234,8 +295,8 @@ def noting(folder: Path, name: str = "child") -> Flow[..., tuple[str, str]]:
 
     @flow(name=name, validate_parameters=False)
     def child(given: Any) -> tuple[str, str]:
-        (folder / str(flow_run.id)).write_text(repr(given))
-        return repr(given), str(flow_run.id)
+        (folder / str(flow_run.id)).write_text(said(given))
+        return said(given), str(flow_run.id)
 
     return child
 
@@ -272,24 +333,36 @@ def notes(folder: Path) -> Counter[str]:
     return Counter(file.read_text() for file in folder.iterdir())
 
 
-drawn = st.lists(st.sampled_from(ALIKE), max_size=4)
+drawn = st.lists(st.integers(0, len(parameters()) - 1), max_size=4)
 
 
 @pytest.mark.guarantee(NAME, "retry-kept")
 @pytest.mark.guarantee(NAME, "retry-own")
 @settings(max_examples=1)
 @given(first=drawn, second=drawn)
-@example(first=[(1, 2), [1, 2], 1.0, 1.0], second=[1.0, [1, 2], (1, 2), True, 1.0, 1.0])
+@example(first=[4, 5, 2, 2], second=[2, 5, 4, 1, 2, 2])
+@example(first=[8, 9, 10, 11], second=[9, 8, 11, 10])
 def test_a_call_keeps_the_results_of_the_same_parameters(
-    tmp_path_factory: pytest.TempPathFactory, first: list[Any], second: list[Any]
+    tmp_path_factory: pytest.TempPathFactory, first: list[int], second: list[int]
 ) -> None:
     """A completed call is not run again; whatever the order, it has its own parameters' result."""
     folder = tmp_path_factory.mktemp("notes")
-    results = retried(noting(folder), first, second)
-    assert [given for given, _ in results] == list(map(repr, second))
+    calls = [[parameters()[each] for each in attempt] for attempt in (first, second)]
+    results = retried(noting(folder), *calls)
+    assert [given for given, _ in results] == list(map(said, calls[1]))
     assert len(set(results)) == len(second)
     # What both attempts have called was run once, in the first.
-    assert notes(folder) == Counter(map(repr, first)) | Counter(map(repr, second))
+    assert notes(folder) == Counter(map(said, calls[0])) | Counter(map(said, calls[1]))
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+def test_a_copy_counts_like_the_original(tmp_path: Path) -> None:
+    """A text and a copy of it are the same parameters as that text twice."""
+    text = "Skye"
+    first, second = [text, text], [text, "".join(text)]
+    assert second[0] is not second[1]
+    retried(noting(tmp_path), [first], [second])
+    assert notes(tmp_path) == {"['Skye', 'Skye']": 1}
 
 
 @pytest.mark.guarantee(NAME, "retry-kept")
@@ -333,6 +406,7 @@ def retried_with_futures(
     return parent()
 
 
+@pytest.mark.guarantee(NAME, "parameters")
 @pytest.mark.guarantee(NAME, "retry-kept")
 @pytest.mark.runners("threads", "dask-threads")
 def test_calls_with_futures_are_kept(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
