@@ -12,12 +12,13 @@ Problem:
 
 Guarantees:
     settled: `settle` returns the results of all futures, in the shape in which it was given
-        them: lists, tuples, sets, dicts, dataclasses and Pydantic models, in one another.
+        them: lists, tuples, sets, dicts, dataclasses and Pydantic models, in one another. What
+        `map` returned becomes a plain list; in a set equal results are one.
     failed: if a future or state in such a shape did not complete, `settle` raises one
         ExceptionGroup with the error of each run that did not, and so the flow ends Failed.
     all-waited: before that every task has run to its end, also those after the first failure.
-    unseen: an iterator, a dict's view, a deque or a frozenset, whose futures `settle` would not
-        see, is a TypeError.
+    unseen: an iterator or a coroutine, whose futures `settle` would not see, is a TypeError, and
+        so is a future in a dict's view, a deque or a frozenset, or as a key of a dict.
     async: `await settle_async(...)` does the same, and the event loop goes on meanwhile.
 
 Prefect:
@@ -35,8 +36,9 @@ Prefect:
         that task is what is returned.
 
 Not for:
-    Futures in objects of other classes, which pass unseen. Flows that are to go on after the
-    first failure: ask each future for its state instead.
+    Futures in objects of other classes, which pass unseen, and in those that can't be made anew
+    from their items or fields (`defaultdict`, a dataclass with `init=False`), which are a
+    TypeError. Flows that are to go on after the first failure: ask each future for its state.
 
 Costs:
     Row `flows/final_state` of the report: `settle` beside a flat list of futures.
@@ -51,17 +53,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, MappingView
+from collections.abc import AsyncIterator, Awaitable, ItemsView, Iterator, KeysView, ValuesView
 from typing import Any
 from uuid import UUID
 
 from prefect import flow, task
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, resolve_futures_to_results
+from prefect.futures import PrefectFuture, PrefectFutureList, resolve_futures_to_results
 from prefect.states import get_state_exception
 from prefect.utilities.collections import visit_collection
 
-UNSEEN = (Iterator, MappingView, deque, frozenset)
+UNSEEN = (KeysView, ValuesView, ItemsView, deque, frozenset)
 """What `visit_collection` passes by, and people put futures in."""
 
 
@@ -85,21 +87,47 @@ def settle(work: Any) -> Any:
         if isinstance(value, PrefectFuture):
             value.wait()
             note_error(value.state)
-        elif isinstance(value, State) and not value.is_completed():
-            errors[value.id] = _error(value)
-        elif isinstance(value, UNSEEN) and not isinstance(value, list):
-            raise TypeError(f"futures in a {type(value).__name__} are not seen: make it a list")
+        elif isinstance(value, State):
+            if not value.is_completed():
+                errors[value.id] = _error(value)
+        else:
+            _refuse_unseen(value)
         return value
 
     visit_collection(work, note_error, return_data=False)
     if errors:
         raise ExceptionGroup(f"{len(errors)} runs did not complete", list(errors.values()))
-    return resolve_futures_to_results(work)
+    return resolve_futures_to_results(visit_collection(work, _plain, return_data=True))
 
 
 async def settle_async(work: Any) -> Any:
     """Do what `settle` does and leave the event loop to others: futures block while they wait."""
     return await asyncio.to_thread(settle, work)
+
+
+def _refuse_unseen(value: object) -> None:
+    """Raise a TypeError if there are, or may be, futures where they are not seen."""
+    if isinstance(value, Awaitable):
+        raise TypeError(f"what a {type(value).__name__} brings is not seen: await it first")
+    where = f"a {type(value).__name__}"
+    if isinstance(value, Iterator | AsyncIterator) and not isinstance(value, list):
+        raise TypeError(f"futures in {where} can't be settled: make it a list")
+    if isinstance(value, dict):
+        where = "the keys of a dict"  # of equal results one would take the other's place
+    elif not isinstance(value, UNSEEN):
+        return
+
+    def refuse(inner: Any) -> Any:
+        if isinstance(inner, PrefectFuture | State):
+            raise TypeError(f"futures in {where} can't be settled: make it a list")
+        return _refuse_unseen(inner)
+
+    visit_collection(list(value), refuse, return_data=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a plain list for the futures of a map: results need none of its methods."""
+    return list(value) if isinstance(value, PrefectFutureList) else value
 
 
 def _error(state: State[Any]) -> Exception:

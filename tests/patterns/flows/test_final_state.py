@@ -230,20 +230,84 @@ def test_all_tasks_end_before_settle_raises(task_runner: TaskRunner[Any], tmp_pa
     assert counts() == 4
 
 
-@pytest.mark.guarantee(NAME, "unseen")
-@pytest.mark.parametrize("hide", [iter, lambda given: (each for each in given), deque, frozenset])
-def test_what_hides_futures_is_refused(hide: Callable[[list[Any]], Any]) -> None:
-    """An iterator, a deque or a frozenset, whose futures would not be seen, is a TypeError."""
-    with pytest.raises(TypeError, match="make it a list"):
-        settle({"cellar": hide([1, 2])})
+@pytest.mark.guarantee(NAME, "settled")
+def test_what_a_map_gives_becomes_a_plain_list() -> None:
+    """The list of futures of a map becomes a plain list of results, nested or not."""
+
+    @flow
+    def counts() -> list[Any]:
+        work = count_stock.map(["box"]), {"attic": count_stock.map(["desk"])}
+        return [type(settle(work[0])), *settle(work), type(settle(work)[1]["attic"])]
+
+    assert counts() == [list, [3], {"attic": [4]}, list]
 
 
 @pytest.mark.guarantee(NAME, "unseen")
-@pytest.mark.parametrize("view", [dict.keys, dict.values, dict.items])
-def test_a_view_is_refused(view: Callable[[dict[Any, Any]], Any]) -> None:
-    """A dict's view, whose futures would not be seen, is a TypeError."""
-    with pytest.raises(TypeError, match="make it a list"):
-        settle([view({1: 2})])
+@pytest.mark.parametrize(
+    "hide", [iter, lambda given: (each for each in given), lambda given: map(len, given)]
+)
+def test_an_iterator_is_refused(hide: Callable[[list[Any]], Any]) -> None:
+    """An iterator, whose futures would not be seen, is a TypeError."""
+    with pytest.raises(TypeError, match=r"futures in a \w+ can.t be settled: make it a list"):
+        settle({"cellar": hide([[1], [2]])})
+
+
+HIDING: dict[str, Callable[[Any], Any]] = {
+    "deque": lambda each: deque([each]),
+    "frozenset": lambda each: {frozenset([each])},
+    "dict_keys": lambda each: {each: 1}.keys(),
+    "dict_values": lambda each: [{1: each}.values()],
+    "dict_items": lambda each: {1: each}.items(),
+    "keys of a dict": lambda each: {"cellar": {each: 1}},
+    "keys of a dict ": lambda each: [{("cellar", each): 1}],
+    "frozenset ": lambda each: deque([frozenset([each])]),
+}
+"""Where a future is not seen, or its result may take the place of another's."""
+
+
+@pytest.mark.guarantee(NAME, "unseen")
+@pytest.mark.parametrize("where", HIDING)
+def test_what_hides_futures_is_refused(where: str) -> None:
+    """What hides a future or a state, and a future as a key, is a TypeError; else it is kept."""
+    hide = HIDING[where]
+
+    @flow
+    def counts() -> None:
+        future = count_stock.submit("box")
+        future.wait()
+        for hidden in (future, future.state):
+            with pytest.raises(TypeError, match=f"futures in .*{where.strip()} can.t be settled"):
+                settle([hide(hidden)])
+
+    counts()
+    harmless = hide(4)
+    assert settle([harmless]) == [harmless]
+
+
+@pytest.mark.guarantee(NAME, "unseen")
+def test_what_is_not_awaited_is_refused() -> None:
+    """A coroutine or task of asyncio that is not awaited is a TypeError, also in `settle_async`."""
+
+    @task
+    async def count() -> int:
+        return 1
+
+    @flow
+    async def counts() -> list[str]:
+        coroutine = count()
+        begun = asyncio.ensure_future(count())
+        errors = []
+        for each in (coroutine, begun):
+            with pytest.raises(TypeError) as raised:
+                await settle_async([each])
+            errors.append(str(raised.value))
+            await each
+        return errors
+
+    assert asyncio.run(counts()) == [
+        "what a coroutine brings is not seen: await it first",
+        "what a Task brings is not seen: await it first",
+    ]
 
 
 @pytest.mark.guarantee(NAME, "async")
