@@ -13,13 +13,14 @@ Problem:
     or started its pool while the script was still being imported.
 
 Guarantees:
-    values: a flow whose tasks only take arguments and return results gives the same values on
-        every task runner, whatever the tasks depend on.
+    values: a flow whose tasks only take arguments, which they leave as they are, and return results
+        gives the same values on every task runner, whatever the tasks depend on.
     states: it ends in the same states: a failed task fails, what needs it is not run, and
         everything else completes.
     order: results come in the order of the calls, not in the order of finishing.
     chosen: `task_runner_for` makes the task runner that is named by its argument, or else by
-        the environment variable `TASK_RUNNER`; a wrong name is one clear line.
+        the environment variable `TASK_RUNNER`; a wrong name is one clear line, and so is an address
+        of a kind that Dask does not know, once the flow starts.
 
 Prefect:
     stateless (3.8, 3.9): on a process pool the future of a task that is not run has no state:
@@ -61,7 +62,8 @@ def task_runner_for(name: str | None = None, workers: int = 2) -> TaskRunner[Any
 
     Args:
         name: `one-thread`, `threads`, `processes`, `dask`, or the address of a Dask scheduler
-            such as `tcp://10.0.0.5:8786`; without one, `TASK_RUNNER` says it, or else `threads`.
+            such as `tcp://10.0.0.5:8786` or `tls://10.0.0.5:8786`; without one, `TASK_RUNNER`
+            says it, or else `threads`.
         workers: How many tasks may run side by side.
 
     Returns:

@@ -171,7 +171,8 @@ def test_a_name_makes_its_task_runner(
 @pytest.mark.guarantee(NAME, "chosen")
 def test_dask_is_named_by_its_address() -> None:
     """A Dask scheduler is chosen by its address, and a new cluster by the name `dask`."""
-    assert task_runner_for("tcp://10.0.0.5:8786").address == "tcp://10.0.0.5:8786"  # type: ignore[attr-defined]
+    for address in ("tcp://10.0.0.5:8786", "tls://10.0.0.5:8786"):
+        assert task_runner_for(address).address == address  # type: ignore[attr-defined]
     local: Any = task_runner_for("dask", workers=3)
     assert local.address is None
     assert local.cluster_kwargs == {"n_workers": 3, "threads_per_worker": 1}
@@ -186,6 +187,15 @@ def test_a_wrong_name_is_one_clear_line(name: str) -> None:
         with pytest.raises(ValueError, match="choose one-thread, threads") as error:
             task_runner_for(name)
         assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.guarantee(NAME, "chosen")
+def test_an_address_that_dask_does_not_know_is_one_clear_line() -> None:
+    """An address of a kind that Dask does not know is one line that says which there are."""
+    misspelt = price_parts.with_options(task_runner=task_runner_for("tpc://10.0.0.5:8786"))
+    with pytest.raises(ValueError, match=r"'tpc' \(known schemes: .*'tcp'") as error:
+        misspelt({"spoke": (1, [])})
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.guarantee(NAME, "chosen")
