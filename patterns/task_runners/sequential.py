@@ -15,7 +15,8 @@ Problem:
 Guarantees:
     inline: a sync task runs in the submitting thread, and `submit` returns when it is finished,
         so that tasks run in the order in which they were submitted.
-    futures: the future has the same value, state and error as on a thread pool.
+    futures: the future has the same value, state and error as on a thread pool, where the flow is
+        sync and the task returns or raises an `Exception`.
     wait-for: a task whose `wait_for` failed does not run and ends NotReady.
     retries: a submitted task is retried as often as a called one.
     timeouts: `timeout_seconds` interrupts a submitted task, where the flow runs in the main thread.
@@ -32,8 +33,9 @@ Prefect:
 
 Not for:
     Work that should overlap: waiting on I/O is not overlapped either. Sync tasks in an async flow
-    whose event loop has other things to do: it stands still. The engine that is called here,
-    `prefect.task_engine`, is no public interface: after an upgrade of Prefect look here first.
+    whose event loop has other things to do, and stands still, or that call `asyncio.run`, which
+    fails inside a loop. Tasks that call `sys.exit`: `submit` raises it. The engine that is called
+    here, `prefect.task_engine`, is no public interface: look here first after an upgrade.
 
 Costs:
     Rows `submit` and `map` of the report, runner `sequential`: the engine's own cost and

@@ -69,7 +69,7 @@ def test_tasks_run_in_the_order_of_submission(numbers: list[int]) -> None:
 @settings(max_examples=4)
 @given(divisors=st.lists(st.integers(-2, 2), min_size=1, max_size=5))
 def test_futures_are_those_of_a_thread_pool(divisors: list[int]) -> None:
-    """The future has the same value, state and error as on a thread pool."""
+    """In a sync flow the future has the same value, state and error as on a thread pool."""
 
     @task
     def divide(divisor: int) -> float:
