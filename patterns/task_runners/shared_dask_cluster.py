@@ -52,7 +52,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 @contextmanager
 def shared_cluster(address: str | None = None, workers: int = 2) -> Iterator[str]:
-    """Give the address of a Dask scheduler, starting a cluster on this machine if there is none.
+    """Give the address of a Dask scheduler, of a new cluster on this machine if none is named.
 
     Args:
         address: A scheduler that runs; without one, `DASK_ADDRESS` names it.
