@@ -15,11 +15,13 @@ Guarantees:
     apart: an item that fails takes no other with it; each item's result or error is kept.
     retry: an item is tried again by itself, as often as asked; what succeeded is not done again.
     granularity: without a chunk size, one is chosen so that a chunk takes as long as asked, at the
-        pace of the first items; the very first, which may pay for imports, does not count.
+        pace of the first items, 100 at most; the very first, which may pay for imports, does not
+        count.
     runs: there is one task run for each chunk, named after its items; none for an item.
     seen: a task run with a failed item is Failed, and its message names the first one.
     crash: where a chunk's task run ends without an answer, its items have that as their error.
-    refused: sizes, times and numbers that make no sense are refused before anything is called.
+    refused: sizes, times and numbers that make no sense are refused before anything is called, and
+        so are tasks and async functions.
 
 Not for:
     Items that need their own logs, states, cached results or place in the run's page: a task run
@@ -37,15 +39,16 @@ Sources:
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import cloudpickle
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
@@ -53,6 +56,9 @@ from prefect.states import Failed
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+PILOT_ITEMS = 100
+"""How many items at most are tried to find out how long one takes."""
 
 PILOT = 0.1
 """The share of a chunk's seconds that is spent to find out how long an item takes."""
@@ -65,7 +71,7 @@ class Outcome(Generic[R]):
     Attributes:
         value: What the function returned, None where it failed.
         error: What it raised the last time, None where it succeeded.
-        attempts: How often it was called; 0 where its chunk never answered.
+        attempts: How often it was called; 0 where that is unknown, as its chunk never answered.
     """
 
     value: R | None
@@ -119,28 +125,38 @@ def chunked_map(
 
     Raises:
         ValueError: If a size, a time or a number of retries makes no sense.
+        TypeError: If the function is a task or async.
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: a chunk has one item or more")
-    if chunk_seconds <= 0 or retries < 0 or retry_delay_seconds < 0:
-        raise ValueError("chunk_seconds is above 0, retries and retry_delay_seconds not below it")
+    if not 0 < chunk_seconds < math.inf or retries < 0 or not 0 <= retry_delay_seconds < math.inf:
+        raise ValueError(
+            "chunk_seconds is finite and above 0, retries and retry_delay_seconds are not below it"
+        )
+    if isinstance(function, Task) or inspect.iscoroutinefunction(function):
+        raise TypeError(
+            "give a task's `fn`, and of an async function one that runs it by `asyncio.run`"
+        )
     given = list(items)
 
-    def submit(start: int, size: int, seconds: float = math.inf) -> PrefectFuture[Any]:
+    def submit(
+        start: int, size: int, seconds: float = math.inf
+    ) -> PrefectFuture[Answer[R] | State[Answer[R]]]:
         work = Chunk(function, given[start : start + size], start)
         return run_chunk.submit(work, retries, retry_delay_seconds, seconds)
 
     outcomes: list[Outcome[R]] = []
     sizes: Iterator[int] = itertools.repeat(chunk_size or 1)
     while chunk_size is None and len(outcomes) < len(given):
-        pilot = answer(submit(len(outcomes), len(given), PILOT * chunk_seconds), 1)
+        tried = min(PILOT_ITEMS, len(given) - len(outcomes))
+        pilot = answer(submit(len(outcomes), tried, PILOT * chunk_seconds), tried)
         outcomes += pilot.outcomes
-        # One that never answered, for its first item perhaps, told nothing.
+        # One that never answered told nothing.
         if pilot.item_seconds < math.inf:
             size = max(1, round(chunk_seconds / max(pilot.item_seconds, 1e-6)))
             sizes = tapered(len(given) - len(outcomes), size)
             break
-    chunks: list[tuple[int, PrefectFuture[Any]]] = []
+    chunks = []
     start = len(outcomes)
     while start < len(given):
         size = min(next(sizes), len(given) - start)
@@ -234,7 +250,7 @@ def attempt(function: Callable[[T], R], item: T, number: int) -> Outcome[R]:
     """Call a function with an item; an error that can't travel to the flow is told in words."""
     try:
         return Outcome(function(item), None, number)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         try:
             cloudpickle.loads(cloudpickle.dumps(error))
         except Exception:
@@ -242,8 +258,9 @@ def attempt(function: Callable[[T], R], item: T, number: int) -> Outcome[R]:
         return Outcome(None, error, number)
 
 
-def answer(future: PrefectFuture[Any], items: int) -> Answer[Any]:
+def answer(future: PrefectFuture[Answer[R] | State[Answer[R]]], items: int) -> Answer[R]:
     """Wait for a task run and return its answer; without one, its items have its error."""
+    found: object
     try:
         found = future.result(raise_on_failure=False)
     except Exception as raised:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prefect import flow, get_client
+from prefect import flow, get_client, task
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
@@ -23,6 +25,7 @@ from flowgauge.ledger import EffectLedger
 from flowgauge.waiting import wait_until
 from patterns.task_runners import chunked_map as chunks
 from patterns.task_runners.chunked_map import (
+    PILOT_ITEMS,
     Outcome,
     chunked_map,
     count_all,
@@ -111,6 +114,27 @@ def retried(function: Any, items: list[int], retries: int) -> list[Outcome[int]]
     return chunked_map(function, items, chunk_size=3, retries=retries)
 
 
+def leave(item: int) -> int:
+    """End the program with the second item."""
+    if item == 2:
+        sys.exit("enough")
+    return item
+
+
+@pytest.mark.guarantee(NAME, "apart")
+@pytest.mark.runners("threads", "dask-processes")
+def test_an_item_that_calls_exit_takes_no_other_with_it(task_runner: TaskRunner[Any]) -> None:
+    """An item that calls `sys.exit` has that as its error, and the others their results."""
+
+    @flow(task_runner=task_runner)
+    def left() -> list[Outcome[int]]:
+        return chunked_map(leave, [1, 2, 3], chunk_size=3)
+
+    first, second, third = left()
+    assert repr(second.error) == "SystemExit('enough')"
+    assert values([first, third]) == [1, 3]
+
+
 @pytest.mark.guarantee(NAME, "retry")
 @pytest.mark.runners("threads", "dask-processes")
 def test_an_item_is_tried_again_by_itself(
@@ -181,7 +205,7 @@ def test_a_chunk_takes_as_long_as_asked(
     cuts = sorted(tuple(map(int, re.findall(r"\d+", name))) for name in names)
     pilot, *others = cuts
     # 26 of 0.49 ms are the first to take 12.5 ms, after one that does not count.
-    assert pilot == (0, 2001)
+    assert pilot == (0, PILOT_ITEMS)
     assert others[0][0] == 1 + 26
     assert [end - begin for begin, end in others[:7]] == [256] * 7
     assert others[-1][1] == 2001
@@ -240,11 +264,46 @@ def test_items_of_a_chunk_that_never_answers_have_its_error(task_runner: TaskRun
     assert all(each.error is not None for each in outcomes[:2])
 
 
+@pytest.mark.guarantee(NAME, "crash")
+@pytest.mark.runners("processes")
+def test_items_whose_results_cannot_be_pickled_are_called_once(
+    task_runner: TaskRunner[Any], effect_ledger: EffectLedger
+) -> None:
+    """Where the first items never answer, they have the error and no item is called again.
+
+    Those after them are tried for the pace in their place.
+    """
+
+    def result_of(item: int) -> object:
+        effect_ledger.record(str(item))
+        return threading.Lock() if item == 0 else item
+
+    @flow(task_runner=task_runner)
+    def results() -> list[Outcome[object]]:
+        return chunked_map(result_of, range(PILOT_ITEMS + 3), chunk_seconds=1000)
+
+    outcomes = results()
+    lost, others = outcomes[:PILOT_ITEMS], outcomes[PILOT_ITEMS:]
+    assert {(type(each.error), each.attempts) for each in lost} == {(TypeError, 0)}
+    assert [each.value for each in others] == list(range(PILOT_ITEMS, PILOT_ITEMS + 3))
+    calls = [effect.name for effect in effect_ledger.effects()]
+    assert sorted(calls, key=int) == [str(item) for item in range(PILOT_ITEMS + 3)]
+
+
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize(
     "options",
-    [{"chunk_size": 0}, {"chunk_seconds": 0}, {"retries": -1}, {"retry_delay_seconds": -1}],
-    ids=lambda options: next(iter(options)),
+    [
+        {"chunk_size": 0},
+        {"chunk_seconds": 0},
+        {"chunk_seconds": math.nan},
+        {"chunk_seconds": math.inf},
+        {"retries": -1},
+        {"retry_delay_seconds": -1},
+        {"retry_delay_seconds": math.nan},
+        {"retry_delay_seconds": math.inf},
+    ],
+    ids=str,
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     """A size, time or number that makes no sense is refused, and nothing is called."""
@@ -255,3 +314,15 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path)
     with pytest.raises(ValueError, match=next(iter(options))):
         chunked_map(touch, [1], **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.guarantee(NAME, "refused")
+def test_what_is_no_plain_function_is_refused() -> None:
+    """A task or an async function is a TypeError that says what to give instead."""
+
+    async def wait(item: int) -> int:
+        return item
+
+    for function in (wait, task(root), task(wait)):
+        with pytest.raises(TypeError, match="give a task's `fn`, and of an async function one"):
+            chunked_map(function, [1])
