@@ -15,15 +15,15 @@ Guarantees:
     deadline: a body that blocks past its deadline is ended; the task raises TimeoutError and
         its run ends TimedOut.
     nothing-left: at the deadline, or when the call is interrupted, the body's process is ended,
-        and so are the processes that it had started in its session.
+        and so are the processes that it had started in its session; they are when it dies, too.
     orphaned: they end as well when the process of the task is killed.
     result: what the body returns arrives unchanged, whatever the body prints.
     errors: what the body raises arrives with its type, arguments and attributes, if they can be
         pickled, and with the traceback as a note.
-    died: a body whose process dies (killed, out of memory, a crash) is a RuntimeError that
-        says with which exit code.
+    died: a body whose process dies (killed, out of memory, a crash, `sys.exit`) is a RuntimeError
+        that says with which exit code.
     retried: an attempt that ran out of time is retried like any other failure.
-    refused: an async function is a TypeError where it is decorated.
+    refused: an async function or a task is a TypeError where it is decorated.
 
 Prefect:
     called (3.8, 3.9): `timeout_seconds` ends a blocking task that is called in the main thread.
@@ -32,7 +32,8 @@ Prefect:
     async (3.8, 3.9): it ends an async task where that awaits, not where it blocks.
 
 Not for:
-    Bodies that talk to Prefect (loggers, other tasks): they run outside the task run. Async
+    Bodies that talk to Prefect (loggers, other tasks): they run outside the task run. Bodies that
+    change their arguments or globals: only what they return leaves their process. Async
     tasks that only await: `timeout_seconds` interrupts those. Bodies that start processes in
     sessions of their own, as daemons do: those are left. Windows: it has no sessions.
 
@@ -57,10 +58,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
 import cloudpickle  # type: ignore[import-untyped]
-from prefect import flow, task
+from prefect import Task, flow, task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,6 +102,8 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(body: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(body, Task):
+            raise TypeError(f"{body.name} is a task already: put @task above @ends_after")
         if inspect.iscoroutinefunction(body):
             raise TypeError(f"{body.__name__} is async: give its task timeout_seconds")
 
@@ -126,8 +130,11 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
     )
     try:
         answer, _ = child.communicate(request, timeout=seconds)
+        if not answer:
+            raise RuntimeError(f"the process of the task died with exit code {child.returncode}")
     except BaseException as error:
-        os.killpg(child.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that died may have left nothing
+            os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise TimeoutError(f"not finished after {seconds} seconds") from None
@@ -135,8 +142,6 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
     finally:
         os.close(watched)
         os.close(held)
-    if not answer:
-        raise RuntimeError(f"the process of the task died with exit code {child.returncode}")
     result, failure = pickle.loads(answer)
     if failure is not None:
         raise _rebuilt(*failure)

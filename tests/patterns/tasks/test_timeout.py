@@ -29,8 +29,8 @@ from patterns.tasks.timeout import ends_after, read_sensors
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "tasks/timeout"
-NEVER = 60
-"""Seconds that a body blocks which is to be ended long before."""
+NEVER = 3600
+"""Seconds that a body blocks which is to be ended long before any wait here is given up."""
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(),
@@ -49,9 +49,14 @@ def is_running(pid: int) -> bool:
     return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def wait_until_gone(pid: int) -> None:
-    """Wait for a killed process: the kernel may take a moment."""
-    wait_until(lambda: not is_running(pid), f"the end of process {pid}")
+def wait_until_gone(*pids: int) -> None:
+    """Wait for killed processes: the kernel may take a moment."""
+    try:
+        wait_until(lambda: not any(map(is_running, pids)), f"the end of {pids}", seconds=60)
+    except TimeoutError:
+        for pid in filter(is_running, pids):
+            os.kill(pid, signal.SIGKILL)
+        raise
 
 
 @pytest.mark.guarantee(NAME, "deadline")
@@ -94,8 +99,7 @@ def blocking(pids: Path) -> Callable[[], None]:
 
 def wait_until_all_gone(pids: Path) -> None:
     """Wait until the processes of a blocking body are gone."""
-    for pid in pids.read_text().split():
-        wait_until_gone(int(pid))
+    wait_until_gone(*map(int, pids.read_text().split()))
 
 
 @pytest.mark.guarantee(NAME, "nothing-left")
@@ -137,6 +141,21 @@ def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
     finally:
         waiting.join()
         signal.signal(signal.SIGUSR1, before)
+    wait_until_all_gone(pids)
+
+
+@pytest.mark.guarantee(NAME, "nothing-left")
+def test_a_body_that_dies_leaves_no_process(tmp_path: Path) -> None:
+    """When the body's process dies, those that it started are ended."""
+    pids = tmp_path / "pids"
+
+    @ends_after(NEVER)
+    def die() -> None:
+        pids.write_text(str(subprocess.Popen(["sleep", str(NEVER)]).pid))
+        os._exit(1)
+
+    with pytest.raises(RuntimeError, match="died"):
+        die()
     wait_until_all_gone(pids)
 
 
@@ -299,6 +318,19 @@ def test_an_async_body_is_refused() -> None:
         ends_after(NEVER)(wait)
 
 
+@pytest.mark.guarantee(NAME, "refused")
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_task_is_refused(asynchronous: bool) -> None:
+    """A task, which `@task` made below, is a TypeError that says in which order they stand."""
+
+    def read() -> None: ...
+
+    async def wait() -> None: ...
+
+    with pytest.raises(TypeError, match=r"put @task above @ends_after"):
+        ends_after(NEVER)(task(wait) if asynchronous else task(read))
+
+
 @pytest.mark.guarantee(NAME, "died")
 def test_a_dead_process_is_an_error() -> None:
     """A body whose process dies is a RuntimeError that says with which exit code."""
@@ -308,11 +340,17 @@ def test_a_dead_process_is_an_error() -> None:
         os._exit(code)
 
     @ends_after(NEVER)
+    def leave(code: int) -> None:
+        sys.exit(code)
+
+    @ends_after(NEVER)
     def be_killed() -> None:
         os.kill(os.getpid(), 9)
 
     with pytest.raises(RuntimeError, match="died with exit code 3"):
         die(3)
+    with pytest.raises(RuntimeError, match="died with exit code 0"):
+        leave(0)
     with pytest.raises(RuntimeError, match="died with exit code -9"):
         be_killed()
 
