@@ -13,7 +13,7 @@ Guarantees:
     runs: a worker of the pool executes a run in a process of its own, from the source folder
         and with the parameters that were given, and its value can be read afterwards.
     priority: a worker is given a run of the `urgent` queue before those of the `default` queue
-        that were scheduled earlier.
+        that were scheduled earlier; a queue that is made comes before those that had its priority.
     queue-limit: a worker is given no more runs of a queue at once than the queue's limit.
     pool-limit: a worker is given no more runs of a pool at once than the pool's limit, of all its
         queues together.
@@ -21,15 +21,18 @@ Guarantees:
         the slot, and starts when it is free.
     cancelled: with `CANCEL_NEW` a run above the limit is cancelled and does not wait.
     kept: of a pool or queue that is there only what is given is changed: without a limit it keeps
-        its own, and its pause, description and job template in any case. A deployment that was
-        paused stays paused when it is deployed again.
+        its own, and its pause, description and job template in any case; a queue may move down
+        for one that is made. A deployment that was paused stays paused when it is deployed again.
+    other-type: a pool that is there and is none of processes is refused in one line.
     no-pool: a deployment to a pool that does not exist is refused in one line.
     no-flow: a deployment of a flow that does not exist is refused in one line, and nothing is
         deployed.
 
 Prefect:
-    ties (3.8, 3.9): a queue that is given the priority of another does not move that one: both
-        have it.
+    ties (3.8, 3.9): a queue that is there and is given the priority of another does not move that
+        one: both have it.
+    misspelt (3.8, 3.9): a queue that the pool does not have is made, as the last, when a flow is
+        deployed to it.
 
 Not for:
     One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
@@ -85,33 +88,40 @@ class Queue:
     limit: int | None = None
 
 
-async def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = None) -> None:
+def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = None) -> None:
     """Make a pool of processes and its queues where they are missing, and set what is given.
 
     Args:
         pool: Its name.
         queues: By name; a pool has a queue called `default` in any case.
         limit: How many runs of the pool may be under way at once; without one, as many as before.
+
+    Raises:
+        ValueError: If there is such a pool of another type; the message is one line.
     """
     template = ProcessWorker.get_default_base_job_template()
-    async with get_client() as client:
+    with get_client(sync_client=True) as client:
         # With `overwrite=True` a pool would lose its limit, and a paused one would go on.
         with suppress(ObjectAlreadyExists):
-            await client.create_work_pool(
+            client.create_work_pool(
                 WorkPoolCreate(name=pool, type="process", base_job_template=template)
             )
+        there = client.read_work_pool(pool)
+        if there.type != "process":
+            raise ValueError(f'work pool "{pool}" is of type {there.type}, not process')
         if limit is not None:
-            await client.update_work_pool(pool, WorkPoolUpdate(concurrency_limit=limit))
+            client.update_work_pool(pool, WorkPoolUpdate(concurrency_limit=limit))
         for name, queue in queues.items():
             with suppress(ObjectAlreadyExists):
-                await client.create_work_queue(name, work_pool_name=pool)
-            made = await client.read_work_queue_by_name(name, work_pool_name=pool)
-            await client.update_work_queue(made.id, priority=queue.priority)
+                client.create_work_queue(name, work_pool_name=pool, priority=queue.priority)
+        for name, queue in queues.items():
+            made = client.read_work_queue_by_name(name, work_pool_name=pool)
+            client.update_work_queue(made.id, priority=queue.priority)
             if queue.limit is not None:
-                await client.update_work_queue(made.id, concurrency_limit=queue.limit)
+                client.update_work_queue(made.id, concurrency_limit=queue.limit)
 
 
-def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: Any) -> UUID:
+def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: object) -> UUID:
     """Deploy a flow, from where its source lies, to a pool.
 
     Deployed again, what is not given is as Prefect sets it, but a paused deployment stays paused.
@@ -131,7 +141,7 @@ def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: Any) 
     """
     try:
         source: Any = flow.from_source(str(folder), entrypoint=entrypoint)
-    except (MissingFlowError, FileNotFoundError) as error:
+    except (MissingFlowError, OSError, ImportError, SyntaxError, ValueError) as error:
         raise ValueError(f'no flow "{entrypoint}" in {folder}: {str(error).strip()}') from None
     with get_client(sync_client=True) as client, suppress(ObjectNotFound):
         earlier = client.read_deployment_by_name(f"{source.name}/{name}")
@@ -153,7 +163,7 @@ async def work(pool: str, *, once: bool = False) -> None:
 
 
 async def outcome(flow_run_id: UUID) -> object:
-    """Return what a run gave, or the name of its state while it has not completed."""
+    """Return the value of a run that has completed; of any other the name of its state."""
     async with get_client() as client:
         run = await client.read_flow_run(flow_run_id)
     if run.state is None or not run.state.is_completed():
@@ -178,7 +188,7 @@ def main() -> None:
     """
     here = Path(__file__).resolve()
     pool = "models"
-    asyncio.run(prepare_pool(pool, {"urgent": Queue(1), "default": Queue(2, limit=1)}, limit=2))
+    prepare_pool(pool, {"urgent": Queue(1), "default": Queue(2, limit=1)}, limit=2)
     one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     deploy(here.parent, f"{here.name}:train", "nightly", pool, concurrency_limit=one)
     deploy(here.parent, f"{here.name}:train", "now", pool, work_queue_name="urgent")

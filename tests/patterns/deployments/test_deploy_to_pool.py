@@ -86,7 +86,7 @@ def begin(*runs: UUID) -> list[str | None]:
 def prepared(pool: str, limit: int | None = None, queue_limit: int | None = None) -> None:
     """Make a pool with the two queues."""
     queues = {"urgent": Queue(1), "default": Queue(2, limit=queue_limit)}
-    asyncio.run(prepare_pool(pool, queues, limit=limit))
+    prepare_pool(pool, queues, limit=limit)
 
 
 @pytest.mark.guarantee(NAME, "priority")
@@ -98,6 +98,27 @@ def test_the_urgent_queue_comes_first(prefect_server: str) -> None:
     assert offered("priority") == [*urgent, *usual]
 
 
+@pytest.mark.guarantee(NAME, "priority")
+def test_a_queue_that_is_made_is_before_those_of_its_priority(prefect_server: str) -> None:
+    """An urgent queue is first though nothing is said of `default`, which has priority 1 at first.
+
+    Prepared again it stays so, and two that are given one priority have it.
+    """
+    prepare_pool("made", {"urgent": Queue(1)})
+    prepare_pool("made", {"urgent": Queue(1)})
+    assert priorities(prefect_server, "made") == {"urgent": 1, "default": 2}
+    for _ in range(2):
+        prepare_pool("made", {"urgent": Queue(1), "first": Queue(3), "second": Queue(3)})
+        both = {"first": 3, "second": 3}
+        assert priorities(prefect_server, "made") == {"urgent": 1, "default": 2, **both}
+
+
+def priorities(api: str, pool: str) -> dict[str, int]:
+    """Return the priority of each queue of a pool."""
+    _, *queues = held(api, pool)
+    return {each["name"]: each["priority"] for each in queues}
+
+
 @pytest.mark.guarantee(NAME, "queue-limit")
 def test_a_queue_gives_no_more_than_its_limit(prefect_server: str) -> None:
     """With one run of the queue under way a worker is given no other; other queues go on."""
@@ -107,7 +128,7 @@ def test_a_queue_gives_no_more_than_its_limit(prefect_server: str) -> None:
     assert offered("queue-limit") == [*urgent, first]
     assert begin(first) == ["Pending"]
     assert offered("queue-limit") == urgent
-    asyncio.run(prepare_pool("queue-limit", {"default": Queue(2, limit=2)}))
+    prepare_pool("queue-limit", {"default": Queue(2, limit=2)})
     assert offered("queue-limit") == [*urgent, second]
 
 
@@ -191,10 +212,30 @@ def held(api: str, pool: str) -> list[dict[str, Any]]:
 def test_a_priority_may_be_given_twice(prefect_server: str) -> None:
     """A queue that was first is still first when another is given its priority."""
     prepared("ties")
-    asyncio.run(prepare_pool("ties", {"as-urgent": Queue(1)}))
-    _, *queues = held(prefect_server, "ties")
-    priorities = {each["name"]: each["priority"] for each in queues}
-    assert priorities == {"as-urgent": 1, "urgent": 1, "default": 2}
+    prepare_pool("ties", {"as-urgent": Queue(3)})
+    prepare_pool("ties", {"as-urgent": Queue(1)})
+    assert priorities(prefect_server, "ties") == {"as-urgent": 1, "urgent": 1, "default": 2}
+
+
+@pytest.mark.fact(NAME, "misspelt")
+def test_a_queue_that_is_not_there_is_made(prefect_server: str) -> None:
+    """A deployment to a queue that the pool does not have makes it, as the last."""
+    prepared("misspelt")
+    deploy(FOLDER, TRAIN, "misspelt", "misspelt", work_queue_name="urgnet")
+    assert priorities(prefect_server, "misspelt") == {"urgent": 1, "default": 2, "urgnet": 3}
+
+
+@pytest.mark.guarantee(NAME, "other-type")
+def test_a_pool_of_another_type_is_refused(prefect_server: str) -> None:
+    """The error names the pool and its type in one line, and the pool is not changed."""
+    pool = {"name": "containers", "type": "docker"}
+    httpx.post(f"{prefect_server}/work_pools/", json=pool).raise_for_status()
+    before = held(prefect_server, "containers")
+    with pytest.raises(
+        ValueError, match=r'^work pool "containers" is of type docker, not process$'
+    ):
+        prepared("containers", limit=1)
+    assert held(prefect_server, "containers") == before
 
 
 @pytest.mark.guarantee(NAME, "kept")
@@ -224,11 +265,18 @@ def deployed(api: str) -> set[str]:
 
 
 @pytest.mark.guarantee(NAME, "no-flow")
-@pytest.mark.parametrize("entrypoint", ["deploy_to_pool.py:nothing", "nothing.py:train"])
-def test_a_flow_that_does_not_exist_is_refused(prefect_server: str, entrypoint: str) -> None:
+@pytest.mark.parametrize(
+    "entrypoint",
+    ["train.py:nothing", "nothing.py:train", "nothing:train", "train", "broken.py:train"],
+)
+def test_a_flow_that_does_not_exist_is_refused(
+    prefect_server: str, tmp_path: Path, entrypoint: str
+) -> None:
     """The error names the entrypoint in one line, and nothing is deployed."""
+    (tmp_path / "train.py").write_text(NOTING)
+    (tmp_path / "broken.py").write_text("def train(:")
     with pytest.raises(ValueError, match=f'^no flow "{entrypoint}" in') as caught:
-        deploy(FOLDER, entrypoint, "of-nothing", "default")
+        deploy(tmp_path, entrypoint, "of-nothing", "default")
     assert "\n" not in str(caught.value)
     assert "of-nothing" not in deployed(prefect_server)
 
@@ -253,7 +301,7 @@ def test_a_worker_executes_the_runs_one_at_a_time(
     (tmp_path / "notes.py").write_text(NOTING)
     notes = tmp_path / "notes"
     with temporary_settings({PREFECT_API_URL: live_server}):
-        asyncio.run(prepare_pool("e2e-pool", {"urgent": Queue(1), "default": Queue(2)}, limit=1))
+        prepare_pool("e2e-pool", {"urgent": Queue(1), "default": Queue(2)}, limit=1)
         usual, urgent = (
             deploy(
                 tmp_path,
