@@ -16,7 +16,7 @@ Guarantees:
     failed: a run of the first that fails triggers nothing.
     others: nor does a run of another deployment, be it of the same name, of the same flow or in a
         work queue of that name, nor one of the flow without a deployment.
-    once: each run that completes triggers one run.
+    once: each time a run completes one run is triggered.
     held: the server holds the trigger as an automation of the second deployment; deploying
         again replaces it and makes no second one.
     unknown: a deployment that does not exist cannot be followed: that is an error in one line,
@@ -56,9 +56,7 @@ from prefect.exceptions import ObjectNotFound
 
 @flow
 def load(day: str) -> str:
-    """Load the rows of a day, if it is one."""
-    if not day:
-        raise ValueError("no day was given")
+    """Load the rows of a day."""
     return f"rows of {day}"
 
 
