@@ -38,7 +38,8 @@ Not for:
     Prefect Cloud. `prefect work-pool create --type cloud-run-v2:push --provision-infra NAME`
     makes a push pool there, with what it needs in your cloud account, and
     `prefect work-pool create --type prefect:managed NAME` one that runs on Prefect's machines.
-    A deployment's job variables: a service gives its jobs their environment. A service that was
+    A deployment's job variables: a service gives its jobs their environment. Runs for much later:
+    `take` sleeps until their time, also where they are cancelled meanwhile. A service that was
     away when it was called: it is called again when the server finds the run late, and after
     that no more. One that ends after it has taken a run, before it starts a job: the run stays
     Pending.
