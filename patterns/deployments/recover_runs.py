@@ -16,8 +16,9 @@ Guarantees:
     found: a run whose heartbeats stop is marked Crashed, once it was silent for the window.
     alive: a run whose heartbeats go on, or that has ended, is left alone.
     others: runs of other deployments are left alone.
-    again: a run that is marked Crashed, by this or by its worker, is rescheduled under the same
-        id once it stayed Crashed for the pause, and a live worker runs it to its end.
+    again: a run that had begun and is marked Crashed, by this or by its worker, is rescheduled
+        under the same id once it stayed Crashed for the pause, and a live worker runs it to its
+        end.
     bounded: a run that crashes in each of its attempts stays Crashed after the last.
     repeated: set up again, a deployment has the same two automations, changed to what is given;
         one that is as it was is not touched, and one that was disabled stays disabled.
@@ -30,11 +31,13 @@ Prefect:
     twice (3.8, 3.9): a process worker reports a crash twice, the second time once it has loaded the
         flow and run its `on_crashed` hooks, and crashes what was rescheduled meanwhile. Hence
         the pause.
+    retries (3.8, 3.9): each retry that a flow with `retries` makes is counted as an attempt.
     limit (3.8): a worker that was given a `--limit` ends when a run that still holds one of its
         slots is rescheduled: limit the queue or the pool instead.
     limit-waits (3.9): such a worker takes the run once its slot is free.
 
 Not for:
+    Runs that crash before they begin, as when a worker cannot start them: no attempt is counted.
     Runs that do harm when two of them act: a machine that was cut off, not dead, goes on with
     its run while another repeats it. Runs that fell silent before this was set up, or while it
     was changed: the server begins to watch with the next heartbeat. Results on a disk that died

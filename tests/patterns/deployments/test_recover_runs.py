@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -463,9 +463,11 @@ def test_other_deployments_are_not_watched() -> None:
 
 
 @pytest.mark.guarantee(NAME, "bounded")
-@pytest.mark.parametrize(("run_count", "again"), [(1, True), (2, True), (3, False), (4, False)])
+@pytest.mark.parametrize(
+    ("run_count", "again"), [(0, False), (1, True), (2, True), (3, False), (4, False)]
+)
 def test_the_last_attempt_is_not_rescheduled(run_count: int, again: bool) -> None:
-    """With three attempts the crashes of the first two are answered, and no later ones."""
+    """With three attempts the crashes of the first two are answered, none before or after."""
     trigger = rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE).trigger
     assert isinstance(trigger, EventTrigger)
     assert isinstance(trigger.match, ResourceSpecification)
@@ -474,6 +476,20 @@ def test_the_last_attempt_is_not_rescheduled(run_count: int, again: bool) -> Non
         "prefect.run-count": str(run_count),
     }
     assert trigger.match.matches(Resource(crashed)) is again
+
+
+@pytest.mark.fact(NAME, "retries")
+def test_a_retry_of_the_flow_is_an_attempt(prefect_server: str) -> None:
+    """A run whose flow was retried once has begun twice, as the server counts."""
+
+    @flow(retries=1)
+    def fail() -> None:
+        raise ConnectionError
+
+    run = fail(return_state=True).state_details.flow_run_id
+    assert run
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run).run_count == 2
 
 
 @pytest.mark.guarantee(NAME, "bounded")
