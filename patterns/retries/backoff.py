@@ -15,7 +15,7 @@ Guarantees:
     attempts: a call that fails k times is tried min(k, retries) + 1 times, and succeeds if
         k <= retries; an async one, too.
     every-call: equal calls in one flow run are each made, as when a service is asked again and
-        again whether a job is done: `backoff` sets retries, and no cache.
+        again whether a job is done: `backoff` sets retries, and persists no results.
     delays: the n-th delay is `first * growth**n`, up to a limit that leaves room for the jitter:
         none is longer than `cap` with it, and with a growth of 1 or more none shrinks.
     waits: a retry starts no sooner than its delay, less the jitter, after the failure.
@@ -28,8 +28,11 @@ Prefect:
     last-error (3.8, 3.9): when retries run out, the error of the last attempt is raised.
     flow-retry (3.8, 3.9): when the flow itself is retried, tasks that had finished run again,
         unless their results are persisted.
-    persisted (3.8, 3.9): with persisted results (`persist_result=True` on the task, or a setting
-        for all) equal calls in one flow run are made once, so it is no part of the options here.
+    persisted (3.8, 3.9): with persisted results (`persist_result=True` on the task or its flow, or
+        a setting for all) equal calls in one flow run are made once, unless the task has
+        `cache_policy=NO_CACHE`.
+    jitter (3.8, 3.9): with a jitter of 0.3 a delay lasts at least 0.7 and at most 1.3 times as
+        long, now shorter than the delay, now longer.
     no-key (3.8, 3.9): a persisted task runs again in a retried flow if an argument has no cache
         key, such as a client with a lock.
 
@@ -96,8 +99,9 @@ def backoff(
         first: The first delay, in seconds.
         growth: How many times longer each delay is than the one before; at least 1.
         cap: The longest delay with its jitter, in seconds.
-        jitter: The largest part of a delay that chance adds. It is drawn for every retry: in a
-            list made here it would be the same for all runs of the task.
+        jitter: The largest part of a delay that chance adds; it may take away as much. It is
+            drawn for every retry: in a list made here it would be the same for all runs of the
+            task.
 
     Returns:
         The options.

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
 from prefect.settings import PREFECT_RESULTS_PERSIST_BY_DEFAULT, temporary_settings
 from prefect.task_runners import TaskRunner
@@ -139,6 +140,13 @@ def test_jitter_stays_below_the_cap(first: float, growth: float, cap: float, jit
         assert 0 < jittered <= cap * (1 + 1e-9)
 
 
+@pytest.mark.fact(NAME, "jitter")
+def test_jitter_adds_or_takes_away() -> None:
+    """Of many delays with a jitter of 0.3 some are shorter and some longer, by 0.3 at most."""
+    drawn = [clamped_poisson_interval(1.0, 0.3) for _ in range(200)]
+    assert 0.7 <= min(drawn) < 1 < max(drawn) <= 1.3 + 1e-9
+
+
 @pytest.mark.guarantee(NAME, "delays")
 def test_two_runs_wait_differently() -> None:
     """Jitter is drawn for every retry, not once for all runs of a task."""
@@ -260,22 +268,26 @@ def test_a_flow_retry_runs_tasks_without_a_key_again() -> None:
 
 
 @pytest.mark.fact(NAME, "persisted")
-@pytest.mark.parametrize("by", ["option", "setting"])
-def test_equal_calls_of_a_persisted_task_are_made_once(by: str) -> None:
-    """Equal calls in one flow run are made once where results are persisted."""
+@pytest.mark.parametrize("by", ["option", "flow", "setting"])
+@pytest.mark.parametrize(("options", "made"), [({}, 1), ({"cache_policy": NO_CACHE}, 3)])
+def test_equal_calls_of_a_persisted_task_are_made_once(
+    by: str, options: dict[str, Any], made: int
+) -> None:
+    """Equal calls in one flow run are made once where results are persisted, and not cached."""
     asked: list[str] = []
 
-    @task(**backoff(1), persist_result=True if by == "option" else None)
+    @task(**backoff(1), **options, persist_result=True if by == "option" else None)
     def job_status(job: str) -> int:
         asked.append(job)
         return len(asked)
 
-    @flow
+    @flow(persist_result=True if by == "flow" else None)
     def wait_for_job() -> list[int]:
         return [job_status("42") for _ in range(3)]
 
     with temporary_settings({PREFECT_RESULTS_PERSIST_BY_DEFAULT: by == "setting"}):
-        assert wait_for_job() == [1, 1, 1]
+        wait_for_job()
+    assert len(asked) == made
 
 
 @pytest.mark.guarantee(NAME, "attempts")
