@@ -29,12 +29,11 @@ Prefect:
         checked, unlike a flow's.
     upstream (3.8, 3.9): a task that is given the future of a failed one never runs; `.result()`,
         or `submit` on a process pool, raises an error that does not say why.
-    surface (3.8, 3.9): `submit` raises nothing; `.result()` raises the error that the task
-        raised.
+    surface (3.8, 3.9): `submit` does not raise what the task raises; `.result()` does.
     inspect (3.8, 3.9): with `raise_on_failure=False` or `return_state=True` a failed task gives
         its error or its state, and nothing is raised.
-    waited (3.8, 3.9): all that was submitted has run when `wait` returns, however little runs
-        at a time.
+    waited (3.8, 3.9): `wait` without a timeout returns when all that it is given has run, be
+        it that little runs at a time.
     dropped (3.8, 3.9): a flow that does not wait ends Completed though some of its tasks never
         ran.
     blocking (3.8, 3.9): `.result()` in an async flow stops the event loop until the task ends.

@@ -174,7 +174,7 @@ def test_hints_of_a_task_are_not_checked() -> None:
 
 @pytest.mark.fact(NAME, "surface")
 def test_a_failure_surfaces_when_asked_for(task_runner: TaskRunner[Any]) -> None:
-    """`submit` raises nothing; `.result()` raises the error that the task raised."""
+    """`submit` does not raise what the task raises; `.result()` does."""
     got_past_submit = []
 
     @flow(task_runner=task_runner)
@@ -294,7 +294,7 @@ def ran(
 
 @pytest.mark.fact(NAME, "waited")
 def test_what_is_waited_for_has_run(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """All that was submitted has run when `wait` returns, however little runs at a time."""
+    """`wait` returns when all twelve tasks that it is given have run, few at a time."""
     assert ran(task_runner, tmp_path, wait) == 12
 
 
