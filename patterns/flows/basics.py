@@ -13,7 +13,7 @@ Problem:
 Guarantees:
     coerced: an order arrives as the types that the hints name, converted where Pydantic can.
     refused: with an order that can't be converted the run is Failed before its body begins, and
-        ParameterTypeError is raised.
+        ParameterTypeError is raised, unless `return_state=True` asks for the state.
     name: a run has the name that its template gives, with the converted parameters in it.
     log: what the flow logs carries the id and the name of the run.
     twins: `ship` and `ship_async` end the same.
@@ -22,8 +22,9 @@ Prefect:
     misfit (3.8, 3.9): a missing or an unknown parameter raises ParameterBindError, whatever
         `return_state` says, and no run is recorded.
     unchecked (3.8, 3.9): with `validate_parameters=False` parameters arrive as they were given.
-    result (3.8, 3.9): a flow returns what its body returns and raises what it raises; with
-        `return_state=True` it returns the final state, and nothing is raised.
+    result (3.8, 3.9): a flow raises what its body raises and returns what that returns, unless
+        it is a state, which is looked into, or a future, of which the state is returned; with
+        `return_state=True` it returns the final state, and what the body raises is not raised.
     once (3.8, 3.9): a flow that fails is not run again unless it has `retries`.
     logger (3.8, 3.9): outside of a run there is no logger of the run.
     plain (3.8, 3.9): `.fn` is the function alone: nothing is checked and no run is recorded.

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prefect import flow, get_client, get_run_logger
+from prefect import flow, get_client, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.exceptions import (
     MissingContextError,
@@ -20,6 +20,7 @@ from prefect.exceptions import (
     PrefectHTTPStatusError,
 )
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import ValidationError
 
 from patterns.flows.basics import Order, ship, ship_async
@@ -146,8 +147,26 @@ def test_a_flow_returns_and_raises_like_its_body() -> None:
 
 
 @pytest.mark.fact(NAME, "result")
+def test_states_and_futures_do_not_arrive_as_they_are() -> None:
+    """Of a state that its body returns a flow returns what is in it; of a future, the state."""
+
+    @task
+    def half(number: int) -> int:
+        return number // 2
+
+    @flow
+    def halves(as_state: bool) -> Any:
+        return Completed(data=2) if as_state else half.submit(4)
+
+    assert halves(as_state=True) == 2
+    state = halves(as_state=False)
+    assert isinstance(state, State)
+    assert state.result() == 2
+
+
+@pytest.mark.fact(NAME, "result")
 def test_a_state_is_returned_on_request() -> None:
-    """With `return_state=True` a flow returns the final state, and nothing is raised."""
+    """With `return_state=True` a flow returns the final state, and does not raise the error."""
 
     @flow
     def half(number: int) -> int:
