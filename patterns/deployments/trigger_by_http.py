@@ -22,8 +22,9 @@ Guarantees:
         is final.
     once: a request that is repeated, because it was answered 503, makes no second run; nor does
         a later one for the same deployment with the same key.
-    errors: a deployment that is not there, a parameter that does not fit, a server that does
-        not answer and a run that takes too long are one line each, and status 2.
+    errors: a deployment that is not there, a parameter that does not fit, is given twice or is
+        no JSON (such as NaN), a server that does not answer and a run that takes too long are
+        one line each, and status 2.
 
 Not for:
     Servers that ask for a password or a key: add their header in `call`. Code that has Prefect
@@ -77,9 +78,12 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         What it answered.
 
     Raises:
-        TriggerError: If it does not answer, or refuses.
+        TriggerError: If it does not answer, or refuses, or what is sent is no JSON.
     """
-    data = None if body is None else json.dumps(body).encode()
+    try:
+        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TriggerError(f"this is no JSON: {error}") from None
     request = Request(api + path, data, {"Content-Type": "application/json"})
     deadline = time.monotonic() + BUSY
     try:
@@ -159,7 +163,7 @@ def start(api: str, name: str, parameters: Mapping[str, Any], key: str | None = 
         "parameters": parameters,
         "state": {"type": "SCHEDULED"},
         # The server holds a key to be one of the flow's, whichever deployment is meant.
-        "idempotency_key": f"{deployment} {key or uuid.uuid4()}",
+        "idempotency_key": f"{deployment} {uuid.uuid4() if key is None else key}",
     }
     return str(call(api, f"/deployments/{deployment}/create_flow_run", body)["id"])
 
@@ -200,13 +204,16 @@ def artifacts(api: str, run: str) -> dict[str, Any]:
 
 def parsed(words: Sequence[str]) -> dict[str, Any]:
     """Read `key=value` words; a value that is not JSON is text."""
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise TriggerError(f'"{word}" is no parameter: write name=value')
+        if key in parameters:
+            raise TriggerError(f'parameter "{key}" is given twice')
         try:
             parameters[key] = json.loads(text)
+            json.dumps(parameters[key], allow_nan=False)  # Python reads NaN, which is no JSON
         except ValueError:
             parameters[key] = text
     return parameters

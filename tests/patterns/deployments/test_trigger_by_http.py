@@ -158,17 +158,35 @@ def test_it_reads_all_artifacts_and_the_newest_of_a_key(api: str) -> None:
         (["measure/lost"], 'no deployment "measure/lost" at .*; there are: .*measure/asked'),
         (["measure/asked", "n=soon"], "refused .* 'n'. Failure reason: 'soon' is not of type"),
         (["measure/asked", "n"], '"n" is no parameter: write name=value'),
+        (["measure/asked", "n=1", "n=2"], 'parameter "n" is given twice'),
+        (["measure/asked", "n=NaN"], "refused .* 'n'. Failure reason: 'NaN' is not of type"),
+        (["measure/asked", "n=1e999"], "refused .* 'n'. Failure reason: '1e999' is not of type"),
     ],
-    ids=["name", "parameter", "word"],
+    ids=["name", "parameter", "word", "twice", "nan", "infinite"],
 )
 def test_a_mistake_is_one_line(
-    api: str, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    api: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
 ) -> None:
     """What is wrong is said in one line, and the status is 2."""
+    monkeypatch.setattr(pattern, "watch", lambda *_: pytest.fail("a run was made"))
     assert main(arguments) == 2
     line = capsys.readouterr().err
     assert re.search(said, line)
     assert line.count("\n") == 1
+
+
+@pytest.mark.guarantee(NAME, "errors")
+@pytest.mark.parametrize("n", [float("nan"), float("inf"), {1}])
+def test_what_is_no_json_is_one_line(api: str, n: object) -> None:
+    """A parameter that JSON has no word for is refused in one line, and makes no run."""
+    before = number_of_runs(api)
+    with pytest.raises(TriggerError, match=r"^this is no JSON: .*$"):
+        start(api, "measure/asked", {"n": n})
+    assert number_of_runs(api) == before
 
 
 @pytest.mark.guarantee(NAME, "errors")
@@ -286,13 +304,14 @@ def test_a_repeated_request_makes_one_run(api: str) -> None:
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_key_stands_for_a_run(api: str) -> None:
-    """The same key gives the same run; another one, none or another deployment another run."""
+    """The same key, be it empty, gives the same run; another, none or another deployment a new."""
     flow_id = pattern.find(api, "measure/asked")["flow_id"]
     call(api, "/deployments/", {"name": "other", "flow_id": flow_id})
-    runs = [start(api, "measure/asked", {"n": 1}, key) for key in ("x", "x", "y", None, None)]
+    keys = ("x", "x", "", "", "y", None, None)
+    runs = [start(api, "measure/asked", {"n": 1}, key) for key in keys]
     runs.append(start(api, "measure/other", {"n": 1}, "x"))
-    assert runs[0] == runs[1]
-    assert len(set(runs)) == 5
+    assert (runs[0], runs[2]) == (runs[1], runs[3])
+    assert len(set(runs)) == 6
 
 
 def number_of_runs(api: str) -> int:
