@@ -19,6 +19,8 @@ Guarantees:
         when it has ended.
     schedules: each schedule of the deployment has its own time and its own parameters.
     limit: a run above the deployment's limit waits, and is not cancelled.
+    waited: `trigger` says in one line that a run has not ended in the time that it is given, or
+        that an event loop runs, in which it would not wait.
     paused: when the process ends by Ctrl-C or SIGTERM its deployment is paused, so nothing is
         scheduled that nobody would execute; it goes on when the process is started again.
 
@@ -90,19 +92,27 @@ def serve_forecasts() -> None:
     )
 
 
-def trigger(**parameters: str | int) -> list[str]:
+def trigger(patience: float = 600, /, **parameters: str | int) -> list[str]:
     """Trigger a run of `forecast/served`, wait for its end and return its value.
 
     Args:
+        patience: How many seconds to wait.
         parameters: Those that differ from the deployment's own.
 
     Raises:
         PrefectHTTPStatusError: If one does not fit the flow; the message names it.
+        TimeoutError: If the run has not ended by then.
+        RuntimeError: If an event loop runs.
         Exception: What the run raised.
     """
-    run = run_deployment("forecast/served", parameters=parameters, poll_interval=0.5)
-    assert isinstance(run, FlowRun)  # in an event loop it would be awaitable
-    assert run.state is not None  # every run of a deployment has one
+    run = run_deployment(
+        "forecast/served", parameters=parameters, timeout=patience, poll_interval=0.5
+    )
+    if not isinstance(run, FlowRun):
+        run.close()
+        raise RuntimeError("an event loop runs: await arun_deployment instead")
+    if run.state is None or not run.state.is_final():
+        raise TimeoutError(f"run {run.id} is {run.state_name} after {patience:g} seconds")
     value: list[str] = run.state.result()
     return value
 

@@ -24,7 +24,7 @@ from prefect.states import Pending
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments import serve as pattern
 from patterns.deployments import trigger_by_http as http
-from patterns.deployments.serve import forecast, serve_forecasts
+from patterns.deployments.serve import forecast, serve_forecasts, trigger
 
 NAME = "deployments/serve"
 SERVED = "forecast/served"
@@ -161,6 +161,25 @@ def test_a_run_is_executed_and_the_deployment_paused_after_it(
         patch.setattr(Runner, "start", lambda self, **_: asyncio.sleep(0))
         serve_forecasts()
     assert not client.read_deployment(deployment.id).paused
+
+
+@pytest.mark.guarantee(NAME, "waited")
+@pytest.mark.usefixtures("deployment")
+def test_a_run_that_does_not_end_is_not_waited_for() -> None:
+    """Where nobody serves, an error of one line names the run and its state."""
+    with pytest.raises(TimeoutError, match=r"^run \S+ is Scheduled after 0\.1 seconds$"):
+        trigger(0.1, days=2)
+
+
+@pytest.mark.guarantee(NAME, "waited")
+def test_an_event_loop_is_told_what_to_await() -> None:
+    """In an event loop an error of one line says what to await."""
+
+    async def in_a_loop() -> None:
+        trigger(days=2)
+
+    with pytest.raises(RuntimeError, match=r"^an event loop runs: await arun_deployment instead$"):
+        asyncio.run(in_a_loop())
 
 
 @pytest.mark.e2e
