@@ -13,7 +13,8 @@ Problem:
 Guarantees:
     named: a task that raises a named exception, or a subclass of one, is tried `retries + 1`
         times, also where the exception is raised in another process.
-    others: any other exception ends the run after one attempt, and is the one that is raised.
+    others: any other exception ends the run with the attempt that raised it, and is the one that
+        `result()` raises.
     async: it is the same for async tasks.
     returned: a `Failed` state that is returned with a named exception in it is retried too.
     checked: what is no exception, or nothing at all, is refused where the task is defined.

@@ -18,7 +18,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect.task_runners import TaskRunner
 
-from patterns.retries.only_on import log_in_twice, log_in_twice_async, only_on
+from patterns.retries.only_on import (
+    log_in,
+    log_in_async,
+    log_in_twice,
+    log_in_twice_async,
+    only_on,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -69,11 +75,35 @@ def test_named_exceptions_and_no_others_are_retried(
         assert (error, attempts(folder / str(number))) == (error, expected)
 
 
+@pytest.mark.guarantee(NAME, "named")
+@pytest.mark.guarantee(NAME, "async")
+def test_the_logins_of_the_pattern_are_tried_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the service hangs up each time both logins are tried four times."""
+    tried: list[str] = []
+
+    def hang_up(user: str, password: str) -> str:
+        tried.append(user)
+        raise ConnectionResetError
+
+    monkeypatch.setattr("patterns.retries.only_on.ask_service", hang_up)
+    with pytest.raises(ConnectionResetError):
+        flow(lambda: log_in("ali", "open sesame"))()
+    assert tried == ["ali"] * 4
+
+    @flow
+    async def log_in_eve() -> None:
+        await log_in_async("eve", "open sesame")
+
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(log_in_eve())
+    assert tried == ["ali"] * 4 + ["eve"] * 4
+
+
 @pytest.mark.guarantee(NAME, "others")
 def test_any_other_exception_ends_the_run_at_once(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """Any other exception ends the run after one attempt, and is the one that is raised."""
+    """Another exception ends the run with its first attempt, and is what `result()` raises."""
 
     @task(retries=5, retry_condition_fn=only_on(ConnectionError))
     def fail() -> None:
