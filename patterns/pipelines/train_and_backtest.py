@@ -22,8 +22,8 @@ Problem:
     duration of taxi trips from one Parquet file a month.
 
 Guarantees:
-    split: a model is trained on the rows of one month and judged on all valid rows of the next,
-        also where a month's file holds rows of other months.
+    split: a model is trained on all valid rows of one month and judged on all those of the next,
+        or on a `sample` of each, also where a file holds rows of other months or years.
     better: on every month of the flights the mean absolute error is less than a fifth of that
         of always answering the mean; that of answering the mean of the route, which is shown
         beside it, is within a tenth of the model's.
@@ -31,14 +31,14 @@ Guarantees:
         runner, and the same as the steps called without Prefect (on one machine); how many
         threads linear algebra may use is afterwards what it was.
     cached: in one run each month is read once; after a run that completed, the next reads none
-        and trains none.
+        and trains none. A relative path in another folder is another source.
     code: after a change in this file, a helper's too, all is read and trained again.
     retried: a read that fails for a reason that may pass is retried after 2, 10 and 60 s.
     not-retried: a month that isn't there, lacks a column or is broken fails at once, with one
         line that says so.
     checked: rows that break the rules are dropped, and more than a tenth of a month is an error.
     versioned: model and metrics lie in a folder whose name comes from the data, the parameters
-        and the code that made them; one that is there is not overwritten, also when several
+        and the code that they come from; one that is there is not overwritten, also when several
         register it at once.
     artifacts: each run leaves a table of the scores, a plot of the errors and a link to the
         newest model.
@@ -97,7 +97,7 @@ from prefect.context import TaskRunContext
 from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
-from pyarrow import ArrowInvalid
+from pyarrow import ArrowException
 from pydantic import Field
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import Ridge
@@ -155,6 +155,11 @@ def digest(value: object) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def content(trips: pd.DataFrame) -> str:
+    """Return a short text that differs for other rows."""
+    return digest(pd.util.hash_pandas_object(trips, index=False).tolist())
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let linear algebra use one thread until the last of those inside is out.
@@ -177,6 +182,11 @@ def one_thread() -> Iterator[None]:
                 shared["limit"].restore_original_limits()
 
 
+def absolute(source: str) -> str:
+    """Return a source that is the same one for tasks in other folders, and for the cache."""
+    return source if source == FLIGHTS or "://" in source else str(Path(source).resolve())
+
+
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Say whether a read failed for a reason that another attempt may not meet."""
     return isinstance(state.data, OSError | HTTPException)
@@ -186,18 +196,18 @@ def fetch(address: str) -> BytesIO:
     """Return what is at a path or a URL.
 
     Raises:
-        ValueError: If nothing is there; any other failure is an `OSError` or `HTTPException`.
+        ValueError: If no file is there; any other failure is an `OSError` or `HTTPException`.
     """
     try:
         if "://" not in address:
             return BytesIO(Path(address).read_bytes())
         with urlopen(address, timeout=60) as answer:
             return BytesIO(answer.read())
-    except (FileNotFoundError, HTTPError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, HTTPError) as error:
         # 403 is what the taxi commission's store answers for a month it doesn't have.
         if isinstance(error, HTTPError) and error.code not in (403, 404, 410):
             raise
-        raise ValueError(f"nothing is at {address}: choose other months or source") from None
+        raise ValueError(f"no file is at {address}: choose other months or source") from None
 
 
 def read_flights(month: int) -> pd.DataFrame:
@@ -213,17 +223,21 @@ def read_flights(month: int) -> pd.DataFrame:
 
 def read_taxi(address: str) -> pd.DataFrame:
     """Read a Parquet file of taxi trips, those columns that are needed."""
-    columns = COLUMNS["taxi trips"]
+    columns, fetched = COLUMNS["taxi trips"], fetch(address)
     try:
-        file = pq.ParquetFile(fetch(address))
-    except ArrowInvalid as error:
-        raise ValueError(f"{address} is not a Parquet file: {error}") from None
-    if missing := columns.keys() - set(file.schema_arrow.names):
+        table = pq.ParquetFile(fetched).read(columns=list(columns))
+    # An `OSError` here is no failure to read that may pass: all of the file is here.
+    except (ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{address} can't be read as Parquet: {reason}") from None
+    if missing := columns.keys() - set(table.column_names):
         raise ValueError(f"{address} has no column {', '.join(sorted(missing))}")
-    trips = file.read(columns=list(columns)).to_pandas().rename(columns=columns)
+    trips = table.to_pandas().rename(columns=columns)
     began, ended = trips.pop("began"), trips.pop("ended")
     minutes = (ended - began).dt.total_seconds() / 60
-    return trips.assign(month=began.dt.month, hour=began.dt.hour, minutes=minutes)
+    # A file's year is that of most of its rows; no month of another year is the one meant.
+    month = began.dt.month.where(began.dt.year == began.dt.year.median(), 0)
+    return trips.assign(month=month, hour=began.dt.hour, minutes=minutes)
 
 
 @task(
@@ -331,7 +345,7 @@ def evaluate(
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def register(model: Pipeline, metrics: dict[str, Any], folder: Path) -> None:
+def register(model: Pipeline, metrics: dict[str, object], folder: Path) -> None:
     """Put a model and its metrics in a folder named by their version, if it is not there yet."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as unfinished:
@@ -360,29 +374,26 @@ def train_month(
 
     On a Dask cluster whose workers all run such a flow, what it submits might never get a turn.
     """
+    source = absolute(source)
     training, validation = (
         build_features(check_month(read_month(source, each, sample), each))
         for each in (month, month + 1)
     )
-    parameters: dict[str, Any] = {
-        "source": source,
-        "month": month,
-        "sample": sample,
-        "alpha": alpha,
+    made_from = {
+        **{"source": source, "month": month, "sample": sample, "alpha": alpha, "code": CODE},
+        "data": [content(training), content(validation)],
     }
-    rows = pd.util.hash_pandas_object(training, index=False).tolist()
-    made_from = {**parameters, "code": CODE, "data": digest(rows)}
     version = f"{month:02}-{digest(made_from)}"
-    model: Pipeline = train(**parameters, training=training)
+    model: Pipeline = train(source, month, sample, alpha, training)
     score: Score = evaluate(model, training, validation, month, version)
     register(model, {**made_from, **score}, Path(registry, version))
     return score
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="month-{month}")
-def run_month(month: int, options: dict[str, Any]) -> Score:
+def run_month(month: int, source: str, sample: int | None, alpha: float, registry: str) -> Score:
     """Call the subflow: a flow can't be submitted or mapped itself."""
-    score: Score = train_month(month, **options)
+    score: Score = train_month(month, source, sample, alpha, registry)
     return score
 
 
@@ -456,7 +467,7 @@ def train_and_backtest(
     """
     if tracking_uri and importlib.util.find_spec("mlflow") is None:
         raise ValueError('tracking_uri needs MLflow: pip install "mlflow-skinny>=3.1,<4"')
-    months = sorted(set(months))
+    source, months = absolute(source), sorted(set(months))
     needed = sorted({*months, *(month + 1 for month in months)})
     # Before the subflows, two of which want the same month at the same time.
     reads = read_month.map(unmapped(source), needed, unmapped(sample))
@@ -465,8 +476,8 @@ def train_and_backtest(
         if not read.state.is_completed():
             read.result()
     folder = Path(registry).resolve()
-    options = {"source": source, "sample": sample, "alpha": alpha, "registry": str(folder)}
-    scores = run_month.map(months, unmapped(options)).result()
+    shared = [unmapped(each) for each in (source, sample, alpha, str(folder))]
+    scores = run_month.map(months, *shared).result()
     leave_artifacts(scores, folder)
     if tracking_uri:
         track(scores, tracking_uri)

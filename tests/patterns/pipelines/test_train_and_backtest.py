@@ -44,6 +44,7 @@ from patterns.pipelines.train_and_backtest import (
     build_features,
     check_month,
     evaluate,
+    fetch,
     one_thread,
     read_month,
     register,
@@ -281,12 +282,16 @@ def test_no_month_is_trained_again(ran: Ran, prefect_server: str) -> None:
 
 
 @pytest.mark.guarantee(NAME, "split")
+@pytest.mark.parametrize("kind", ["months", "years"])
 def test_rows_of_other_months_are_neither_learnt_from_nor_judged_on(
-    taxi_files: Path, tmp_path: Path
+    taxi_files: Path, tmp_path: Path, kind: str
 ) -> None:
-    """Where files hold rows of other months, models and scores are those without these rows."""
+    """Where files hold rows of other months or years, nothing comes of these rows."""
     for month in (1, 2):
-        strays = pd.concat([taxi_trips(other, 12) for other in (1, 2) if other != month])
+        strays = taxi_trips(3 - month if kind == "months" else month, 12)
+        if kind == "years":
+            for name in ("tpep_pickup_datetime", "tpep_dropoff_datetime"):
+                strays[name] -= pd.DateOffset(years=1)
         mixed = pd.concat([strays, taxi_trips(month)])
         mixed.to_parquet(tmp_path / FILE.format(month=month))
     stray = without_prefect(str(tmp_path / FILE), 1)
@@ -366,6 +371,32 @@ def test_a_change_in_a_helper_makes_the_cache_old(
     assert trainings(prefect_server, taxi_shop.url, 2) == trained
 
 
+@pytest.mark.guarantee(NAME, "cached")
+@pytest.mark.parametrize("months", [None, [1]], ids=["month", "backtest"])
+def test_a_relative_source_is_of_the_folder_that_it_is_run_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, months: list[int] | None
+) -> None:
+    """The same relative path, used in two folders, gives the rows of each, each read once."""
+    read: list[str] = []
+
+    def noted(address: str) -> io.BytesIO:
+        read.append(address)
+        return fetch(address)
+
+    monkeypatch.setattr(pattern, "fetch", noted)
+    counts = []
+    for rows in (300, 200):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        for month in (1, 2):
+            taxi_trips(month, rows).to_parquet(folder / FILE.format(month=month))
+        monkeypatch.chdir(folder)
+        score = train_and_backtest(months, FILE)[0] if months else train_month(1, FILE)
+        counts.append(score["rows"])
+    assert counts == [300, 200]
+    assert sorted(read) == sorted(map(str, tmp_path.glob("*/*.parquet")))
+
+
 @flow
 def read(source: str) -> int:
     """Read a month, and return how many rows it has."""
@@ -401,15 +432,22 @@ def without(column: str) -> bytes:
     return file.getvalue()
 
 
+def damaged() -> bytes:
+    """Return a Parquet file with zeros over its first values; its end, the index, is whole."""
+    whole = without("VendorID")
+    return whole[:4] + bytes(200) + whole[204:]
+
+
 @pytest.mark.guarantee(NAME, "not-retried")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "nothing is at .*trips-01.parquet: choose other months or source"),
-        (b"<html>Service moved</html>", "trips-01.parquet is not a Parquet file: "),
+        (None, "no file is at .*trips-01.parquet: choose other months or source"),
+        (b"<html>Service moved</html>", "trips-01.parquet can't be read as Parquet: .*magic"),
+        (damaged(), "trips-01.parquet can't be read as Parquet: .*deserialize"),
         (without("PULocationID"), "trips-01.parquet has no column PULocationID"),
     ],
-    ids=["missing", "not-parquet", "column"],
+    ids=["missing", "not-parquet", "damaged", "column"],
 )
 def test_broken_data_is_not_read_again(tmp_path: Path, content: bytes | None, message: str) -> None:
     """A month that isn't there, is no Parquet or lacks a column is one line, after one read."""
@@ -423,9 +461,10 @@ def test_broken_data_is_not_read_again(tmp_path: Path, content: bytes | None, me
 
 @pytest.mark.guarantee(NAME, "not-retried")
 def test_a_missing_file_is_not_read_again(tmp_path: Path, virtual_clock: VirtualClock) -> None:
-    """A path where nothing is fails without waiting for another attempt, with the path."""
-    with pytest.raises(ValueError, match=f"nothing is at {re.escape(str(tmp_path))}"):
-        read(str(tmp_path / FILE))
+    """A path without a file, or of a folder, fails without another attempt, with the path."""
+    for path in (tmp_path / FILE, tmp_path):
+        with pytest.raises(ValueError, match=f"no file is at {re.escape(str(tmp_path))}"):
+            read(str(path))
     assert virtual_clock.skipped == 0
 
 
@@ -475,13 +514,14 @@ def test_a_version_says_what_it_was_made_from(taxi_files: Path, tmp_path: Path) 
 
 
 @pytest.mark.guarantee(NAME, "versioned")
-def test_other_data_under_the_same_name_make_another_version(tmp_path: Path) -> None:
-    """Where a month's file has changed, a run that refreshes the cache makes a new version."""
+@pytest.mark.parametrize("changed", [1, 2])
+def test_other_data_under_the_same_name_make_another_version(tmp_path: Path, changed: int) -> None:
+    """A change in a month, trained or judged on, makes a new version after a refresh."""
     source, registry = str(tmp_path / FILE), tmp_path / "registry"
     for month in (1, 2):
         taxi_trips(month).to_parquet(source.format(month=month))
     first = train_month(1, source, registry=str(registry))
-    taxi_trips(1, rows=299).to_parquet(source.format(month=1))
+    taxi_trips(changed, rows=299).to_parquet(source.format(month=changed))
     assert train_month(1, source, registry=str(registry)) == first
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
         second = train_month(1, source, registry=str(registry))
