@@ -35,12 +35,13 @@ Guarantees:
         same, to six digits, with one thread of linear algebra or two.
     same-metrics: the flow returns the errors that the notebook shows.
     months: the two months are parameters, where the notebook has to be edited; the flow refuses
-        a month 0 or 13.
+        a month 0 or 13, and to judge on the month that it trains on.
     retried: loading is retried after 1 and 10 s when it fails with an `OSError`, as those of disk
         and network are; training is not.
     cached: the next run takes the model from the cache, unless the flights that it learns from
         or the lines of the task that trains it have changed.
-    plot: each run leaves the notebook's plot as an artifact.
+    plot: each run leaves the notebook's plot as an artifact; errors of more than an hour are in
+        its outer bars.
     clean: the notebook is kept without outputs, so a diff of it shows code only.
 
 Not for:
@@ -160,7 +161,7 @@ def plot_errors(model: Pipeline, validation: pd.DataFrame) -> None:
     import altair as alt  # slow to import, and this task alone needs it
 
     errors = model.predict(validation) - validation["air_time"]
-    counts = pd.cut(errors, range(-60, 61, 5)).value_counts(sort=False)
+    counts = pd.cut(errors.clip(-59, 60), range(-60, 61, 5)).value_counts(sort=False)
     bars = pd.DataFrame({"minutes": [bin.mid for bin in counts.index], "flights": counts.values})
     chart = alt.Chart(bars, title="predicted minus actual").mark_bar()
     image = BytesIO()
@@ -179,7 +180,12 @@ def predict_air_time(train_month: Month = 1, validate_month: Month = 2) -> Error
 
     Returns:
         How far the model's predictions are off.
+
+    Raises:
+        ValueError: If both months are the same.
     """
+    if train_month == validate_month:
+        raise ValueError(f"month {train_month} can't judge what it has trained: choose two months")
     training, validation = load_flights(train_month), load_flights(validate_month)
     model = train(train_month, training)
     plot_errors(model, validation)

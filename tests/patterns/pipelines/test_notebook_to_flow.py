@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import altair
 import httpx
 import nbformat
 import numpy as np
@@ -135,23 +137,31 @@ def test_a_month_that_is_none_is_refused(wrong: int) -> None:
         predict_air_time.validate_parameters({"validate_month": wrong})
 
 
+@pytest.mark.guarantee(NAME, "months")
+def test_one_month_for_both_is_refused() -> None:
+    """A model is not judged on the flights that it learnt from."""
+    with pytest.raises(ValueError, match="month 3 can't judge what it has trained: choose two"):
+        predict_air_time(3, 3)
+
+
 @pytest.mark.guarantee(NAME, "retried")
 def test_loading_is_retried(monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock) -> None:
     """When the file can't be read two times, the flow waits 1 and 10 s and goes on."""
     failures = [OSError("the disk is gone"), ConnectionError("so is the network")]
-    attempts: list[int] = []
+    attempts: list[datetime] = []
 
     def flaky() -> Path:
-        attempts.append(1)
+        attempts.append(virtual_clock.now())
         if failures:
             raise failures.pop()
         return flights_file()
 
     monkeypatch.setattr(pattern, "flights_file", flaky)
-    before = virtual_clock.elapsed
     assert predict_air_time()["mae"] < 9
-    assert len(attempts) == 4
-    assert virtual_clock.skipped <= 11 <= virtual_clock.elapsed - before
+    first, second, third, _ = attempts
+    assert second - first >= timedelta(seconds=1)
+    assert third - second >= timedelta(seconds=10)
+    assert virtual_clock.skipped <= 11
 
 
 @pytest.mark.guarantee(NAME, "retried")
@@ -232,6 +242,28 @@ def test_the_plot_is_an_artifact(prefect_server: str) -> None:
     head, _, image = artifact["data"].partition(",")
     assert (artifact["key"], artifact["type"], head) == ("errors", "image", "data:image/png;base64")
     assert base64.b64decode(image).startswith(b"\x89PNG")
+
+
+@pytest.mark.guarantee(NAME, "plot")
+def test_the_plot_is_that_of_the_notebook(
+    cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plot's bars are the notebook's, and every flight is in one, however wrong its error."""
+    drawn: list[pd.DataFrame] = []
+    chart = altair.Chart
+
+    def noted(bars: pd.DataFrame, **options: Any) -> altair.Chart:
+        drawn.append(bars)
+        return chart(bars, **options)
+
+    monkeypatch.setattr(altair, "Chart", noted)
+    predict_air_time()
+    (bars,) = drawn
+    pd.testing.assert_frame_equal(bars, cells["bars"])
+    errors = cells["pred"] - cells["val"]["air_time"]
+    by_minute = bars.set_index("minutes")["flights"]
+    assert by_minute.sum() == len(errors)
+    assert (by_minute.iloc[0], by_minute.iloc[-1]) == ((errors <= -55).sum(), (errors > 55).sum())
 
 
 @pytest.mark.guarantee(NAME, "clean")
