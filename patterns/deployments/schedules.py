@@ -18,8 +18,9 @@ Guarantees:
         that is no Saturday or Sunday.
     refused: `daily` and `last_working_day` take no time that a change of the clocks skips or
         repeats.
-    bad: a cron string, an interval, a rule or a zone that means nothing, and a moment without a
-        zone, are refused in one line before anything is sent to a server.
+    bad: a cron string, an interval, a rule or a zone that means nothing, a moment without a zone,
+        and a time with seconds or a zone of its own, are refused in one line before anything is
+        sent to a server.
     fires: a server makes the runs of these schedules for those times, and a process that serves
         the flow starts them then, also in the night of the change.
 
@@ -63,6 +64,8 @@ def checked(schedule: Schedule) -> Schedule:
     Raises:
         ValueError: If it would not; the message is one line.
     """
+    if schedule.timezone == "":
+        raise ValueError("no such schedule: it has no time zone")
     try:
         DeploymentScheduleCreate.from_schedule(schedule)
     except ValidationError as error:
@@ -80,13 +83,15 @@ def daily(at: time, zone: str) -> Schedule:
 
     Raises:
         ValueError: If there is a day, this year or in the next two, when no clock there shows
-            that time, or shows it twice.
+            that time, or shows it twice; if the time has seconds or a zone of its own.
     """
     return steady(checked(Cron(f"{at.minute} {at.hour} * * *", timezone=zone)), at, zone)
 
 
 def steady(schedule: Schedule, at: time, zone: str) -> Schedule:
     """Return a schedule if clocks in a zone show its time once on each of the coming days."""
+    if at.tzinfo or at.second or at.microsecond:
+        raise ValueError(f"{at!r} is not an hour and a minute alone; the zone is given beside it")
     if odd := next((day for day in coming_days() if is_odd(datetime.combine(day, at), zone)), None):
         raise ValueError(
             f"{at:%H:%M} in {zone} is skipped or repeated on {odd}: "
@@ -104,7 +109,7 @@ def coming_days() -> list[date]:
 def is_odd(clock: datetime, zone: str) -> bool:
     """Say whether clocks in a zone skip or repeat this date and time."""
     local = clock.replace(tzinfo=ZoneInfo(zone))
-    return local.utcoffset() != local.replace(fold=1).utcoffset()
+    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
 
 
 def every(interval: timedelta, since: datetime) -> Schedule:

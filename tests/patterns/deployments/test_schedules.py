@@ -160,17 +160,40 @@ def test_a_time_that_changes_skip_or_repeat_is_refused(at: time) -> None:
         assert kind(at, "Asia/Kolkata").timezone == "Asia/Kolkata"
 
 
+@pytest.mark.guarantee(NAME, "refused")
+def test_a_repeated_time_is_refused_in_its_second_pass() -> None:
+    """A time that says that it is the second of two is no other time of day."""
+    for kind in (daily, last_working_day):
+        with pytest.raises(ValueError, match="is skipped or repeated on"):
+            kind(time(2, 30, fold=1), BERLIN)
+
+
+@pytest.mark.guarantee(NAME, "bad")
+@pytest.mark.parametrize(
+    "at",
+    [time(9, 0, 1), time(9, 0, 0, 1), time(9, tzinfo=UTC), time(9, tzinfo=ZoneInfo(BERLIN))],
+    ids=["second", "microsecond", "offset", "zone"],
+)
+def test_a_time_that_would_be_cut_short_is_refused(at: time) -> None:
+    """What a schedule can't keep of a time, seconds or a zone of its own, is an error."""
+    for kind in (daily, last_working_day):
+        with pytest.raises(ValueError, match=r"is not an hour and a minute alone") as caught:
+            kind(at, BERLIN)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.guarantee(NAME, "bad")
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
         (lambda: checked(Cron("0 25 * * *")), r'Invalid cron string: "0 25 \* \* \*"'),
         (lambda: daily(time(9), "Mars/Olympus"), 'Invalid timezone: "Mars/Olympus"'),
+        (lambda: daily(time(9), ""), "no such schedule: it has no time zone"),
         (lambda: every(timedelta(0), now("UTC")), "greater than 0 seconds"),
         (lambda: every(timedelta(days=1), datetime(2027, 1, 1)), "00:00:00 has no time zone"),
         (lambda: checked(RRule("FREQ=NEVER")), 'Invalid RRule string "FREQ=NEVER"'),
     ],
-    ids=["cron", "zone", "interval", "moment", "rrule"],
+    ids=["cron", "zone", "no-zone", "interval", "moment", "rrule"],
 )
 def test_a_schedule_that_means_nothing_is_refused(build: Any, reason: str) -> None:
     """It is a ValueError of one line that says what is wrong."""
