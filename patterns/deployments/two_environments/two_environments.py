@@ -98,8 +98,9 @@ def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
         What the command said.
 
     Raises:
-        RuntimeError: If it failed; the message is one line.
+        RuntimeError: If it failed or left out a name; the message is one line.
     """
+    folder = folder.resolve()
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *words],
@@ -108,7 +109,8 @@ def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
         capture_output=True,
         text=True,
     )
-    if done.returncode:
+    # Beside a name that is found, one that isn't is no failure to Prefect.
+    if done.returncode or "will not be deployed" in " ".join(done.stdout.split()):
         raise RuntimeError(reason(done.stdout + done.stderr))
     return done.stdout
 

@@ -203,3 +203,28 @@ def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert held("production") == before
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "bad")
+def test_one_wrong_name_beside_a_right_one_is_an_error(folder: Path) -> None:
+    """A second name that is not in the file is refused in one line, which names it."""
+    with pytest.raises(RuntimeError, match="will not be deployed: stagin") as caught:
+        deploy("--name", "production", "--name", "stagin", folder=folder, commit="1f2e3d4")
+    assert "\n" not in str(caught.value)
+    print(caught.value)
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "templated")
+@pytest.mark.usefixtures("prefect_server")
+def test_a_relative_folder_is_deployed_as_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers, who start elsewhere, are told the whole path of a folder that was given in part."""
+    asyncio.run(prepare_pools())
+    copied(tmp_path / "shop")
+    monkeypatch.chdir(tmp_path)
+    deploy("--name", "staging", folder=Path("shop"))
+    ((step,),) = [each.values() for each in held("staging").pull_steps]
+    assert step == {"directory": str(tmp_path / "shop")}
