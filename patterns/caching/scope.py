@@ -16,12 +16,13 @@ Guarantees:
         time outside flows.
     everywhere: with `EVERYWHERE` a call is executed once, whatever flow it is made in, also
         when the task takes no arguments.
-    inputs: arguments that are equal and of the same types share a result; arguments that
-        differ don't. Dicts in another order are taken to differ, as are 0.0 and -0.0.
+    inputs: arguments that pickle alike share a result, as equal ones of the same plain types
+        do; arguments that differ don't. Dicts in another order are taken to differ, as are 0.0
+        and -0.0, and Pydantic models if only one was told a value that is the default.
     source: a task whose own text changes is executed again (but not when only a function or a
         global that it uses changes).
     whose: tasks of the same text share no results if a function made them from other values, or
-        if they stand in two modules.
+        if they stand in modules of two names.
     once: with `once(policy)` equal calls made at the same time by threads of one process are
         executed once, where other policies execute them all.
 
@@ -35,9 +36,11 @@ Prefect:
 Not for:
     Results that depend on more than the arguments, such as a table that changes: see
     `caching/expiry_and_refresh`. Arguments, or values around a task, that can't be pickled or
-    pickle differently each time: their calls are not reused, and the log says so. Tasks made of
-    lambdas: two of one line are taken for one. Leaving an argument out: with
-    `EVERYWHERE - "name"` it still counts. `once` beside processes or machines.
+    pickle differently each time: their calls are not reused, and the log says so; such a value
+    is the function under another decorator below `@task`. Tasks of the same text and name in two
+    scripts, which are both `__main__`, or in two modules of one name: they are taken for one, as
+    are two lambdas of one line. Leaving an argument out: with `EVERYWHERE - "name"` it still
+    counts. `once` beside processes or machines.
 
 Costs:
     Rows `cache-miss`, `cache-hit` and `persisted-result` of the report.

@@ -31,6 +31,7 @@ from prefect.flows import Flow
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 from prefect.utilities.hashing import hash_objects
+from pydantic import BaseModel
 
 from flowgauge.waiting import patience
 from patterns.caching.scope import (
@@ -249,6 +250,20 @@ def same(left: Any, right: Any) -> bool:
 def test_two_values_have_one_key_only_if_they_are_the_same(left: Any, right: Any) -> None:
     """Two values have the same key if and only if they are equal and of the same types."""
     assert (faithful(left) == faithful(right)) == same(left, right)
+
+
+class Offer(BaseModel):
+    """What a task may be given."""
+
+    price: int = 1
+
+
+@pytest.mark.guarantee(NAME, "inputs")
+def test_a_model_that_was_told_its_default_is_another() -> None:
+    """Equal Pydantic models have one key unless one of them was told a value and one was not."""
+    assert Offer() == Offer(price=1)
+    assert faithful(Offer()) == faithful(Offer()) != faithful(Offer(price=1))
+    assert faithful(Offer(price=1)) == faithful(Offer(price=1)) != faithful(Offer(price=2))
 
 
 @pytest.mark.guarantee(NAME, "inputs")
