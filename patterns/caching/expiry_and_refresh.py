@@ -19,8 +19,8 @@ Guarantees:
     nested: files are found in lists, tuples, dicts and dataclasses, also in one another. A file
         is a `pathlib.Path`; a `str` is a text, whatever it names.
     unreadable: a call with a `Path` that is a folder or is missing is not reused.
-    whose: tasks of the same text share no results if a function made them from other values, or
-        if they stand in two modules.
+    whose: with `BY_CONTENT` tasks of the same text share no results if a function made them from
+        other values, or if they stand in modules of two names.
 
 Prefect:
     written (3.8, 3.9): a result's age limit is fixed when it is written: a shorter
@@ -29,16 +29,20 @@ Prefect:
         reuse the new result.
     refusing (3.8, 3.9): `PREFECT_TASKS_REFRESH_CACHE` refreshes every task, but those that say
         `refresh_cache=False`, which is not the same as saying nothing.
+    closures (3.8, 3.9): with `INPUTS + TASK_SOURCE` tasks that a function made from other values
+        share results.
     damaged (3.8, 3.9): a cached result whose file is gone or cut short is made again.
 
 Not for:
     Tasks whose answer depends on a file's name, date or folder, or that write to a path. Files
     that change while a task reads them. What a task reads without being given it, such as
-    globals and functions that it calls. Sets of strings, and dicts in another order, which are
-    taken for other arguments. Arguments that can't be pickled: their calls are not reused, and
-    the log says so. Tasks made of lambdas: two of one line are taken for one. Deleting old
-    results: an expired one stays in the storage until it is written over, and one with another
-    key stays for ever.
+    globals and functions that it calls. Sets of strings, dicts in another order, and Pydantic
+    models of which one was told a default, which are taken for other arguments. Arguments that
+    can't be pickled, and tasks with another decorator below `@task`: their calls are not reused,
+    and the log says so. Tasks of the same text and name in two scripts, which are both
+    `__main__`, or in two modules of one name: they are taken for one, as are two lambdas of one
+    line. Deleting old results: an expired one stays in the storage until it is written over, and
+    one with another key stays for ever.
 
 Costs:
     Rows `cache-miss` and `cache-hit` of the report. `BY_CONTENT` reads the whole file for

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
+from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 from prefect.settings import (
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_TASKS_REFRESH_CACHE,
@@ -330,10 +331,10 @@ def note_run(key: str, path: Path) -> None:
     COUNTS[key].append(path)
 
 
-def scaled_by(factor: int) -> Task[..., float]:
+def scaled_by(factor: int, policy: CachePolicy = BY_CONTENT) -> Task[..., float]:
     """Make a task."""
 
-    @task(cache_policy=BY_CONTENT)
+    @task(cache_policy=policy)
     def scale(ledger: Path) -> float:
         return factor * float(ledger.read_text())
 
@@ -353,6 +354,19 @@ def test_tasks_made_from_other_values_share_nothing(tmp_path: Path) -> None:
 
     assert scaled() == [value, 1000 * value, value]
     assert key({"ledger": ledger}, scaled_by(1)) == key({"ledger": ledger}, scaled_by(1))
+
+
+@pytest.mark.fact(NAME, "closures")
+def test_tasks_made_from_other_values_share_results_by_inputs_and_source(tmp_path: Path) -> None:
+    """With `INPUTS + TASK_SOURCE` a task is given the result of one made from another value."""
+    ledger = tmp_path / "ledger.txt"
+    ledger.write_text("3")
+
+    @flow
+    def scaled() -> list[float]:
+        return [scaled_by(factor, INPUTS + TASK_SOURCE)(ledger) for factor in (1, 1000)]
+
+    assert scaled() == [3, 3]
 
 
 @pytest.mark.guarantee(NAME, "whose")
