@@ -53,8 +53,7 @@ Not for:
     Prefect's result storage are on a disk that they share. Months across a new year.
 
 Costs:
-    A file of results for each month read and each model trained. Eleven months of all flights
-    take about 9 s of one core, and 2.5 s when they are cached; rows `subflows/side_by_side` and
+    A file of results for each month read and each model trained. Rows `subflows/side_by_side` and
     `cache-hit` of the report say what each subflow and each result taken again cost.
 
 Sources:

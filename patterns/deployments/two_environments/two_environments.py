@@ -34,7 +34,7 @@ Not for:
     machine: see `deployments/serve`.
 
 Costs:
-    Two to four seconds of a command for each call, most of it importing Prefect.
+    A new Python process for each call, which imports Prefect: seconds.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
