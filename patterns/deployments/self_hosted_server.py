@@ -25,7 +25,8 @@ Guarantees:
     scheduled: the server makes the runs of a deployment's schedule by itself.
     own-settings: no `PREFECT_` variable of the person who starts it reaches the server.
     ends: after the block no process of it is left, also if the block raised.
-    fails: a server that does not come up raises one line that names its log, and leaves nothing.
+    fails: a server that does not come up raises one line that names its log, and leaves nothing;
+        at a port where another listens none is started, and the line says so.
     database-restart: when PostgreSQL ends and starts again while a run waits, the same server
         answers again by itself; the run ends Completed and nothing of it is done twice.
     server-restart: the same when the server is killed by SIGKILL and started again on the same
@@ -61,7 +62,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -105,10 +106,13 @@ def prefect_server(
         The address of its API; the UI is at the same address without `/api`.
 
     Raises:
-        RuntimeError: If the server ends, or does not answer within two minutes.
+        RuntimeError: If the port is taken, the server ends, or does not answer within two minutes.
     """
-    home.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
+    if is_taken(port):  # or the other one's answers would be taken for this one's
+        raise RuntimeError(f"port {port} is taken")
+    home = home.expanduser().resolve()
+    home.mkdir(parents=True, exist_ok=True)
     api = f"http://127.0.0.1:{port}/api"
     environment = {
         **{name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")},
@@ -136,10 +140,21 @@ def free_port() -> int:
 
     It takes seconds until the server listens on it, and meanwhile others are given ports.
     """
-    while True:
-        with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", random.randrange(10_000, 30_000)))
-            return int(listener.getsockname()[1])
+    while is_taken(port := random.randrange(10_000, 30_000)):
+        pass
+    return port
+
+
+def is_taken(port: int) -> bool:
+    """Say whether something listens at a port."""
+    with socket.socket() as listener:
+        # As the server does it: connections of one that was killed may still be closing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def wait_until_it_answers(process: subprocess.Popen[bytes], api: str, log: Path) -> None:

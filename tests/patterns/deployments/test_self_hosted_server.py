@@ -8,14 +8,15 @@ import importlib.metadata
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +28,13 @@ import pytest
 
 from flowgauge.catalogue import catalogue_root, find
 from flowgauge.waiting import patience, wait_until
-from patterns.deployments.self_hosted_server import postgres, prefect_server, read, stop
+from patterns.deployments.self_hosted_server import (
+    free_port,
+    postgres,
+    prefect_server,
+    read,
+    stop,
+)
 
 NAME = "deployments/self_hosted_server"
 
@@ -318,16 +325,24 @@ def test_nothing_is_left_after_the_block(life: Life) -> None:
 @pytest.mark.guarantee(NAME, "sqlite")
 @pytest.mark.guarantee(NAME, "scheduled")
 @pytest.mark.guarantee(NAME, "ends")
-def test_a_server_finds_the_runs_of_its_home_again(tmp_path: Path) -> None:
-    """It makes a schedule's runs; started on the SQLite file of another it finds its flows."""
-    with prefect_server(tmp_path) as api:
+def test_a_server_finds_the_runs_of_its_home_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes a schedule's runs; started on the SQLite file of another it finds its flows.
+
+    However the path of the home is written, the file is in that home.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with prefect_server(Path("~/server")) as api:
         flow = post(api, "flows/", {"name": "left"})["id"]
         hourly = {"schedule": {"interval": 3600, "anchor_date": "2026-01-01T00:00:00Z"}}
         post(api, "deployments/", {"name": "hourly", "flow_id": flow, "schedules": [hourly]})
         wait_until(lambda: scheduled(api), "a scheduled run")
+    assert (tmp_path / "server" / "prefect.db").exists()
+    monkeypatch.chdir(tmp_path)
     with (  # noqa: PT012
         pytest.raises(LookupError, match="the block fails"),
-        prefect_server(tmp_path) as api,
+        prefect_server(Path("server")) as api,
     ):
         process = server_process(api)
         # Or one that hangs could not be killed with what it started.
@@ -359,17 +374,40 @@ def test_the_packages_of_the_server_are_bounded_as_here() -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "fails")
 def test_a_server_that_does_not_come_up_names_its_log(tmp_path: Path) -> None:
-    """A server on a port that is taken raises one line that names its log, and leaves nothing."""
+    """A server without its database raises one line that names its log, and leaves nothing."""
     before = set(psutil.Process().children(recursive=True))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(RuntimeError) as raised, prefect_server(tmp_path, port=port):
-            raise AssertionError("it came up")
+    port, nowhere = free_port(), f"sqlite+aiosqlite:///{tmp_path}/nowhere/prefect.db"
+    with (
+        pytest.raises(RuntimeError) as raised,
+        prefect_server(tmp_path, nowhere, port=port),
+    ):
+        raise AssertionError("it came up")
     log = tmp_path / "server.log"
     assert str(raised.value) == (
         f"no Prefect server at http://127.0.0.1:{port}/api; what it said last is in {log}"
     )
-    assert str(port) in log.read_text()
+    assert "unable to open database file" in log.read_text()
     assert set(psutil.Process().children(recursive=True)) <= before
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """A server that answers any question as if it were well."""
+
+    def do_GET(self) -> None:
+        """Answer with success and nothing more."""
+        self.send_response(200)
+        self.end_headers()
+
+
+@pytest.mark.guarantee(NAME, "fails")
+def test_another_server_at_the_port_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A port where another server answers is one line that names it, and nothing is started."""
+    with HTTPServer(("127.0.0.1", 0), Healthy) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with (
+            pytest.raises(RuntimeError, match=f"^port {other.server_port} is taken$"),
+            prefect_server(tmp_path / "home", port=other.server_port),
+        ):
+            raise AssertionError("another server was taken for it")
+        other.shutdown()
+    assert not (tmp_path / "home").exists()
