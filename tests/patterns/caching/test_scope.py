@@ -39,7 +39,7 @@ from patterns.caching.scope import (
     WITHIN_FLOW,
     WITHIN_RUN,
     TypedCall,
-    count_words,
+    count_twice,
     faithful,
     once,
 )
@@ -110,20 +110,14 @@ def test_a_call_is_executed_once_in_each_run(task_runner: TaskRunner[Any], tmp_p
 
 
 @pytest.mark.guarantee(NAME, "run")
+@pytest.mark.runners("sequential", "threads")
 def test_the_flow_of_the_pattern_counts_once_a_run(
-    task_runner: TaskRunner[Any], tmp_path: Path
+    task_runner: TaskRunner[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The pattern's own task is executed once for two equal calls in a run."""
-
-    @flow(task_runner=task_runner)
-    def states() -> list[str | None]:
-        futures = []
-        for _ in range(2):
-            futures.append(count_words.submit("two words"))
-            futures[-1].wait()
-        return [future.state.name for future in futures]
-
-    assert states() == ["Completed", "Cached"]
+    """The pattern's own flow counts once for two equal calls, in each of its runs."""
+    counts = count_twice.with_options(task_runner=task_runner)
+    assert [counts("two words") for _ in range(2)] == [[2, 2], [2, 2]]
+    assert capsys.readouterr().out == "counting 'two words'\n" * 2
 
 
 @pytest.mark.guarantee(NAME, "flow")
