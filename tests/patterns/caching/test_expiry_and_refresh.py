@@ -222,6 +222,13 @@ def test_arguments_are_told_apart_by_type() -> None:
     assert key({"value": Path(__file__)}) != key({"value": digest(Path(__file__))})
 
 
+@pytest.mark.guarantee(NAME, "content")
+def test_a_text_that_is_there_twice_is_as_good_as_its_copy() -> None:
+    """Whether two equal arguments are one object or two makes no difference."""
+    text = "to and fro"
+    assert key({"value": [text, text]}) == key({"value": [text, "".join(text)]})
+
+
 @dataclass(frozen=True)
 class Account:
     """What ledgers may lie in."""
