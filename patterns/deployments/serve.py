@@ -15,8 +15,8 @@ Guarantees:
         parameter, as the flow's signature and docstring have them.
     refused: a value of the wrong type, out of bounds or not among the choices makes no run, and
         the error names the parameter.
-    served: a run that is triggered is executed with its parameters, and its value can be read
-        when it has ended.
+    served: a run that is triggered is executed with its parameters, and `trigger` returns its
+        value when it has ended.
     schedules: each schedule of the deployment has its own time and its own parameters.
     limit: a run above the deployment's limit waits, and is not cancelled.
     waited: `trigger` says in one line that a run has not ended in the time that it is given, or

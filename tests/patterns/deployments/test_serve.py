@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
@@ -148,14 +150,15 @@ def test_a_run_above_the_limit_waits() -> None:
 def test_a_run_is_executed_and_the_deployment_paused_after_it(
     deployment: DeploymentResponse, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The value has the parameters that were given; served again, the deployment goes on."""
+    """`trigger` returns the value of its run; served again, the deployment goes on."""
     assert not deployment.paused
-    run = triggered(days=1, unit="F")
-    with monkeypatch.context() as patch:
+    runs = client.count_flow_runs()
+    with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
+        value = pool.submit(copy_context().run, partial(trigger, patience(), days=1, unit="F"))
+        wait_until(lambda: client.count_flow_runs() > runs, "the run that is triggered")
         patch.setattr(Runner, "start", partialmethod(Runner.start, run_once=True))
         serve_forecasts()
-    state: Any = client.read_flow_run(run.id).state
-    assert state.result() == ["Oslo in 1 days: 21 °F"]
+        assert value.result() == ["Oslo in 1 days: 21 °F"]
     assert client.read_deployment(deployment.id).paused
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "start", lambda self, **_: asyncio.sleep(0))
