@@ -157,9 +157,11 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def wait_until_it_answers(process: subprocess.Popen[bytes], api: str, log: Path) -> None:
-    """Wait for a server that starts, two minutes at most."""
-    deadline = time.monotonic() + 120
+def wait_until_it_answers(
+    process: subprocess.Popen[bytes], api: str, log: Path, patience: float = 120
+) -> None:
+    """Wait for a server that starts, no more seconds than there is patience."""
+    deadline = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < deadline:
         try:
             with urlopen(f"{api}/health", timeout=5):

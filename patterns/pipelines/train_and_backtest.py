@@ -53,8 +53,9 @@ Not for:
     Prefect's result storage are on a disk that they share. Months across a new year.
 
 Costs:
-    A file of results for each month read and each model trained. Rows `subflows/side_by_side` and
-    `cache-hit` of the report say what each subflow and each result taken again cost.
+    A file of results for each month read, each model trained and the scores of each run. Rows
+    `subflows/side_by_side` and `cache-hit` of the report say what each subflow and each result
+    taken again cost.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/caching

@@ -34,6 +34,7 @@ from patterns.deployments.self_hosted_server import (
     prefect_server,
     read,
     stop,
+    wait_until_it_answers,
 )
 
 NAME = "deployments/self_hosted_server"
@@ -361,6 +362,21 @@ def test_a_server_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> N
     stop(process, patience=0.1)
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.guarantee(NAME, "fails")
+@pytest.mark.parametrize(
+    ("program", "patience"), [("false", float("inf")), ("sleep 1000", 0.1)], ids=["ended", "hangs"]
+)
+def test_no_server_is_waited_for_in_vain(tmp_path: Path, program: str, patience: float) -> None:
+    """A server that has ended is not waited for, one that never answers until patience ends."""
+    api = f"http://127.0.0.1:{free_port()}/api"
+    with subprocess.Popen(program.split()) as process:
+        try:
+            with pytest.raises(RuntimeError, match=f"no Prefect server at {api}"):
+                wait_until_it_answers(process, api, tmp_path / "server.log", patience)
+        finally:
+            process.kill()
 
 
 def test_the_packages_of_the_server_are_bounded_as_here() -> None:

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 from urllib.error import HTTPError
 
+import altair as alt
 import httpx
 import numpy as np
 import pandas as pd
@@ -33,7 +34,11 @@ from prefect import flow
 from prefect.deployments import run_deployment
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
+from prefect.settings import (
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_TASKS_REFRESH_CACHE,
+    temporary_settings,
+)
 from prefect.task_runners import TaskRunner
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -560,10 +565,18 @@ def test_a_version_is_registered_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "artifacts")
 def test_a_run_leaves_three_artifacts(
-    prefect_server: str, taxi_files: Path, tmp_path: Path
+    prefect_server: str, taxi_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run leaves a table of its scores, a plot of the errors and a link to its newest model."""
     ids: list[str] = []
+    drawn: list[dict[str, Any]] = []
+    save = alt.Chart.save
+
+    def noted_save(chart: alt.Chart, *args: Any, **kwargs: Any) -> None:
+        drawn.append(chart.to_dict())
+        save(chart, *args, **kwargs)
+
+    monkeypatch.setattr(alt.Chart, "save", noted_save)
 
     @flow
     def noted() -> list[Score]:
@@ -579,7 +592,19 @@ def test_a_run_leaves_three_artifacts(
     head, _, image = data["residuals"].partition(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(image).startswith(b"\x89PNG")
+    [plot] = drawn
+    assert plot["title"] == "Errors on month 3"  # the last model was trained on month 2
+    [bars] = plot["datasets"].values()
+    assert [bar["trips"] for bar in bars] == scores[-1]["errors"]
     assert (tmp_path / scores[-1]["version"]).as_uri() in data["model"]
+
+
+def test_what_is_read_and_trained_is_kept(taxi_files: Path, tmp_path: Path) -> None:
+    """There is a file for each month read, for each model trained and for the scores alone."""
+    results = tmp_path / "results"
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}):
+        train_and_backtest([1, 2], str(taxi_files / FILE), registry=str(tmp_path / "registry"))
+    assert len([*results.iterdir()]) == 3 + 2 + 1
 
 
 @pytest.mark.guarantee(NAME, "taxi")
