@@ -31,6 +31,8 @@ Prefect:
         `refresh_cache=False`, which is not the same as saying nothing.
     closures (3.8, 3.9): with `INPUTS + TASK_SOURCE` tasks that a function made from other values
         share results.
+    shared (3.8, 3.9): in a run a reused result is the very object that the task had returned:
+        who changes it changes it for all, unless the task has `cache_result_in_memory=False`.
     damaged (3.8, 3.9): a cached result whose file is gone or cut short is made again.
 
 Not for:

@@ -31,6 +31,8 @@ Prefect:
     json (3.8, 3.9): with `INPUTS` `(1, 2)` is given the result of `[1, 2]`, and `{1: "a"}` that of
         `{"1": "a"}`.
     empty (3.8, 3.9): with `INPUTS` alone a task without arguments has no key.
+    shared (3.8, 3.9): in a run a reused result is the very object that the task had returned:
+        who changes it changes it for all, unless the task has `cache_result_in_memory=False`.
     replaced (3.8, 3.9): a sum of policies has one `INPUTS`, made anew, whatever class it was of.
 
 Not for:

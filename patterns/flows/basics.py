@@ -11,9 +11,11 @@ Problem:
     its name. The flow should still be testable as the function it is.
 
 Guarantees:
-    coerced: an order arrives as the types that the hints name, converted where Pydantic can.
-    refused: with an order that can't be converted the run is Failed before its body begins, and
-        ParameterTypeError is raised, unless `return_state=True` asks for the state.
+    coerced: an order arrives as the types that the hints name, converted where Pydantic can, and
+        stays as it was checked.
+    refused: with an order that can't be converted, or has a field that there is none of, the run
+        is Failed before its body begins, and ParameterTypeError is raised, unless
+        `return_state=True` asks for the state.
     name: a run has the name that its template gives, with the converted parameters in it.
     log: what the flow logs carries the id and the name of the run.
     twins: `ship` and `ship_async` end the same.
@@ -51,7 +53,7 @@ from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel, PositiveInt
 
 
-class Order(BaseModel):
+class Order(BaseModel, extra="forbid", frozen=True):
     """So many pieces of an article."""
 
     article: str

@@ -13,7 +13,8 @@ Problem:
 Guarantees:
     settled: `settle` returns the results of all futures, in the shape in which it was given
         them: lists, tuples, sets, dicts, dataclasses and Pydantic models, in one another. What
-        `map` returned becomes a plain list; in a set equal results are one.
+        `map` returned becomes a plain list; in a set equal results are one, and one that can't be
+        hashed is a TypeError.
     failed: if a future or state in such a shape did not complete, `settle` raises one
         ExceptionGroup with the error of each run that did not, and so the flow ends Failed.
     all-waited: before that every task has run to its end, also those after the first failure.

@@ -16,7 +16,8 @@ Guarantees:
     others: any other exception ends the run with the attempt that raised it, and is the one that
         `result()` raises.
     async: it is the same for async tasks.
-    returned: a `Failed` state that is returned with a named exception in it is retried too.
+    returned: a `Failed` state that is returned is retried if a named exception is in it, also
+        where it is the state of another flow or task.
     checked: what is no exception, or nothing at all, is refused where the task is defined.
 
 Prefect:
@@ -53,6 +54,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
+from prefect.states import get_state_exception
 from prefect.tasks import Task
 
 RetryCondition = Callable[[Task[..., Any], TaskRun, State[Any]], bool]
@@ -75,7 +77,8 @@ def only_on(*errors: type[Exception]) -> RetryCondition:
 
     def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
         # Not `state.result()`: inside an async task that is a coroutine and raises nothing.
-        return isinstance(state.data, errors)
+        error = get_state_exception(state, _sync=True)  # type: ignore[call-arg]
+        return isinstance(error, errors)
 
     return is_worth_a_retry
 

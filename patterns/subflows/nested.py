@@ -14,7 +14,8 @@ Guarantees:
     retry-kept: when the parent is retried, a subflow called through `book_once` that had
         completed is not run again, if a call has the same parameters as before.
     retry-own: a call gets the result that this flow run had from a call with the same
-        parameters, in whatever order the retry makes them; of equal calls each gets its own.
+        parameters, in whatever order the retry makes them; of equal calls each gets its own,
+        also where one of them had failed and was made again.
     retry-failed: a subflow that had failed is run again, and so is one whose parameters or
         result can't be pickled.
     async: an async subflow in an async task with the same key is kept in the same way, also if
@@ -37,7 +38,8 @@ Not for:
     Subflows that should overlap: see `subflows/side_by_side`. `book_once.submit`: equal calls
     are counted where they are called. Retries of `book_once`: give them to the subflow. Retries
     of a flow further out, which run this one anew. A retry on another machine, unless the result
-    storage is shared. Subflows that depend on more than their parameters, as closures do.
+    storage is shared. Subflows, and tasks that call them, that depend on more than their
+    parameters, as closures and methods do.
     Parameters that pickle differently each time (a set in another process, a dict in another
     order): their subflows run again.
 
@@ -89,9 +91,13 @@ def nth_equal_call(context: TaskRunContext, parameters: dict[str, Any]) -> str |
     call = key_of((context.task.task_key, parameters))
     if run is None or call is None:
         return None
-    counts = run.task_run_dynamic_keys  # Prefect's own counters: they begin anew in a retry
-    counts[call] = int(counts.get(call, 0)) + 1
-    return f"{context.task_run.flow_run_id}-{call}-{counts[call]}"
+    # Where Prefect has counters of its own: they begin anew in a retry.
+    runs: Any = run.task_run_dynamic_keys.setdefault(call, [])  # type: ignore[arg-type]
+    # A call that failed leaves its place to the next equal one.
+    ended = (each.state.is_final() and not each.state.is_completed() for each in runs)
+    place = next((n for n, failed in enumerate(ended) if failed), len(runs))
+    runs[place : place + 1] = [context.task_run]
+    return f"{context.task_run.flow_run_id}-{call}-{place}"
 
 
 @flow

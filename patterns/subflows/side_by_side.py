@@ -37,9 +37,11 @@ Not for:
     than the runner has workers, each of which submits to the same Dask cluster: they may wait
     for each other forever. Futures that nobody waits for: what has not begun when the flow ends
     is dropped. Calls in tasks: on processes and Dask each counts its equal calls alone. Subflows
-    that depend on more than their parameters, as closures do. Parameters or results that can't be
-    pickled, or pickle differently each time: their subflows run again. Retries on another machine,
-    unless the result storage is shared, and of a flow further out, which run this one anew.
+    that depend on more than their parameters, as closures and methods do. Parameters or results
+    that can't be pickled, or pickle differently each time: their subflows run again. A call that is
+    made again in the same attempt because it failed: it counts as another one, so give the subflow
+    `retries`. Retries on another machine, unless the result storage is shared, and of a flow
+    further out, which run this one anew.
 
 Costs:
     Row `subflows/side_by_side` of the report: one task and one subflow for each call.

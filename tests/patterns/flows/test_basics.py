@@ -92,6 +92,25 @@ def test_a_wrong_parameter_raises() -> None:
         ship(wrong)
 
 
+@pytest.mark.guarantee(NAME, "refused")
+@pytest.mark.parametrize("runs", [ship, ship_async])
+def test_a_field_that_there_is_none_of_is_refused(runs: Any) -> None:
+    """A misspelt field is not left out, or the default would be taken for it."""
+    state = runs({"article": "lamp", "peices": 3}, return_state=True)
+    state = asyncio.run(state) if asyncio.iscoroutine(state) else state
+    assert state.is_failed()
+    assert "peices" in state.message
+
+
+@pytest.mark.guarantee(NAME, "coerced")
+def test_an_order_stays_as_it_was_checked() -> None:
+    """An order can't be changed into one that would be refused."""
+    order = Order(article="lamp")
+    with pytest.raises(ValidationError, match="frozen"):
+        order.pieces -= 5
+    assert ship(order) == "1 x lamp shipped to Lyon"
+
+
 @pytest.mark.fact(NAME, "misfit")
 @pytest.mark.parametrize("parameters", [{}, {"order": Order(article="lamp"), "town": "Lyon"}])
 def test_a_misfit_is_raised_without_a_run(parameters: dict[str, Any]) -> None:

@@ -205,6 +205,48 @@ def test_a_returned_failed_state_counts_as_its_exception(
     assert counts == [3, 1, 1]
 
 
+@pytest.mark.guarantee(NAME, "returned")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_returned_state_of_another_run_counts_as_its_exception(
+    task_runner: TaskRunner[Any], tmp_path: Path, kept: bool
+) -> None:
+    """A state of a flow or task that raised a named exception is retried where it is returned."""
+    retrying = task(retries=1, retry_condition_fn=only_on(ConnectionError))
+
+    def note(name: str) -> None:
+        with (tmp_path / name).open("a") as lines:
+            lines.write("attempt\n")
+
+    def ask() -> None:
+        raise ConnectionResetError
+
+    ask_flow = flow(persist_result=kept)(ask)
+    ask_task = task(persist_result=kept)(ask)
+
+    @task(persist_result=kept)
+    async def ask_async() -> None:
+        ask()
+
+    @retrying
+    def pass_on(name: str) -> Any:
+        note(name)
+        return (ask_flow if name == "flow" else ask_task)(return_state=True)
+
+    @retrying
+    async def pass_on_async(name: str) -> Any:
+        note(name)
+        return await ask_async(return_state=True)
+
+    @flow(task_runner=task_runner)
+    def passing() -> None:
+        passed = [pass_on.submit("flow"), pass_on.submit("task"), pass_on_async.submit("async")]
+        for each in passed:
+            each.wait()
+
+    passing()
+    assert [attempts(tmp_path / name) for name in ("flow", "task", "async")] == [2, 2, 2]
+
+
 @pytest.mark.fact(NAME, "kept")
 def test_a_returned_failed_state_that_is_kept_is_not_tried_again() -> None:
     """A returned `Failed` state of a task with persisted results ends Cached, and Completed."""

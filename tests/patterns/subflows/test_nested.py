@@ -289,6 +289,32 @@ def test_a_failed_subflow_is_run_again() -> None:
     assert len(set(runs)) == 2
 
 
+@pytest.mark.guarantee(NAME, "retry-own")
+@settings(max_examples=2)
+@given(fails=st.lists(st.booleans(), min_size=1, max_size=5))
+@example(fails=[True, False])
+@example(fails=[False, True, True, False])
+def test_calls_made_again_by_hand_are_one(fails: list[bool]) -> None:
+    """However many equal calls fail in the first attempt, the second has all that completed."""
+    outcomes = iter(fails)
+    runs = []
+
+    @flow
+    def child() -> int:
+        if next(outcomes, False):
+            raise ConnectionError
+        runs.append(flow_run.id)
+        return len(runs)
+
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    def once() -> int:
+        return child()
+
+    completed = fails.count(False)
+    results = retried([lambda: once(return_state=True)] * len(fails), [once] * (completed + 1))
+    assert results == list(range(1, completed + 2))
+
+
 @pytest.mark.guarantee(NAME, "retry-failed")
 def test_a_subflow_whose_parameters_cannot_be_pickled_is_run_again() -> None:
     """A subflow whose parameters can't be pickled is run again."""
