@@ -17,7 +17,8 @@ Guarantees:
     every-call: equal calls in one flow run are each made, as when a service is asked again and
         again whether a job is done: `backoff` sets retries, and persists no results.
     delays: the n-th delay is `first * growth**n`, up to a limit that leaves room for the jitter:
-        none is longer than `cap` with it, and with a growth of 1 or more none shrinks.
+        none is longer than `cap` with it, and with a growth of 1 or more none shrinks. By default
+        they double from a second to a minute.
     waits: a retry starts no sooner than its delay, less the jitter, after the failure.
     many: more than 50 retries are allowed, too; from the 50th on the last delay is repeated.
 

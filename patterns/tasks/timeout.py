@@ -18,8 +18,8 @@ Guarantees:
         and so are the processes that it had started in its session; they are when it dies, too.
     orphaned: they end as well when the process of the task is killed.
     result: what the body returns arrives unchanged, whatever the body prints.
-    errors: what the body raises arrives with its type, arguments and attributes, if they can be
-        pickled, and with the traceback as a note.
+    errors: what the body raises arrives with its type, arguments, attributes and text, and with
+        the traceback as a note; if that can't be pickled, its `repr` arrives as a RuntimeError.
     died: a body whose process dies (killed, out of memory, a crash, `sys.exit`) is a RuntimeError
         that says with which exit code.
     retried: an attempt that ran out of time is retried like any other failure.
@@ -33,7 +33,8 @@ Prefect:
 
 Not for:
     Bodies that talk to Prefect (loggers, other tasks): they run outside the task run. Bodies that
-    change their arguments or globals: only what they return leaves their process. Async
+    change their arguments or globals: only what they return leaves their process. Bodies that
+    leave threads behind: the process waits for those, until the deadline. Async
     tasks that only await: `timeout_seconds` interrupts those. Bodies that start processes in
     sessions of their own, as daemons do: those are left. Windows: it has no sessions.
 
@@ -83,9 +84,14 @@ try:
     call = pickle.load(sys.stdin.buffer)
     answer = cloudpickle.dumps((call(), None))
 except Exception as error:
-    error.add_note(traceback.format_exc())
     built_in = next(each for each in type(error).__mro__ if each.__module__ == "builtins")
-    answer = cloudpickle.dumps((None, (type(error), *built_in.__reduce__(error)[1:])))
+    pickled = []
+    for way in (type(error), *built_in.__reduce__(error)[1:]), error:
+        try:
+            pickled.append(cloudpickle.dumps(way))
+        except Exception:
+            pass  # an argument or an attribute can't be pickled
+    answer = cloudpickle.dumps((None, (pickled, repr(error), traceback.format_exc())))
 answers.write(answer)
 answers.close()
 """
@@ -148,14 +154,29 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
     return result
 
 
-def _rebuilt(
-    kind: type[Exception], arguments: tuple[object, ...], attributes: dict[str, object]
-) -> Exception:
-    """Return an error as it was, without its own `__init__`: that may take other arguments."""
+def _rebuilt(pickled: list[bytes], text: str, trace: str) -> Exception:
+    """Return an error as it was, or what it said."""
+    error: Exception = RuntimeError(text)
+    for each in pickled:
+        # Whatever a class raises that is made anew, or asked what it says when a part is missing.
+        with suppress(Exception):
+            error = _from_parts(pickle.loads(each))
+            str(error)
+            break
+    error.add_note(trace)
+    return error
+
+
+def _from_parts(parts: Any) -> Exception:
+    """Return an error without calling its own `__init__`, which may take other arguments."""
+    if isinstance(parts, Exception):  # pickled its own way: it has slots, or is made in C
+        return parts
+    kind, arguments, *attributes = parts
     built_in: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
     error: Exception = built_in.__new__(kind, *arguments)
     built_in.__init__(error, *arguments)
-    error.__setstate__(attributes)
+    for each in attributes:
+        error.__setstate__(each)
     return error
 
 

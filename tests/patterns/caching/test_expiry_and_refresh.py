@@ -386,6 +386,26 @@ def test_tasks_of_two_modules_share_nothing() -> None:
     assert len({key({"ledger": 1}, module["read"]) for module in modules}) == 2
 
 
+@pytest.mark.fact(NAME, "shared")
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_reused_result_is_the_object_that_was_returned(tmp_path: Path, in_memory: bool) -> None:
+    """In a run a changed result is changed for all, unless none is kept in memory."""
+    file = tmp_path / "rows"
+    file.write_text("1 2")
+
+    @task(cache_policy=BY_CONTENT, cache_result_in_memory=in_memory)
+    def rows(file: Path) -> list[str]:
+        return file.read_text().split()
+
+    @flow
+    def use() -> list[str]:
+        rows(file).append("sum")
+        return rows(file)
+
+    assert use() == (["1", "2", "sum"] if in_memory else ["1", "2"])
+
+
 @pytest.mark.fact(NAME, "damaged")
 def test_a_damaged_result_is_made_again(task_runner: TaskRunner[Any]) -> None:
     """A cached result whose file is gone, cut short or written over is made again."""

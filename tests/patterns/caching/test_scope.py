@@ -70,6 +70,10 @@ CONFUSED: list[tuple[Any, Any]] = [
 """Pairs that differ and have the same JSON."""
 
 
+COPIED = {"cache_result_in_memory": False}
+"""Options of a task whose results are read anew from the storage each time."""
+
+
 def noting(policy: CachePolicy | None) -> Task[..., str]:
     """Return a task that notes each execution in a file and returns its argument."""
     options: dict[str, Any] = {} if policy is None else {"cache_policy": policy}
@@ -313,6 +317,26 @@ def test_a_sum_keeps_the_policy() -> None:
     for policy in (WITHIN_RUN, WITHIN_RUN + INPUTS):
         assert isinstance(policy, CompoundCachePolicy)
         assert any(isinstance(part, TypedCall) for part in policy.policies)
+
+
+@pytest.mark.fact(NAME, "shared")
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(("options", "second"), [({}, ["id", "x"]), (COPIED, ["id"])])
+def test_a_reused_result_is_the_object_that_was_returned(
+    options: dict[str, Any], second: list[str]
+) -> None:
+    """In a run a changed result is changed for all, unless none is kept in memory."""
+
+    @task(cache_policy=WITHIN_RUN, **options)
+    def columns() -> list[str]:
+        return ["id"]
+
+    @flow
+    def report() -> list[str]:
+        columns().append("x")
+        return columns()
+
+    assert report() == second
 
 
 @pytest.mark.fact(NAME, "replaced")

@@ -131,6 +131,13 @@ def test_delays_grow_up_to_the_cap(retries: int, first: float, growth: float, ca
 
 
 @pytest.mark.guarantee(NAME, "delays")
+def test_by_default_delays_double_up_to_a_minute() -> None:
+    """By default the delays are 1, 2, 4, … seconds, and at most a minute with their jitter."""
+    longest = 60 / 1.3
+    assert backoff(8)["retry_delay_seconds"] == [1, 2, 4, 8, 16, 32, longest, longest]
+
+
+@pytest.mark.guarantee(NAME, "delays")
 @given(first=seconds, growth=growths, cap=seconds, jitter=jitters)
 def test_jitter_stays_below_the_cap(first: float, growth: float, cap: float, jitter: float) -> None:
     """No delay with the jitter that Prefect adds to it is longer than the cap."""

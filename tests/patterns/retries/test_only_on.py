@@ -235,7 +235,8 @@ def test_a_returned_state_of_another_run_counts_as_its_exception(
     @retrying
     async def pass_on_async(name: str) -> Any:
         note(name)
-        return await ask_async(return_state=True)
+        asked: Any = ask_async(return_state=True)
+        return await asked
 
     @flow(task_runner=task_runner)
     def passing() -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.runtime import task_run
 from prefect.task_runners import TaskRunner
+from pydantic import TypeAdapter, ValidationError
 
 from flowgauge.process_pool import preloaded_context
 from flowgauge.waiting import wait_until
@@ -243,8 +245,21 @@ def many_errors() -> dict[str, Callable[[], Exception]]:
         def __init__(self, name: str) -> None:
             super().__init__(f"no {name}")
 
+    class SlottedError(Exception):
+        """An error that keeps what it says beside its arguments and attributes."""
+
+        __slots__ = ("sensor",)
+
+        def __init__(self, sensor: str) -> None:
+            self.sensor = sensor
+
+        def __str__(self) -> str:
+            return f"{self.sensor} is lost"
+
     return {
         "built-in": lambda: KeyError("sensor", 3),
+        "slots": lambda: SlottedError("roof"),
+        "numpy": lambda: np.exceptions.AxisError(5, 1),
         "keyword-only": lambda: LostError(sensor="roof", floor=3),
         "system": lambda: NoFileError("/dev/sensor"),
         "message": lambda: TwiceError("roof"),
@@ -294,6 +309,41 @@ def test_errors_arrive_on_every_runner(task_runner: TaskRunner[Any]) -> None:
     with pytest.raises(KeyError) as raised:
         loses()
     assert raised.value.args == ("sensor", 3)
+
+
+@pytest.mark.guarantee(NAME, "errors")
+def test_an_error_of_pydantic_arrives() -> None:
+    """An error of a class in another language, which only its own way makes anew, arrives."""
+
+    @ends_after(NEVER)
+    def parse() -> int:
+        return TypeAdapter(int).validate_json('"warm"')
+
+    with pytest.raises(ValidationError) as raised:
+        parse()
+    (wrong,) = raised.value.errors()
+    assert (wrong["type"], wrong["input"]) == ("int_parsing", "warm")
+    assert any("in parse\n" in note for note in raised.value.__notes__)
+
+
+@pytest.mark.guarantee(NAME, "errors")
+def test_an_error_that_cannot_be_pickled_is_told() -> None:
+    """An error with a part that can't be pickled arrives as its `repr`, and with its traceback."""
+
+    class LockedError(Exception):
+        lock: object
+
+    @ends_after(NEVER)
+    def lose() -> None:
+        error = LockedError("roof")
+        error.lock = threading.Lock()
+        raise error
+
+    with pytest.raises(RuntimeError, match="LockedError") as raised:
+        lose()
+    assert str(raised.value) == "LockedError('roof')"
+    (note,) = raised.value.__notes__
+    assert "in lose\n" in note
 
 
 @pytest.mark.guarantee(NAME, "errors")
