@@ -12,21 +12,27 @@ Problem:
 
 Guarantees:
     order: results are those of a plain loop, in the order of the items, for any chunk size.
-    apart: an item that fails takes no other with it; each item's result or error is kept.
+    apart: an item that fails takes no other with it, by `sys.exit` or `asyncio.CancelledError`
+        neither; each item's result or error is kept.
+    errors: an error keeps its type, arguments and attributes from other processes, too, whatever
+        its `__init__` takes; one that can't be pickled comes from there as a RuntimeError that
+        says its type and message.
     retry: an item is tried again by itself, as often as asked; what succeeded is not done again.
     granularity: without a chunk size, one is chosen so that a chunk takes as long as asked, at the
         pace of the first items, 100 at most; the very first, which may pay for imports, does not
         count.
-    runs: there is one task run for each chunk, named after its items; none for an item.
+    runs: there is one task run for each chunk, named after its items; none for an item. That of
+        the first items, without a chunk size, is named after all that it was given.
     seen: a task run with a failed item is Failed, and its message names the first one.
     crash: where a chunk's task run ends without an answer, its items have that as their error.
     refused: sizes, times and numbers that make no sense are refused before anything is called, and
-        so are tasks and async functions.
+        so are tasks and whatever is called by `async def`.
 
 Not for:
     Items that need their own logs, states, cached results or place in the run's page: a task run
     each is what `map` is for. Retries of one item that take hours: its chunk waits. Results that
-    can't be pickled, where workers are other processes: all of their chunk fail with them.
+    can't be pickled, where workers are other processes: all of their chunk fail with them. Async
+    flows, whose event loop stands still until all items are done.
 
 Costs:
     Row `chunked-map` of the report: the share of the workers' time that goes into items of a
@@ -39,13 +45,17 @@ Sources:
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import itertools
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cloudpickle
 from prefect import Task, flow, task
@@ -70,13 +80,19 @@ class Outcome(Generic[R]):
 
     Attributes:
         value: What the function returned, None where it failed.
-        error: What it raised the last time, None where it succeeded.
+        error: What it raised the last time, None where it succeeded. From another process it comes
+            without traceback, and as a RuntimeError where it can't be pickled.
         attempts: How often it was called; 0 where that is unknown, as its chunk never answered.
     """
 
     value: R | None
     error: BaseException | None
     attempts: int
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Tell pickle to take what errors are made of: many can't be unpickled."""
+        packed = None if self.error is None else pack(self.error)
+        return unpack, (self.value, packed, self.attempts)
 
 
 @dataclass(frozen=True)
@@ -125,15 +141,20 @@ def chunked_map(
 
     Raises:
         ValueError: If a size, a time or a number of retries makes no sense.
-        TypeError: If the function is a task or async.
+        TypeError: If the function is a task or async, or a number that counts is no integer.
     """
+    for name, number in {"chunk_size": chunk_size or 0, "retries": retries}.items():
+        try:
+            operator.index(number)
+        except TypeError:
+            raise TypeError(f"{name}={number!r} is no integer") from None
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: a chunk has one item or more")
     if not 0 < chunk_seconds < math.inf or retries < 0 or not 0 <= retry_delay_seconds < math.inf:
         raise ValueError(
             "chunk_seconds is finite and above 0, retries and retry_delay_seconds are not below it"
         )
-    if isinstance(function, Task) or inspect.iscoroutinefunction(function):
+    if isinstance(inner(function), Task) or is_async(inner(function)):
         raise TypeError(
             "give a task's `fn`, and of an async function one that runs it by `asyncio.run`"
         )
@@ -165,6 +186,22 @@ def chunked_map(
     for size, future in chunks:
         outcomes += answer(future, size).outcomes
     return outcomes
+
+
+def inner(function: Callable[[T], R]) -> Callable[..., object]:
+    """Return what is called in the end, where a `functools.partial` calls it."""
+    called: Callable[..., object] = function
+    while isinstance(called, functools.partial):
+        called = called.func
+    return called
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Whether calling it returns something to await, as far as it says so itself."""
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (function, type(function).__call__)
+    )
 
 
 def tapered(items: int, size: int) -> Iterator[int]:
@@ -247,15 +284,51 @@ def run_chunk(
 
 
 def attempt(function: Callable[[T], R], item: T, number: int) -> Outcome[R]:
-    """Call a function with an item; an error that can't travel to the flow is told in words."""
+    """Call a function with an item, and keep what it returns or raises."""
     try:
         return Outcome(function(item), None, number)
-    except (Exception, SystemExit) as error:
-        try:
-            cloudpickle.loads(cloudpickle.dumps(error))
-        except Exception:
-            return Outcome(None, RuntimeError(f"{type(error).__name__}: {error}"), number)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        # Prefect's own, by which it ends a run, is a kind of asyncio's.
+        if isinstance(error, asyncio.CancelledError) and type(error) is not asyncio.CancelledError:
+            raise
         return Outcome(None, error, number)
+
+
+def pack(error: BaseException) -> bytes:
+    """Pickle an error: what it is made of, or else in its own way, or else its words."""
+    parts = built_in(type(error)).__reduce__(error)[1:]
+    for way in ((type(error), *parts), error):
+        with suppress(Exception):
+            packed: bytes = cloudpickle.dumps(way)
+            unpack(None, packed, 0)
+            return packed
+    packed = cloudpickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+    return packed
+
+
+def unpack(value: R | None, packed: bytes | None, attempts: int) -> Outcome[R]:
+    """Return an outcome with its error, made without the error's own `__init__`."""
+    error = None if packed is None else cloudpickle.loads(packed)
+    if isinstance(error, tuple):
+        error = rebuilt(*error)
+    return Outcome(value, error, attempts)
+
+
+def rebuilt(
+    kind: type[BaseException],
+    arguments: tuple[object, ...],
+    attributes: dict[str, object] | None = None,
+) -> BaseException:
+    """Return an error as it was, without its own `__init__`: that may take other arguments."""
+    error: BaseException = built_in(kind).__new__(kind, *arguments)
+    built_in(kind).__init__(error, *arguments)
+    error.__setstate__(attributes)
+    return error
+
+
+def built_in(kind: type[BaseException]) -> Any:
+    """Return the first of an error's types that is Python's own."""
+    return next(each for each in kind.__mro__ if each.__module__ == "builtins")
 
 
 def answer(future: PrefectFuture[Answer[R] | State[Answer[R]]], items: int) -> Answer[R]:

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
 import os
+import pickle
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -115,24 +119,132 @@ def retried(function: Any, items: list[int], retries: int) -> list[Outcome[int]]
 
 
 def leave(item: int) -> int:
-    """End the program with the second item."""
+    """End the program with the second item, and cancel with the third."""
     if item == 2:
         sys.exit("enough")
+    if item == 3:
+        raise asyncio.CancelledError("a call was cancelled")
     return item
 
 
 @pytest.mark.guarantee(NAME, "apart")
 @pytest.mark.runners("threads", "dask-processes")
-def test_an_item_that_calls_exit_takes_no_other_with_it(task_runner: TaskRunner[Any]) -> None:
-    """An item that calls `sys.exit` has that as its error, and the others their results."""
+def test_an_item_that_ends_all_takes_no_other_with_it(task_runner: TaskRunner[Any]) -> None:
+    """What calls `sys.exit` or is cancelled has that as its error, and the others their results."""
 
     @flow(task_runner=task_runner)
     def left() -> list[Outcome[int]]:
-        return chunked_map(leave, [1, 2, 3], chunk_size=3)
+        return chunked_map(leave, [1, 2, 3, 4], chunk_size=4)
 
-    first, second, third = left()
+    first, second, third, fourth = left()
     assert repr(second.error) == "SystemExit('enough')"
-    assert values([first, third]) == [1, 3]
+    assert repr(third.error) == "CancelledError('a call was cancelled')"
+    assert values([first, fourth]) == [1, 4]
+
+
+@pytest.mark.guarantee(NAME, "apart")
+@pytest.mark.runners("sequential")
+def test_prefect_ends_a_flow_in_the_middle_of_an_item(task_runner: TaskRunner[Any]) -> None:
+    """A flow whose time is up while an item is called ends, and the item does not keep that."""
+
+    @flow(task_runner=task_runner)
+    def in_time(ended: type[BaseException]) -> list[Outcome[int]]:
+        def end(item: int) -> int:
+            raise ended
+
+        return chunked_map(end, [1], chunk_size=1)
+
+    run = in_time.with_options(validate_parameters=False)
+    with pytest.raises(EndsRun):
+        run(EndsRun)
+
+
+class EndsRun(asyncio.CancelledError):
+    """A kind of asyncio's error, as the one that Prefect raises where the time of a run is up."""
+
+
+class NoSuchPage(LookupError):
+    """An error that says more than a message, and can't be unpickled."""
+
+    def __init__(self, message: str, *, page: int, **kept: object) -> None:
+        super().__init__(message)
+        self.page, self.kept = page, kept
+
+
+class Doubled(ValueError):
+    """An error that would say its message twice, if it were unpickled."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {name}")
+
+
+class InItsOwnWay(ValueError):
+    """An error that knows how it is pickled, though it keeps what can't be."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+
+def fetch(item: int) -> int:
+    """Fail in another way for each item."""
+    if item == 1:
+        request = httpx.Request("GET", "http://localhost/1")
+        httpx.Response(404, request=request).raise_for_status()
+    if item == 2:
+        raise NoSuchPage("not there", page=2)
+    if item == 3:
+        raise Doubled("page")
+    if item == 4:
+        raise InItsOwnWay("page")
+    raise NoSuchPage("not there", page=item, lock=threading.Lock())
+
+
+@pytest.mark.guarantee(NAME, "errors")
+@pytest.mark.runners("threads", "processes", "dask-processes")
+def test_an_error_is_what_was_raised(task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """An error has its type, arguments and attributes, or is one that says type and message."""
+
+    @flow(task_runner=task_runner)
+    def fetched() -> list[Outcome[int]]:
+        return chunked_map(fetch, range(1, 6), chunk_size=5)
+
+    of_http, missing, doubled, own, last = (outcome.error for outcome in fetched())
+    assert isinstance(of_http, httpx.HTTPStatusError)
+    assert of_http.response.status_code == 404
+    assert isinstance(missing, NoSuchPage)
+    assert (missing.args, missing.page) == (("not there",), 2)
+    assert repr(doubled) == "Doubled('no page')"
+    assert repr(own) == "InItsOwnWay('page')"
+    # Within one process it need not be pickled.
+    kind, name = (NoSuchPage, "") if runner_name == "threads" else (RuntimeError, "NoSuchPage: ")
+    assert type(last) is kind
+    assert str(last) == f"{name}not there"
+
+
+@pytest.mark.guarantee(NAME, "errors")
+@given(
+    error=st.one_of(
+        st.builds(OSError, st.integers(1, 40), st.text(), st.text()),
+        st.builds(KeyError, st.text()),
+        st.builds(SystemExit, st.integers()),
+        st.builds(asyncio.CancelledError, st.text()),
+        st.builds(UnicodeDecodeError, st.text(), st.binary(), *[st.integers(0, 9)] * 2, st.text()),
+        st.builds(NoSuchPage, st.text(), page=st.integers(), seen=st.text()),
+        st.builds(Doubled, st.text()),
+    )
+)
+def test_an_error_survives_pickling(error: BaseException) -> None:
+    """Any error is pickled with its type, arguments and attributes."""
+    kept = pickle.loads(pickle.dumps(Outcome(None, error, 3)))
+    assert kept.attempts == 3
+    assert type(kept.error) is type(error)
+    assert str(kept.error) == str(error)
+    assert kept.error.args == error.args
+    assert vars(kept.error) == vars(error)
 
 
 @pytest.mark.guarantee(NAME, "retry")
@@ -180,6 +292,7 @@ class Clock:
 
 
 @pytest.mark.guarantee(NAME, "granularity")
+@pytest.mark.guarantee(NAME, "runs")
 @pytest.mark.runners("sequential")
 @pytest.mark.parametrize("first", [2**-11, 2.0], ids=["as others", "slow"])
 def test_a_chunk_takes_as_long_as_asked(
@@ -187,7 +300,8 @@ def test_a_chunk_takes_as_long_as_asked(
 ) -> None:
     """Chunks have the items that take an eighth of a second at the pace of those tried first.
 
-    Those are tried for a tenth of a chunk's time, and the very first does not count.
+    Those are tried for a tenth of a chunk's time, and the very first does not count. Their task run
+    is named after all that it was given, and the next one begins with what it left.
     """
     clock = Clock()
     monkeypatch.setattr(chunks, "time", clock)
@@ -317,12 +431,39 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path)
 
 
 @pytest.mark.guarantee(NAME, "refused")
+@pytest.mark.parametrize(
+    "options", [{"retries": 1.0}, {"chunk_size": 1.5}, {"chunk_size": "2"}], ids=str
+)
+def test_what_counts_is_an_integer(options: dict[str, Any], tmp_path: Path) -> None:
+    """A number that counts and is no integer is refused by name, and nothing is called."""
+
+    def touch(item: int) -> None:
+        (tmp_path / str(item)).touch()
+
+    with pytest.raises(TypeError, match=f"{next(iter(options))}=.* is no integer"):
+        chunked_map(touch, [1], **options)
+    assert not list(tmp_path.iterdir())
+
+
+class Waits:
+    """What is called by `async def`, and is no function."""
+
+    async def __call__(self, item: int) -> int:
+        """Return the item."""
+        return item
+
+
+@pytest.mark.guarantee(NAME, "refused")
 def test_what_is_no_plain_function_is_refused() -> None:
-    """A task or an async function is a TypeError that says what to give instead."""
+    """A task or whatever is async is a TypeError that says what to give instead."""
 
     async def wait(item: int) -> int:
         return item
 
-    for function in (wait, task(root), task(wait)):
+    async def each(item: int) -> AsyncIterator[int]:
+        yield item
+
+    refused: list[Any] = [wait, each, Waits(), Waits().__call__, task(root), task(wait)]
+    for function in [*refused, *(functools.partial(each) for each in refused)]:
         with pytest.raises(TypeError, match="give a task's `fn`, and of an async function one"):
             chunked_map(function, [1])
