@@ -16,7 +16,8 @@ Guarantees:
     inline: a sync task runs in the submitting thread, and `submit` returns when it is finished,
         so that tasks run in the order in which they were submitted.
     futures: the future has the same value, state and error as on a thread pool, where the flow is
-        sync and the task returns or raises an `Exception`.
+        sync and the task returns or raises an `Exception`. Context variables
+        that a task sets are its own.
     wait-for: a task whose `wait_for` failed does not run and ends NotReady.
     retries: a submitted task is retried as often as a called one.
     timeouts: `timeout_seconds` interrupts a submitted task, where the flow runs in the main thread.
@@ -132,7 +133,8 @@ class SequentialTaskRunner(TaskRunner[PrefectFuture[Any]]):
         if task.isasync:
             state = _run_to_end(lambda: asyncio.run(run_task_async(**call)))
         else:
-            state = run_task_sync(**call)
+            # Context variables that it sets, such as that of `decimal`, are not set for later ones.
+            state = copy_context().run(run_task_sync, **call)
         return FinishedFuture(task_run_id, state)
 
     def __eq__(self, other: object) -> bool:

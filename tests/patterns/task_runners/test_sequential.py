@@ -9,6 +9,7 @@ import pdb
 import sys
 import threading
 import time
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import cloudpickle
@@ -113,6 +114,33 @@ def test_result_raises_what_the_task_raised() -> None:
 
     with pytest.raises(LookupError, match="no such parcel"):
         failing()
+
+
+@pytest.mark.guarantee(NAME, "futures")
+def test_context_variables_are_a_task_s_own() -> None:
+    """What a task sets in its context, later ones and the flow don't see, as on threads."""
+    seen: ContextVar[str] = ContextVar("seen", default="nothing")
+
+    @task
+    def note(name: str) -> str:
+        found = seen.get()
+        seen.set(name)
+        return found
+
+    @task
+    async def note_async(name: str) -> str:
+        return note.fn(name)
+
+    @flow
+    def notes() -> list[str]:
+        seen.set("the flow's")
+        tasks: list[Any] = [note, note_async, note]
+        return [*(each.submit(each.name).result() for each in tasks), seen.get()]
+
+    pool: Any = ThreadPoolTaskRunner(max_workers=2)
+    for runner in (SequentialTaskRunner(), pool):
+        found = copy_context().run(notes.with_options(task_runner=runner))
+        assert found == ["the flow's"] * 4
 
 
 @pytest.mark.fact(NAME, "map")
