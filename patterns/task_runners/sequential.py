@@ -134,7 +134,7 @@ class SequentialTaskRunner(TaskRunner[PrefectFuture[Any]]):
             state = _run_to_end(lambda: asyncio.run(run_task_async(**call)))
         else:
             # Context variables that it sets, such as that of `decimal`, are not set for later ones.
-            state = copy_context().run(run_task_sync, **call)
+            state = copy_context().run(lambda: run_task_sync(**call))
         return FinishedFuture(task_run_id, state)
 
     def __eq__(self, other: object) -> bool:
