@@ -14,7 +14,8 @@ Problem:
 
 Guarantees:
     values: a flow whose tasks only take arguments, which they leave as they are, and return results
-        gives the same values on every task runner, whatever the tasks depend on.
+        gives the same values on every task runner. Futures are arguments, or stand in lists,
+        tuples, sets and values of dicts, and in those in one another.
     states: it ends in the same states: a failed task fails, what needs it is not run, and
         everything else completes.
     order: results come in the order of the calls, not in the order of finishing.
@@ -25,6 +26,8 @@ Guarantees:
 Prefect:
     stateless (3.8, 3.9): on a process pool the future of a task that is not run has no state:
         asking it for anything raises `UpstreamTaskError`.
+    unresolved (3.8, 3.9): on Dask the future that stands in a dataclass, in a Pydantic model or as
+        a key of a dict comes to the task as a future of Dask; elsewhere its result does.
     globals (3.8, 3.9): what the flow puts in a global, its tasks find there on threads, and not in
         other processes.
 
@@ -64,7 +67,8 @@ def task_runner_for(name: str | None = None, workers: int = 2) -> TaskRunner[Any
         name: `one-thread`, `threads`, `processes`, `dask`, or the address of a Dask scheduler
             such as `tcp://10.0.0.5:8786` or `tls://10.0.0.5:8786`; without one, `TASK_RUNNER`
             says it, or else `threads`.
-        workers: How many tasks may run side by side.
+        workers: How many tasks may run side by side, of `threads`, `processes` and `dask`;
+            a scheduler that runs already has the workers it has.
 
     Returns:
         A task runner for `a_flow.with_options(task_runner=...)`.

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -63,6 +65,61 @@ def ended(bill: Bill) -> dict[str, str]:
 def test_values_are_those_of_plain_python(task_runner: TaskRunner[Any], bill: Bill) -> None:
     """The flow gives the values of plain Python, whatever the tasks depend on."""
     assert price_parts.with_options(task_runner=task_runner)(bill) == priced(bill)
+
+
+@task
+def opened(parcel: Any) -> Any:
+    """Return what was in a parcel, with the name of its type where it is no number."""
+    inside = parcel
+    if isinstance(parcel, Box | Model):
+        inside = parcel.inside
+    elif isinstance(parcel, dict) and "inside" not in parcel:
+        inside = next(iter(parcel))
+    return type(inside).__name__ if "Future" in type(inside).__name__ else inside
+
+
+@dataclass
+class Box:
+    """A dataclass with something inside."""
+
+    inside: Any
+
+
+class Model(pydantic.BaseModel):
+    """A Pydantic model with something inside."""
+
+    inside: Any
+
+
+@pytest.mark.guarantee(NAME, "values")
+def test_futures_in_collections_are_resolved(task_runner: TaskRunner[Any]) -> None:
+    """A future in a list, tuple, set or value of a dict, in one another, too, is its result."""
+
+    @flow(task_runner=task_runner)
+    def parcels() -> list[Any]:
+        seven = assemble.submit(7, [])
+        packed = [seven, [seven], (seven,), {seven}, {"inside": seven}, [({"inside": {seven}},)]]
+        return [each.result() for each in [opened.submit(parcel) for parcel in packed]]
+
+    assert parcels() == [7, [7], (7,), {7}, {"inside": 7}, [({"inside": {7}},)]]
+
+
+@pytest.mark.fact(NAME, "unresolved")
+@pytest.mark.runners("threads", "processes", "dask-processes")
+def test_dask_does_not_look_for_futures_everywhere(
+    task_runner: TaskRunner[Any], runner_name: str
+) -> None:
+    """In a dataclass, a model or a key a future is resolved on threads and processes only."""
+
+    @flow(task_runner=task_runner)
+    def parcels() -> list[Any]:
+        seven = assemble.submit(7, [])
+        # Dask does not wait for it, either.
+        seven.wait()
+        packed = [Box(seven), Model(inside=seven), {seven: 1}]
+        return [each.result() for each in [opened.submit(parcel) for parcel in packed]]
+
+    assert parcels() == [7 if "dask" not in runner_name else "Future"] * 3
 
 
 @pytest.mark.guarantee(NAME, "states")
