@@ -17,10 +17,11 @@ Guarantees:
         of `ProcessPoolTaskRunner`.
     around: each task run has the tags and settings around its own submit.
     once: a worker sets up settings, client and flow once in a flow run, not in every task run.
-    start: a second flow run's workers are forked, and import nothing that the first ones did.
-    fresh: each task run begins with the environment variables of the flow and with what an
-        initializer set, whatever earlier ones changed; what `atexit` was told in a worker is done
-        at its end.
+    start: a second flow run's workers are forked from the process that the first ones were, which
+        has Prefect imported, and what `multiprocessing.set_forkserver_preload` was told before.
+    fresh: each task run begins with the environment variables that the flow had at its first
+        submit, and with what an initializer set, whatever earlier ones changed; what `atexit` was
+        told in a worker is done at its end.
     apart: flow runs that one after the other use a runner see their own flow run and parameters.
     gone: after a flow run its workers and the folder with what was sent are gone.
     died: where a worker dies, its task and those that wait fail, as with `ProcessPoolTaskRunner`.
@@ -29,6 +30,9 @@ Guarantees:
 Prefect:
     first-around (3.8): with `ProcessPoolTaskRunner` all task runs of a flow run have the tags and
         settings around the first submit.
+
+    main-again (3.8, 3.9): with Python 3.11 and 3.12 each worker of each flow run imports the main
+        module anew, with this task runner, too (CPython gh-126631, which later ones have mended).
 
 Not for:
     Tasks that rely on a copy of their globals for each run: a worker unpickles a task once, so that
@@ -65,6 +69,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -75,7 +80,7 @@ import prefect
 from packaging.version import Version
 
 # What is imported below is private.
-if not Version("3.8") <= Version(prefect.__version__) < Version("3.10"):
+if Version(prefect.__version__).release[:2] not in {(3, 8), (3, 9)}:
     raise ImportError(
         "lean_process_pool.py: it was tried with Prefect 3.8 and 3.9, not with"
         f" {prefect.__version__}; use prefect.task_runners.ProcessPoolTaskRunner"
@@ -124,7 +129,9 @@ def start_method() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    # Multiprocessing has no way to ask what it was told.
+    told = getattr(forkserver._forkserver, "_preload_modules", [])
+    context.set_forkserver_preload(list(dict.fromkeys([*told, *PRELOADED])))
     return context
 
 

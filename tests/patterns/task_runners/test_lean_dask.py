@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import runpy
 import signal
 import sys
@@ -627,10 +628,11 @@ def test_an_adaptive_cluster_grows_with_a_flow_run(prefect_server: str, tmp_path
 
 
 @pytest.mark.guarantee(NAME, "refused")
-def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["3.99.0", "3.10.0rc1", "3.7.5"])
+def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """With a Prefect that was not tried, the import says so in one line, whatever it lacks."""
-    monkeypatch.setattr(prefect, "__version__", "3.99.0")
+    monkeypatch.setattr(prefect, "__version__", version)
     monkeypatch.setitem(sys.modules, "prefect._flow_run_suspension", None)
-    with pytest.raises(ImportError, match=r"3\.99\.0; use prefect_dask\.DaskTaskRunner") as caught:
+    with pytest.raises(ImportError, match=f"{re.escape(version)}; use prefect_dask") as caught:
         runpy.run_path(str(lean_dask.__file__))
     assert "\n" not in str(caught.value)

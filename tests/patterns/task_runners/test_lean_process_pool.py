@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import ast
 import atexit
 import decimal
 import os
+import re
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -179,6 +182,68 @@ def test_workers_are_forked_from_what_has_prefect_imported(lean: TaskRunner[Any]
     assert not {process for process, *_ in first} & {process for process, *_ in second}
 
 
+MAIN = """
+import multiprocessing, os, sys
+from pathlib import Path
+
+Path(sys.argv[1], str(os.getpid())).touch()
+from prefect import flow, task
+from patterns.task_runners.lean_process_pool import LeanProcessPoolTaskRunner
+
+@task
+def process():
+    return os.getpid(), os.getppid(), "wave" in sys.modules
+
+@flow
+def processes():
+    return process.submit().result()
+
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["wave"])
+    run = processes.with_options(task_runner=LeanProcessPoolTaskRunner(1))
+    print("SEEN", os.getpid(), run(), run())
+"""
+
+
+@pytest.fixture(scope="module")
+def seen_by_main(
+    prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[set[int], list[Any]]:
+    """Run a main module: return the processes that imported it, and what it and its tasks saw."""
+    folder = tmp_path_factory.mktemp("main")
+    (folder / "imported").mkdir()
+    (folder / "main.py").write_text(MAIN)
+    root = Path(__file__).parents[3]
+    printed = subprocess.run(
+        [sys.executable, folder / "main.py", folder / "imported"],
+        env=os.environ | {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    line = next(each for each in printed.splitlines() if each.startswith("SEEN "))
+    main, _, runs = line.removeprefix("SEEN ").partition(" ")
+    seen = [int(main), *ast.literal_eval(f"[{runs.replace(') (', '), (')}]")]
+    return {int(each.name) for each in (folder / "imported").iterdir()}, seen
+
+
+@pytest.mark.guarantee(NAME, "start")
+def test_what_was_to_be_preloaded_still_is(seen_by_main: tuple[set[int], list[Any]]) -> None:
+    """What the program told multiprocessing to preload, the workers have, and from one process."""
+    _, (_, first, second) = seen_by_main
+    assert first[1] == second[1]
+    assert first[2]
+    assert second[2]
+
+
+@pytest.mark.fact(NAME, "main-again")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="CPython has mended it")
+def test_each_worker_imports_the_main_module(seen_by_main: tuple[set[int], list[Any]]) -> None:
+    """The main module is imported by each worker, and not by the process they fork from."""
+    imported, (main, first, second) = seen_by_main
+    assert imported == {main, first[0], second[0]}
+
+
 def set_precision() -> None:
     """Set what a thread keeps in a context variable."""
     decimal.getcontext().prec = 50
@@ -211,6 +276,33 @@ def test_a_worker_begins_as_if_it_were_spawned(
         assert run(str(tmp_path)) == [(value, None, 50)] * 2
         assert (tmp_path / "ended").exists()
         (tmp_path / "ended").unlink()
+
+
+@task
+def region() -> str | None:
+    """Return a variable of the environment."""
+    return os.environ.get("FLOWGAUGE_REGION")
+
+
+@flow
+def regions() -> list[str | None]:
+    """Return the variable as two tasks see it, one before and one after the flow changes it."""
+    seen = []
+    for name in ("first", "second"):
+        os.environ["FLOWGAUGE_REGION"] = name
+        seen.append(region.submit().result())
+    return seen
+
+
+@pytest.mark.guarantee(NAME, "fresh")
+@pytest.mark.guarantee(NAME, "same")
+def test_the_environment_is_that_of_the_first_submit(
+    lean: TaskRunner[Any], stock: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a flow sets after its first submit its tasks don't see, as on the stock runner."""
+    monkeypatch.setenv("FLOWGAUGE_REGION", "none")
+    for runner in (lean, stock):
+        assert regions.with_options(task_runner=runner)() == ["first", "first"]
 
 
 @pytest.mark.guarantee(NAME, "same")
@@ -293,10 +385,11 @@ def test_tasks_fail_where_a_worker_dies(lean: TaskRunner[Any], stock: TaskRunner
 
 
 @pytest.mark.guarantee(NAME, "refused")
-def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["3.99.0", "3.10.0rc1", "3.7.5"])
+def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """With a Prefect that was not tried, the import says so in one line, whatever it lacks."""
-    monkeypatch.setattr(prefect, "__version__", "3.99.0")
+    monkeypatch.setattr(prefect, "__version__", version)
     monkeypatch.setitem(sys.modules, "prefect._flow_run_suspension", None)
-    with pytest.raises(ImportError, match=r"not with 3\.99\.0; use prefect") as caught:
+    with pytest.raises(ImportError, match=f"not with {re.escape(version)}; use prefect") as caught:
         runpy.run_path(str(lean_process_pool.__file__))
     assert "\n" not in str(caught.value)
