@@ -34,15 +34,17 @@ Guarantees:
         and trains none. A relative path in another folder is another source.
     code: after a change in this file, a helper's too, all is read and trained again.
     retried: a read that fails for a reason that may pass is retried after 2, 10 and 60 s.
-    not-retried: a month that isn't there, lacks a column or is broken fails at once, with one
-        line that says so.
-    checked: rows that break the rules are dropped, and more than a tenth of a month is an error.
+    not-retried: a month that isn't there, lacks a column, has one of a wrong type or is broken
+        fails at once, with one line that says so; a URL of another scheme does, too.
+    checked: rows that break the rules or lack a place are dropped, and more than a tenth of a
+        month is an error.
     versioned: model and metrics lie in a folder whose name comes from the data, the parameters
         and the code that they come from; one that is there is not overwritten, also when several
         register it at once.
     artifacts: each run leaves a table of the scores, a plot of the errors and a link to the
         newest model.
-    taxi: the same code reads a month of taxi trips from a path or a URL.
+    taxi: the same code reads a month of taxi trips from a path or a URL of `http`, `https` or
+        `file`; a place is the same one whether a month holds it as 1, 1.0 or text.
     parameters: a deployment has a schema for its parameters: months outside of 1 to 11, no
         months, an empty sample and a negative `alpha` start no run.
     tracked: with `tracking_uri` each month is a run in MLflow; without, MLflow isn't needed.
@@ -73,6 +75,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,7 +86,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, TypedDict
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import url2pathname, urlopen
 
 import numpy as np
 import pandas as pd
@@ -117,6 +121,14 @@ COLUMNS = {
     },
 }
 """What the columns of each source are called here."""
+NUMBER = r"u?int\d+|float|double"
+PLACE = rf"{NUMBER}|(large_)?string|dictionary<.*"
+TYPES = {
+    **{"origin": PLACE, "dest": PLACE, "distance": NUMBER},
+    **dict.fromkeys(("began", "ended"), r"timestamp\[\w+\]"),
+}
+"""What Arrow calls the types that columns of taxi trips may have; times are local, with no zone."""
+MISSING = ("", "nan", "NaN", "None", "<NA>")
 EVERY_MONTH = list(range(1, 12))
 RULES = {"distance": (0.1, 5000), "hour": (0, 23), "minutes": (1, 720)}
 """The least and the most that each column may hold: miles, hour of the day, minutes."""
@@ -196,13 +208,18 @@ def fetch(address: str) -> BytesIO:
     """Return what is at a path or a URL.
 
     Raises:
-        ValueError: If no file is there; any other failure is an `OSError` or `HTTPException`.
+        ValueError: If no file is there, or the URL is of another scheme than `file`, `http` and
+            `https`; any other failure is an `OSError` or `HTTPException`.
     """
+    url = urlsplit(address if "://" in address else "")
+    if url.scheme not in ("", "file", "http", "https"):
+        raise ValueError(f"{address} is neither a path nor a URL of file, http or https")
     try:
-        if "://" not in address:
-            return BytesIO(Path(address).read_bytes())
-        with urlopen(address, timeout=60) as answer:
-            return BytesIO(answer.read())
+        if url.scheme.startswith("http"):
+            with urlopen(address, timeout=60) as answer:
+                return BytesIO(answer.read())
+        path = url2pathname(url.path) if url.scheme else address
+        return BytesIO(Path(path).read_bytes())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, HTTPError) as error:
         # 403 is what the taxi commission's store answers for a month it doesn't have.
         if isinstance(error, HTTPError) and error.code not in (403, 404, 410):
@@ -232,12 +249,21 @@ def read_taxi(address: str) -> pd.DataFrame:
         raise ValueError(f"{address} can't be read as Parquet: {reason}") from None
     if missing := columns.keys() - set(table.column_names):
         raise ValueError(f"{address} has no column {', '.join(sorted(missing))}")
+    types = [(field.name, str(field.type)) for field in table.schema]
+    if wrong := [f"{k} ({v})" for k, v in types if not re.fullmatch(TYPES[columns[k]], v)]:
+        raise ValueError(f"{address} has columns of a wrong type: {', '.join(wrong)}")
     trips = table.to_pandas().rename(columns=columns)
     began, ended = trips.pop("began"), trips.pop("ended")
     minutes = (ended - began).dt.total_seconds() / 60
     # A file's year is that of most of its rows; no month of another year is the one meant.
     month = began.dt.month.where(began.dt.year == began.dt.year.median(), 0)
     return trips.assign(month=month, hour=began.dt.hour, minutes=minutes)
+
+
+def place(value: object) -> str | None:
+    """Return what a place is called, the same for 1, 1.0 and "1", or None for a missing one."""
+    name = str(value).removesuffix(".0")
+    return None if name in MISSING else name
 
 
 @task(
@@ -260,7 +286,7 @@ def read_month(source: str, month: int, sample: int | None) -> pd.DataFrame:
         Columns `month`, `origin`, `dest`, `distance`, `hour` and `minutes`.
 
     Raises:
-        ValueError: If there is no such month, or it lacks a column.
+        ValueError: If there is no such month, it lacks a column, or has one of a wrong type.
     """
     if source == FLIGHTS:
         trips = read_flights(month)
@@ -268,7 +294,9 @@ def read_month(source: str, month: int, sample: int | None) -> pd.DataFrame:
         trips = read_taxi(source.replace("{month:02}", f"{month:02}"))
     if sample is not None and sample < len(trips):
         trips = trips.sample(sample, random_state=month)
-    places = {name: trips[name].astype(str).astype("category") for name in ("origin", "dest")}
+    # As categories, each place is named once, not in each row.
+    by_place = trips[["origin", "dest"]].astype("category")
+    places = {name: by_place[name].map(place, na_action="ignore") for name in by_place}
     return trips.assign(**places).reset_index(drop=True)
 
 
@@ -277,14 +305,15 @@ def check_month(trips: pd.DataFrame, month: int) -> pd.DataFrame:
     """Drop the rows that break a rule.
 
     Raises:
-        ValueError: If there are no rows, or more than a tenth of them break a rule.
+        ValueError: If there are no rows, or more than a tenth of them break a rule or lack a place.
     """
     if trips.empty:
         raise ValueError(f"month {month} has no rows: choose other months or source")
     rules = {**RULES, "month": (month, month)}
     numbers = trips.astype(dict.fromkeys(rules, float))
     # A value that is missing is between no bounds.
-    valid = pd.DataFrame({name: numbers[name].between(*rule) for name, rule in rules.items()})
+    valid = trips[["origin", "dest"]].notna()
+    valid = valid.assign(**{k: numbers[k].between(*rule) for k, rule in rules.items()})
     kept = valid.all(axis=1)
     share = (~kept).mean()
     if share > MOST_DROPPED:

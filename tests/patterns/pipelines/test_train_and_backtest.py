@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -485,10 +485,58 @@ def test_a_missing_file_is_not_read_again(tmp_path: Path, virtual_clock: Virtual
     assert virtual_clock.skipped == 0
 
 
+@pytest.mark.guarantee(NAME, "not-retried")
+@pytest.mark.parametrize("scheme", ["s3", "gs", "ftp", "FILE", "file"])
+def test_only_the_web_is_asked_again(tmp_path: Path, scheme: str) -> None:
+    """A missing file's URL, or one that is not of the web, is no error that may pass."""
+    address = f"{scheme}://{tmp_path}/trips-01.parquet"
+    unknown = "is neither a path nor a URL of file, http or https"
+    message = f"no file is at {address}" if scheme.lower() == "file" else f"{address} {unknown}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        fetch(address)
+
+
+@pytest.mark.guarantee(NAME, "taxi")
+def test_a_file_has_a_url(tmp_path: Path) -> None:
+    """A `file` URL gives what its path does, a quoted space in it, too."""
+    path = tmp_path / "trips 01.parquet"
+    path.write_bytes(b"trips")
+    assert fetch(path.as_uri()).read() == fetch(str(path)).read() == b"trips"
+
+
+@pytest.mark.guarantee(NAME, "not-retried")
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("tpep_pickup_datetime", lambda times: times.astype(str)),
+        ("tpep_dropoff_datetime", lambda times: times.dt.tz_localize("UTC")),
+        ("tpep_pickup_datetime", lambda times: times.astype(int)),
+        ("tpep_dropoff_datetime", lambda times: times.dt.date),
+        ("trip_distance", lambda miles: miles.astype(str)),
+        ("trip_distance", lambda miles: None),
+        ("PULocationID", lambda places: places.map(lambda place: [place])),
+        ("DOLocationID", lambda places: places.astype(str).str.encode("ascii")),
+    ],
+)
+def test_a_column_of_a_wrong_type_is_named(
+    tmp_path: Path, column: str, change: Callable[[Any], Any]
+) -> None:
+    """A column of a type that can't be meant is one line, with the file and the column."""
+    trips = taxi_trips(1, 10)
+    trips.assign(**{column: change(trips[column])}).to_parquet(tmp_path / "trips-01.parquet")
+    message = rf"trips-01.parquet has columns of a wrong type: {column} \(\w.*\)$"
+    with pytest.raises(ValueError, match=message) as error:
+        read_month.fn(str(tmp_path / FILE), 1, None)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.guarantee(NAME, "checked")
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("minutes", None), ("minutes", 0.5), ("distance", 0), ("hour", 24), ("month", 2)],
+    [
+        *[("minutes", None), ("minutes", 0.5), ("distance", 0), ("hour", 24), ("month", 2)],
+        *[("origin", None), ("dest", None)],
+    ],
 )
 def test_broken_rows_are_dropped(taxi_files: Path, column: str, value: float | None) -> None:
     """Up to a tenth of a month may break a rule: those rows are dropped and all others kept."""
@@ -615,6 +663,38 @@ def test_a_path_and_a_url_give_the_same(taxi_shop: Shop, taxi_files: Path, tmp_p
     assert figures(by_url) == figures(by_path)
     # The noise in the durations has a standard deviation of one minute.
     assert by_url["mae"] < 1.2 < by_url["mean_mae"]
+
+
+@pytest.mark.guarantee(NAME, "taxi")
+@pytest.mark.guarantee(NAME, "checked")
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        *[("float64", None), ("Int64", None), ("category", None), ("text of floats", None)],
+        *[("text", missing) for missing in ("", "nan", "NaN", "None", "<NA>")],
+    ],
+)
+def test_a_place_is_the_same_however_a_month_holds_it(
+    tmp_path: Path, kind: str, missing: str | None
+) -> None:
+    """Routes are those of whole numbers, without the rows that lack a place."""
+    whole, source = taxi_trips(2, 30), str(tmp_path / FILE)
+
+    def features(trips: pd.DataFrame) -> pd.DataFrame:
+        trips.to_parquet(source.format(month=2))
+        valid = check_month.fn(read_month.fn(source, 2, None), 2)
+        return build_features.fn(valid).reset_index(drop=True)
+
+    other = whole.copy()
+    for row, name in enumerate(("PULocationID", "DOLocationID")):
+        places = whole[name].astype(float if kind == "text of floats" else int)
+        if kind in ("float64", "Int64"):
+            other[name] = places.astype(kind)
+            other.loc[row, name] = None
+        else:
+            texts = places.astype(str).astype(object).where(whole.index != row, missing)
+            other[name] = texts.astype("category") if kind == "category" else texts
+    pd.testing.assert_frame_equal(features(other), features(whole[2:]))
 
 
 @pytest.mark.guarantee(NAME, "parameters")
