@@ -37,9 +37,9 @@ Guarantees:
     months: the two months are parameters, where the notebook has to be edited; the flow refuses
         a month 0 or 13, and to judge on the month that it trains on.
     retried: loading is retried after 1 and 10 s when it fails with an `OSError`, as those of disk
-        and network are; training is not.
-    cached: the next run takes the model from the cache, unless the flights that it learns from
-        or the lines of the task that trains it have changed.
+        and network are; training is not, whatever the settings have for every task.
+    cached: the next run takes the model from the cache, unless the flights that it learns from,
+        the names and types of their columns or the lines of the task that trains it have changed.
     plot: each run leaves the notebook's plot as an artifact; errors of more than an hour are in
         its outer bars.
     clean: the notebook is kept without outputs, so a diff of it shows code only.
@@ -121,12 +121,16 @@ def load_flights(month: int) -> pd.DataFrame:
 
 
 def of_flights(context: TaskRunContext, inputs: dict[str, Any]) -> str:
-    """Return a key from the flights' values, equal for equal ones; `INPUTS` would pickle them."""
-    hashes = pd.util.hash_pandas_object(inputs["flights"], index=False)
-    return sha256(hashes.to_numpy().tobytes()).hexdigest()
+    """Return a key from the flights, equal for equal ones; `INPUTS` would pickle them."""
+    flights = inputs["flights"]
+    # The hashes are of the values alone.
+    columns = str([*flights.dtypes.items()]).encode()
+    hashes = pd.util.hash_pandas_object(flights, index=False)
+    return sha256(columns + hashes.to_numpy().tobytes()).hexdigest()
 
 
 @task(
+    retries=0,  # whatever the settings have for every task
     cache_policy=CachePolicy.from_cache_key_fn(of_flights) + TASK_SOURCE,
     task_run_name="train-month-{month}",
 )
