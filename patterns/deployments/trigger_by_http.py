@@ -16,15 +16,16 @@ Guarantees:
     listed: without arguments it lists all deployments that the server knows, also where the
         server tells them in parts.
     watched: it waits for the end of the run and says how it ended, and whether that was well.
-    artifacts: the tables and texts that the run published are read back, all of them; of those
-        with one key the newest.
+    artifacts: the tables and texts that the run published are read back, all of them: of those
+        with one key the newest, and one without a key by its id.
     busy: a server that says it is too busy (503) is asked again for a minute; another refusal
         is final.
     once: a request that is repeated, because it was answered 503, makes no second run; nor does
         a later one for the same deployment with the same key.
-    errors: a deployment that is not there, a parameter that does not fit, is given twice or is
-        no JSON (such as NaN), a server that does not answer and a run that takes too long are
-        one line each, and status 2.
+    errors: a deployment that is not there, a parameter that does not fit, is given twice or, from
+        Python, is no JSON (such as NaN), an address that is none, a server that does not answer
+        and a run that takes too long are one line each, and status 2. On the command line a value
+        that is no JSON, be it NaN, is text.
 
 Not for:
     Servers that ask for a password or a key: add their header in `call`. Code that has Prefect
@@ -84,9 +85,9 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TriggerError(f"this is no JSON: {error}") from None
-    request = Request(api + path, data, {"Content-Type": "application/json"})
     deadline = time.monotonic() + BUSY
     try:
+        request = Request(api + path, data, {"Content-Type": "application/json"})
         while True:
             try:
                 with urlopen(request, timeout=BUSY) as response:
@@ -193,12 +194,15 @@ def watch(api: str, run: str, patience: float = 600) -> dict[str, Any]:
 
 
 def artifacts(api: str, run: str) -> dict[str, Any]:
-    """Return what a run published, its tables as lists of rows, by key."""
+    """Return what a run published, its tables as lists of rows, by key, or else by id."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
     return {
-        each["key"]: json.loads(each["data"]) if each["type"] == "table" else each["data"]
+        each["key"] or each["id"]: json.loads(each["data"])
+        if each["type"] == "table"
+        else each["data"]
         for each in reversed(everything(api, "/artifacts/filter", wanted))
-        if each["key"]  # values of tasks and flows are kept as artifacts without one
+        # The value of a flow is kept as an artifact, too, which has neither.
+        if each["key"] or each["type"]
     }
 
 
@@ -228,7 +232,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     Returns:
         0 if the run completed, 1 if it ended otherwise, 2 if it could not be started.
     """
-    api = os.environ.get("PREFECT_API_URL", LOCAL).rstrip("/")
+    api = (os.environ.get("PREFECT_API_URL") or LOCAL).rstrip("/")
     try:
         if not arguments:
             print("\n".join(sorted(names(api))) or f"no deployments at {api}")

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State
@@ -151,6 +152,25 @@ def test_it_reads_all_artifacts_and_the_newest_of_a_key(api: str) -> None:
         assert artifacts(address, run) == {"a": "3", "b": "2", "c": "1"}
 
 
+@flow(persist_result=True)
+def publish_without_a_key() -> str:
+    """Publish a text that has no key, in a run whose value is kept."""
+    create_markdown_artifact("# without a key")
+    return "of the flow"
+
+
+@pytest.mark.guarantee(NAME, "artifacts")
+def test_it_reads_an_artifact_without_a_key_but_no_value(api: str) -> None:
+    """A text without a key is read back, by its id; the value, which is kept alike, is not."""
+    run = str(publish_without_a_key(return_state=True).state_details.flow_run_id)
+    kept = pattern.everything(
+        api, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    )
+    ids = [each["id"] for each in kept if each["data"] == "# without a key"]
+    assert (len(kept), len(ids)) == (2, 1)
+    assert artifacts(api, run) == {ids[0]: "# without a key"}
+
+
 @pytest.mark.guarantee(NAME, "errors")
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -190,6 +210,13 @@ def test_what_is_no_json_is_one_line(api: str, n: object) -> None:
 
 
 @pytest.mark.guarantee(NAME, "errors")
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "[NaN]", "north"])
+def test_a_word_that_is_no_json_is_text(text: str) -> None:
+    """On the command line what JSON has no word for is text, as what is no JSON at all."""
+    assert pattern.parsed([f"x={text}"]) == {"x": text}
+
+
+@pytest.mark.guarantee(NAME, "errors")
 def test_a_server_that_does_not_answer_is_one_line() -> None:
     """The address is named, with the variable that it comes from."""
     with socket.socket() as unused:
@@ -203,7 +230,9 @@ def test_a_server_that_does_not_answer_is_one_line() -> None:
 
 
 @pytest.mark.guarantee(NAME, "errors")
-@pytest.mark.parametrize("address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api", "prefect.example/api"]
+)
 def test_an_address_that_is_none_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
@@ -211,6 +240,17 @@ def test_an_address_that_is_none_is_one_line(
     monkeypatch.setenv("PREFECT_API_URL", address)
     assert main(["measure/asked"]) == 2
     assert re.fullmatch(rf".*{address} .*PREFECT_API_URL.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.guarantee(NAME, "listed")
+def test_an_empty_address_is_none(
+    api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `PREFECT_API_URL` empty the server of this machine is asked, as if it were not set."""
+    monkeypatch.setattr(pattern, "LOCAL", api)
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    assert main() == 0
+    assert "measure/asked" in capsys.readouterr().out.split()
 
 
 @contextmanager
