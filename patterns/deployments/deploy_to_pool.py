@@ -33,6 +33,8 @@ Prefect:
         one: both have it.
     misspelt (3.8, 3.9): a queue that the pool does not have is made, as the last, when a flow is
         deployed to it.
+    not-imported (3.8, 3.9): a file that raises when it is imported, as for a package that is
+        missing here, is deployed all the same; where it raises for a worker too, its runs fail.
 
 Not for:
     One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
@@ -111,7 +113,8 @@ def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = Non
             raise ValueError(f'work pool "{pool}" is of type {there.type}, not process')
         if limit is not None:
             client.update_work_pool(pool, WorkPoolUpdate(concurrency_limit=limit))
-        for name, queue in queues.items():
+        # A queue that is made moves those of its priority down: the first comes first.
+        for name, queue in sorted(queues.items(), key=lambda each: each[1].priority):
             with suppress(ObjectAlreadyExists):
                 client.create_work_queue(name, work_pool_name=pool, priority=queue.priority)
         for name, queue in queues.items():

@@ -14,6 +14,8 @@ import httpx
 import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
+from prefect.exceptions import ScriptError
+from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running
 from prefect.workers.process import ProcessWorker
@@ -111,6 +113,20 @@ def test_a_queue_that_is_made_is_before_those_of_its_priority(prefect_server: st
         prepare_pool("made", {"urgent": Queue(1), "first": Queue(3), "second": Queue(3)})
         both = {"first": 3, "second": 3}
         assert priorities(prefect_server, "made") == {"urgent": 1, "default": 2, **both}
+
+
+@pytest.mark.guarantee(NAME, "priority")
+def test_the_order_of_the_queues_does_not_matter(prefect_server: str) -> None:
+    """Named in any order, queues are made with the priorities that they are given."""
+    queues = [("nightly", Queue(2)), ("urgent", Queue(1)), ("late", Queue(3))]
+    for pool, given in (("falling", queues), ("rising", queues[::-1])):
+        prepare_pool(pool, dict(given))
+        assert priorities(prefect_server, pool) == {
+            "urgent": 1,
+            "nightly": 2,
+            "late": 3,
+            "default": 4,
+        }
 
 
 def priorities(api: str, pool: str) -> dict[str, int]:
@@ -279,6 +295,19 @@ def test_a_flow_that_does_not_exist_is_refused(
         deploy(tmp_path, entrypoint, "of-nothing", "default")
     assert "\n" not in str(caught.value)
     assert "of-nothing" not in deployed(prefect_server)
+
+
+@pytest.mark.fact(NAME, "not-imported")
+def test_a_file_that_fails_when_it_is_imported_is_deployed(
+    prefect_server: str, tmp_path: Path
+) -> None:
+    """The flow of a file whose import raises is deployed, but can't be loaded for a run."""
+    prepared("fails")
+    (tmp_path / "fails.py").write_text(NOTING + "\nraise KeyError('NO_SUCH')\n")
+    deploy(tmp_path, "fails.py:train", "of-a-file-that-fails", "fails")
+    assert "of-a-file-that-fails" in deployed(prefect_server)
+    with pytest.raises(ScriptError):
+        load_flow_from_entrypoint(f"{tmp_path}/fails.py:train", use_placeholder_flow=False)
 
 
 @pytest.mark.guarantee(NAME, "runs")
