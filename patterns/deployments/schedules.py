@@ -13,14 +13,15 @@ Problem:
 Guarantees:
     cron: a `daily` run comes once on every day at the time that a clock in that zone shows,
         also on the days of both changes.
-    interval: runs of `every` are equal stretches of time apart, across both changes.
+    interval: runs of `every` are equal stretches of time apart, across both changes; they are not
+        only after its anchor, but before it, too.
     rrule: a run of `last_working_day` comes at its clock time on the last day of each month
         that is no Saturday or Sunday.
     refused: `daily` and `last_working_day` take no time that a change of the clocks skips or
         repeats.
-    bad: a cron string, an interval, a rule or a zone that means nothing, a moment without a zone,
-        and a time with seconds or a zone of its own, are refused in one line before anything is
-        sent to a server.
+    bad: a cron string, an interval, a rule or a zone that Prefect can't read, a schedule without
+        any, an anchor without a zone, and a time with seconds or a zone of its own, are refused in
+        one line before anything is sent to a server.
     fires: a server makes the runs of these schedules for those times, and a process that serves
         the flow starts them then, also in the night of the change.
 
@@ -28,6 +29,8 @@ Prefect:
     skipped (3.8, 3.9): a cron time that is skipped runs all the same, an hour off, and one that
         is repeated runs the first time only.
     hourly (3.8, 3.9): an hourly cron does not run in the second pass of a repeated hour.
+    never (3.8, 3.9): a cron string that never comes, such as one for February 30, is taken, and
+        then the deployment's other schedules make no run either; only the server's log says so.
     drift (3.8): an interval of a day in a zone with summer time moves by an hour at a change, and
         what was scheduled before stays: those days have two runs. Use `daily`.
     clock-time (3.9): such an interval keeps its clock time: it is no interval of 24 hours then.
@@ -66,6 +69,8 @@ def checked(schedule: Schedule) -> Schedule:
     """
     if schedule.timezone == "":
         raise ValueError("no such schedule: it has no time zone")
+    if (schedule.cron, schedule.interval, schedule.rrule) == (None, None, None):
+        raise ValueError("no such schedule: it has no cron string, interval or rule")
     try:
         DeploymentScheduleCreate.from_schedule(schedule)
     except ValidationError as error:
@@ -112,21 +117,21 @@ def is_odd(clock: datetime, zone: str) -> bool:
     return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
 
 
-def every(interval: timedelta, since: datetime) -> Schedule:
+def every(interval: timedelta, anchor: datetime) -> Schedule:
     """Run after equal stretches of time.
 
     Args:
         interval: The stretch.
-        since: When one of the runs is, with its zone.
+        anchor: When one of the runs is, with its zone; runs before it are as far apart.
 
     Raises:
-        ValueError: If the interval is not longer than zero, or the moment has no zone.
+        ValueError: If the interval is not longer than zero, or the anchor has no zone.
     """
-    if since.tzinfo is None:
-        raise ValueError(f"{since} has no time zone")
+    if anchor.tzinfo is None:
+        raise ValueError(f"{anchor} has no time zone")
     # In UTC, which has no changes; in another zone the server would follow the clocks there.
-    since = since.astimezone(UTC)
-    return checked(Schedule(interval=interval, anchor_date=since, timezone="UTC"))
+    anchor = anchor.astimezone(UTC)
+    return checked(Schedule(interval=interval, anchor_date=anchor, timezone="UTC"))
 
 
 def last_working_day(at: time, zone: str) -> Schedule:

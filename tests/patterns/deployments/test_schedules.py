@@ -28,7 +28,7 @@ from flowgauge.waiting import patience, wait_until
 from patterns.deployments import schedules as pattern
 from patterns.deployments.schedules import checked, daily, every, is_odd, last_working_day, report
 from patterns.deployments.self_hosted_server import prefect_server as run_prefect_server
-from patterns.deployments.trigger_by_http import call, watch
+from patterns.deployments.trigger_by_http import TriggerError, call, watch
 
 NAME = "deployments/schedules"
 BERLIN = "Europe/Berlin"
@@ -118,19 +118,23 @@ def test_daily_is_that_cron() -> None:
 @given(
     look=looks(),
     minutes=st.integers(1, 3 * 24 * 60),
-    back=st.integers(0, 10**7),
+    back=st.integers(-(10**7), 10**7),
 )
 @example(look=(BERLIN, datetime(2027, 10, 30, 22, tzinfo=UTC)), minutes=60, back=0)
 @example(look=(BERLIN, datetime(2027, 3, 27, 22, tzinfo=UTC)), minutes=1440, back=10**7)
+@example(look=(BERLIN, datetime(2027, 3, 27, 22, tzinfo=UTC)), minutes=1440, back=-(10**7))
 def test_every_is_equal_stretches(look: tuple[str, datetime], minutes: int, back: int) -> None:
-    """Whenever a server looks, the runs are whole numbers of intervals from the one given."""
+    """Whenever a server looks, the runs are whole numbers of intervals from the anchor.
+
+    Before the anchor, too.
+    """
     zone, start = look
     interval = timedelta(minutes=minutes)
-    since = (start - timedelta(seconds=back)).astimezone(ZoneInfo(zone))
+    anchor = (start - timedelta(seconds=back)).astimezone(ZoneInfo(zone))
     passed = -(-timedelta(seconds=back) // interval)
-    first = since.astimezone(UTC) + passed * interval
+    first = anchor.astimezone(UTC) + passed * interval
     expected = [first + n * interval for n in range(5)]
-    assert server_dates(every(interval, since), start, 5) == expected
+    assert server_dates(every(interval, anchor=anchor), start, 5) == expected
 
 
 @pytest.mark.guarantee(NAME, "rrule")
@@ -192,8 +196,9 @@ def test_a_time_that_would_be_cut_short_is_refused(at: time) -> None:
         (lambda: every(timedelta(0), now("UTC")), "greater than 0 seconds"),
         (lambda: every(timedelta(days=1), datetime(2027, 1, 1)), "00:00:00 has no time zone"),
         (lambda: checked(RRule("FREQ=NEVER")), 'Invalid RRule string "FREQ=NEVER"'),
+        (lambda: checked(Schedule()), "it has no cron string, interval or rule"),
     ],
-    ids=["cron", "zone", "no-zone", "interval", "moment", "rrule"],
+    ids=["cron", "zone", "no-zone", "interval", "moment", "rrule", "none"],
 )
 def test_a_schedule_that_means_nothing_is_refused(build: Any, reason: str) -> None:
     """It is a ValueError of one line that says what is wrong."""
@@ -228,6 +233,18 @@ def test_an_hourly_cron_pauses_for_two_hours() -> None:
     assert server_dates(Cron("0 * * * *", timezone=BERLIN), start, 3) == berlin(
         "2027-10-31T01:00+02:00", "2027-10-31T02:00+02:00", "2027-10-31T03:00+01:00"
     )
+
+
+@pytest.mark.fact(NAME, "never")
+def test_a_cron_that_never_comes_stops_the_other_schedules(prefect_server: str) -> None:
+    """A server takes a cron string for February 30, and makes no run of the one beside it."""
+    start = datetime(2027, 1, 1, tzinfo=UTC)
+    end = start + timedelta(days=3)
+    deployment_id = deployed("never", checked(Cron("0 0 30 2 *")), daily(time(9), BERLIN))
+    with pytest.raises(TriggerError, match="500"):
+        scheduled(prefect_server, deployment_id, start, end)
+    wanted = {"deployments": {"id": {"any_": [deployment_id]}}}
+    assert call(prefect_server, "/flow_runs/filter", wanted) == []
 
 
 def deployed(name: str, *schedules: Schedule) -> str:
@@ -280,11 +297,11 @@ def test_a_server_schedules_across_a_change(prefect_server: str, change: date) -
     eve = change - timedelta(days=1)
     start, end = (moment(eve + timedelta(days=n), time(12), BERLIN) for n in (0, 3))
     between = start + timedelta(days=1)
-    since = moment(eve, time(12), BERLIN)
+    anchor = moment(eve, time(12), BERLIN)
     deployment_id = deployed(
         f"across-{change}",
         daily(time(9), BERLIN),
-        every(timedelta(hours=6), since),
+        every(timedelta(hours=6), anchor),
         last_working_day(time(18), BERLIN),
     )
     scheduled(prefect_server, deployment_id, start, end)
@@ -292,7 +309,7 @@ def test_a_server_schedules_across_a_change(prefect_server: str, change: date) -
     days = [change + timedelta(days=n) for n in range(3)]
     at_nine = [moment(day, time(9), BERLIN) for day in days]
     six_hours = timedelta(hours=6)
-    intervals = [since + n * six_hours for n in range(12 + 1) if since + n * six_hours <= end]
+    intervals = [anchor + n * six_hours for n in range(12 + 1) if anchor + n * six_hours <= end]
     # 2027-03-31 and 2027-10-29 are the last working days: neither lies in the span.
     assert found == sorted(at_nine + intervals)
 
