@@ -27,10 +27,11 @@ Guarantees:
 Prefect:
     misspelt (3.8, 3.9): a parameter that the flow does not have is let through, and the run
         ends as Crashed when it starts.
-
     types (3.8, 3.9): `flow.serve` sends the flow of a script to the run's process without the
         names that its types need as text: under `from __future__ import annotations` a run of
         a flow with an `Annotated` parameter fails.
+    second (3.8, 3.9): of two processes that serve one deployment the first to end pauses it for
+        both: the other goes on, but its schedules make no runs until one is started again.
 
 Not for:
     More runs than one machine can hold, or runs that need an environment of their own: deploy
@@ -51,6 +52,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from prefect import flow
@@ -87,17 +89,17 @@ def serve_forecasts() -> None:
             Cron("0 6 * * *", timezone="Europe/Oslo", slug="daily"),
             Cron("0 7 * * 1", timezone="Europe/Oslo", slug="weekly", parameters={"days": 7}),
         ],
-        global_limit=1,  # `limit` would count the runs of this process only, not the others'
+        global_limit=1,  # `limit` would count the runs of this process only
         pause_on_shutdown=True,
     )
 
 
-def trigger(patience: float = 600, /, **parameters: str | int) -> list[str]:
+def trigger(parameters: Mapping[str, str | int], patience: float = 600) -> list[str]:
     """Trigger a run of `forecast/served`, wait for its end and return its value.
 
     Args:
-        patience: How many seconds to wait.
         parameters: Those that differ from the deployment's own.
+        patience: How many seconds to wait.
 
     Raises:
         PrefectHTTPStatusError: If one does not fit the flow; the message names it.
@@ -106,7 +108,7 @@ def trigger(patience: float = 600, /, **parameters: str | int) -> list[str]:
         Exception: What the run raised.
     """
     run = run_deployment(
-        "forecast/served", parameters=parameters, timeout=patience, poll_interval=0.5
+        "forecast/served", parameters=dict(parameters), timeout=patience, poll_interval=0.5
     )
     if not isinstance(run, FlowRun):
         run.close()
@@ -123,10 +125,10 @@ def show(client: SyncPrefectClient) -> None:
         while not any(each.name == "served" for each in client.read_deployments()):
             time.sleep(0.5)
         try:
-            trigger(days="soon")
+            trigger({"days": "soon"})
         except PrefectHTTPStatusError as error:
             print(f"refused: {error}")
-        print(trigger(days=2))
+        print(trigger({"days": 2}))
     finally:
         signal.raise_signal(signal.SIGINT)
 
@@ -136,7 +138,7 @@ def main() -> None:
     if sys.argv[1:] != ["serve"]:
         # Where no server runs this starts one, which two threads cannot do at the same time.
         client = get_client(sync_client=True)
-        threading.Thread(target=show, args=(client,)).start()
+        threading.Thread(target=show, args=(client,), daemon=True).start()
     serve_forecasts()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -154,7 +156,9 @@ def test_a_run_is_executed_and_the_deployment_paused_after_it(
     assert not deployment.paused
     runs = client.count_flow_runs()
     with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
-        value = pool.submit(copy_context().run, partial(trigger, patience(), days=1, unit="F"))
+        value = pool.submit(
+            copy_context().run, partial(trigger, {"days": 1, "unit": "F"}, patience())
+        )
         wait_until(lambda: client.count_flow_runs() > runs, "the run that is triggered")
         patch.setattr(Runner, "start", partialmethod(Runner.start, run_once=True))
         serve_forecasts()
@@ -166,12 +170,59 @@ def test_a_run_is_executed_and_the_deployment_paused_after_it(
     assert not client.read_deployment(deployment.id).paused
 
 
+@pytest.mark.fact(NAME, "second")
+def test_the_end_of_one_of_two_processes_pauses_the_deployment(
+    deployment: DeploymentResponse, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one that serves lives, the end of a second pauses the deployment that both serve."""
+    lives, ends = threading.Event(), threading.Event()
+
+    async def live_on(self: Runner, **_: Any) -> None:
+        lives.set()
+        await asyncio.to_thread(ends.wait)
+
+    with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
+        start = partialmethod(Runner.start, run_once=True)
+        patch.setattr(Runner, "start", live_on)
+        first = pool.submit(copy_context().run, serve_forecasts)
+        try:
+            assert lives.wait(patience())
+            patch.setattr(Runner, "start", start)
+            assert not client.read_deployment(deployment.id).paused
+            serve_forecasts()
+            assert not first.done()
+            assert client.read_deployment(deployment.id).paused
+        finally:
+            ends.set()
+
+
+def test_no_thread_is_left_where_the_flow_cannot_be_served(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of `serve` ends the program, though the deployment that is waited for never is."""
+
+    def fail() -> None:
+        raise LookupError("it is not served")
+
+    monkeypatch.setattr(sys, "argv", ["serve.py"])
+    monkeypatch.setattr(pattern, "serve_forecasts", fail)
+    ends = threading.Event()
+    monkeypatch.setattr(pattern, "show", lambda _: ends.wait())
+    before = set(threading.enumerate())
+    with pytest.raises(LookupError, match="it is not served"):
+        pattern.main()
+    try:
+        assert [each for each in set(threading.enumerate()) - before if not each.daemon] == []
+    finally:
+        ends.set()
+
+
 @pytest.mark.guarantee(NAME, "waited")
 @pytest.mark.usefixtures("deployment")
 def test_a_run_that_does_not_end_is_not_waited_for() -> None:
     """Where nobody serves, an error of one line names the run and its state."""
     with pytest.raises(TimeoutError, match=r"^run \S+ is Scheduled after 0\.1 seconds$"):
-        trigger(0.1, days=2)
+        trigger({"days": 2}, patience=0.1)
 
 
 @pytest.mark.guarantee(NAME, "waited")
@@ -179,7 +230,7 @@ def test_an_event_loop_is_told_what_to_await() -> None:
     """In an event loop an error of one line says what to await."""
 
     async def in_a_loop() -> None:
-        trigger(days=2)
+        trigger({"days": 2})
 
     with pytest.raises(RuntimeError, match=r"^an event loop runs: await arun_deployment instead$"):
         asyncio.run(in_a_loop())
