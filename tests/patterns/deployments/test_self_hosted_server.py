@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.metadata
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ import pytest
 
 from flowgauge.catalogue import catalogue_root, find
 from flowgauge.waiting import patience, wait_until
+from patterns.deployments import self_hosted_server as pattern
 from patterns.deployments.self_hosted_server import (
     free_port,
     postgres,
@@ -38,6 +41,7 @@ from patterns.deployments.self_hosted_server import (
 )
 
 NAME = "deployments/self_hosted_server"
+SCRIPT = Path(pattern.__file__)
 
 # A step that is done, and one that waits to be told.
 FLOW = """
@@ -362,6 +366,103 @@ def test_a_server_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> N
     stop(process, patience=0.1)
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+STANDS_IN = """
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Well(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        Path(os.environ["HERE"], "pid").write_text(str(os.getpid()))
+
+HTTPServer(("127.0.0.1", int(os.environ["PREFECT_SERVER_API_PORT"])), Well).serve_forever()
+"""
+"""A module that is started as if it were Prefect; it says that it is well, and who it is."""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let a server of a moment stand in for Prefect's, and give the file with its process id."""
+    (tmp_path / "prefect.py").write_text(STANDS_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("HERE", str(tmp_path))
+    return tmp_path / "pid"
+
+
+@pytest.mark.guarantee(NAME, "ends")
+def test_main_ends_its_server_when_it_is_terminated(tmp_path: Path, stand_in: Path) -> None:
+    """After SIGTERM, which runs no `finally` by itself, `main` leaves no process of the server."""
+    # As main's questions are not answered, it waits at the first.
+    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n" + WAITING
+    with subprocess.Popen([sys.executable, "-c", code]) as program:
+        wait_until(lambda: stand_in.exists() and stand_in.read_text(), "the server")
+        server = psutil.Process(int(stand_in.read_text()))
+        try:
+            wait_until((tmp_path / "asked").exists)
+            program.terminate()
+            assert program.wait(patience()) == 128 + signal.SIGTERM
+            assert not server.is_running()
+        finally:
+            program.kill()
+            if server.is_running():
+                server.kill()
+
+
+WAITING = """
+import os, time
+from pathlib import Path
+import self_hosted_server
+
+def ask(url):
+    Path(os.environ["HERE"], "asked").touch()
+    time.sleep(1000)
+
+self_hosted_server.read = ask
+self_hosted_server.main([])
+"""
+"""Runs `main`, which has its first question never answered."""
+
+
+@pytest.mark.guarantee(NAME, "three-parts")
+def test_a_proxy_is_not_asked_for_this_machine(
+    tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a proxy set, the server on 127.0.0.1 is asked all the same."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect"],
+        env={**os.environ, "PREFECT_SERVER_API_PORT": str(port := free_port())},
+    )
+    try:
+        api = f"http://127.0.0.1:{port}/api"
+        wait_until_it_answers(process, api, tmp_path / "server.log", patience())
+        assert read(f"{api}/admin/version") == ""
+    finally:
+        stop(process)
+
+
+@pytest.mark.guarantee(NAME, "fails")
+def test_a_port_that_is_not_allowed_is_not_called_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that the system refuses is one line with its reason, and nothing is started."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with (
+        pytest.raises(RuntimeError, match=r"^port 80: Permission denied$"),
+        prefect_server(tmp_path / "home", port=80),
+    ):
+        raise AssertionError("it came up")
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.guarantee(NAME, "fails")
