@@ -22,7 +22,8 @@ Guarantees:
     alone: runs of other deployments are not handed over.
     schedules: a run that the deployment's schedule made is handed over when it is late.
     once: of several that take one run, also at the same moment, one may execute it, and none
-        when it runs or has ended.
+        when it runs, waits in its process for a retry of its flow, or has ended. A run that was
+        rescheduled after its process is gone may be taken again.
     at-its-time: a run for later is not taken before its time, and not at all if it is cancelled
         meanwhile.
     failure-shown: a run whose process is killed, as for want of memory, is Crashed.
@@ -31,6 +32,8 @@ Guarantees:
 Prefect:
     cloud-only (3.8, 3.9): a self-hosted server takes a push or managed pool, and starts no run
         of it.
+    unmarked (3.8, 3.9): a run that is killed together with the command that executes it, as when
+        its whole container is, stays Running. `deployments/recover_runs` finds such runs.
     provisioned (3.8, 3.9): `--provision-infra` knows the pool types `cloud-run-v2:push`,
         `ecs:push`, `azure-container-instance:push` and `modal:push`.
 
@@ -39,10 +42,11 @@ Not for:
     makes a push pool there, with what it needs in your cloud account, and
     `prefect work-pool create --type prefect:managed NAME` one that runs on Prefect's machines.
     A deployment's job variables: a service gives its jobs their environment. Runs for much later:
-    `take` sleeps until their time, also where they are cancelled meanwhile. A service that was
-    away when it was called: it is called again when the server finds the run late, and after
-    that no more. One that ends after it has taken a run, before it starts a job: the run stays
-    Pending.
+    `take` sleeps until their time, also where they are cancelled meanwhile, and in the stand-in
+    `at_once` such runs keep all others waiting. A service that was away when it was called: it is
+    called again when the server finds the run late, and after that no more. One that ends after
+    it has taken a run, before it starts a job: the run stays Pending. A server on SQLite under
+    load: its automations may act late, twice or not at all (`database is locked`).
 
 Costs:
     Nothing between runs. A run that is triggered is handed over in less than a second. One that
@@ -55,6 +59,7 @@ Sources:
     - https://docs.prefect.io/v3/how-to-guides/deployment_infra/serverless
     - https://docs.prefect.io/v3/how-to-guides/deployment_infra/managed
     - Prefect #12728: the action `call-webhook`
+    - Prefect #18934: `database is locked` on SQLite
 """
 
 from __future__ import annotations
@@ -136,12 +141,17 @@ def take(api: str, run: UUID) -> bool:
         run: The run that was handed over.
 
     Returns:
-        Whether to start a job: not if another has taken the run, or it was cancelled, or its
-        deployment's limit is reached. In that case the server makes an event when to try again.
+        Whether to start a job: not if another has taken the run, or its own process retries it,
+        or it was cancelled, or its deployment's limit is reached. In that last case the server
+        makes an event when to try again.
     """
     with SyncPrefectClient(api) as client:
         # A server lets a run that has ended begin again: only one that waits may be taken.
-        while (state := client.read_flow_run(run).state) and state.is_scheduled():
+        while (state := (held := client.read_flow_run(run)).state) and state.is_scheduled():
+            # A flow's own retry: the process that runs it is there, and waits. The server offers
+            # such a run to no worker either.
+            if state.name == "AwaitingRetry" and held.empirical_policy.retry_type == "in_process":
+                return False
             due = state.state_details.scheduled_time
             left = due.timestamp() - time.time() if due else 0
             if left <= 0:

@@ -31,6 +31,7 @@ from patterns.deployments.trigger_by_http import TriggerError, call
 
 NAME = "deployments/push_on_one_machine"
 TOKEN = "let-me-in"
+NOTHING = {"grams": 0}
 
 
 def deploy(api: str, **more: Any) -> str:
@@ -54,6 +55,11 @@ def put(api: str, run: str, type: str, name: str, **details: str) -> None:
     """Put a run into a state, whatever its state is."""
     state = {"type": type, "name": name, "state_details": details}
     call(api, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+
+
+def propose(api: str, run: str, type: str, name: str | None = None) -> None:
+    """Propose a state as an engine or an automation does: the server may put another."""
+    call(api, f"/flow_runs/{run}/set_state", {"state": {"type": type, "name": name}})
 
 
 def ended(api: str, run: str) -> dict[str, Any]:
@@ -124,10 +130,15 @@ def test_a_run_is_executed_and_nobody_polls(prefect_server: str, tmp_path: Path)
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "pushed")
 @pytest.mark.guarantee(NAME, "failure-shown")
+@pytest.mark.fact(NAME, "unmarked")
 def test_a_run_whose_process_is_killed_is_crashed(live_server: str, tmp_path: Path) -> None:
-    """A run is pushed by a server that stays, and is Crashed when it kills its own process."""
+    """A run is pushed by a server that stays, and is Crashed when it kills its own process.
+
+    One that kills the command that executes it, too, is Running when nothing of its job is left.
+    """
     (tmp_path / "killed.py").write_text(
         "import os, signal\nfrom prefect import flow\n\n@flow\ndef weigh(grams: int) -> None:\n"
+        "    if grams == 0:\n        os.kill(os.getppid(), signal.SIGKILL)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     deployment = deploy(live_server, path=str(tmp_path), entrypoint="killed.py:weigh")
@@ -137,8 +148,11 @@ def test_a_run_whose_process_is_killed_is_crashed(live_server: str, tmp_path: Pa
         serverless(live_server, TOKEN, settings=home) as url,
         handed_over(deployment, url),
     ):
-        run = ask(live_server, deployment)
+        run, whole = ask(live_server, deployment), ask(live_server, deployment, parameters=NOTHING)
         assert ended(live_server, run)["type"] == "CRASHED"
+        begun = f"/flow_runs/{whole}"
+        wait_until(lambda: call(live_server, begun)["state"]["name"] not in ("Scheduled", "Pending"))
+    assert call(live_server, begun)["state"]["name"] == "Running"
 
 
 @pytest.mark.guarantee(NAME, "schedules")
@@ -202,6 +216,22 @@ def test_a_run_is_taken_once(prefect_server: str) -> None:
     for type, name in (("RUNNING", "Running"), ("COMPLETED", "Completed")):
         put(prefect_server, run, type, name)
         assert not take(prefect_server, UUID(run))
+
+
+@pytest.mark.guarantee(NAME, "once")
+def test_a_run_that_its_process_retries_is_not_taken(prefect_server: str) -> None:
+    """A flow's own retry is left to its process; rescheduled after a crash the run is taken."""
+    policy = {"empirical_policy": {"retries": 4, "retry_delay": 0}}
+    run = ask(prefect_server, deploy(prefect_server), **policy)
+    assert take(prefect_server, UUID(run))
+    for type in ("RUNNING", "FAILED"):
+        propose(prefect_server, run, type)
+    # What the server makes of the failure, of which it tells as of any run that waits.
+    assert call(prefect_server, f"/flow_runs/{run}")["state"]["name"] == "AwaitingRetry"
+    assert not take(prefect_server, UUID(run))
+    for type, name in (("CRASHED", "Crashed"), ("SCHEDULED", "AwaitingRetry")):
+        propose(prefect_server, run, type, name)
+    assert take(prefect_server, UUID(run))
 
 
 @pytest.mark.guarantee(NAME, "at-its-time")
