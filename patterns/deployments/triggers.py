@@ -12,7 +12,8 @@ Problem:
 Guarantees:
     completes: when a run of the first deployment ends in the state `Completed`, a run of the
         second is triggered.
-    parameters: the triggered run is given the id of the run that completed, from the event.
+    parameters: the triggered run is given the id of the run that completed, from the event, as
+        the parameter that is named; where none is named it is given none.
     failed: a run of the first that fails triggers nothing.
     others: nor does a run of another deployment, be it of the same name, of the same flow or in a
         work queue of that name, nor one of the flow without a deployment.
@@ -31,7 +32,8 @@ Prefect:
 Not for:
     A value that the second flow needs at once: call it as a subflow. Many runs in a row that
     need an answer within a second. A first deployment that is deleted and made again has
-    another id: deploy the second again, too.
+    another id: deploy the second again, too. A server on SQLite under load: its automations may
+    act late, twice or not at all (`database is locked`); use PostgreSQL.
 
 Costs:
     None in the first flow: it does not know. Events reach the server by a connection of their
@@ -41,6 +43,7 @@ Costs:
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/automations/creating-deployment-triggers
     - https://docs.prefect.io/v3/how-to-guides/automations/chaining-deployments-with-events
+    - Prefect #18934: `database is locked` on SQLite
     - Prefect #8253: match a deployment by its id, which is the most reliable, or by its name
 """
 
@@ -70,11 +73,12 @@ def summarise(loaded_by: str) -> str:
     return f"summary of what {loaded_by} loaded"
 
 
-def after(deployment: str) -> DeploymentEventTrigger:
+def after(deployment: str, parameter: str | None = None) -> DeploymentEventTrigger:
     """Return a trigger that fires when a run of a deployment completes.
 
     Args:
         deployment: Its flow and its name: `load/nightly`.
+        parameter: Of the triggered flow, which is given the id of the run that completed.
 
     Raises:
         ValueError: If there is none; the message is one line.
@@ -84,12 +88,14 @@ def after(deployment: str) -> DeploymentEventTrigger:
             first = client.read_deployment_by_name(deployment)
         except (ObjectNotFound, ValueError):
             raise ValueError(f'no deployment "{deployment}": deploy it first') from None
+    run = "{{ event.resource.id | replace('prefect.flow-run.', '') }}"
     return DeploymentEventTrigger(
         name=f"after {deployment}",
         expect={"prefect.flow-run.Completed"},
         # By id: another flow may have a deployment of the same name.
         match_related={"prefect.resource.id": f"prefect.deployment.{first.id}"},
-        parameters={"loaded_by": "{{ event.resource.id | replace('prefect.flow-run.', '') }}"},
+        # Prefect crashes a run that is given a parameter which its flow does not have.
+        parameters={parameter: run} if parameter else None,
     )
 
 
@@ -102,9 +108,8 @@ def chained(name: str) -> tuple[RunnerDeployment, RunnerDeployment]:
     """
     first = RunnerDeployment.from_flow(load, name)
     first.apply()
-    second = RunnerDeployment.from_flow(
-        summarise, f"after-{name}", triggers=[after(f"load/{name}")]
-    )
+    trigger = after(f"load/{name}", parameter="loaded_by")
+    second = RunnerDeployment.from_flow(summarise, f"after-{name}", triggers=[trigger])
     return first, second
 
 

@@ -110,6 +110,14 @@ def test_the_triggered_run_is_given_the_id(prefect_server: str) -> None:
     assert given == {"loaded_by": completed.resource.id.removeprefix("prefect.flow-run.")}
 
 
+@pytest.mark.guarantee(NAME, "parameters")
+def test_a_flow_without_the_parameter_is_given_none(prefect_server: str) -> None:
+    """The second flow may have no parameters, or another one for the id."""
+    deploy("without")
+    assert not after("load/without").parameters
+    assert list(after("load/without", parameter="source").parameters or {}) == ["source"]
+
+
 @pytest.mark.guarantee(NAME, "held")
 def test_the_server_holds_one_automation(prefect_server: str) -> None:
     """Deployed twice, the second has one trigger, which runs it when the first completes."""
