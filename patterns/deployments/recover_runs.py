@@ -14,11 +14,13 @@ Problem:
 Guarantees:
     orphan: with `JOB_VARIABLES` a run whose worker alone was killed goes on and completes.
     found: a run whose heartbeats stop is marked Crashed, once it was silent for the window.
-    alive: a run whose heartbeats go on, or that has ended, is left alone.
+    alive: a run whose heartbeats go on is left alone, and so is one that, after its last, was put
+        into any state: it has ended, by whatever name, is suspended, waits for a retry of its
+        flow or is being cancelled.
     others: runs of other deployments are left alone.
     again: a run that had begun and is marked Crashed, by this or by its worker, is rescheduled
         under the same id once it stayed Crashed for the pause, and a live worker runs it to its
-        end.
+        end. One that is set to Completed, Failed or Cancelled meanwhile is not rescheduled.
     bounded: a run that crashes in each of its attempts stays Crashed after the last.
     repeated: set up again, a deployment has the same two automations, changed to what is given;
         one that is as it was is not touched, and one that was disabled stays disabled.
@@ -40,8 +42,10 @@ Not for:
     Runs that crash before they begin, as when a worker cannot start them: no attempt is counted.
     Runs that do harm when two of them act: a machine that was cut off, not dead, goes on with
     its run while another repeats it. Runs that fell silent before this was set up, or while it
-    was changed: the server begins to watch with the next heartbeat. Results on a disk that died
-    too: keep them where every worker can read them. A server on SQLite under load: its
+    was changed: the server begins to watch with the next heartbeat. Runs whose machine dies while
+    they wait for a retry of their flow, or after somebody cancelled them: they stay as they are.
+    Runs that somebody else suspends, if they send a heartbeat before they notice: they are marked
+    Crashed. Results on a disk that died too: keep them where every worker can read them. A server on SQLite under load: its
     automations may act late, twice or not at all (`database is locked`); use PostgreSQL.
 
 Costs:
@@ -88,7 +92,7 @@ PAUSE = timedelta(seconds=30)
 RESCHEDULED = {
     f"prefect.flow-run.{name}" for name in ("AwaitingRetry", "Scheduled", "Pending", "Running")
 }
-ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+SETTLED = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled")}
 
 
 def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
@@ -108,7 +112,8 @@ def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             match_related=runs_of(deployment),
             after={heartbeat},
-            expect={heartbeat, *ENDS},
+            # Any event, for a state may have any name: `TimedOut` is an end, too.
+            expect={"prefect.flow-run.*"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -143,8 +148,8 @@ def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> Aut
             ),
             match_related=runs_of(deployment),
             after={"prefect.flow-run.Crashed"},
-            # Somebody else has rescheduled it, or it runs again.
-            expect=RESCHEDULED,
+            # Somebody else has rescheduled it or set its end, or it runs again.
+            expect=RESCHEDULED | SETTLED,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -182,7 +187,8 @@ def recover_runs(
         The ids of the two automations by their names.
 
     Raises:
-        ValueError: If live runs would be taken for lost, none would be rescheduled, or too soon.
+        ValueError: If live runs would be taken for lost, none would be found or rescheduled, or
+            too soon.
     """
     if window < 2 * HEARTBEAT:
         raise ValueError(f"window {window} is too short: a live run may be silent for {HEARTBEAT}")
@@ -195,6 +201,9 @@ def recover_runs(
         rerun_crashed_runs(deployment, attempts, pause),
     )
     with get_client(sync_client=True) as client:
+        job_variables = client.read_deployment(deployment).job_variables
+        if "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" not in job_variables.get("env", {}):
+            raise ValueError(f"runs of {deployment} send no heartbeats: give it JOB_VARIABLES")
         return {automation.name: put(client, automation) for automation in automations}
 
 

@@ -151,7 +151,9 @@ def test_a_run_whose_process_is_killed_is_crashed(live_server: str, tmp_path: Pa
         run, whole = ask(live_server, deployment), ask(live_server, deployment, parameters=NOTHING)
         assert ended(live_server, run)["type"] == "CRASHED"
         begun = f"/flow_runs/{whole}"
-        wait_until(lambda: call(live_server, begun)["state"]["name"] not in ("Scheduled", "Pending"))
+        wait_until(
+            lambda: call(live_server, begun)["state"]["name"] not in ("Scheduled", "Pending")
+        )
     assert call(live_server, begun)["state"]["name"] == "Running"
 
 

@@ -23,6 +23,12 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
@@ -31,7 +37,7 @@ from prefect.server.events.schemas.automations import EventTrigger as ServerTrig
 from prefect.server.events.schemas.automations import Posture
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed, Running, Scheduled
+from prefect.states import Cancelled, Crashed, Running, Scheduled, Suspended
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from flowgauge.waiting import patience, wait_until
@@ -124,6 +130,7 @@ class Stage:
     other: UUID
     living: list[Trip] = field(default_factory=list)
     beats: list[float] = field(default_factory=list)
+    between_beats: threading.Lock = field(default_factory=threading.Lock)
 
     def trip(self, deployment: UUID, fatal: bool = False, state: State | None = None) -> Trip:
         """Schedule a run."""
@@ -156,7 +163,8 @@ class Stage:
 
         def beat() -> None:
             while not stop.wait(BEAT_SECONDS):
-                self.beat()
+                with self.between_beats:
+                    self.beat()
 
         thread = threading.Thread(target=beat)
         thread.start()
@@ -169,20 +177,25 @@ class Stage:
     def beat(self) -> None:
         """Send heartbeats as Prefect does, for those of the living runs that are Running."""
         self.beats.append(time.monotonic())
-        # After its end a heartbeat would begin another silence.
-        trips = [trip for trip in [*self.living] if self.run(trip).state_name == "Running"]
+        # After its end a heartbeat would begin another silence. One request for all: the beats of
+        # a run come quicker than the window also where the machine is busy.
+        living = FlowRunFilter(
+            id=FlowRunFilterId(any_=[trip.id for trip in self.living]),
+            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Running"])),
+        )
+        running = self.client.read_flow_runs(flow_run_filter=living)
         deployment = f"prefect.deployment.{self.recovered}"
         events = [
             {
                 "id": str(uuid4()),
                 "occurred": datetime.now(UTC).isoformat(),
                 "event": BEAT,
-                "resource": {"prefect.resource.id": f"prefect.flow-run.{trip.id}"},
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
                 "related": [
                     {"prefect.resource.id": deployment, "prefect.resource.role": "deployment"}
                 ],
             }
-            for trip in trips
+            for run in running
         ]
         self.client.request("POST", "/events", json=events).raise_for_status()
 
@@ -298,6 +311,9 @@ class Scene:
     stuck: FlowRun
     alive: FlowRun
     alive_seconds: float
+    suspended: FlowRun
+    settled: FlowRun
+    settled_begun: int
     silence: timedelta
     found_by: str | None
     own_beats: int
@@ -320,9 +336,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             orphan_of_other, stuck = on.trip(on.other), on.trip(on.other)
             trips = (orphan, lost, orphan_of_other, stuck)
             fatal = on.trip(on.recovered, fatal=True)
-            alive = on.trip(on.recovered, state=Running())
+            alive, suspended, settled = (on.trip(on.recovered, state=Running()) for _ in range(3))
             # A busy machine may take longer than the window until all four wait.
-            on.living.extend((alive, orphan, lost, fatal))
+            on.living.extend((alive, suspended, settled, orphan, lost, fatal))
             wait_until(
                 lambda: (
                     all(trip.waits() for trip in trips)
@@ -333,6 +349,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
                 seconds=SCENE_SECONDS,
                 pause=0.2,
             )
+            with on.between_beats:
+                client = on.client
+                client.set_flow_run_state(suspended.id, Suspended(), force=True)
+                client.set_flow_run_state(settled.id, Crashed(), force=True)
+            # Long after these two the lost run is found, and after its pause rescheduled.
+            crashed = on.run(settled)
+            client.set_flow_run_state(settled.id, Cancelled(), force=True)
             on.living.remove(lost)
             first.kill()
             os.kill(lost.process(), signal.SIGKILL)
@@ -380,6 +403,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             stuck=on.run(stuck),
             alive=beating,
             alive_seconds=on.beats[-1] - on.beats[0],
+            suspended=on.run(suspended),
+            settled=on.run(settled),
+            settled_begun=crashed.run_count,
             silence=found.timestamp - last_beat,
             found_by=found.message,
             own_beats=on.own_beats(lost),
@@ -443,9 +469,19 @@ def test_silence_after_a_heartbeat_is_noticed() -> None:
 
 
 @pytest.mark.guarantee(NAME, "alive")
-@pytest.mark.parametrize("name", ["heartbeat", "Completed", "Failed", "Cancelled", "Crashed"])
-def test_a_heartbeat_or_an_end_is_no_silence(name: str) -> None:
-    """The next heartbeat is what the server expects, or an end of the run."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        "heartbeat",
+        *("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Empty"),
+        *("Suspended", "Paused", "AwaitingRetry", "Cancelling"),
+    ],
+)
+def test_a_heartbeat_or_a_state_is_no_silence(name: str) -> None:
+    """The next heartbeat is what the server expects, or that the run is put into a state.
+
+    A run that has ended, by whatever name, is suspended or waits for a retry sends no heartbeats.
+    """
     assert server_trigger(crash_silent_runs(uuid4(), WINDOW)).expects(f"prefect.flow-run.{name}")
 
 
@@ -500,6 +536,15 @@ def test_a_run_that_goes_on_is_not_rescheduled(name: str) -> None:
     assert trigger.expects(f"prefect.flow-run.{name}")
 
 
+@pytest.mark.guarantee(NAME, "again")
+@pytest.mark.parametrize("name", ["Completed", "Failed", "Cancelled"])
+def test_a_run_that_is_set_to_an_end_is_not_rescheduled(name: str) -> None:
+    """A run that somebody completes, fails or cancels during the pause is not run again."""
+    trigger = server_trigger(rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE))
+    assert trigger.expects(f"prefect.flow-run.{name}")
+    assert not trigger.expects("prefect.flow-run.Crashed")
+
+
 @pytest.fixture
 def deployment(prefect_server: str) -> UUID:
     """Make a deployment on the server of the whole test run."""
@@ -507,7 +552,10 @@ def deployment(prefect_server: str) -> UUID:
         pool = WorkPoolCreate(name="gauges-of-a-test", type="process")
         client.create_work_pool(pool, overwrite=True)
         return client.create_deployment(
-            flow_id=client.create_flow(measure_rain), name="rescheduled", work_pool_name=pool.name
+            flow_id=client.create_flow(measure_rain),
+            name="rescheduled",
+            work_pool_name=pool.name,
+            job_variables=JOB_VARIABLES,
         )
 
 
@@ -572,6 +620,21 @@ def test_a_run_with_heartbeats_is_left_alone(scene: Scene) -> None:
     """A run whose heartbeats go on is Running after the time in which a silent one was found."""
     assert scene.alive_seconds > scene.silence.total_seconds()
     assert scene.alive.state_name == "Running"
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "alive")
+def test_a_suspended_run_is_left_alone(scene: Scene) -> None:
+    """A run that sent heartbeats and was suspended is so after the time that a silent one had."""
+    assert scene.suspended.state_name == "Suspended"
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "again")
+def test_a_run_that_was_cancelled_meanwhile_is_left_alone(scene: Scene) -> None:
+    """A run that crashed in its first attempt and was cancelled at once is not begun again."""
+    assert scene.settled_begun == 1
+    assert (scene.settled.state_name, scene.settled.run_count) == ("Cancelled", 1)
 
 
 @pytest.mark.e2e
@@ -756,6 +819,19 @@ def test_the_pool_of_the_demonstration_is_left_as_it_is(prefect_server: str) -> 
         before = client.read_work_pool("gauges")
         main()
         assert client.read_work_pool("gauges") == before
+
+
+def test_a_deployment_without_heartbeats_is_refused(prefect_server: str) -> None:
+    """A deployment whose runs send no heartbeats, so that none is found, is refused in one line."""
+    with get_client(sync_client=True) as client:
+        silent = client.create_deployment(
+            flow_id=client.create_flow(measure_rain),
+            name="silent",
+            job_variables={"env": {"LOG_LEVEL": "DEBUG"}},
+        )
+        with pytest.raises(ValueError, match=f"^runs of {silent} send no heartbeats: give it "):
+            recover_runs(silent)
+        assert automations(client, silent) == []
 
 
 def test_a_window_shorter_than_two_heartbeats_is_refused() -> None:
