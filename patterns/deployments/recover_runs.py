@@ -45,8 +45,9 @@ Not for:
     was changed: the server begins to watch with the next heartbeat. Runs whose machine dies while
     they wait for a retry of their flow, or after somebody cancelled them: they stay as they are.
     Runs that somebody else suspends, if they send a heartbeat before they notice: they are marked
-    Crashed. Results on a disk that died too: keep them where every worker can read them. A server on SQLite under load: its
-    automations may act late, twice or not at all (`database is locked`); use PostgreSQL.
+    Crashed. Results on a disk that died too: keep them where every worker can read them. A server
+    on SQLite under load: its automations may act late, twice or not at all (`database is
+    locked`); use PostgreSQL.
 
 Costs:
     One event for each run and heartbeat. A run that is lost waits until its window is over, then

@@ -14,7 +14,8 @@ Guarantees:
     own: pool, queue, parameters, schedule, limit and variables of the job are each environment's
         own: staging has no schedule, and its parameters never name the database of production.
     templated: the source folder and the version come from the environment of whoever deploys,
-        so the file holds neither a path nor a commit.
+        so the file holds neither a path nor a commit. Where one of them is missing nothing is
+        deployed.
     one-only: `--name` makes one environment and leaves the other as it is.
     repeatable: deploying the file again makes no second deployment and no second schedule, and
         what somebody changed elsewhere is as the file says: parameters, tags, variables, limit.
@@ -26,6 +27,8 @@ Guarantees:
 Prefect:
     goes-on (3.8, 3.9): deploying again lets a paused deployment go on. A paused schedule and a
         paused pool stay paused: pause those.
+    literal (3.8, 3.9): a variable that is missing is no error to Prefect: `{{ $NAME }}` stays as
+        it is written, and where it is a folder each run fails. Hence the step `build`.
     stays (3.8, 3.9): a schedule that leaves the file, or has another slug there, stays on the
         server beside the new one; delete it there (`prefect deployment schedule delete`).
 

@@ -223,8 +223,8 @@ def test_a_run_is_taken_once(prefect_server: str) -> None:
 @pytest.mark.guarantee(NAME, "once")
 def test_a_run_that_its_process_retries_is_not_taken(prefect_server: str) -> None:
     """A flow's own retry is left to its process; rescheduled after a crash the run is taken."""
-    policy = {"empirical_policy": {"retries": 4, "retry_delay": 0}}
-    run = ask(prefect_server, deploy(prefect_server), **policy)
+    policy = {"retries": 4, "retry_delay": 0}
+    run = ask(prefect_server, deploy(prefect_server), empirical_policy=policy)
     assert take(prefect_server, UUID(run))
     for type in ("RUNNING", "FAILED"):
         propose(prefect_server, run, type)

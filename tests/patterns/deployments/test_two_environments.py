@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import WorkPool
+from prefect.settings import get_current_settings
+from prefect.utilities.templating import apply_values
 from prefect.workers.process import ProcessWorker
 
 from patterns.deployments.two_environments import two_environments as pattern
@@ -20,6 +26,7 @@ from patterns.deployments.two_environments.two_environments import deploy, deplo
 
 NAME = "deployments/two_environments"
 FILES = ("prefect.yaml", "two_environments.py")
+VARIABLES = ("SOURCE_FOLDER", "GIT_COMMIT")
 
 
 def copied(folder: Path) -> Path:
@@ -213,6 +220,71 @@ def test_one_wrong_name_beside_a_right_one_is_an_error(folder: Path) -> None:
         deploy("--name", "production", "--name", "stagin", folder=folder, commit="1f2e3d4")
     assert "\n" not in str(caught.value)
     print(caught.value)
+
+
+def run_the_head(folder: Path, without: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command in the head of `prefect.yaml` as written, or without a variable."""
+    text = (folder / "prefect.yaml").read_text()
+    (command,) = [line[1:] for line in text.splitlines() if line.startswith("#   ")]
+    if without:
+        command, found = re.subn(rf'{without}="[^"]*" ', "", command)
+        assert found == 1
+    inherited = {name: text for name, text in os.environ.items() if name not in VARIABLES}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        env={**inherited, **settings, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Give a copy of the pattern in a repository with one commit."""
+    copied(tmp_path)
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "both")
+@pytest.mark.guarantee(NAME, "templated")
+@pytest.mark.usefixtures("folder")
+def test_the_command_in_the_head_of_the_file(repository: Path) -> None:
+    """As it is written there it deploys both, from their folder, with the commit as version."""
+    done = run_the_head(repository)
+    assert done.returncode == 0, done.stdout + done.stderr
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, cwd=repository, check=True, capture_output=True, text=True).stdout
+    for environment in ("staging", "production"):
+        ((step,),) = [each.values() for each in held(environment).pull_steps]
+        assert (step["directory"], held(environment).version) == (str(repository), commit.strip())
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "templated")
+@pytest.mark.parametrize("variable", ["SOURCE_FOLDER", "GIT_COMMIT"])
+@pytest.mark.usefixtures("folder")
+def test_without_a_variable_nothing_is_deployed(repository: Path, variable: str) -> None:
+    """The command fails and names the variable, and both deployments are as they were."""
+    before = held("staging"), held("production")
+    done = run_the_head(repository, without=variable)
+    assert done.returncode != 0
+    assert f"{variable}: is missing" in done.stdout + done.stderr
+    assert (held("staging"), held("production")) == before
+
+
+@pytest.mark.fact(NAME, "literal")
+def test_a_missing_variable_stays_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `prefect deploy` makes of a pull step, by its own function, has the placeholder."""
+    monkeypatch.delenv("SOURCE_FOLDER", raising=False)
+    step = {"directory": "{{ $SOURCE_FOLDER }}"}
+    assert apply_values(step, dict(os.environ), remove_notset=False) == step
 
 
 @pytest.mark.e2e
