@@ -188,8 +188,7 @@ def recover_runs(
         The ids of the two automations by their names.
 
     Raises:
-        ValueError: If live runs would be taken for lost, none would be found or rescheduled, or
-            too soon.
+        ValueError: If live runs would be taken for lost, or runs rescheduled never or too soon.
     """
     if window < 2 * HEARTBEAT:
         raise ValueError(f"window {window} is too short: a live run may be silent for {HEARTBEAT}")
@@ -202,9 +201,12 @@ def recover_runs(
         rerun_crashed_runs(deployment, attempts, pause),
     )
     with get_client(sync_client=True) as client:
-        job_variables = client.read_deployment(deployment).job_variables
-        if "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" not in job_variables.get("env", {}):
-            raise ValueError(f"runs of {deployment} send no heartbeats: give it JOB_VARIABLES")
+        env = client.read_deployment(deployment).job_variables.get("env", {})
+        if 2 * float(env.get("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "inf")) > window.total_seconds():
+            raise ValueError(
+                f"live runs of {deployment} may be silent for {window}: their"
+                " heartbeats come too seldom; give it JOB_VARIABLES"
+            )
         return {automation.name: put(client, automation) for automation in automations}
 
 

@@ -53,6 +53,7 @@ from patterns.deployments.recover_runs import (
 from patterns.deployments.self_hosted_server import postgres, prefect_server
 
 NAME = "deployments/recover_runs"
+FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 PATTERN = Path(measure_rain.fn.__code__.co_filename)
 # Shorter than the heartbeat, for runs that die after their first one.
 WINDOW = timedelta(seconds=12)
@@ -821,15 +822,20 @@ def test_the_pool_of_the_demonstration_is_left_as_it_is(prefect_server: str) -> 
         assert client.read_work_pool("gauges") == before
 
 
-def test_a_deployment_without_heartbeats_is_refused(prefect_server: str) -> None:
-    """A deployment whose runs send no heartbeats, so that none is found, is refused in one line."""
+@pytest.mark.parametrize("env", [{"LOG_LEVEL": "DEBUG"}, {FREQUENCY: "46"}])
+def test_a_deployment_whose_heartbeats_are_rare_is_refused(
+    prefect_server: str, env: dict[str, str]
+) -> None:
+    """A deployment whose live runs may be silent for the window is refused in one line."""
     with get_client(sync_client=True) as client:
         silent = client.create_deployment(
             flow_id=client.create_flow(measure_rain),
             name="silent",
-            job_variables={"env": {"LOG_LEVEL": "DEBUG"}},
+            job_variables={"env": env},
         )
-        with pytest.raises(ValueError, match=f"^runs of {silent} send no heartbeats: give it "):
+        with pytest.raises(
+            ValueError, match=f"^live runs of {silent} may be silent for 0:01:30: .*"
+        ):
             recover_runs(silent)
         assert automations(client, silent) == []
 
