@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import _pytest.pytester
 import pytest
 from hypothesis import Phase, settings
 
@@ -29,6 +30,32 @@ ALIKE = ("sequential", "dask-threads")
 _SETTINGS = "_hypothesis_internal_use_settings"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[bytes]]
+
+
+class LoadedModules:
+    """Puts loaded modules back as they were, and never takes one away that is needed.
+
+    Pytester's own empties `sys.modules` for a moment. A thread that imports something in that
+    moment makes a second `importlib`, which has no `metadata`, and no plugin can be loaded.
+    """
+
+    def __init__(self, preserve: Callable[[str], bool] = lambda name: False) -> None:
+        self.preserve, self.saved = preserve, dict(sys.modules)
+
+    def restore(self) -> None:
+        """Forget what was loaded since, and have all else as it was."""
+        for name in set(sys.modules) - set(self.saved):
+            if not self.preserve(name):
+                sys.modules.pop(name, None)
+        sys.modules.update(self.saved)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gentle_pytester() -> Iterator[None]:
+    """Let `pytester` put modules back without a moment in which there are none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_pytest.pytester, "SysModulesSnapshot", LoadedModules)
+        yield
 
 
 @pytest.fixture(scope="session")
