@@ -30,7 +30,6 @@ Guarantees:
 Prefect:
     first-around (3.8): with `ProcessPoolTaskRunner` all task runs of a flow run have the tags and
         settings around the first submit.
-
     main-again (3.8, 3.9): with Python 3.11 and 3.12 each worker of each flow run imports the main
         module anew, with this task runner, too (CPython gh-126631, which later ones have mended).
 

@@ -16,8 +16,8 @@ Guarantees:
     inline: a sync task runs in the submitting thread, and `submit` returns when it is finished,
         so that tasks run in the order in which they were submitted.
     futures: the future has the same value, state and error as on a thread pool, where the flow is
-        sync and the task returns or raises an `Exception`. Context variables
-        that a task sets are its own.
+        sync and the task returns or raises an `Exception`. Context variables that a task sets are
+        its own.
     wait-for: a task whose `wait_for` failed does not run and ends NotReady.
     retries: a submitted task is retried as often as a called one.
     timeouts: `timeout_seconds` interrupts a submitted task, where the flow runs in the main thread.
