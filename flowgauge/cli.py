@@ -24,6 +24,9 @@ app = App(
     result_action="return_value",
 )
 
+EXTRAS = {"numpy": "benchmark", "scipy": "benchmark", "altair": "report", "vl_convert": "report"}
+"""Which extra brings a module that only some commands need."""
+
 pattern_commands.add_to(app)
 app.command(commands.app)
 app.command(matrix)
@@ -58,6 +61,15 @@ def run(arguments: Sequence[str]) -> int:
         return _told(_misread(error))
     except Mistake as error:
         return _told(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        extra = f'"flowgauge[{EXTRAS[package]}]"'
+        return _told(
+            f"this needs {package}, which is missing: pip install {extra},"
+            f" or uvx --from {extra} flowgauge ..."
+        )
     return int(status or 0)
 
 
@@ -80,14 +92,9 @@ def report(
         raise Mistake(str(error)) from None
     if (page := output / "index.html").exists() and not force:
         raise Mistake(f"{page} exists: give another folder, or --force to overwrite it")
-    try:
-        from flowgauge.report import write_report
+    from flowgauge.report import write_report
 
-        print(write_report(figures, output, results))
-    except ModuleNotFoundError as error:
-        raise Mistake(
-            f'a report needs {error.name}, which is missing: pip install "flowgauge[report]"'
-        ) from None
+    print(write_report(figures, output, results))
 
 
 @app.command

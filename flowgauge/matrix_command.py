@@ -70,7 +70,7 @@ def show(found: Sequence[Measured], output: Path) -> int:
         The exit status: 1 if a version could not be measured whole, otherwise 0.
 
     Raises:
-        VersionError: If none could be, or what draws is not installed; one line says so.
+        VersionError: If none could be; one line says so.
     """
     from rich.console import Console
 
@@ -80,12 +80,8 @@ def show(found: Sequence[Measured], output: Path) -> int:
     failures = [each.failure for each in found if each.failure]
     if not runs:
         raise VersionError(f"nothing was measured: {'; '.join(failures)}")
-    try:
-        from flowgauge.report.trend_charts import write_trend
-    except ModuleNotFoundError as error:
-        raise VersionError(
-            f'charts need {error.name}, which is missing: pip install "flowgauge[report]"'
-        ) from None
+    from flowgauge.report.trend_charts import write_trend
+
     lines, versions = trend(runs), titles(runs.items())
     Console().print(_table(lines, versions))
     print(write_trend(lines, versions, failures, output))

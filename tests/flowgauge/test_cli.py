@@ -276,17 +276,31 @@ def test_compare_tells_by_its_status_whether_a_row_is_slower(
     assert "1 slower" in capsys.readouterr().out
 
 
-def test_a_report_without_its_packages_says_what_to_install(results: Path, tmp_path: Path) -> None:
-    """Where the charts' package is missing, one line gives the command that installs it."""
+@pytest.mark.parametrize(
+    ("words", "module", "extra"),
+    [
+        (["report", "RESULTS", "-o", "report"], "altair", "report"),
+        (["advise", "--task-ms", "40", "--tasks", "2000"], "numpy", "benchmark"),
+        (["advise", "--task-ms", "40", "--tasks", "2000"], "scipy", "benchmark"),
+    ],
+    ids=["charts", "arrays", "fits"],
+)
+def test_a_command_without_its_packages_says_what_to_install(
+    results: Path, tmp_path: Path, words: list[str], module: str, extra: str
+) -> None:
+    """Where a package is missing that a command needs, one line says which extra brings it."""
+    words = [str(results) if word == "RESULTS" else word for word in words]
     made = subprocess.run(
-        command("report", str(results), "-o", str(tmp_path), before="sys.modules['altair'] = None"),
+        command(*words, before=f"sys.modules[{module!r}] = None"),
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert (made.returncode, made.stdout) == (2, "")
     assert made.stderr == (
-        'flowgauge: a report needs altair, which is missing: pip install "flowgauge[report]"\n'
+        f'flowgauge: this needs {module}, which is missing: pip install "flowgauge[{extra}]",'
+        f' or uvx --from "flowgauge[{extra}]" flowgauge ...\n'
     )
 
 
