@@ -30,8 +30,9 @@ Guarantees:
     same: the same months give the same scores and the same bytes of models on every task
         runner, and the same as the steps called without Prefect (on one machine); how many
         threads linear algebra may use is afterwards what it was.
-    cached: in one run each month is read once; after a run that completed, the next reads none
-        and trains none. A relative path in another folder is another source.
+    cached: in one run each month is read once (not where the cache is refreshed); after a run
+        that completed, the next reads none and trains none. A relative path in another folder is
+        another source. A model is trained again when any argument of `train` differs.
     code: after a change in this file, a helper's too, all is read and trained again.
     retried: a read that fails for a reason that may pass is retried after 2, 10 and 60 s.
     not-retried: a month that isn't there, lacks a column, has one of a wrong type or is broken
@@ -154,12 +155,15 @@ class Score(TypedDict):
 
 
 def by_inputs_and_code(context: TaskRunContext, inputs: dict[str, Any]) -> str:
-    """Return a key from the task, those arguments that are no data, and the code of this file.
+    """Return a key from the task, its arguments, and the code of this file.
 
-    `TASK_SOURCE` would see the task's own lines only, and `INPUTS` would hash whole months.
+    `TASK_SOURCE` would see the task's own lines only, and `INPUTS` would pickle whole months.
+
+    Raises:
+        TypeError: If an argument is neither trips nor JSON; Prefect logs that, and caches nothing.
     """
-    plain = {k: v for k, v in inputs.items() if v is None or isinstance(v, str | int | float)}
-    return digest([context.task.name, CODE, plain])
+    told = {k: content(v) if isinstance(v, pd.DataFrame) else v for k, v in inputs.items()}
+    return digest([context.task.name, CODE, told])
 
 
 def digest(value: object) -> str:
@@ -337,10 +341,8 @@ def build_features(trips: pd.DataFrame) -> pd.DataFrame:
     result_serializer="compressed/pickle",
     task_run_name="train-month-{month}",
 )
-def train(
-    source: str, month: int, sample: int | None, alpha: float, training: pd.DataFrame
-) -> Pipeline:
-    """Train a model; all arguments but the data itself are its key in the cache."""
+def train(month: int, alpha: float, training: pd.DataFrame) -> Pipeline:
+    """Train a model."""
     columns = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), ["route", "hour"]),
         (StandardScaler(), ["distance"]),
@@ -413,7 +415,7 @@ def train_month(
         "data": [content(training), content(validation)],
     }
     version = f"{month:02}-{digest(made_from)}"
-    model: Pipeline = train(source, month, sample, alpha, training)
+    model: Pipeline = train(month, alpha, training)
     score: Score = evaluate(model, training, validation, month, version)
     register(model, {**made_from, **score}, Path(registry, version))
     return score

@@ -16,8 +16,8 @@ Guarantees:
     retry-own: a call gets the result that this flow run had from a call with the same
         parameters, in whatever order the retry makes them; of equal calls each gets its own,
         also where one of them had failed and was made again.
-    retry-failed: a subflow that had failed is run again, and so is one whose parameters or
-        result can't be pickled.
+    retry-failed: a subflow that had failed is run again, where its task is retried, too, and so
+        is one whose parameters or result can't be pickled.
     async: an async subflow in an async task with the same key is kept in the same way, also if
         `asyncio.gather` starts them.
     child: each subflow is a flow run of its own, recorded as a child of the flow that called it.
@@ -36,12 +36,11 @@ Prefect:
 
 Not for:
     Subflows that should overlap: see `subflows/side_by_side`. `book_once.submit`: equal calls
-    are counted where they are called. Retries of `book_once`: give them to the subflow. Retries
-    of a flow further out, which run this one anew. A retry on another machine, unless the result
-    storage is shared. Subflows, and tasks that call them, that depend on more than their
-    parameters, as closures and methods do.
-    Parameters that pickle differently each time (a set in another process, a dict in another
-    order): their subflows run again.
+    are counted where they are called. Retries of a flow further out, which run this one anew. A
+    retry on another machine, unless the result storage is shared. Subflows, and tasks that call
+    them, that depend on more than their parameters, as closures and methods do.
+    Parameters that pickle differently each time (in another process a set, and a Pydantic model,
+    which has one; a dict in another order): their subflows run again.
 
 Costs:
     Row `subflow` of the report, and row `persisted-result`.
@@ -93,9 +92,11 @@ def nth_equal_call(context: TaskRunContext, parameters: dict[str, Any]) -> str |
         return None
     # Where Prefect has counters of its own: they begin anew in a retry.
     runs: Any = run.task_run_dynamic_keys.setdefault(call, [])  # type: ignore[arg-type]
+    # A retry of the task has the place of its first attempt.
+    mine = [each.id == context.task_run.id for each in runs]
     # A call that failed leaves its place to the next equal one.
-    ended = (each.state.is_final() and not each.state.is_completed() for each in runs)
-    place = next((n for n, failed in enumerate(ended) if failed), len(runs))
+    failed = [each.state.is_final() and not each.state.is_completed() for each in runs]
+    place = [*(mine if any(mine) else failed), True].index(True)
     runs[place : place + 1] = [context.task_run]
     return f"{context.task_run.flow_run_id}-{call}-{place}"
 

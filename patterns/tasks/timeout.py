@@ -13,17 +13,19 @@ Problem:
 
 Guarantees:
     deadline: a body that blocks past its deadline is ended; the task raises TimeoutError and
-        its run ends TimedOut.
+        its run ends TimedOut. What it had printed is on stderr.
     nothing-left: at the deadline, or when the call is interrupted, the body's process is ended,
         and so are the processes that it had started in its session; they are when it dies, too.
-    orphaned: they end as well when the process of the task is killed.
+    orphaned: they end as well when the process of the task is killed, also where the body holds
+        the interpreter's lock.
     result: what the body returns arrives unchanged, whatever the body prints.
     errors: what the body raises arrives with its type, arguments, attributes and text, and with
         the traceback as a note; if that can't be pickled, its `repr` arrives as a RuntimeError.
     died: a body whose process dies (killed, out of memory, a crash, `sys.exit`) is a RuntimeError
         that says with which exit code.
     retried: an attempt that ran out of time is retried like any other failure.
-    refused: an async function or a task is a TypeError where it is decorated.
+    refused: an async function, a task, or no number of seconds is a TypeError where it is
+        decorated.
 
 Prefect:
     called (3.8, 3.9): `timeout_seconds` ends a blocking task that is called in the main thread.
@@ -32,15 +34,17 @@ Prefect:
     async (3.8, 3.9): it ends an async task where that awaits, not where it blocks.
 
 Not for:
-    Bodies that talk to Prefect (loggers, other tasks): they run outside the task run. Bodies that
+    Bodies that talk to Prefect (loggers, `log_prints`, other tasks): they run outside the task
+    run. Bodies with globals that can't be pickled, such as a lock: that is a TypeError. Bodies that
     change their arguments or globals: only what they return leaves their process. Bodies that
     leave threads behind: the process waits for those, until the deadline. Async
-    tasks that only await: `timeout_seconds` interrupts those. Bodies that start processes in
+    tasks that only await: `timeout_seconds` interrupts those. Ctrl-C: it interrupts calls, and not
+    what was submitted, which ends at its deadline. Bodies that start processes in
     sessions of their own, as daemons do: those are left. Windows: it has no sessions.
 
 Costs:
-    Row `tasks/timeout` of the report: a new Python process for each call, and in it the
-    imports of what the body uses. The deadline counts from the start of that process.
+    Row `tasks/timeout` of the report: a new Python process for each call, forked once, and in it
+    the imports of what the body uses. The deadline counts from the start of that process.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/write-and-run#task-timeout-behavior
@@ -75,8 +79,16 @@ def end_with_parent():
     os.read(int(sys.argv[1]), 1)  # nothing is written: it returns when the parent is gone
     os.killpg(0, signal.SIGKILL)
 
-threading.Thread(target=end_with_parent, daemon=True).start()
+# The body has a process of its own: it may never let a thread have the interpreter's lock.
+if body := os.fork():
+    os.close(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    code = os.waitstatus_to_exitcode(os.waitpid(body, 0)[1])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 answers = os.fdopen(os.dup(1), "wb")
+os.register_at_fork(after_in_child=answers.close)  # else they end when the last process does
 os.dup2(2, 1)  # what the body prints must not get between the answers
 sys.path[:] = pickle.load(sys.stdin.buffer)
 import cloudpickle
@@ -106,6 +118,8 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
     Returns:
         The decorator; it stands below `@task`.
     """
+    if callable(seconds):
+        raise TypeError("@ends_after needs seconds: write @ends_after(60)")
 
     def decorate(body: Callable[P, R]) -> Callable[P, R]:
         if isinstance(body, Task):
@@ -128,7 +142,7 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
     watched, held = os.pipe()  # held open as long as this process lives
     # A session of its own: with it everything that the body starts can be ended.
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(watched)],
+        [sys.executable, "-u", "-c", CHILD, str(watched)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=[watched],

@@ -39,7 +39,8 @@ Guarantees:
     retried: loading is retried after 1 and 10 s when it fails with an `OSError`, as those of disk
         and network are; training is not, whatever the settings have for every task.
     cached: the next run takes the model from the cache, unless the flights that it learns from,
-        the names and types of their columns or the lines of the task that trains it have changed.
+        the names and types of their columns, or another argument or the lines of the task that
+        trains it have changed.
     plot: each run leaves the notebook's plot as an artifact; errors of more than an hour are in
         its outer bars.
     clean: the notebook is kept without outputs, so a diff of it shows code only.
@@ -70,7 +71,7 @@ from typing import Annotated, Any, TypedDict
 import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_image_artifact
-from prefect.cache_policies import NO_CACHE, TASK_SOURCE, CachePolicy
+from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
@@ -121,7 +122,7 @@ def load_flights(month: int) -> pd.DataFrame:
 
 
 def of_flights(context: TaskRunContext, inputs: dict[str, Any]) -> str:
-    """Return a key from the flights, equal for equal ones; `INPUTS` would pickle them."""
+    """Return a key from the flights, equal for equal ones; `INPUTS` alone would pickle them."""
     flights = inputs["flights"]
     # The hashes are of the values alone.
     columns = str([*flights.dtypes.items()]).encode()
@@ -131,7 +132,7 @@ def of_flights(context: TaskRunContext, inputs: dict[str, Any]) -> str:
 
 @task(
     retries=0,  # whatever the settings have for every task
-    cache_policy=CachePolicy.from_cache_key_fn(of_flights) + TASK_SOURCE,
+    cache_policy=INPUTS - "flights" + CachePolicy.from_cache_key_fn(of_flights) + TASK_SOURCE,
     task_run_name="train-month-{month}",
 )
 def train(month: int, flights: pd.DataFrame) -> Pipeline:

@@ -205,6 +205,26 @@ def test_a_change_in_the_training_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee(NAME, "cached")
+def test_a_new_argument_of_the_training_is_seen(tmp_path: Path) -> None:
+    """Where a reader gives the task that trains an argument more, each value has its own model."""
+    text = Path(pattern.__file__).read_text()
+    for old, new in (
+        ("def train(month: int,", "def train(month: int, alpha: float,"),
+        ("Ridge(tol=1e-12)", "Ridge(alpha, tol=1e-12)"),
+        ("validate_month: Month = 2)", "validate_month: Month = 2, alpha: float = 1.0)"),
+        ("train(train_month, training)", "train(train_month, alpha, training)"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path = tmp_path / "changed.py"
+    path.write_text(text)
+    changed = executed(path)["predict_air_time"]
+    errors = [changed(alpha=alpha)["mae"] for alpha in (1.0, 1e6, 1.0)]
+    assert errors[1] > 2 * errors[0]
+    assert errors[2] == errors[0]
+
+
+@pytest.mark.guarantee(NAME, "cached")
 def test_a_change_in_the_flights_is_seen() -> None:
     """A model is trained again where a value, name, type or row differs, and not for a copy."""
     flights = load_flights.fn(1).iloc[:500]

@@ -30,7 +30,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.deployments import run_deployment
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.runtime import flow_run
@@ -49,6 +49,7 @@ from patterns.pipelines.train_and_backtest import (
     FLIGHTS,
     Score,
     build_features,
+    by_inputs_and_code,
     check_month,
     evaluate,
     fetch,
@@ -148,6 +149,13 @@ def shop(folder: Path) -> Iterator[Shop]:
             serving.join()
 
 
+@pytest.fixture(autouse=True)
+def own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each test results of its own: a model of the same trips would come from the cache."""
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}):
+        yield
+
+
 @pytest.fixture
 def taxi_shop(taxi_files: Path) -> Iterator[Shop]:
     """Give a web server that has the taxi trips."""
@@ -161,7 +169,7 @@ def without_prefect(source: str, month: int) -> tuple[Score, bytes]:
         build_features.fn(check_month.fn(read_month.fn(source, each, None), each))
         for each in (month, month + 1)
     )
-    model = train.fn(source, month, None, 1.0, training)
+    model = train.fn(month, 1.0, training)
     return evaluate.fn(model, training, validation, month, ""), pickle.dumps(model)
 
 
@@ -194,7 +202,8 @@ def ran(
     """Train and backtest two months, two times; the data are read from a web server."""
     registry = tmp_path_factory.mktemp("registry")
     run = train_and_backtest.with_options(task_runner=task_runner)
-    with shop(taxi_files) as opened:
+    results = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}
+    with temporary_settings(results), shop(taxi_files) as opened:
         first = run(months=[2, 1], source=opened.url, registry=str(registry))
         asked = opened.asked.copy()
         second = run(months=[1, 2], source=opened.url, registry=str(registry))
@@ -218,7 +227,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     models = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            models.append(pickle.dumps(train.fn(FLIGHTS, 1, None, 1.0, january)))
+            models.append(pickle.dumps(train.fn(1, 1.0, january)))
     assert models[0] == models[1]
 
 
@@ -592,6 +601,46 @@ def test_other_data_under_the_same_name_make_another_version(tmp_path: Path, cha
         second = train_month(1, source, registry=str(registry))
     assert second["version"] != first["version"]
     assert {path.name for path in registry.iterdir()} == {first["version"], second["version"]}
+
+
+@pytest.mark.guarantee(NAME, "versioned")
+def test_a_month_that_another_run_has_read_again_is_trained_on_again(tmp_path: Path) -> None:
+    """A version's model is of the data that its name comes from, whichever run read them."""
+    source, registry = str(tmp_path / FILE), tmp_path / "registry"
+    for month in (1, 2, 3):
+        taxi_trips(month).to_parquet(source.format(month=month))
+    train_month(2, source, registry=str(registry))
+    taxi_trips(2, rows=299).to_parquet(source.format(month=2))
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        train_month(1, source, registry=str(registry))
+    changed = train_month(2, source, registry=str(registry))
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        anew = train_month(2, source, registry=str(tmp_path / "anew"))
+    assert changed == anew
+    models = [
+        folder / changed["version"] / "model.pickle" for folder in (registry, tmp_path / "anew")
+    ]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.mark.guarantee(NAME, "cached")
+def test_every_argument_is_in_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    """A task with the pattern's key is executed for other lists and data, and always for a set."""
+
+    @task(cache_key_fn=by_inputs_and_code)
+    def counted(names: Any, trips: pd.DataFrame) -> int:
+        return len(names)
+
+    @flow
+    def states() -> list[str | None]:
+        trips = taxi_trips(1)
+        lists, sets = [["a", "b"], ["a"], ["a", "b"]], [{"a"}, {"a"}]
+        ends = [counted(each, trips, return_state=True).name for each in (*lists, *sets)]
+        return [*ends, counted(["a"], trips[1:], return_state=True).name]
+
+    done, again = "Completed", "Cached"
+    assert states() == [done, done, again, done, done, done]
+    assert "set is not JSON serializable" in caplog.text
 
 
 @pytest.mark.guarantee(NAME, "versioned")

@@ -17,6 +17,7 @@ from prefect import flow, get_client, task
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_TASKS_DEFAULT_RETRIES, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import SecretStr
 
@@ -287,6 +288,32 @@ def test_a_failed_subflow_is_run_again() -> None:
 
     assert retried([lambda: once(return_state=True)], [once]) == ["booked"]
     assert len(set(runs)) == 2
+
+
+@pytest.mark.guarantee(NAME, "retry-kept")
+@pytest.mark.guarantee(NAME, "retry-failed")
+@pytest.mark.parametrize("by", ["decorator", "settings"])
+def test_a_retry_of_the_task_is_the_same_call(by: str) -> None:
+    """A task that is retried, also as the settings say, calls once more, and keeps its place."""
+    runs = []
+
+    @flow
+    def child(bus: str) -> int:
+        runs.append(bus)
+        if len(runs) == 1:
+            raise ConnectionError
+        return len(runs)
+
+    @task(cache_key_fn=nth_equal_call, persist_result=True)
+    def once(bus: str) -> int:
+        return child(bus)
+
+    if by == "decorator":
+        once = once.with_options(retries=1)
+    calls: Calls = [lambda: once("42"), lambda: once("7")]
+    with temporary_settings({PREFECT_TASKS_DEFAULT_RETRIES: int(by == "settings")}):
+        assert retried(calls, calls) == [2, 3]
+    assert runs == ["42", "42", "7"]
 
 
 @pytest.mark.guarantee(NAME, "retry-own")

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +28,7 @@ from prefect.task_runners import TaskRunner
 from pydantic import TypeAdapter, ValidationError
 
 from flowgauge.process_pool import preloaded_context
-from flowgauge.waiting import wait_until
+from flowgauge.waiting import patience, wait_until
 from patterns.tasks.timeout import ends_after, read_sensors
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -84,6 +87,26 @@ def test_a_blocking_body_is_ended(task_runner: TaskRunner[Any]) -> None:
             break
     assert name == "TimedOut"
     assert isinstance(error, TimeoutError)
+
+
+@pytest.mark.guarantee(NAME, "deadline")
+def test_what_a_blocking_body_printed_is_shown(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a body printed before its deadline is on stderr, wherever Python buffers it."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+    def block() -> None:
+        print("step 1 done")
+        time.sleep(NEVER)
+
+    # The body must have begun, and a process of Python may take long to start.
+    for seconds in (1, 10, 100):
+        with pytest.raises(TimeoutError):
+            ends_after(seconds)(block)()
+        if printed := capfd.readouterr().err:
+            break
+    assert printed == "step 1 done\n"
 
 
 def blocking(pids: Path) -> Callable[[], None]:
@@ -171,6 +194,29 @@ def test_no_process_is_left_by_one_that_is_killed(tmp_path: Path) -> None:
     """When the process of the task is killed, the body's and those it started end as well."""
     pids = tmp_path / "pids"
     process = preloaded_context().Process(target=block_with_a_deadline, args=(pids,))
+    process.start()
+    wait_until(pids.exists)
+    process.kill()
+    process.join()
+    wait_until_all_gone(pids)
+
+
+def match_with_a_deadline(pids: Path) -> None:
+    """Call a body that would hold the interpreter's lock until it is ended much later."""
+
+    def match() -> None:
+        pids.with_suffix(".unfinished").write_text(str(os.getpid()))
+        pids.with_suffix(".unfinished").rename(pids)
+        re.match(r"(a+)+$", "a" * 40 + "b")
+
+    ends_after(NEVER)(match)()
+
+
+@pytest.mark.guarantee(NAME, "orphaned")
+def test_no_process_that_holds_the_lock_is_left(tmp_path: Path) -> None:
+    """When the process of the task is killed, a body that no thread can interrupt ends as well."""
+    pids = tmp_path / "pids"
+    process = preloaded_context().Process(target=match_with_a_deadline, args=(pids,))
     process.start()
     wait_until(pids.exists)
     process.kill()
@@ -369,6 +415,16 @@ def test_an_async_body_is_refused() -> None:
 
 
 @pytest.mark.guarantee(NAME, "refused")
+def test_parentheses_that_were_forgotten_are_told() -> None:
+    """A decorator without its seconds is a TypeError; the task would do nothing, and complete."""
+
+    def read() -> None: ...
+
+    with pytest.raises(TypeError, match=r"write @ends_after\(60\)"):
+        ends_after(read)  # type: ignore[arg-type]
+
+
+@pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_task_is_refused(asynchronous: bool) -> None:
     """A task, which `@task` made below, is a TypeError that says in which order they stand."""
@@ -403,6 +459,20 @@ def test_a_dead_process_is_an_error() -> None:
         leave(0)
     with pytest.raises(RuntimeError, match="died with exit code -9"):
         be_killed()
+
+
+@pytest.mark.guarantee(NAME, "died")
+def test_a_dead_process_is_an_error_whatever_it_forked() -> None:
+    """That a body's process dies is told at once, also where processes that it forked live on."""
+
+    @ends_after(patience())
+    def die() -> None:
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            list(pool.map(abs, [1, 2]))
+            os.kill(os.getpid(), 9)
+
+    with pytest.raises(RuntimeError, match="died with exit code -9"):
+        die()
 
 
 @pytest.mark.guarantee(NAME, "retried")
