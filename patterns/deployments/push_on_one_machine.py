@@ -16,7 +16,7 @@ Problem:
 
 Guarantees:
     pushed: a run is executed after one request that the server makes; no worker and no runner
-        has ever polled for the deployment.
+        has ever polled for the deployment. The server may ask for authentication.
     token: each request has the token; who reads the server's blocks sees it only by asking for
         their secrets.
     alone: runs of other deployments are not handed over.
@@ -27,7 +27,8 @@ Guarantees:
     at-its-time: a run for later is not taken before its time, and not at all if it is cancelled
         meanwhile.
     failure-shown: a run whose process is killed, as for want of memory, is Crashed.
-    replaced: handing a deployment over again replaces the address and makes no second request.
+    replaced: handing a deployment over again replaces the address and makes no second request;
+        where somebody has disabled it, it stays so.
 
 Prefect:
     cloud-only (3.8, 3.9): a self-hosted server takes a push or managed pool, and starts no run
@@ -45,7 +46,9 @@ Not for:
     `take` sleeps until their time, also where they are cancelled meanwhile, and in the stand-in
     `at_once` such runs keep all others waiting. A service that was away when it was called: it is
     called again when the server finds the run late, and after that no more. One that ends after
-    it has taken a run, before it starts a job: the run stays Pending. A server on SQLite under
+    it has taken a run, before it starts a job: the run stays Pending. Runs whose process is gone
+    and that somebody forces to AwaitingRetry: nobody, no worker either, tells them from those that
+    their process retries. A server on SQLite under
     load: its automations may act late, twice or not at all (`database is locked`).
 
 Costs:
@@ -83,10 +86,12 @@ from uuid import UUID
 
 from prefect import flow
 from prefect.blocks.webhook import Webhook
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.events import AutomationCore, CallWebhook, EventTrigger
+from prefect.logging import get_logger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 from prefect.types import SecretDict
 from pydantic import SecretStr
@@ -127,6 +132,7 @@ async def hand_over(deployment: UUID, url: str, token: str) -> UUID:
     )
     async with get_client() as client:
         before = await client.read_automations_by_name(name)
+        automation.enabled = all(each.enabled for each in before)
         created = await client.create_automation(automation)
         for each in before:
             await client.delete_automation(each.id)
@@ -137,7 +143,8 @@ def take(api: str, run: UUID) -> bool:
     """Wait for a run's time and take it, as a worker does before it starts a job.
 
     Args:
-        api: The address of the server's API.
+        api: The address of the server's API; the settings say what it asks for, such as
+            `PREFECT_API_AUTH_STRING`.
         run: The run that was handed over.
 
     Returns:
@@ -145,7 +152,7 @@ def take(api: str, run: UUID) -> bool:
         or it was cancelled, or its deployment's limit is reached. In that last case the server
         makes an event when to try again.
     """
-    with SyncPrefectClient(api) as client:
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         # A server lets a run that has ended begin again: only one that waits may be taken.
         while (state := (held := client.read_flow_run(run)).state) and state.is_scheduled():
             # A flow's own retry: the process that runs it is there, and waits. The server offers
@@ -182,9 +189,12 @@ def serverless(
     environment = {**os.environ, "PREFECT_API_URL": api, **(settings or {})}
 
     def look_after(run: UUID) -> None:
-        if take(api, run):
-            job = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run)]
-            subprocess.run(job, env=environment)
+        try:
+            if take(api, run):
+                job = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run)]
+                subprocess.run(job, env=environment)
+        except Exception:  # nobody asks a job how it ended
+            get_logger().exception("run %s was not started", run)
 
     class Listener(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -219,7 +229,7 @@ async def show() -> None:
     here = Path(__file__)
     source: Any = await weigh.from_source(str(here.parent), f"{here.name}:weigh")  # type: ignore[misc]
     deployment = await source.to_deployment("pushed")
-    id = await deployment.apply()
+    id_ = await deployment.apply()
     token = secrets.token_urlsafe()
     async with get_client() as client:
         api = str(client.api_url).rstrip("/")
@@ -227,13 +237,13 @@ async def show() -> None:
             tempfile.TemporaryDirectory() as home,
             serverless(api, token, settings={"PREFECT_HOME": home}) as url,
         ):
-            automation = await hand_over(id, url, token)
-            run = await client.create_flow_run_from_deployment(id, parameters={"grams": 1500})
+            automation = await hand_over(id_, url, token)
+            run = await client.create_flow_run_from_deployment(id_, parameters={"grams": 1500})
             while not (run.state and run.state.is_final()):
                 await asyncio.sleep(0.2)
                 run = await client.read_flow_run(run.id)
             await client.delete_automation(automation)
-        polled = (await client.read_deployment(id)).last_polled
+        polled = (await client.read_deployment(id_)).last_polled
     print(f"run {run.name}: {run.state and run.state.name}; last polled: {polled or 'never'}")
 
 

@@ -14,9 +14,9 @@ Problem:
 Guarantees:
     orphan: with `JOB_VARIABLES` a run whose worker alone was killed goes on and completes.
     found: a run whose heartbeats stop is marked Crashed, once it was silent for the window.
-    alive: a run whose heartbeats go on is left alone, and so is one that, after its last, was put
-        into any state: it has ended, by whatever name, is suspended, waits for a retry of its
-        flow or is being cancelled.
+    alive: while the server runs, a run whose heartbeats go on is left alone, and so is one that,
+        after its last, was put into any state: it has ended, by whatever name, is suspended, waits
+        for a retry of its flow or is being cancelled.
     others: runs of other deployments are left alone.
     again: a run that had begun and is marked Crashed, by this or by its worker, is rescheduled
         under the same id once it stayed Crashed for the pause, and a live worker runs it to its
@@ -39,15 +39,16 @@ Prefect:
     limit-waits (3.9): such a worker takes the run once its slot is free.
 
 Not for:
-    Runs that crash before they begin, as when a worker cannot start them: no attempt is counted.
-    Runs that do harm when two of them act: a machine that was cut off, not dead, goes on with
-    its run while another repeats it. Runs that fell silent before this was set up, or while it
-    was changed: the server begins to watch with the next heartbeat. Runs whose machine dies while
-    they wait for a retry of their flow, or after somebody cancelled them: they stay as they are.
-    Runs that somebody else suspends, if they send a heartbeat before they notice: they are marked
-    Crashed. Results on a disk that died too: keep them where every worker can read them. A server
-    on SQLite under load: its automations may act late, twice or not at all (`database is
-    locked`); use PostgreSQL.
+    A server that is away for longer than the window: when it is back, it takes live runs for lost.
+    Disable both automations for such an update. Runs that crash before they begin, as when a worker
+    cannot start them: no attempt is counted. Runs that do harm when two of them act: a machine that
+    was cut off, not dead, goes on with its run while another repeats it. Runs that fell silent
+    before this was set up, or while it was changed: the server begins to watch with the next
+    heartbeat. Runs whose machine dies while they wait for a retry of their flow, or after somebody
+    cancelled them: they stay as they are. Runs that somebody else suspends, if they send a
+    heartbeat before they notice: they are marked Crashed. Results on a disk that died too: keep
+    them where every worker can read them. A server on SQLite under load: its automations may act
+    late, twice or not at all (`database is locked`); use PostgreSQL.
 
 Costs:
     One event for each run and heartbeat. A run that is lost waits until its window is over, then
@@ -88,6 +89,7 @@ JOB_VARIABLES: dict[str, object] = {
     "stream_output": False,
 }
 
+WINDOW = timedelta(minutes=10)  # a server may be updated, or a network fail, for some of them
 PAUSE = timedelta(seconds=30)
 
 RESCHEDULED = {
@@ -172,7 +174,7 @@ def runs_of(deployment: UUID) -> ResourceSpecification:
 def recover_runs(
     deployment: UUID,
     attempts: int = 3,
-    window: timedelta = 3 * HEARTBEAT,
+    window: timedelta = WINDOW,
     pause: timedelta = PAUSE,
 ) -> dict[str, UUID]:
     """Let the server find and run again the runs of a deployment that lost their machine.
@@ -180,7 +182,7 @@ def recover_runs(
     Args:
         deployment: Which one; its job variables hold `JOB_VARIABLES`.
         attempts: How often a run may begin, the first time included.
-        window: How long a run may be silent.
+        window: How long a run may be silent; also how long the server may be away.
         pause: How long a run stays Crashed before it is rescheduled; longer than its flow takes
             to load and its `on_crashed` hooks to run.
 

@@ -17,7 +17,8 @@ Guarantees:
     errors: an error keeps its type, arguments and attributes from other processes, too, whatever
         its `__init__` takes; one that can't be pickled comes from there as a RuntimeError that
         says its type and message.
-    retry: an item is tried again by itself, as often as asked; what succeeded is not done again.
+    retry: an item is tried again by itself, as often as asked; what succeeded is not done again
+        (a retry of the flow does all again).
     granularity: without a chunk size, one is chosen so that a chunk takes as long as asked, at the
         pace of the first items, 100 at most; the very first, which may pay for imports, does not
         count.
@@ -26,7 +27,7 @@ Guarantees:
     seen: a task run with a failed item is Failed, and its message names the first one.
     crash: where a chunk's task run ends without an answer, its items have that as their error.
     refused: sizes, times and numbers that make no sense are refused before anything is called, and
-        so are tasks and whatever is called by `async def`.
+        so are tasks, whatever is called by `async def`, and futures for items.
 
 Not for:
     Items that need their own logs, states, cached results or place in the run's page: a task run
@@ -141,7 +142,8 @@ def chunked_map(
 
     Raises:
         ValueError: If a size, a time or a number of retries makes no sense.
-        TypeError: If the function is a task or async, or a number that counts is no integer.
+        TypeError: If the function is a task or async, an item is a future, or a number that counts
+            is no integer.
     """
     for name, number in {"chunk_size": chunk_size or 0, "retries": retries}.items():
         try:
@@ -159,6 +161,8 @@ def chunked_map(
             "give a task's `fn`, and of an async function one that runs it by `asyncio.run`"
         )
     given = list(items)
+    if any(isinstance(item, PrefectFuture) for item in given):
+        raise TypeError("items are values, not futures: take the result of each")
 
     def submit(
         start: int, size: int, seconds: float = math.inf

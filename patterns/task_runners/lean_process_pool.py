@@ -20,8 +20,8 @@ Guarantees:
     start: a second flow run's workers are forked from the process that the first ones were, which
         has Prefect imported, and what `multiprocessing.set_forkserver_preload` was told before.
     fresh: each task run begins with the environment variables that the flow had at its first
-        submit, and with what an initializer set, whatever earlier ones changed; what `atexit` was
-        told in a worker is done at its end.
+        submit, and beside them with those that an initializer set, whatever earlier ones changed;
+        what `atexit` was told in a worker is done at its end.
     apart: flow runs that one after the other use a runner see their own flow run and parameters.
     gone: after a flow run its workers and the folder with what was sent are gone.
     died: where a worker dies, its task and those that wait fail, as with `ProcessPoolTaskRunner`.
@@ -38,8 +38,10 @@ Not for:
     its runs there share what it came with, as they share modules. Settings, and parameters of the
     flow run, that are changed in place after the first submit: tasks see them as they were then.
     Random numbers of NumPy without a seed, where the main module imports it: forked workers begin
-    alike. Environment variables that the flow's process had when its first worker started, and has
-    no more: workers have them. Windows, where nothing can be forked: workers are spawned there.
+    alike. A flow's process that is killed: it leaves the folder, which only its user may read, with
+    settings and environment variables in it. Environment variables that the flow's process had when
+    its first worker started, and has no more: workers have them. Windows, where nothing can be
+    forked: workers are spawned there.
 
 Costs:
     Rows `map` and `map-beside-floor` of the report, under "What do the lean task runners save?":

@@ -12,10 +12,11 @@ Problem:
 Guarantees:
     both: one command makes both deployments of the same flow, from the same lines.
     own: pool, queue, parameters, schedule, limit and variables of the job are each environment's
-        own: staging has no schedule, and its parameters never name the database of production.
+        own: the file gives staging no schedule, and its parameters never name the database of
+        production.
     templated: the source folder and the version come from the environment of whoever deploys,
         so the file holds neither a path nor a commit. Where one of them is missing nothing is
-        deployed.
+        deployed; only `deploy` takes its own folder then.
     one-only: `--name` makes one environment and leaves the other as it is.
     repeatable: deploying the file again makes no second deployment and no second schedule, and
         what somebody changed elsewhere is as the file says: parameters, tags, variables, limit.
@@ -29,12 +30,13 @@ Prefect:
         paused pool stay paused: pause those.
     literal (3.8, 3.9): a variable that is missing is no error to Prefect: `{{ $NAME }}` stays as
         it is written, and where it is a folder each run fails. Hence the step `build`.
-    stays (3.8, 3.9): a schedule that leaves the file, or has another slug there, stays on the
-        server beside the new one; delete it there (`prefect deployment schedule delete`).
+    stays (3.8, 3.9): a schedule that is not in the file (it left, it has another slug there,
+        somebody added it) stays on the server; delete it there
+        (`prefect deployment schedule delete`).
 
 Not for:
-    Environments with a server each: give `PREFECT_API_URL` and `--name`. One deployment on one
-    machine: see `deployments/serve`.
+    A misspelt parameter: Prefect deploys it, and its runs fail. Environments with a server each:
+    give `PREFECT_API_URL` and `--name`. One deployment on one machine: see `deployments/serve`.
 
 Costs:
     A new Python process for each call, which imports Prefect: seconds.
@@ -89,13 +91,13 @@ async def prepare_pools() -> None:
                 await client.create_work_pool(pool)
 
 
-def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
+def deploy(*words: str, folder: Path = HERE, commit: str | None = None) -> str:
     """Run `prefect deploy` in a folder with a `prefect.yaml`.
 
     Args:
         words: What is deployed: `--all`, or `--name` and a name.
-        folder: The folder.
-        commit: The version that the deployments are given.
+        folder: The folder; workers find the source there, unless `SOURCE_FOLDER` says otherwise.
+        commit: The version that the deployments are given; `GIT_COMMIT` by default.
 
     Returns:
         What the command said.
@@ -105,10 +107,11 @@ def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
     """
     folder = folder.resolve()
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    version = {} if commit is None else {"GIT_COMMIT": commit}
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *words],
         cwd=folder,
-        env={**os.environ, **settings, "SOURCE_FOLDER": str(folder), "GIT_COMMIT": commit},
+        env={"SOURCE_FOLDER": str(folder), **os.environ, **settings, **version},
         capture_output=True,
         text=True,
     )
@@ -120,10 +123,9 @@ def deploy(*words: str, folder: Path = HERE, commit: str = "unknown") -> str:
 
 def reason(said: str) -> str:
     """Return in one line why a command failed: all it said, of a traceback only the error."""
-    if "Traceback" in said:
-        errors = [line for line in said.splitlines() if re.match(r"[\w.]+: ", line)]
-        said = errors[-1] if errors else said
-    return " ".join(said.split())
+    told, _, trace = said.partition("Traceback")
+    errors = [line for line in trace.splitlines() if re.match(r"[\w.]+: ", line)]
+    return " ".join([*told.split(), *errors[-1:]])
 
 
 async def deployed(environment: str) -> DeploymentResponse:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 import time
@@ -20,8 +21,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.infrastructure.provisioners import get_infrastructure_provisioner_for_work_pool_type
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.waiting import patience, wait_until
@@ -89,6 +91,19 @@ async def take_back(automation: UUID) -> None:
 
 
 @contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Answer requests on loopback for a block, and give the address."""
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def recorder() -> Iterator[tuple[str, list[str]]]:
     """Give the address of a service that only writes down which runs it was handed, and those."""
     runs: list[str] = []
@@ -101,14 +116,8 @@ def recorder() -> Iterator[tuple[str, list[str]]]:
             self.send_response(200)
             self.end_headers()
 
-    with HTTPServer(("127.0.0.1", 0), Recorder) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", runs
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Recorder) as url:
+        yield url, runs
 
 
 @pytest.mark.guarantee(NAME, "pushed")
@@ -206,6 +215,60 @@ def test_handing_over_again_replaces_the_address(prefect_server: str) -> None:
         (block,) = [each for each in blocks if each["name"] == f"push-{deployment}"]
         assert "Authorization" in str(block)
         assert (TOKEN in str(block)) == secrets
+
+
+@pytest.mark.guarantee(NAME, "replaced")
+def test_a_hand_over_that_was_disabled_stays_disabled(prefect_server: str) -> None:
+    """Handing a deployment over again enables nothing, and another deployment's is enabled."""
+    deployment, other = UUID(deploy(prefect_server)), UUID(deploy(prefect_server))
+
+    async def enabled() -> list[bool]:
+        async with get_client() as client:
+            first = await hand_over(deployment, "http://127.0.0.1:1", TOKEN)
+            await client.pause_automation(first)
+            ids = [
+                await hand_over(each, "http://127.0.0.1:1", TOKEN) for each in (deployment, other)
+            ]
+            found = [await client.read_automation(each) for each in ids]
+            for each in ids:
+                await client.delete_automation(each)
+        return [each.enabled for each in found if each]
+
+    assert asyncio.run(enabled()) == [False, True]
+
+
+@pytest.mark.guarantee(NAME, "pushed")
+def test_a_server_may_ask_for_authentication() -> None:
+    """The server is asked for a run with what the settings have for it."""
+    given: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given.append(self.headers["Authorization"])
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with (
+        listening(Server) as url,
+        temporary_settings({PREFECT_API_AUTH_STRING: "admin:let-me-in"}),
+        pytest.raises(ObjectNotFound),
+    ):
+        take(f"{url}/api", uuid4())
+    assert set(given) == {f"Basic {base64.b64encode(b'admin:let-me-in').decode()}"}
+
+
+@pytest.mark.guarantee(NAME, "pushed")
+def test_why_a_run_is_not_started_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a run can't be taken, the stand-in's log says which one and why."""
+    run = str(uuid4())
+    with serverless("http://127.0.0.1:1/api", TOKEN) as url:
+        request = Request(url, json.dumps({"run": run}).encode())
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        urlopen(request, timeout=patience()).close()
+    assert f"run {run} was not started" in caplog.text
+    assert "ConnectError" in caplog.text
 
 
 @pytest.mark.guarantee(NAME, "once")

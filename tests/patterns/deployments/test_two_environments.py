@@ -42,6 +42,13 @@ def held(environment: str) -> Any:
     return asyncio.run(deployed(environment))
 
 
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the environment of these tests may say of a deployment."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def folder(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a copy of the pattern whose deployments have both been made."""
@@ -165,12 +172,19 @@ def test_a_changed_deployment_is_deployed_again(folder: Path) -> None:
         (daily,) = before[1].schedules
         of_production = f"/deployments/{before[1].id}/schedules/{daily.id}"
         client.request("PATCH", of_production, json={"active": False})  # type: ignore[arg-type]
+        weekly = {"schedule": {"cron": "0 0 * * 0", "timezone": "UTC"}, "active": True}
+        of_staging = f"/deployments/{before[0].id}/schedules"
+        client.request("POST", of_staging, json=[weekly])  # type: ignore[arg-type]
     assert held("production").paused
     deploy("--all", folder=folder, commit="1f2e3d4")
     again = held("staging"), held("production")
     assert [each.paused for each in again] == [False, False]
     for name in ("id", "parameters", "tags", "description", "job_variables", "work_queue_name"):
         assert [getattr(each, name) for each in again] == [getattr(each, name) for each in before]
+    assert [each.schedule.cron for each in again[0].schedules] == ["0 0 * * 0"]
+    with get_client(sync_client=True) as client:
+        (added,) = again[0].schedules
+        client.delete_deployment_schedule(again[0].id, added.id)
     limits = [each.global_concurrency_limit for each in again]
     assert [limit and limit.limit for limit in limits] == [None, 1]
     (paused,) = again[1].schedules
@@ -189,6 +203,7 @@ def test_a_changed_deployment_is_deployed_again(folder: Path) -> None:
     [
         ("py:refresh", "py:nothing", "Flow function with name 'nothing' not found"),
         ('"0 6 * * *"', '"0 25 * * *"', 'Invalid cron string: "0 25'),
+        ("Europe/Berlin", "Europe/Berlim", 'Invalid timezone: "Europe/Berlim"'),
         ("name: production\n      work_q", "name: nowhere\n      work_q", "work pool 'nowhere'"),
         (
             "name: production\n    version",
@@ -196,7 +211,7 @@ def test_a_changed_deployment_is_deployed_again(folder: Path) -> None:
             "could not be found .*: prod",
         ),
     ],
-    ids=["flow", "cron", "pool", "name"],
+    ids=["flow", "cron", "zone", "pool", "name"],
 )
 @pytest.mark.usefixtures("folder")
 def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str) -> None:
@@ -206,7 +221,7 @@ def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str)
     assert right in file.read_text()
     file.write_text(file.read_text().replace(right, wrong))
     with pytest.raises(RuntimeError, match=said) as caught:
-        deploy("--name", "production", folder=tmp_path)
+        deploy("--name", "production", folder=tmp_path, commit="1f2e3d4")
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert held("production") == before
@@ -297,6 +312,21 @@ def test_a_relative_folder_is_deployed_as_an_absolute_one(
     asyncio.run(prepare_pools())
     copied(tmp_path / "shop")
     monkeypatch.chdir(tmp_path)
-    deploy("--name", "staging", folder=Path("shop"))
+    deploy("--name", "staging", folder=Path("shop"), commit="1f2e3d4")
     ((step,),) = [each.values() for each in held("staging").pull_steps]
     assert step == {"directory": str(tmp_path / "shop")}
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "templated")
+def test_deploy_heeds_the_environment_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`deploy` takes both variables from the environment, and refuses to go on with no version."""
+    before = held("staging")
+    with pytest.raises(RuntimeError, match="GIT_COMMIT: is missing"):
+        deploy("--name", "staging", folder=folder)
+    assert held("staging") == before
+    monkeypatch.setenv("GIT_COMMIT", "abc1234")
+    monkeypatch.setenv("SOURCE_FOLDER", "/srv/app")
+    deploy("--name", "staging", folder=folder)
+    ((step,),) = [each.values() for each in held("staging").pull_steps]
+    assert (step["directory"], held("staging").version) == ("/srv/app", "abc1234")

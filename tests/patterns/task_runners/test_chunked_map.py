@@ -467,3 +467,17 @@ def test_what_is_no_plain_function_is_refused() -> None:
     for function in [*refused, *(functools.partial(each) for each in refused)]:
         with pytest.raises(TypeError, match="give a task's `fn`, and of an async function one"):
             chunked_map(function, [1])
+
+
+@flow
+def double_of_roots() -> None:
+    """Give the futures of one map to another."""
+    chunked_map(str, task(root).map([1, 4]))
+
+
+@pytest.mark.guarantee(NAME, "refused")
+@pytest.mark.usefixtures("prefect_server")
+def test_futures_are_no_items() -> None:
+    """Where futures are given for items, a TypeError says what to give."""
+    with pytest.raises(TypeError, match="items are values, not futures"):
+        double_of_roots()

@@ -278,6 +278,11 @@ def test_a_worker_begins_as_if_it_were_spawned(
         (tmp_path / "ended").unlink()
 
 
+def set_region() -> None:
+    """Set the variable in a worker that begins."""
+    os.environ["FLOWGAUGE_REGION"] = "of the initializer"
+
+
 @task
 def region() -> str | None:
     """Return a variable of the environment."""
@@ -299,10 +304,15 @@ def regions() -> list[str | None]:
 def test_the_environment_is_that_of_the_first_submit(
     lean: TaskRunner[Any], stock: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a flow sets after its first submit its tasks don't see, as on the stock runner."""
+    """What a flow sets after its first submit its tasks don't see, as on the stock runner.
+
+    An initializer's variables are beside the flow's, and don't replace them.
+    """
     monkeypatch.setenv("FLOWGAUGE_REGION", "none")
     for runner in (lean, stock):
         assert regions.with_options(task_runner=runner)() == ["first", "first"]
+    begun: TaskRunner[Any] = LeanProcessPoolTaskRunner(1, initializer=set_region)
+    assert regions.with_options(task_runner=begun)() == ["first", "first"]
 
 
 @pytest.mark.guarantee(NAME, "same")
