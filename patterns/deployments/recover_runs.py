@@ -39,16 +39,17 @@ Prefect:
     limit-waits (3.9): such a worker takes the run once its slot is free.
 
 Not for:
-    A server that is away for longer than the window: when it is back, it takes live runs for lost.
-    Disable both automations for such an update. Runs that crash before they begin, as when a worker
-    cannot start them: no attempt is counted. Runs that do harm when two of them act: a machine that
-    was cut off, not dead, goes on with its run while another repeats it. Runs that fell silent
-    before this was set up, or while it was changed: the server begins to watch with the next
-    heartbeat. Runs whose machine dies while they wait for a retry of their flow, or after somebody
-    cancelled them: they stay as they are. Runs that somebody else suspends, if they send a
-    heartbeat before they notice: they are marked Crashed. Results on a disk that died too: keep
-    them where every worker can read them. A server on SQLite under load: its automations may act
-    late, twice or not at all (`database is locked`); use PostgreSQL.
+    Subflows of a lost run: they stay Running until its next attempt takes them again, and for good
+    after its last. A server that is away for longer than the window: when it is back, it takes live
+    runs for lost. Disable both automations for such an update. Runs that crash before they begin,
+    as when a worker cannot start them: no attempt is counted. Runs that do harm when two of them
+    act: a machine that was cut off, not dead, goes on with its run while another repeats it. Runs
+    that fell silent before this was set up, or while it was changed: the server begins to watch
+    with the next heartbeat. Runs whose machine dies while they wait for a retry of their flow, or
+    after somebody cancelled them: they stay as they are. Runs that somebody else suspends, if they
+    send a heartbeat before they notice: they are marked Crashed. Results on a disk that died too:
+    keep them where every worker can read them. A server on SQLite under load: its automations may
+    act late, twice or not at all (`database is locked`); use PostgreSQL.
 
 Costs:
     One event for each run and heartbeat. A run that is lost waits until its window is over, then
@@ -203,7 +204,7 @@ def recover_runs(
         rerun_crashed_runs(deployment, attempts, pause),
     )
     with get_client(sync_client=True) as client:
-        env = client.read_deployment(deployment).job_variables.get("env", {})
+        env = client.read_deployment(deployment).job_variables.get("env") or {}
         if 2 * float(env.get("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "inf")) > window.total_seconds():
             raise ValueError(
                 f"live runs of {deployment} may be silent for {window}: their"

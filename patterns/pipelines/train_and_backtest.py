@@ -172,8 +172,10 @@ def digest(value: object) -> str:
 
 
 def content(trips: pd.DataFrame) -> str:
-    """Return a short text that differs for other rows."""
-    return digest(pd.util.hash_pandas_object(trips, index=False).tolist())
+    """Return a short text that differs for other rows, or other names or types of columns."""
+    # The hashes are of the values alone.
+    columns = str([*trips.dtypes.items()])
+    return digest([columns, pd.util.hash_pandas_object(trips, index=False).tolist()])
 
 
 @contextmanager

@@ -24,8 +24,8 @@ Guarantees:
     died: a body whose process dies (killed, out of memory, a crash, `sys.exit`) is a RuntimeError
         that says with which exit code.
     retried: an attempt that ran out of time is retried like any other failure.
-    refused: an async function, a task, or no number of seconds is a TypeError where it is
-        decorated.
+    refused: an async function, a task, and seconds that are no number above 0 are a TypeError where
+        it is decorated.
 
 Prefect:
     called (3.8, 3.9): `timeout_seconds` ends a blocking task that is called in the main thread.
@@ -34,13 +34,15 @@ Prefect:
     async (3.8, 3.9): it ends an async task where that awaits, not where it blocks.
 
 Not for:
-    Bodies that talk to Prefect (loggers, `log_prints`, other tasks): they run outside the task
-    run. Bodies with globals that can't be pickled, such as a lock: that is a TypeError. Bodies that
-    change their arguments or globals: only what they return leaves their process. Bodies that
-    leave threads behind: the process waits for those, until the deadline. Async
-    tasks that only await: `timeout_seconds` interrupts those. Ctrl-C: it interrupts calls, and not
-    what was submitted, which ends at its deadline. Bodies that start processes in
-    sessions of their own, as daemons do: those are left. Windows: it has no sessions.
+    Bodies that talk to Prefect (loggers, `log_prints`, other tasks): they run outside the task run.
+    Bodies with globals that can't be pickled, such as a lock: that is a TypeError. Bodies in the
+    script that is run which pickle its functions or classes, as a process pool does: put these in a
+    module. Bodies that change their arguments or globals: only what they return leaves their
+    process. Bodies that leave threads behind: the process waits for those, until the deadline.
+    Async tasks that only await: `timeout_seconds` interrupts those. Ctrl-C: it interrupts calls,
+    and not what was submitted, which ends at its deadline. Bodies that start processes in sessions
+    of their own, as daemons do: those are left, and so is all that a body which returns leaves
+    running. Windows: it has no sessions.
 
 Costs:
     Row `tasks/timeout` of the report: a new Python process for each call, forked once, and in it
@@ -56,6 +58,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import pickle
 import signal
@@ -118,8 +121,8 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
     Returns:
         The decorator; it stands below `@task`.
     """
-    if callable(seconds):
-        raise TypeError("@ends_after needs seconds: write @ends_after(60)")
+    if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+        raise TypeError(f"write @ends_after(60), a number of seconds above 0, not {seconds!r}")
 
     def decorate(body: Callable[P, R]) -> Callable[P, R]:
         if isinstance(body, Task):

@@ -33,6 +33,8 @@ Prefect:
     stays (3.8, 3.9): a schedule that is not in the file (it left, it has another slug there,
         somebody added it) stays on the server; delete it there
         (`prefect deployment schedule delete`).
+    cleared (3.9): with `PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY=true` a deployment loses such
+        schedules where the file has `schedules: []`, as for staging; without, Prefect warns of it.
 
 Not for:
     A misspelt parameter: Prefect deploys it, and its runs fail. Environments with a server each:
@@ -64,6 +66,7 @@ from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
 HERE = Path(__file__).resolve().parent
+QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning"}  # else errors end with Prefect's: see `cleared`
 
 
 @flow
@@ -111,18 +114,21 @@ def deploy(*words: str, folder: Path = HERE, commit: str | None = None) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *words],
         cwd=folder,
-        env={"SOURCE_FOLDER": str(folder), **os.environ, **settings, **version},
+        env={"SOURCE_FOLDER": str(folder), **os.environ, **settings, **version, **QUIET},
         capture_output=True,
         text=True,
     )
+    said = done.stdout + done.stderr
     # Beside a name that is found, one that isn't is no failure to Prefect.
-    if done.returncode or "will not be deployed" in " ".join(done.stdout.split()):
-        raise RuntimeError(reason(done.stdout + done.stderr))
-    return done.stdout
+    left_out = "will not be deployed" in " ".join(said.split())
+    if done.returncode or left_out:
+        # Names that are not found are told before the box of the first deployment, a failure last.
+        raise RuntimeError(reason(said.partition("╭")[0] if left_out else said.rpartition("╯")[2]))
+    return said
 
 
 def reason(said: str) -> str:
-    """Return in one line why a command failed: all it said, of a traceback only the error."""
+    """Return in one line why a command failed: all that is told, of a traceback only the error."""
     told, _, trace = said.partition("Traceback")
     errors = [line for line in trace.splitlines() if re.match(r"[\w.]+: ", line)]
     return " ".join([*told.split(), *errors[-1:]])

@@ -229,6 +229,36 @@ def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str)
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "bad")
+@pytest.mark.usefixtures("folder")
+def test_a_mistake_beside_what_is_right_is_told_alone(tmp_path: Path) -> None:
+    """Where one of two is refused, the line has its reason only, at the end."""
+    file = copied(tmp_path) / "prefect.yaml"
+    file.write_text(file.read_text().replace('"0 6 * * *"', '"0 25 * * *"'))
+    with pytest.raises(RuntimeError, match=r'Invalid cron string: "0 25 [^:]*https:\S*$') as caught:
+        deploy("--all", folder=tmp_path, commit="1f2e3d4")
+    assert "staging" not in str(caught.value)
+
+
+@pytest.mark.fact(NAME, "cleared")
+@pytest.mark.e2e
+def test_schedules_can_be_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the setting, a schedule that somebody added to staging is gone after the next deploy."""
+    monkeypatch.setenv("PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY", "true")
+    weekly = {"schedule": {"cron": "0 0 * * 0", "timezone": "UTC"}, "active": True}
+    with get_client(sync_client=True) as client:
+        of_staging = f"/deployments/{held('staging').id}/schedules"
+        client.request("POST", of_staging, json=[weekly])  # type: ignore[arg-type]
+    assert held("staging").schedules
+    deploy("--name", "staging", folder=folder, commit="1f2e3d4")
+    left = held("staging").schedules
+    with get_client(sync_client=True) as client:
+        for each in left:
+            client.delete_deployment_schedule(held("staging").id, each.id)
+    assert not left
+
+
+@pytest.mark.e2e
+@pytest.mark.guarantee(NAME, "bad")
 def test_one_wrong_name_beside_a_right_one_is_an_error(folder: Path) -> None:
     """A second name that is not in the file is refused in one line, which names it."""
     with pytest.raises(RuntimeError, match="will not be deployed: stagin") as caught:

@@ -636,10 +636,11 @@ def test_every_argument_is_in_the_key(caplog: pytest.LogCaptureFixture) -> None:
         trips = taxi_trips(1)
         lists, sets = [["a", "b"], ["a"], ["a", "b"]], [{"a"}, {"a"}]
         ends = [counted(each, trips, return_state=True).name for each in (*lists, *sets)]
-        return [*ends, counted(["a"], trips[1:], return_state=True).name]
+        others = (trips[1:], trips.rename(columns={"PULocationID": "from"}))
+        return [*ends, *(counted(["a"], each, return_state=True).name for each in others)]
 
     done, again = "Completed", "Cached"
-    assert states() == [done, done, again, done, done, done]
+    assert states() == [done, done, again, done, done, done, done]
     assert "set is not JSON serializable" in caplog.text
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import re
@@ -415,13 +416,11 @@ def test_an_async_body_is_refused() -> None:
 
 
 @pytest.mark.guarantee(NAME, "refused")
-def test_parentheses_that_were_forgotten_are_told() -> None:
-    """A decorator without its seconds is a TypeError; the task would do nothing, and complete."""
-
-    def read() -> None: ...
-
+@pytest.mark.parametrize("seconds", [print, None, "60", 0, -1, math.nan, math.inf])
+def test_what_is_no_number_of_seconds_is_refused(seconds: Any) -> None:
+    """Seconds that are none are a TypeError: a task without parentheses would just complete."""
     with pytest.raises(TypeError, match=r"write @ends_after\(60\)"):
-        ends_after(read)  # type: ignore[arg-type]
+        ends_after(seconds)
 
 
 @pytest.mark.guarantee(NAME, "refused")
