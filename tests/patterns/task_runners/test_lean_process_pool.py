@@ -104,6 +104,14 @@ def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
     assert weigh(["book", ""], return_state=True).is_failed()
 
 
+@pytest.mark.guarantee(NAME, "same")
+def test_no_flow_is_needed(lean: TaskRunner[Any], stock: TaskRunner[Any]) -> None:
+    """A runner that is given a task outside of a flow runs it, as the stock runner does."""
+    for runner in (lean, stock):
+        with runner.duplicate() as started:
+            assert started.submit(region, {}).result() is None
+
+
 @task(cache_policy=INPUTS, persist_result=True)
 def stored(key: str) -> str:
     """Return something else each time that nothing is stored for a key."""
