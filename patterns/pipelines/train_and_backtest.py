@@ -42,8 +42,8 @@ Guarantees:
     versioned: model and metrics lie in a folder whose name comes from the data, the parameters
         and the code that they come from; one that is there is not overwritten, also when several
         register it at once.
-    artifacts: each run leaves a table of the scores, a plot of the errors and a link to the
-        newest model.
+    artifacts: each run that completes leaves a table of the scores, a plot of the errors and a link
+        to the newest model.
     taxi: the same code reads a month of taxi trips from a path or a URL of `http`, `https` or
         `file`; a place is the same one whether a month holds it as 1, 1.0 or text.
     parameters: a deployment has a schema for its parameters: months outside of 1 to 11, no

@@ -39,8 +39,9 @@ Not for:
     are counted where they are called. Retries of a flow further out, which run this one anew. A
     retry on another machine, unless the result storage is shared. Subflows, and tasks that call
     them, that depend on more than their parameters, as closures and methods do.
-    Parameters that pickle differently each time (in another process a set, and a Pydantic model,
-    which has one; a dict in another order): their subflows run again.
+    A retry, by hand, after the file was changed, be it by a line above the task: all subflows run
+    again. Parameters that pickle differently each time (in another process a set, and a Pydantic
+    model, which has one; a dict in another order): their subflows run again.
 
 Costs:
     Row `subflow` of the report, and row `persisted-result`.

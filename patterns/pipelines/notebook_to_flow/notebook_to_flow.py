@@ -47,7 +47,8 @@ Guarantees:
 
 Not for:
     The end of the road: `pipelines/train_and_backtest` checks the data, keeps versions, and
-    backtests every month; its cache also minds changes in helpers of the task that trains.
+    backtests every month; its cache also minds changes in helpers of the task that trains, and in
+    libraries.
 
 Costs:
     A flow run and five task runs, a fraction of a second beside the notebook's own work. Row
@@ -132,6 +133,7 @@ def of_flights(context: TaskRunContext, inputs: dict[str, Any]) -> str:
 
 @task(
     retries=0,  # whatever the settings have for every task
+    # Flights by their content, whatever else is given by its JSON; `of_flights` has the name, too.
     cache_policy=INPUTS - "flights" + CachePolicy.from_cache_key_fn(of_flights) + TASK_SOURCE,
     task_run_name="train-month-{month}",
 )
