@@ -326,6 +326,30 @@ def test_a_chunk_takes_as_long_as_asked(
 
 
 @pytest.mark.guarantee(NAME, "granularity")
+@pytest.mark.runners("sequential")
+def test_the_second_item_alone_tells_the_pace(
+    task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two items are tried, a chunk has as many as take an eighth of a second like the second.
+
+    The first takes two seconds, the others a sixteenth of one.
+    """
+    clock = Clock()
+    monkeypatch.setattr(chunks, "time", clock)
+
+    @flow(task_runner=task_runner)
+    def take() -> str:
+        run = FlowRunContext.get()
+        assert run is not None
+        assert run.flow_run is not None
+        values(chunked_map(clock.take, [2.0, *[2**-4] * 16], chunk_seconds=2**-3))
+        return str(run.flow_run.id)
+
+    names = [run.name for run in task_runs(take(), 1 + len(list(tapered(15, 2))))]
+    assert {"take[0:17]", "take[2:4]", "take[4:6]"} <= set(names)
+
+
+@pytest.mark.guarantee(NAME, "granularity")
 @given(items=st.integers(0, 5000), size=st.integers(1, 1000))
 def test_chunks_end_small(items: int, size: int) -> None:
     """For any number and size, chunks hold all items and the last ones get smaller by halves."""
