@@ -89,7 +89,7 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
         workers: How many tasks may run side by side.
         home: The folder of the run; the cluster writes there.
         in_process: Whether one worker's threads in this process do, and not processes.
-        as_shipped: Whether worker processes do all that Prefect does, to be measured.
+        as_shipped: Whether workers do all that Prefect and Dask do, to be measured.
 
     Yields:
         The scheduler's address.
@@ -102,6 +102,10 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
         stack.enter_context(dask.config.set(temporary_directory=str(home / "dask")))
         # Dask closes a worker for good that a nanny on a busy machine does not restart in 15 s.
         stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
+        if not as_shipped:
+            # A worker's profiler looks at frames while other threads run them. In CPython 3.11 that
+            # is a segmentation fault now and then, here of the whole test run.
+            stack.enter_context(dask.config.set({"distributed.worker.profile.enabled": False}))
         # A nanny writes what its worker is to find (OMP_NUM_THREADS=1 and more) into the
         # environment of its own process, where it would stay for all that starts later.
         with environment_kept():

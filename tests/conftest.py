@@ -75,6 +75,15 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield api
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_samples() -> Iterator[None]:
+    """Take Dask's profiler from clusters that tests start; see `dask_cluster.local_cluster`."""
+    import dask
+
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        yield
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Give a browser."""

@@ -130,6 +130,31 @@ def test_default_workers_are_the_cores_of_this_process() -> None:
     assert default_workers() == len(os.sched_getaffinity(0))
 
 
+def profiles(dask_worker: Any) -> bool:
+    """Say whether a worker takes samples of what its threads do."""
+    return "profile" in dask_worker.periodic_callbacks
+
+
+@pytest.mark.parametrize("as_shipped", [False, True])
+@pytest.mark.parametrize(
+    "in_process", [True, pytest.param(False, marks=pytest.mark.e2e)], ids=["threads", "processes"]
+)
+def test_workers_take_no_samples_unless_they_are_measured(
+    tmp_path: Path, in_process: bool, as_shipped: bool
+) -> None:
+    """Dask's profiler, which makes CPython 3.11 crash now and then, runs where Dask is measured."""
+    pytest.importorskip("distributed")
+    import dask
+    from distributed import Client
+
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": True}),
+        local_cluster(1, tmp_path, in_process=in_process, as_shipped=as_shipped) as address,
+        Client(address, set_as_default=False) as client,
+    ):
+        assert list(client.run(profiles).values()) == [as_shipped]
+
+
 @pytest.mark.e2e
 def test_a_worker_that_comes_back_late_takes_part_again(tmp_path: Path) -> None:
     """A killed worker is not given up by its cluster, however long its new process takes.
