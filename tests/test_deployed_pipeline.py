@@ -67,12 +67,15 @@ def folder(live_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def triggered(live_server: str, folder: Path) -> Iterator[str]:
-    """Give what was printed when the deployed pipeline was triggered in both ways."""
+def triggered(live_server: str, folder: Path) -> str:
+    """Give what was printed when the deployed pipeline was triggered in both ways.
+
+    Its worker has ended: one that runs makes the pool anew that `REMOVE` deletes.
+    """
     said(typed(DEPLOY, live_server, folder))
     worker = typed(WORKER, live_server, folder)
     try:
-        yield said(typed(TRIGGER, live_server, folder))
+        return said(typed(TRIGGER, live_server, folder))
     finally:
         # As Ctrl-C does: to all that the terminal runs.
         os.killpg(worker.pid, signal.SIGINT)

@@ -44,12 +44,13 @@ Not for:
     `prefect work-pool create --type prefect:managed NAME` one that runs on Prefect's machines.
     A deployment's job variables: a service gives its jobs their environment. Runs for much later:
     `take` sleeps until their time, also where they are cancelled meanwhile, and in the stand-in
-    `at_once` such runs keep all others waiting. A service that was away when it was called: it is
-    called again when the server finds the run late, and after that no more. One that ends after
-    it has taken a run, before it starts a job: the run stays Pending. Runs whose process is gone
-    and that somebody forces to AwaitingRetry: nobody, no worker either, tells them from those that
-    their process retries. A server on SQLite under
-    load: its automations may act late, twice or not at all (`database is locked`).
+    `at_once` such runs keep all others waiting. A service that was away when it was called, and a
+    run of the second in which its deployment is handed over, which the server may miss: it is
+    called when the server finds the run late, and after that no more. One that ends after it has
+    taken a run, before it starts a job: the run stays Pending. Runs whose process is gone and that
+    somebody forces to AwaitingRetry: nobody, no worker either, tells them from those that their
+    process retries. A server on SQLite under load: its automations may act late, twice or not at
+    all (`database is locked`).
 
 Costs:
     Nothing between runs. A run that is triggered is handed over in less than a second. One that

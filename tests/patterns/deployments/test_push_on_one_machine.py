@@ -71,17 +71,13 @@ def ended(api: str, run: str) -> dict[str, Any]:
         state: dict[str, Any] = call(api, f"/flow_runs/{run}")["state"]
         return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
-    return dict(wait_until(final))
+    def told() -> str:
+        states = call(api, f"/flow_run_states/?flow_run_id={run}")
+        return f"the end of run {run}: " + ", ".join(
+            f"{s['name']} {s['timestamp']}" for s in states
+        )
 
-
-@contextmanager
-def handed_over(deployment: str, url: str) -> Iterator[None]:
-    """Hand a deployment over for a block."""
-    automation = asyncio.run(hand_over(UUID(deployment), url, TOKEN))
-    try:
-        yield
-    finally:
-        asyncio.run(take_back(automation))
+    return dict(wait_until(final, told))
 
 
 async def take_back(automation: UUID) -> None:
@@ -120,12 +116,32 @@ def recorder() -> Iterator[tuple[str, list[str]]]:
         yield url, runs
 
 
+@contextmanager
+def handed_over(api: str, deployment: str, url: str) -> Iterator[None]:
+    """Hand a deployment over for a block, which begins when the server acts on it."""
+    automation = asyncio.run(hand_over(UUID(deployment), url, TOKEN))
+    try:
+        # A server loads automations when it has answered, and one after the other: where one that
+        # was made later acts, this one does.
+        with recorder() as (there, handed):
+            later = deploy(api)
+            other = asyncio.run(hand_over(UUID(later), there, TOKEN))
+            wait_until(lambda: handed or not ask(api, later), "a hand-over", pause=0.5)
+            asyncio.run(take_back(other))
+        yield
+    finally:
+        asyncio.run(take_back(automation))
+
+
 @pytest.mark.guarantee(NAME, "pushed")
 def test_a_run_is_executed_and_nobody_polls(prefect_server: str, tmp_path: Path) -> None:
     """A run completes though no worker and no runner has ever polled for its deployment."""
     deployment = deploy(prefect_server)
     home = {"PREFECT_HOME": str(tmp_path)}
-    with serverless(prefect_server, TOKEN, settings=home) as url, handed_over(deployment, url):
+    with (
+        serverless(prefect_server, TOKEN, settings=home) as url,
+        handed_over(prefect_server, deployment, url),
+    ):
         state = ended(prefect_server, ask(prefect_server, deployment))
     assert (state["type"], state["message"]) == ("COMPLETED", None)
     held = call(prefect_server, f"/deployments/{deployment}")
@@ -155,7 +171,7 @@ def test_a_run_whose_process_is_killed_is_crashed(live_server: str, tmp_path: Pa
     with (
         temporary_settings({PREFECT_API_URL: live_server}),
         serverless(live_server, TOKEN, settings=home) as url,
-        handed_over(deployment, url),
+        handed_over(live_server, deployment, url),
     ):
         run, whole = ask(live_server, deployment), ask(live_server, deployment, parameters=NOTHING)
         assert ended(live_server, run)["type"] == "CRASHED"
@@ -176,7 +192,7 @@ def test_runs_of_a_schedule_are_pushed_when_late(
     call_nothing(prefect_server, f"/deployments/{deployment}/schedule", {"min_runs": 1})
     wanted = {"deployments": {"id": {"any_": [deployment]}}}
     run = call(prefect_server, "/flow_runs/filter", wanted)[0]["id"]
-    with recorder() as (url, handed), handed_over(deployment, url):
+    with recorder() as (url, handed), handed_over(prefect_server, deployment, url):
         virtual_clock.advance(600)
         # What a service of the server does with a run that has not begun in time.
         due = datetime.now(UTC).isoformat()
@@ -203,7 +219,7 @@ def test_handing_over_again_replaces_the_address(prefect_server: str) -> None:
     deployment, other = deploy(prefect_server), deploy(prefect_server)
     with recorder() as (old, to_old), recorder() as (new, to_new):
         first = asyncio.run(hand_over(UUID(deployment), old, TOKEN))
-        with handed_over(deployment, new):
+        with handed_over(prefect_server, deployment, new):
             ask(prefect_server, other)
             runs = [ask(prefect_server, deployment) for _ in range(2)]
             wait_until(lambda: len(to_new) >= 2)
