@@ -17,8 +17,7 @@ Guarantees:
     errors: an error keeps its type, arguments and attributes from other processes, too, whatever
         its `__init__` takes; one that can't be pickled comes from there as a RuntimeError that
         says its type and message.
-    retry: an item is tried again by itself, as often as asked; what succeeded is not done again
-        (a retry of the flow does all again).
+    retry: an item is tried again by itself, as often as asked; what succeeded is not done again.
     granularity: without a chunk size, one is chosen so that a chunk takes as long as asked, at the
         pace of the first items, 100 at most; the very first, which may pay for imports, does not
         count.
@@ -33,7 +32,8 @@ Not for:
     Items that need their own logs, states, cached results or place in the run's page: a task run
     each is what `map` is for. Retries of one item that take hours: its chunk waits. Results that
     can't be pickled, where workers are other processes: all of their chunk fail with them. Async
-    flows, whose event loop stands still until all items are done.
+    flows, whose event loop stands still until all items are done. Retries of the flow: they do all
+    items again.
 
 Costs:
     Row `chunked-map` of the report: the share of the workers' time that goes into items of a

@@ -34,7 +34,7 @@ Prefect:
         somebody added it) stays on the server; delete it there
         (`prefect deployment schedule delete`).
     cleared (3.9): with `PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY=true` a deployment loses such
-        schedules where the file has `schedules: []`, as for staging; without, Prefect warns of it.
+        schedules where the file has `schedules: []`, as for staging.
 
 Not for:
     A misspelt parameter: Prefect deploys it, and its runs fail. Environments with a server each:
@@ -66,7 +66,8 @@ from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
 HERE = Path(__file__).resolve().parent
-QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning"}  # else errors end with Prefect's: see `cleared`
+QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning"}
+"""Else what Prefect says of `cleared` would stand last, where the reason of a failure does."""
 
 
 @flow

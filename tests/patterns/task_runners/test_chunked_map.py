@@ -11,7 +11,7 @@ import pickle
 import re
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,33 +291,43 @@ class Clock:
         self.now += seconds
 
 
+Cuts = Callable[[list[float], int], list[tuple[int, int]]]
+
+
+@pytest.fixture
+def cuts(task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch) -> Cuts:
+    """Give what maps over items that take so many seconds, and tells the items of each task run."""
+    clock = Clock()
+    monkeypatch.setattr(chunks, "time", clock)
+
+    @flow(task_runner=task_runner)
+    def take(seconds: list[float]) -> str:
+        run = FlowRunContext.get()
+        assert run is not None
+        assert run.flow_run is not None
+        values(chunked_map(clock.take, seconds, chunk_seconds=2**-3))
+        return str(run.flow_run.id)
+
+    def taken(seconds: list[float], runs: int) -> list[tuple[int, int]]:
+        names = [run.name for run in task_runs(take(seconds), runs)]
+        found = (re.fullmatch(r"take\[(\d+):(\d+)\]", name) for name in names)
+        return sorted((int(each[1]), int(each[2])) for each in found if each)
+
+    return taken
+
+
 @pytest.mark.guarantee(NAME, "granularity")
 @pytest.mark.guarantee(NAME, "runs")
 @pytest.mark.runners("sequential")
 @pytest.mark.parametrize("first", [2**-11, 2.0], ids=["as others", "slow"])
-def test_a_chunk_takes_as_long_as_asked(
-    task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch, first: float
-) -> None:
+def test_a_chunk_takes_as_long_as_asked(cuts: Cuts, first: float) -> None:
     """Chunks have the items that take an eighth of a second at the pace of those tried first.
 
     Those are tried for a tenth of a chunk's time, and the very first does not count. Their task run
     is named after all that it was given, and the next one begins with what it left.
     """
-    clock = Clock()
-    monkeypatch.setattr(chunks, "time", clock)
-
-    @flow(task_runner=task_runner)
-    def take() -> str:
-        run = FlowRunContext.get()
-        assert run is not None
-        assert run.flow_run is not None
-        values(chunked_map(clock.take, [first, *[2**-11] * 2000], chunk_seconds=2**-3))
-        return str(run.flow_run.id)
-
     number = 1 + len(list(tapered(2001 - 27, 2**8)))
-    names = [run.name for run in task_runs(take(), number)]
-    cuts = sorted(tuple(map(int, re.findall(r"\d+", name))) for name in names)
-    pilot, *others = cuts
+    pilot, *others = cuts([first, *[2**-11] * 2000], number)
     # 26 of 0.49 ms are the first to take 12.5 ms, after one that does not count.
     assert pilot == (0, PILOT_ITEMS)
     assert others[0][0] == 1 + 26
@@ -327,26 +337,13 @@ def test_a_chunk_takes_as_long_as_asked(
 
 @pytest.mark.guarantee(NAME, "granularity")
 @pytest.mark.runners("sequential")
-def test_the_second_item_alone_tells_the_pace(
-    task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_item_alone_tells_the_pace(cuts: Cuts) -> None:
     """Where two items are tried, a chunk has as many as take an eighth of a second like the second.
 
     The first takes two seconds, the others a sixteenth of one.
     """
-    clock = Clock()
-    monkeypatch.setattr(chunks, "time", clock)
-
-    @flow(task_runner=task_runner)
-    def take() -> str:
-        run = FlowRunContext.get()
-        assert run is not None
-        assert run.flow_run is not None
-        values(chunked_map(clock.take, [2.0, *[2**-4] * 16], chunk_seconds=2**-3))
-        return str(run.flow_run.id)
-
-    names = [run.name for run in task_runs(take(), 1 + len(list(tapered(15, 2))))]
-    assert {"take[0:17]", "take[2:4]", "take[4:6]"} <= set(names)
+    number = 1 + len(list(tapered(15, 2)))
+    assert cuts([2.0, *[2**-4] * 16], number)[:3] == [(0, 17), (2, 4), (4, 6)]
 
 
 @pytest.mark.guarantee(NAME, "granularity")
