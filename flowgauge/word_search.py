@@ -11,6 +11,16 @@ from collections.abc import Sequence
 from flowgauge.headers import Pattern
 
 _WORD = re.compile(r"[a-z0-9]+")
+_SCHEME = re.compile(r"https?://")
+"""Of the sources: with it, each header would have the word HTTP."""
+_BETWEEN_WORDS = frozenset(
+    _WORD.findall(
+        "a about after all an and are as at be before but by can for from has have how i if in into"
+        " is it its my no not of off on one or other out over so than that the their then there"
+        " they this though to under up was what when where which while who why with without you"
+    )
+)
+"""Words of any sentence: in few headers some are rare by chance, and would outweigh the others."""
 _ENDING = re.compile(r"(?<=..)(?:ings?|ied|ies|ed|es|s|e|y)$")
 _SUMMARY_WEIGHT = 3
 _WORTH_A_LOOK = 0.5
@@ -52,4 +62,5 @@ def _counted(pattern: Pattern) -> Counter[str]:
 
 
 def _stems(text: str) -> list[str]:
-    return [_ENDING.sub("", word) for word in _WORD.findall(text.lower())]
+    words = _WORD.findall(_SCHEME.sub(" ", text.lower()))
+    return [_ENDING.sub("", word) for word in words if word not in _BETWEEN_WORDS]
