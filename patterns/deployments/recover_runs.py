@@ -32,7 +32,7 @@ Prefect:
     shared (3.8, 3.9): of runs that two workers take from one queue none runs twice, none is lost.
     twice (3.8, 3.9): a process worker reports a crash twice, the second time once it has loaded the
         flow and run its `on_crashed` hooks, and crashes what was rescheduled meanwhile. Hence
-        the pause.
+        the pause: after a report that comes later, the last attempt may be made once more.
     retries (3.8, 3.9): each retry that a flow with `retries` makes is counted as an attempt.
     limit (3.8): a worker that was given a `--limit` ends when a run that still holds one of its
         slots is rescheduled: limit the queue or the pool instead.
