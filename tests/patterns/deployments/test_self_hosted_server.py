@@ -8,6 +8,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -435,13 +436,15 @@ def test_a_proxy_is_not_asked_for_this_machine(
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
+    # As a program does that starts now: what asks is made when the module is loaded.
+    fresh = runpy.run_path(str(SCRIPT))
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect"],
         env={**os.environ, "PREFECT_SERVER_API_PORT": str(port := free_port())},
     )
     try:
         api = f"http://127.0.0.1:{port}/api"
-        wait_until_it_answers(process, api, tmp_path / "server.log", patience())
+        fresh["wait_until_it_answers"](process, api, tmp_path / "server.log", patience())
         assert read(f"{api}/admin/version") == ""
     finally:
         stop(process)

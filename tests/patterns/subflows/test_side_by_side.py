@@ -426,6 +426,15 @@ def test_calls_with_futures_have_their_own_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee(NAME, "retry-own")
+def test_another_run_of_the_flow_makes_its_own_calls(tmp_path: Path) -> None:
+    """What a run of a flow has called is called again by the next run, with the same parameters."""
+    child = noting(tmp_path)
+    first, second = (retried(child, [1], [1]) for _ in "12")
+    assert first != second
+    assert notes(tmp_path) == {"1": 2}
+
+
+@pytest.mark.guarantee(NAME, "retry-own")
 def test_flows_do_not_share_their_results(tmp_path: Path) -> None:
     """A call gets a result of the same flow, not of one with another name or another body."""
 
