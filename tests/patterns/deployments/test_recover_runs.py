@@ -161,10 +161,9 @@ class Stage:
     def was_told_late(self, trip: Trip) -> bool:
         """Say whether a crash was reported when the run was rescheduled already."""
         states = sorted(self.client.read_flow_run_states(trip.id), key=lambda s: s.timestamp)
-        names = [state.name for state in states]
         return any(
-            name == "Crashed" and before in ("AwaitingRetry", "Pending")
-            for before, name in pairwise(names)
+            state.is_crashed() and (before.is_scheduled() or before.is_pending())
+            for before, state in pairwise(states)
         )
 
     def crashed(self, trip: Trip) -> list[State]:
