@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 
-from flowgauge.run import RUNS_NOTHING
+from flowgauge.plugin.session import RUNS_NOTHING
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # In the background of a shell; Prefect's workers, which tests start, would ignore SIGINT, too,

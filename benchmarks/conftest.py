@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.run import measures
+from flowgauge.plugin.session import measures
 
 FOLDER = Path(__file__).parent
 LONG_ROUNDS = 10

@@ -20,9 +20,9 @@ from prefect import task
 from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.host import inside_flow
-from flowgauge.measure.recorder import Paired
-from flowgauge.measure.results import Row
+from flowgauge.plugin.recorder import Paired
 from flowgauge.report.verdicts import Verdict, noise_bands, verdict
+from flowgauge.results.rows import Row
 
 RUNS = 20
 SLOWDOWN = 0.10

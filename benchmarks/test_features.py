@@ -18,7 +18,7 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.floors import Floor
 from flowgauge.measure.host import inside_flow
-from flowgauge.measure.recorder import Paired
+from flowgauge.plugin.recorder import Paired
 
 PER_TASK: dict[str, Any] = {"group": "features", "figure": "time per task run"}
 PLAIN_SUBMIT = "submit of a plain task"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.measure.recorder import Paired
 from flowgauge.measure.suite import SuiteTimes, time_suite
-from flowgauge.run import measures
+from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.session import measures
 from flowgauge.server.kept import stop_kept
 
 FLOWS = 8

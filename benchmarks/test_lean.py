@@ -18,14 +18,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
-from flowgauge.kernels import Speeds, expected, work
 from flowgauge.measure.floors import Floor
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.measure.recorder import Paired
-from flowgauge.measure.results import Row
-from flowgauge.runners import LEAN, StartedRunners
+from flowgauge.plugin.recorder import Paired
+from flowgauge.results.rows import Row
+from flowgauge.runners.table import LEAN, StartedRunners
+from flowgauge.workflows.kernels import Speeds, expected, work
 from patterns.task_runners.chunked_map import chunked_map, values
 
 TASKS = {"quick": (200, 20), "full": (1000, 100)}

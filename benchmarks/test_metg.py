@@ -13,15 +13,15 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
-from flowgauge.graphs import Kernel
-from flowgauge.kernels import Speeds
 from flowgauge.measure.floors import Floor
 from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import Submit, perform_task, submit_all
 from flowgauge.measure.host import inside_flow
-from flowgauge.measure.recorder import Paired
-from flowgauge.orders import Order, Output, check_outputs, perform
-from flowgauge.runners import StartedRunners
+from flowgauge.plugin.recorder import Paired
+from flowgauge.runners.table import StartedRunners
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.work_items import Order, Output, check_outputs, perform
+from flowgauge.workflows.workflow import Kernel
 
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
 EDGES = ("chain", "stencil", "tree")

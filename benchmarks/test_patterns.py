@@ -21,7 +21,7 @@ from prefect import flow
 from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.floors import Floor
-from flowgauge.measure.recorder import Paired
+from flowgauge.plugin.recorder import Paired
 from flowgauge.waiting import patience
 from patterns.caching import expiry_and_refresh, scope
 from patterns.flows import basics as flow_basics

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from prefect.task_runners import TaskRunner
 
-from flowgauge.graphs import Kernel, Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import submit_all
-from flowgauge.measure.held_out import prediction_rows, time_workflows
 from flowgauge.measure.host import inside_flow
-from flowgauge.measure.recorder import Paired
-from flowgauge.measure.simulation import Machine
 from flowgauge.measure.workflow_runs import scaled
-from flowgauge.run import measures
-from flowgauge.runners import StartedRunners, default_workers
-from flowgauge.shapes import random_layered, shape
-from flowgauge.wfformat import load
+from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.session import measures
+from flowgauge.predict.held_out import prediction_rows, time_workflows
+from flowgauge.predict.simulation import Machine
+from flowgauge.runners.table import StartedRunners, default_workers
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.shapes import random_layered, shape
+from flowgauge.workflows.wfformat import load
+from flowgauge.workflows.workflow import Kernel, Workflow
 
 ROUNDS = 2
 FITTED: tuple[tuple[str, int, float, Kernel], ...] = (

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from prefect.task_runners import TaskRunner
 
-from flowgauge.kernels import Speeds
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.measure.recorder import Paired
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
-from flowgauge.run import measures
-from flowgauge.runners import StartedRunners
-from flowgauge.shapes import handing, shape
+from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.session import measures
+from flowgauge.runners.table import StartedRunners
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.shapes import handing, shape
 
 TASKS = (10, 100, 1000, 10_000)
 FEW_TASKS = (1, 2)

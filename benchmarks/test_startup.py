@@ -11,8 +11,8 @@ from prefect import flow, task
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
-from flowgauge.measure.recorder import Paired
-from flowgauge.runners import StartedRunners
+from flowgauge.plugin.recorder import Paired
+from flowgauge.runners.table import StartedRunners
 
 FIRST_TASK: dict[str, Any] = {
     "group": "startup",

@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 from prefect.task_runners import TaskRunner
 
-from flowgauge.graphs import GraphError, Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.floors import Floor
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.measure.recorder import Paired
-from flowgauge.measure.timelines import keep_timeline
 from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
-from flowgauge.orders import check_outputs
-from flowgauge.recipes import RECIPES, recipe
-from flowgauge.run import measures
-from flowgauge.runners import StartedRunners
-from flowgauge.shapes import nested, shape
-from flowgauge.wfformat import load
+from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.session import measures
+from flowgauge.results.timelines import keep_timeline
+from flowgauge.runners.table import StartedRunners
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.recipes import RECIPES, recipe
+from flowgauge.workflows.shapes import nested, shape
+from flowgauge.workflows.wfformat import load
+from flowgauge.workflows.work_items import check_outputs
+from flowgauge.workflows.workflow import GraphError, Workflow
 
 SEED = 1
 SMALL = nested(2, 2, seconds=0.01)

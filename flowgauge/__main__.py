@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m flowgauge`: the command line, where its script is not on the path."""
 
-from flowgauge.cli import main
+from flowgauge.cli.app import main
 
 main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue import (
+from flowgauge.catalogue.catalogue import (
     Fact,
     Guarantee,
     Pattern,
@@ -19,9 +19,9 @@ from flowgauge.catalogue import (
     problems,
     readme_mismatches,
 )
-from flowgauge.costs import named_rows
-from flowgauge.measure.results import Results
-from flowgauge.mutants import mutant_mismatches
+from flowgauge.catalogue.mutants import mutant_mismatches
+from flowgauge.report.costs import named_rows
+from flowgauge.results.rows import Results
 
 ROOT = catalogue_root(Path(__file__).parent)
 TESTS = ROOT.parent / "tests" / "patterns"

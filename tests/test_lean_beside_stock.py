@@ -22,7 +22,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flowgauge.runners import LEAN, StartedRunners
+from flowgauge.runners.table import LEAN, StartedRunners
 from flowgauge.waiting import patience, wait_until
 from tests.conftest import environment
 from tests.patterns.task_runners import ended_flow

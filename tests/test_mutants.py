@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue import catalogue_root, load
-from flowgauge.mutants import Mutant, copy_checkout, mutants, proving_tests, run_tests
+from flowgauge.catalogue.catalogue import catalogue_root, load
+from flowgauge.catalogue.mutants import Mutant, copy_checkout, mutants, proving_tests, run_tests
 
 ROOT = catalogue_root(Path(__file__).parent).parent
 TESTS = ROOT / "tests" / "patterns"

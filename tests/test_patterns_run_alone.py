@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flowgauge.catalogue import Pattern, catalogue_root, load
-from flowgauge.copies import copy
-from flowgauge.isolation import forget_user_settings
-from flowgauge.process_pool import preloaded_context
+from flowgauge.catalogue.catalogue import Pattern, catalogue_root, load
+from flowgauge.catalogue.copies import copy
+from flowgauge.runners.process_pool import preloaded_context
+from flowgauge.server.isolation import forget_user_settings
 from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.marks import Proof, proofs
-from flowgauge.stamp import unstamped
+from flowgauge.catalogue.marks import Proof, proofs
+from flowgauge.catalogue.stamp import unstamped
 from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]

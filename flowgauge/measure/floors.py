@@ -9,12 +9,12 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flowgauge.graphs import Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import run_on_dask, run_on_pool
-from flowgauge.orders import Output
-from flowgauge.parent_process import end_with_parent
-from flowgauge.runners import CLUSTERS, StartedRunners
+from flowgauge.runners.parent_process import end_with_parent
+from flowgauge.runners.table import CLUSTERS, StartedRunners
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.work_items import Output
+from flowgauge.workflows.workflow import Workflow
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class _InlineExecutor(Executor):
 def _executor(runner: str, workers: int) -> Executor:
     if runner == "threads":
         return ThreadPoolExecutor(workers)
-    from flowgauge.process_pool import preloaded_context
+    from flowgauge.runners.process_pool import preloaded_context
 
     # There is one fork server in a process: started for this pool, it also serves Prefect's.
     context = preloaded_context()

@@ -12,15 +12,15 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowgauge.graphs import Kernel, Workflow
-from flowgauge.kernels import Speeds, expected, work
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.load import wait_until_quiet
 from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, noise_of, row
-from flowgauge.measure.results import Row
-from flowgauge.orders import Output, check_outputs
-from flowgauge.shapes import shape
+from flowgauge.results.rows import Row
+from flowgauge.workflows.kernels import Speeds, expected, work
+from flowgauge.workflows.shapes import shape
+from flowgauge.workflows.work_items import Output, check_outputs
+from flowgauge.workflows.workflow import Kernel, Workflow
 
 BARE = "bare process pool"
 """What each run is measured beside: it uses every core, and is told of all its work at once."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flowgauge.graphs import GraphError, Task, Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.host import inside_flow
-from flowgauge.orders import Order, Output, perform
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.work_items import Order, Output, perform
+from flowgauge.workflows.workflow import GraphError, Task, Workflow
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowgauge.measure.intervals import median_interval, spread
-from flowgauge.measure.results import Row
+from flowgauge.results.rows import Row
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowgauge.measure.results import Results, ResultsError
 from flowgauge.mistake import Mistake
+from flowgauge.results.rows import Results, ResultsError
 from flowgauge.server.lease import KEEPER
 
 _LEAST, _BELOW = (3, 6), (4,)

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from flowgauge.graphs import Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
-from flowgauge.orders import check_outputs
-from flowgauge.runners import StartedRunners
-from flowgauge.shapes import shape
+from flowgauge.runners.table import StartedRunners
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.shapes import shape
+from flowgauge.workflows.work_items import check_outputs
+from flowgauge.workflows.workflow import Workflow
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner

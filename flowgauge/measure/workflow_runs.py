@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowgauge.graphs import GraphError, Kernel, Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.pairs import Rounds
-from flowgauge.measure.timelines import Timeline, timeline
-from flowgauge.orders import Output, check_outputs, makespan
+from flowgauge.results.timelines import Timeline, timeline
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.work_items import Output, check_outputs, makespan
+from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 LOWER_BOUND = "lower bound"
 KERNEL: Kernel = "native"

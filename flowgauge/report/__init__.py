@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowgauge.files import write_whole
-from flowgauge.measure.results import Results
+from flowgauge.results.rows import Results
 
 __all__ = ["write_report"]
 
@@ -38,9 +38,9 @@ def write_report(results: Results, directory: Path, source: Path | None = None) 
             f"no report written: {error.name} is missing: pip install 'flowgauge[report]'",
             name=error.name,
         ) from None
-    from flowgauge.measure.timelines import keep_timeline, load_timelines
     from flowgauge.report.questions import questions
     from flowgauge.report.text import text
+    from flowgauge.results.timelines import keep_timeline, load_timelines
 
     asked = questions(results.rows)
     specs = {question.key: drawn for question in asked if (drawn := spec(question))}

@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flowgauge.measure.results import Results
 from flowgauge.mistake import Mistake
 from flowgauge.report.order import Group, groups
 from flowgauge.report.tables import COLUMNS, lines
 from flowgauge.report.text import text
 from flowgauge.report.verdicts import Bands, noise_bands
+from flowgauge.results.rows import Results
 
 KEY = "flowgauge-report"
 

@@ -11,12 +11,12 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from flowgauge.measure.results import Row
 from flowgauge.report.axes import RATIOS, RUNNER_SHOWN, SECONDS, log_axis, runner_shown
 from flowgauge.report.efficiency import efficiency_chart
 from flowgauge.report.numbers import ratio, seconds
 from flowgauge.report.order import NO_RUNNER, colours, labels, runner_name, runners
 from flowgauge.report.questions import Question
+from flowgauge.results.rows import Row
 
 Spec = dict[str, Any]
 _Layers = alt.LayerChart | alt.FacetChart

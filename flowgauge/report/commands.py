@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flowgauge.measure.results import Row
+from flowgauge.results.rows import Row
 
 BENCHMARKS = "benchmarks"
 """The entry of a fingerprint that tells the files in which each group was measured."""

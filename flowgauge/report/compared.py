@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flowgauge.measure.results import Row
 from flowgauge.report.comparison import Change, Comparison
 from flowgauge.report.numbers import quantity, ratio
 from flowgauge.report.order import params_text, runner_name
+from flowgauge.results.rows import Row
 
 _NAMED = 8
 _COLOURS = {"slower": "red", "faster": "green"}

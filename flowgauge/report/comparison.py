@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.order import FLOORS, in_order, is_point
 from flowgauge.report.verdicts import Bands, band, judged, noise_bands, widest
+from flowgauge.results.rows import Results, Row
 
 Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
 _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")

@@ -8,7 +8,6 @@ from typing import Any
 
 import altair as alt
 
-from flowgauge.measure.results import Row
 from flowgauge.report.axes import RUNNER_SHOWN, SECONDS, log_axis, runner_shown
 from flowgauge.report.numbers import quantity, seconds
 from flowgauge.report.order import (
@@ -20,6 +19,7 @@ from flowgauge.report.order import (
     runner_name,
     runners,
 )
+from flowgauge.results.rows import Row
 
 _TARGET = 0.5
 _SETTINGS = ("kernel", "shape")

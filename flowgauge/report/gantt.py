@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 import altair as alt
 
-from flowgauge.measure.results import Row
-from flowgauge.measure.timelines import Timeline
 from flowgauge.report.charts import svg
 from flowgauge.report.numbers import ratio, seconds
 from flowgauge.report.order import FLOORS
+from flowgauge.results.rows import Row
+from flowgauge.results.timelines import Timeline
 
 _WIDTH = 700
 _LANE_HEIGHT = 34

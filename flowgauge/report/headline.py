@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.numbers import ratio, seconds
 from flowgauge.report.order import PLAIN_SHAPE, is_floor
 from flowgauge.report.questions import adds_to_submit, is_plain_submit
 from flowgauge.report.verdicts import Bands, noise_bands, verdict
+from flowgauge.results.rows import Results, Row
 
 
 def headline(results: Results) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowgauge.measure.results import Row
+from flowgauge.results.rows import Row
 
 NO_RUNNER = "no runner"
 PLAIN_SHAPE = "trivial"

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from flowgauge.measure.results import Results
 from flowgauge.report.charts import Spec, bundle
 from flowgauge.report.commands import command
 from flowgauge.report.headline import details, headline, machine
@@ -18,6 +17,7 @@ from flowgauge.report.questions import questions
 from flowgauge.report.reading import COMMAND, NOT_MEASURED, how_to_read
 from flowgauge.report.tables import COLUMNS, lines, matrix
 from flowgauge.report.verdicts import noise_bands, warnings
+from flowgauge.results.rows import Results
 
 
 def page(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from flowgauge.measure.results import Row
 from flowgauge.report.order import in_order, is_point
+from flowgauge.results.rows import Row
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from flowgauge.measure.results import Results
 from flowgauge.report.headline import noise
+from flowgauge.results.rows import Results
 
 COMMAND = "flowgauge report results.json -o DIR"
 NOT_MEASURED = "Not measured in this run."

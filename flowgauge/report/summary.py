@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.headline import headline
 from flowgauge.report.numbers import quantity, ratio
 from flowgauge.report.order import Group, groups, params_text, runner_name
 from flowgauge.report.tables import SAME, Matrix, matrix
 from flowgauge.report.verdicts import Bands, noise_bands, warnings
+from flowgauge.results.rows import Results, Row
 
 
 def summary(results: Results, console: Console, page: Path) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowgauge.measure.results import Row
 from flowgauge.report.numbers import quantity, ratio
 from flowgauge.report.order import is_point, kernel_name, labels, params_text, runner_name, runners
 from flowgauge.report.verdicts import Bands, verdict, verdict_text
+from flowgauge.results.rows import Row
 
 COLUMNS = (
     "measured",

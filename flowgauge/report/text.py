@@ -6,7 +6,6 @@ from __future__ import annotations
 import html
 from collections.abc import Container, Iterable, Iterator, Sequence
 
-from flowgauge.measure.results import Results
 from flowgauge.report.commands import command
 from flowgauge.report.headline import details, headline, machine
 from flowgauge.report.order import Group, groups
@@ -14,6 +13,7 @@ from flowgauge.report.questions import Question, questions
 from flowgauge.report.reading import COMMAND, NOT_MEASURED, how_to_read
 from flowgauge.report.tables import COLUMNS, Matrix, lines, matrix
 from flowgauge.report.verdicts import Bands, noise_bands, warnings
+from flowgauge.results.rows import Results
 
 
 def text(results: Results, drawn: Container[str] | None = None, gantts: Iterable[str] = ()) -> str:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.comparison import Change, compare
 from flowgauge.report.numbers import quantity, ratio
 from flowgauge.report.order import groups, is_point, params_text, runner_name
+from flowgauge.results.rows import Results, Row
 
 _Key = tuple[str, str, str | None, str, str]
 

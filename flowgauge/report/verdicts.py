@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.numbers import ratio
+from flowgauge.results.rows import Results, Row
 
 Verdict = Literal["slower", "faster", "no difference seen", "unpaired"]
 WIDE_SPREAD = 0.10

@@ -55,7 +55,7 @@ def become_server(request: ServerRequest, listening: socket.socket) -> None:
     time.tzset()
     Path(request.database).parent.mkdir(exist_ok=True)
     _start_from_template(cache, Path(request.database))
-    from flowgauge.isolation import forget_user_settings
+    from flowgauge.server.isolation import forget_user_settings
 
     # The keeper read its settings when it imported Prefect.
     forget_user_settings()
@@ -115,7 +115,7 @@ def _migrate_in_a_fork(database: Path) -> None:
 
 def _migrate(database: Path) -> None:
     os.environ[DATABASE_URL] = _SQLITE + str(database)
-    from flowgauge.isolation import forget_user_settings
+    from flowgauge.server.isolation import forget_user_settings
 
     forget_user_settings()
     import prefect.plugins

@@ -15,13 +15,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from flowgauge.isolation import forget_user_settings
-from flowgauge.repeated_work import saved_work
+from flowgauge.observe.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
+from flowgauge.server.isolation import forget_user_settings
 from flowgauge.server.lease import ServerProcess
+from flowgauge.server.patches import LOOP_FACTORY, STOCK_LOOP_FACTORY
 from flowgauge.server.supervisor import STOP_SECONDS
 from flowgauge.server.watch import START_SECONDS, Watch, wait_until_healthy
-from flowgauge.server_process import LOOP_FACTORY, STOCK_LOOP_FACTORY
 
 _HARNESS = "prefect.testing.utilities"
 _EPHEMERAL = {

@@ -46,7 +46,7 @@ def import_server() -> None:
     import uvicorn.protocols.http.auto
     import uvicorn.protocols.websockets.auto  # noqa: F401
 
-    import flowgauge.server_process  # noqa: F401
+    import flowgauge.server.patches  # noqa: F401
 
     if _threads() > 1:
         sys.exit("flowgauge: importing Prefect's server started a thread; it can't be forked")

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from flowgauge.catalogue import catalogue_root, load
+from flowgauge.catalogue.catalogue import catalogue_root, load
 from flowgauge.tested_prefect import PROVED_WITH, TESTED_PREFECT, installed_prefect, is_tested
 
 ROOT = catalogue_root(Path(__file__).parent).parent

@@ -32,7 +32,7 @@ from flowgauge.clock.engine import ClockError
 from flowgauge.clock.process import ClockEndedError, ClockProcess
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.clock.virtual_clock import virtual_clock as virtual_clock_of
-from flowgauge.run import run_home
+from flowgauge.plugin.session import run_home
 from flowgauge.waiting import patience, wait_until
 
 HOUR = 3600.0

@@ -18,7 +18,7 @@ from prefect.tasks import Task
 from flowgauge.faults.engine import hooks
 from flowgauge.faults.process import FaultProcess, faults_folder
 from flowgauge.faults.wanted import Faults, wanted_faults
-from flowgauge.run import run_home
+from flowgauge.plugin.session import run_home
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from flowgauge.faults.connection import Connection
 from flowgauge.faults.process import FaultProcess, faults_folder
 from flowgauge.faults.wanted import Faults, wanted_faults
-from flowgauge.history import run_history
+from flowgauge.observe.history import run_history
 from tests.flowgauge.faults.conftest import RunTasks
 
 EVENTS = "prefect.events.clients"

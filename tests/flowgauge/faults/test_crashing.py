@@ -14,7 +14,7 @@ from prefect import task
 from flowgauge.faults.errors import FaultRefused
 from flowgauge.faults.plan import Point
 from flowgauge.faults.wanted import Faults
-from flowgauge.history import History, run_history
+from flowgauge.observe.history import History, run_history
 from flowgauge.waiting import wait_until
 from tests.flowgauge.faults.conftest import RunTasks
 

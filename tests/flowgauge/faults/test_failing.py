@@ -29,7 +29,7 @@ from flowgauge.faults.engine import hooks
 from flowgauge.faults.plan import POINTS, FailSometimes, Fault, Point
 from flowgauge.faults.process import FaultProcess
 from flowgauge.faults.wanted import Faults
-from flowgauge.history import History, run_history
+from flowgauge.observe.history import History, run_history
 from tests.flowgauge.faults.conftest import Outcome, RunTasks, unchecked
 
 

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from flowgauge.graphs import Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import run_on_pool
-from flowgauge.orders import Output, WrongInputError
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.work_items import Output, WrongInputError
+from flowgauge.workflows.workflow import Workflow
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.task_runners import TaskRunner
 
-from flowgauge.graphs import GraphError, Kernel, Task, Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import run_as_flow, run_on_dask, run_on_pool
-from flowgauge.orders import check_outputs
-from flowgauge.shapes import SHAPES, nested, random_layered, shape
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.shapes import SHAPES, nested, random_layered, shape
+from flowgauge.workflows.work_items import check_outputs
+from flowgauge.workflows.workflow import GraphError, Kernel, Task, Workflow
 
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
 WORK: dict[str, Any] = {"seconds": 0.0002, "kernel": "python", "output_bytes": 300}

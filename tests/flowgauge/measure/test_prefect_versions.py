@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.cli import run
+from flowgauge.cli.app import run
 from flowgauge.measure.prefect_versions import (
     Place,
     VersionError,
@@ -25,7 +25,7 @@ from flowgauge.measure.prefect_versions import (
     measuring,
     read_versions,
 )
-from flowgauge.measure.results import Results
+from flowgauge.results.rows import Results
 
 BENCHMARKS = """
 def test_sum(paired):

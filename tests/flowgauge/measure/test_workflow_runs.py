@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.graphs import GraphError, Kernel, Workflow
-from flowgauge.kernels import Speeds
 from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.measure.workflow_runs import (
     MAX_TASK_BYTES,
@@ -20,8 +18,10 @@ from flowgauge.measure.workflow_runs import (
     Makespans,
     scaled,
 )
-from flowgauge.orders import Output, WrongInputError
-from flowgauge.shapes import random_layered
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.shapes import random_layered
+from flowgauge.workflows.work_items import Output, WrongInputError
+from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
 

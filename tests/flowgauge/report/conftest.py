@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report import write_report
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

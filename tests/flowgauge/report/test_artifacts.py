@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from flowgauge.cli import run
-from flowgauge.measure.results import Results
+from flowgauge.cli.app import run
 from flowgauge.report.artifacts import KEY, publish
 from flowgauge.report.order import groups
+from flowgauge.results.rows import Results
 from flowgauge.waiting import patience
-from tests.flowgauge.measure.test_recorder import BENCHMARK
+from tests.flowgauge.plugin.test_recorder import BENCHMARK
 
 
 def latest(api: str, key: str) -> Any:

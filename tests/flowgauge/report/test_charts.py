@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.charts import Spec, bundle, spec, svg
 from flowgauge.report.questions import Question, questions
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.compared import print_comparison
 from flowgauge.report.comparison import compare
+from flowgauge.results.rows import Results, Row
 from tests.flowgauge.report.conftest import row
 
 DRAWS = 2000

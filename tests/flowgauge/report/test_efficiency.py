@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.charts import Spec, spec, svg
 from flowgauge.report.questions import questions
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from flowgauge.measure.results import Row
-from flowgauge.measure.timelines import Span, Timeline
 from flowgauge.report.gantt import gantt_charts
+from flowgauge.results.rows import Row
+from flowgauge.results.timelines import Span, Timeline
 
 
 def row(runner: str, seconds: float, group: str = "workflows") -> Row:

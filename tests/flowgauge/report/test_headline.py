@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.headline import details, headline, machine, noise
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.results import Row
 from flowgauge.report.order import colours, groups, in_order, labels, runners
+from flowgauge.results.rows import Row
 
 MakeRow = Callable[..., Row]
 names = st.sampled_from(["submit", "flow", "new", "threads", "processes", "features", "noise"])

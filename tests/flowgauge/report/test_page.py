@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.page import page, with_code
 from flowgauge.report.questions import questions
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

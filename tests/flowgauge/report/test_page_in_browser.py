@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from flowgauge.measure.results import Results
 from flowgauge.report.questions import questions
+from flowgauge.results.rows import Results
 from flowgauge.waiting import patience
 
 pytestmark = pytest.mark.e2e

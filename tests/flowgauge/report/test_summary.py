@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.summary import line, summary
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.questions import questions
 from flowgauge.report.text import text
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 

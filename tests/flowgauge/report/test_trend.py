@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.trend import Line, titles, trend
 from flowgauge.report.trend_charts import trend_chart, write_trend
+from flowgauge.results.rows import Results, Row
 from tests.flowgauge.report.conftest import row
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.results import Results, Row
 from flowgauge.report.verdicts import noise_bands, verdict, verdict_text, warnings, widest
+from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 ratios = st.floats(0.01, 100)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.measure.results import Results
-from flowgauge.measure.timelines import Span, Timeline, keep_timeline
 from flowgauge.report import write_report
+from flowgauge.results.rows import Results
+from flowgauge.results.timelines import Span, Timeline, keep_timeline
 
 
 def files(directory: Path) -> dict[str, bytes]:

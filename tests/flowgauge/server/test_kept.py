@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flowgauge.cli import run
+from flowgauge.cli.app import run
 from flowgauge.server import kept
 from flowgauge.server.kept import KeptError, find_kept, lease_kept, stop_kept
 from flowgauge.waiting import wait_until

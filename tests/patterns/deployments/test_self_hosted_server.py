@@ -29,7 +29,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from flowgauge.catalogue import catalogue_root, find
+from flowgauge.catalogue.catalogue import catalogue_root, find
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments import self_hosted_server as pattern
 from patterns.deployments.self_hosted_server import (

@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner
 
-from flowgauge.ledger import EffectLedger
+from flowgauge.observe.ledger import EffectLedger
 from flowgauge.waiting import wait_until
 from patterns.task_runners import chunked_map as chunks
 from patterns.task_runners.chunked_map import (

@@ -28,7 +28,7 @@ from prefect.runtime import task_run
 from prefect.task_runners import TaskRunner
 from pydantic import TypeAdapter, ValidationError
 
-from flowgauge.process_pool import preloaded_context
+from flowgauge.runners.process_pool import preloaded_context
 from flowgauge.waiting import patience, wait_until
 from patterns.tasks.timeout import ends_after, read_sensors
 

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The states that a flow run or a task run went through."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from flowgauge.observe.state_expression import after_any, may_end, next_names, parse
+from flowgauge.waiting import patience
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
+
+_POLL = 0.05
+_GUARD_SECONDS = 60.0
+"""A server on SQLite may wait for a lock for as long."""
+"""Seconds between two looks at the API."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state that a run was in.
+
+    Attributes:
+        name: For instance "AwaitingRetry".
+        type: Prefect's type of it, for instance "SCHEDULED".
+        time: When the run entered it; virtual where the clock is.
+        message: What Prefect says about it, or "".
+    """
+
+    name: str
+    type: str
+    time: datetime
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What came of comparing a history with an expression: true, or a difference to read.
+
+    Attributes:
+        history: What was compared.
+        expression: With what.
+        matched: How many states match, from the first.
+        expected: The states that could have come next.
+        could_end: Whether the history could have ended after those that match.
+    """
+
+    history: History
+    expression: str
+    matched: int
+    expected: tuple[str, ...]
+    could_end: bool
+
+    def __bool__(self) -> bool:
+        """Return whether the whole history matches."""
+        return self.could_end and self.matched == len(self.history.steps)
+
+    def __repr__(self) -> str:
+        """Return one line, for pytest shows no more of a value."""
+        if self:
+            return f"match: {self._names()}"
+        return f"no match: {self._names()}: {self._difference()}"
+
+    def __str__(self) -> str:
+        """Return the history, line by line, and where it differs."""
+        verdict = "matches" if self else "does not match"
+        lines = [f"{self.history.run} {verdict} {self.expression}"]
+        width = max((len(step.name) for step in self.history.steps), default=0)
+        for place, (step, seconds) in enumerate(
+            zip(self.history.steps, self.history.times, strict=True)
+        ):
+            mark = ">" if place == self.matched else " "
+            line = f"{mark} {seconds:8.3f} s  {step.name:{width}}  {step.message}"
+            lines.append(line.rstrip()[:160])
+            if place == self.matched:
+                lines.append(f"{'':14}^ {self._difference()}")
+        if not self and self.matched == len(self.history.steps):
+            lines.append(f"> {'':12}{self._difference()}")
+        return "\n".join(lines)
+
+    def _names(self) -> str:
+        return " ".join(step.name for step in self.history.steps) or "no states"
+
+    def _difference(self) -> str:
+        wanted = [*self.expected, *(["the end"] if self.could_end else [])]
+        expected = " or ".join(wanted)
+        if self.matched == len(self.history.steps):
+            return f"the end, where {expected} was expected"
+        name = self.history.steps[self.matched].name
+        return f"state {self.matched + 1} is {name}, where {expected} was expected"
+
+
+@dataclass(frozen=True)
+class History:
+    """The states of one run, first to last.
+
+    Attributes:
+        run: Which run, for people.
+        steps: The states.
+    """
+
+    run: str
+    steps: tuple[Step, ...]
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """When each state was entered: seconds since the first."""
+        return tuple((step.time - self.steps[0].time).total_seconds() for step in self.steps)
+
+    @property
+    def attempts(self) -> int:
+        """How often the run was running: Running, Retrying, or a name of one's own."""
+        return sum(step.type == "RUNNING" for step in self.steps)
+
+    def duration(self, name: str) -> float:
+        """Return how long the run was in a state.
+
+        Args:
+            name: Of the state, for instance "Running"; the times of several add up.
+
+        Returns:
+            Seconds. The last state has none: nothing ends it.
+        """
+        return sum(
+            (later.time - step.time).total_seconds()
+            for step, later in zip(self.steps, self.steps[1:], strict=False)
+            if step.name == name
+        )
+
+    def matches(self, expression: str) -> Match:
+        """Compare the whole history with an expression over the names of states.
+
+        Args:
+            expression: Names in order, with `?`, `*`, `+`, `{n}`, `{n,m}`, `|` and parentheses:
+                `"Scheduled? Pending Running (AwaitingRetry Retrying)* Completed"`. A name with
+                spaces stands in double quotes.
+
+        Returns:
+            A result to `assert`; it is false where the history differs, and says how.
+
+        Raises:
+            ExpressionError: If the expression can't be read.
+        """
+        left = frozenset({parse(expression)})
+        matched = 0
+        for step in self.steps:
+            following = after_any(left, step.name)
+            if not following:
+                break
+            left, matched = following, matched + 1
+        names = sorted({name for part in left for name in next_names(part)})
+        return Match(self, expression, matched, tuple(names), any(map(may_end, left)))
+
+    def __repr__(self) -> str:
+        """Return the names of the states, and the run."""
+        return f"<History of {self.run}: {' '.join(step.name for step in self.steps)}>"
+
+
+class HistoryError(LookupError):
+    """A run that has no history (yet); one line says which and why."""
+
+
+def run_history(run: Any, *, final: bool = True, timeout: float | None = None) -> History:
+    """Read the states that a run went through from the API.
+
+    Args:
+        run: A flow run or task run, its id, one of its states, or a future.
+        final: Wait until the run has ended: a task run's states come up to a second late.
+        timeout: Seconds to wait for that, or for the run to be known at all; by default a
+            minute, multiplied with the environment variable `FLOWGAUGE_PATIENCE` where it is set.
+
+    Returns:
+        The history.
+
+    Raises:
+        HistoryError: If that is no run, or it is not known or has not ended in time.
+    """
+    from prefect.client.orchestration import get_client
+
+    kinds, run_id = _identify(run)
+    timeout = patience(_GUARD_SECONDS) if timeout is None else timeout
+    deadline = time.monotonic() + timeout
+    with get_client(sync_client=True) as client:
+        while True:
+            for kind in kinds:
+                states = _states(client, kind, run_id)
+                if states and (not final or states[-1].is_final()):
+                    return History(f"{kind} run {run_id}", tuple(map(_step, states)))
+                if states:
+                    kinds = (kind,)
+                    break
+            if time.monotonic() > deadline:
+                raise HistoryError(_why_not(kinds, run_id, states, timeout))
+            # Not `time.sleep`, which a test may have made virtual.
+            threading.Event().wait(_POLL)
+
+
+def _identify(run: Any) -> tuple[tuple[str, ...], UUID]:
+    """Return which kinds of run may have this id, and the id."""
+    from prefect.client.schemas.objects import FlowRun, State, TaskRun
+
+    if isinstance(run, FlowRun | TaskRun):
+        return ("flow" if isinstance(run, FlowRun) else "task",), run.id
+    if isinstance(run, str | UUID):
+        try:
+            return ("flow", "task"), UUID(str(run))
+        except ValueError:
+            raise HistoryError(f"run_history: {run!r} is no id of a run") from None
+    holder = run.state_details if isinstance(run, State) else run
+    # Task first: the states of a task run name its flow run too.
+    for kind in ("task", "flow"):
+        run_id = getattr(holder, f"{kind}_run_id", None)
+        if run_id is not None:
+            return (kind,), UUID(str(run_id))
+    raise HistoryError(
+        f"run_history: {run!r:.80} is no run; give a flow run, a task run, an id, a future, or"
+        " the state that a run returned (return_state=True)"
+    )
+
+
+def _states(client: SyncPrefectClient, kind: str, run_id: UUID) -> list[State[Any]]:
+    if kind == "flow":
+        return client.read_flow_run_states(run_id)
+    return client.read_task_run_states(run_id)
+
+
+def _why_not(kinds: tuple[str, ...], run_id: UUID, states: list[State[Any]], timeout: float) -> str:
+    run = f"{' or '.join(kinds)} run {run_id}"
+    if not states:
+        return f"run_history: the server knew no states of a {run} within {timeout:g} s"
+    so_far = " ".join(str(state.name) for state in states)
+    return (
+        f"run_history: {run} did not end within {timeout:g} s ({so_far}); wait longer with"
+        " timeout=, or take it as it is with final=False"
+    )
+
+
+def _step(state: State[Any]) -> Step:
+    return Step(str(state.name), state.type.value, state.timestamp, state.message or "")

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixture that gives a test the virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowgauge.plugin.preflight import check_runner_in_reach, check_server_in_use
+from flowgauge.plugin.session import run_home
+from flowgauge.plugin.timing import times
+
+if TYPE_CHECKING:
+    from flowgauge.clock.virtual_clock import VirtualClock
+
+
+@pytest.fixture
+def virtual_clock(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
+    """Skip the waits of Prefect's engines in this test; see `VirtualClock`."""
+    from flowgauge.clock.engine import ClockError
+    from flowgauge.clock.process import ClockProcess
+    from flowgauge.clock.virtual_clock import virtual_clock
+
+    check_server_in_use(prefect_server)
+    check_runner_in_reach(request)
+    home = run_home(request.config)
+    try:
+        with virtual_clock(ClockProcess(home), home) as clock:
+            yield clock
+            times(request.config).skipped += clock.skipped
+    except ClockError as error:
+        pytest.fail(str(error), pytrace=False)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What headers say of Prefect, held against the Prefect that is installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from flowgauge.catalogue.catalogue import find
+from flowgauge.catalogue.headers import CatalogueError, Fact
+from flowgauge.tested_prefect import installed_prefect, is_tested
+
+_FACT = pytest.StashKey[tuple[str, Fact]]()
+
+
+class FactOutdatedError(AssertionError):
+    """Prefect does not do any more, or not yet, what a header says of it."""
+
+
+class Facts:
+    """The facts in the headers of a catalogue.
+
+    Args:
+        root: The folder of the catalogue; without it facts have no versions and hold in all.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._of = cache(self._read)
+
+    def bind(self, item: pytest.Item, mark: pytest.Mark) -> None:
+        """Let the test of a fact fail in a version that is tested and that the fact leaves out.
+
+        Args:
+            item: The test.
+            mark: `fact(pattern, id, ...)`.
+
+        Raises:
+            pytest.UsageError: If the pattern's header has no such fact.
+        """
+        if not self._root.is_dir():
+            return
+        pattern, id_ = mark.args
+        fact = self._of(pattern).get(id_)
+        if fact is None:
+            raise pytest.UsageError(
+                f'{item.nodeid}: the header of {pattern} has no "{id_}" under "Prefect:"'
+            )
+        item.stash[_FACT] = pattern, fact
+        installed = installed_prefect()
+        minor = f"{installed.major}.{installed.minor}"
+        if is_tested(installed) and minor not in fact.versions:
+            why = f'Prefect {minor} is not among the versions of "{id_}" in {pattern}'
+            item.add_marker(pytest.mark.xfail(reason=why, strict=True))
+
+    def _read(self, pattern: str) -> dict[str, Fact]:
+        try:
+            return {fact.id: fact for fact in find(self._root, pattern).facts}
+        except CatalogueError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def outdated_fact(item: pytest.Item) -> FactOutdatedError | None:
+    """Return what is to be said of a test of a fact that failed, None if it was of none."""
+    if _FACT not in item.stash:
+        return None
+    pattern, fact = item.stash[_FACT]
+    return FactOutdatedError(
+        f"Prefect {installed_prefect()} does otherwise than the header of {pattern} says: the fact"
+        f' "{fact.id}" ({", ".join(fact.versions)}) is out of date'
+    )

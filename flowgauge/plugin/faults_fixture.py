@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixture that lets a test have faults, and the option that repeats them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowgauge.faults.errors import FaultRefused, Refusal
+from flowgauge.plugin.preflight import check_runner_in_reach
+from flowgauge.plugin.session import run_home
+
+if TYPE_CHECKING:
+    from flowgauge.faults.wanted import Faults
+
+_SEED = pytest.StashKey[int]()
+_PASSED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for the seed."""
+    group = parser.getgroup("flowgauge")
+    group.addoption(
+        "--fault-seed",
+        metavar="N",
+        help="the seed of the faults fixture, to repeat a run in which a test failed"
+        " (default: another one for each run)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the seed, or choose one."""
+    text = config.getoption("fault_seed")
+    try:
+        config.stash[_SEED] = random.SystemRandom().randrange(2**32) if text is None else int(text)
+    except ValueError:
+        raise pytest.UsageError(f"--fault-seed {text}: not a seed; give a whole number") from None
+
+
+@pytest.fixture
+def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faults]:
+    """Let tasks fail, crash and be slow on purpose; see `Faults`."""
+    from flowgauge.faults.engine import FaultsError, hooks
+    from flowgauge.faults.process import FaultProcess, faults_folder
+    from flowgauge.faults.wanted import wanted_faults
+
+    check_runner_in_reach(request)
+    config = request.config
+    home = run_home(config)
+    try:
+        hooked = hooks(FaultProcess(home, expendable=False))
+    except FaultsError as error:
+        pytest.fail(str(error), pytrace=False)
+    with hooked, wanted_faults(faults_folder(home), config.stash[_SEED], prefect_server) as wanted:
+        yield wanted
+    lines = wanted.unmet()
+    if request.node.stash.get(_PASSED, False):
+        lines += wanted.refused()
+    if lines:
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say how to repeat a test that failed."""
+    report = yield
+    if "faults" in getattr(item, "fixturenames", ()):
+        if report.when == "call":
+            item.stash[_PASSED] = report.passed
+        if call.excinfo and call.excinfo.errisinstance((FaultRefused, Refusal)):
+            report.longrepr = str(call.excinfo.value)
+        if report.failed:
+            seed = item.config.stash[_SEED]
+            report.sections.append(("faults", f"--fault-seed {seed} replays it"))
+    return report

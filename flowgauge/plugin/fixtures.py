@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixtures of the plugin; what they give is made elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowgauge.plugin.preflight import warn_of_untested_prefect
+from flowgauge.plugin.session import RUN, SERVER_LOST, is_stock, leased_server, measures, run_home
+from flowgauge.plugin.timing import times
+from flowgauge.runners.dask_cluster import ClusterError
+from flowgauge.runners.table import RunnerError, StartedRunners
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from flowgauge.measure.floors import Floor
+    from flowgauge.plugin.recorder import Paired
+    from flowgauge.workflows.kernels import Speeds
+
+
+@pytest.fixture(scope="session")
+def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Start one isolated Prefect server for the whole run; gives the address of its API."""
+    from flowgauge.plugin.recorder import note_start
+    from flowgauge.server.kept import KeptError
+    from flowgauge.server.watch import ServerError
+
+    warn_of_untested_prefect()
+    start = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(_harness(request.session))
+        except (ServerError, KeptError) as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+        seconds = time.perf_counter() - start
+        times(request.config).server = seconds
+        note_start(request.config, "server", None, seconds)
+        yield url
+
+
+def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
+    from flowgauge.server.harness import leased_harness, stock_harness
+
+    def tell(why: str) -> None:
+        session.config.stash[SERVER_LOST] = why
+        session.shouldstop = why.partition("\n")[0]
+
+    home = run_home(session.config)
+    if is_stock(session.config):
+        return stock_harness(home)
+    return leased_harness(
+        home, leased_server(session.config), tell, as_shipped=_as_shipped(session)
+    )
+
+
+def _as_shipped(session: pytest.Session) -> bool:
+    # What is measured is Prefect as it is. Whoever has pytest-benchmark need not measure anything.
+    benchmarks = any("benchmark" in getattr(item, "fixturenames", ()) for item in session.items)
+    return is_stock(session.config) or (benchmarks and measures(session.config))
+
+
+@pytest.fixture(scope="session")
+def started_runners(
+    prefect_server: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+) -> Iterator[StartedRunners]:
+    """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
+    from flowgauge.plugin.recorder import note_start
+
+    run = pytestconfig.stash[RUN]
+    started = StartedRunners(
+        run.workers, run_home(pytestconfig), _as_shipped(request.session), run.dask_address
+    )
+    try:
+        yield started
+    finally:
+        started.close()
+        for name, seconds in started.seconds_to_start.items():
+            note_start(pytestconfig, "cluster", name, seconds)
+
+
+@pytest.fixture(scope="module")
+def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner[Any]:
+    """Give a task runner for `flow.with_options(task_runner=...)`, one test for each runner."""
+    try:
+        return started_runners.task_runner(runner_name)
+    except ClusterError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    except RunnerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
+    """Measure one thing beside its reference, round by round; see `Paired`."""
+    from flowgauge.plugin.recorder import BenchmarkRecorder, Paired
+
+    recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
+    if not isinstance(recorder, BenchmarkRecorder):
+        pytest.fail("the paired fixture needs `flowgauge = true` in pytest's ini file", False)
+    return Paired(benchmark, request.node, recorder)
+
+
+@pytest.fixture(scope="module")
+def floor(started_runners: StartedRunners, runner_name: str) -> Iterator[Floor]:
+    """Give the plainest code that does what the task runner does, its workers already up."""
+    from flowgauge.measure.floors import floor
+
+    with floor(runner_name, started_runners) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def speeds() -> Speeds:
+    """Give how much work a second is on this machine, the same in every run."""
+    from flowgauge.server.template import cache_folder
+    from flowgauge.workflows.kernels import machine_speeds
+
+    return machine_speeds(cache_folder())
+
+
+@pytest.fixture(scope="session")
+def bare_pool(started_runners: StartedRunners) -> Iterator[Executor]:
+    """Give a process pool without Prefect, beside which efficiency is measured."""
+    from flowgauge.measure.floors import pool
+
+    with pool("processes", started_runners.workers) as executor:
+        yield executor

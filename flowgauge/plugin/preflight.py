@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What around a test run would quietly change what it shows: told in one line each."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from flowgauge.runners.table import StartedRunners
+
+
+class UntestedPrefectWarning(UserWarning):
+    """The installed Prefect is none that Flowgauge was tested with."""
+
+
+def warn_of_untested_prefect() -> None:
+    """Warn where the installed Prefect is outside the tested range."""
+    from flowgauge.tested_prefect import TESTED_PREFECT, installed_prefect, is_tested
+
+    installed = installed_prefect()
+    if not is_tested(installed):
+        warnings.warn(
+            UntestedPrefectWarning(
+                f"flowgauge was tested with Prefect {TESTED_PREFECT}, and {installed} is installed:"
+                " what fails here may be the harness; pin Prefect or upgrade flowgauge"
+            ),
+            stacklevel=2,
+        )
+
+
+def check_server_in_use(url: str) -> None:
+    """Make sure that flows run against the server of this run.
+
+    Args:
+        url: The API of the server that the run started.
+
+    Raises:
+        pytest.fail.Exception: If something else points Prefect elsewhere.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    used = PREFECT_API_URL.value()
+    if used != url:
+        pytest.fail(
+            f"flows use the Prefect server at {used or 'no address'}, not the one of the"
+            " prefect_server fixture, so its time can't be skipped: remove the other"
+            " prefect_test_harness or PREFECT_API_URL",
+            pytrace=False,
+        )
+
+
+def check_runner_in_reach(request: pytest.FixtureRequest) -> None:
+    """Make sure that the clock and faults reach the workers of the test's task runner.
+
+    Args:
+        request: Of a fixture of the test.
+
+    Raises:
+        pytest.fail.Exception: If they are those of a cluster that this run does not own.
+    """
+    if "task_runner" not in request.fixturenames:
+        return
+    started: StartedRunners = request.getfixturevalue("started_runners")
+    if why := started.out_of_reach_of(request.getfixturevalue("runner_name")):
+        pytest.fail(why, pytrace=False)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse pytest-timeout's signal method for tests that run flows."""
+    if not config.pluginmanager.has_plugin("timeout"):
+        return
+    for item in items:
+        if "prefect_server" not in getattr(item, "fixturenames", ()):
+            continue
+        if _times_out_by_signal(config, item):
+            raise pytest.UsageError(
+                f"{item.nodeid}: pytest-timeout's signal method takes the alarm that ends"
+                " Prefect's own time limits, so they would not interrupt anything; set"
+                " `timeout_method = thread` in pytest's ini file"
+            )
+
+
+def _times_out_by_signal(config: pytest.Config, item: pytest.Item) -> bool:
+    defaults: Any = config
+    seconds, method = defaults._env_timeout, defaults._env_timeout_method
+    mark = item.get_closest_marker("timeout")
+    if mark is not None:
+        seconds = mark.args[0] if mark.args else mark.kwargs.get("timeout", seconds)
+        method = mark.args[1] if len(mark.args) > 1 else mark.kwargs.get("method", method)
+    return bool(seconds) and method == "signal"

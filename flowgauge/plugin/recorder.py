@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gathers the rows of a benchmark run, shows them as they come, and writes the report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowgauge.measure.load import Load, load, peak_memory_mib
+from flowgauge.measure.pairs import Budget, Rounds, noise_of, paired_rounds, row
+from flowgauge.plugin.progress import Progress
+from flowgauge.results.fingerprint import versions
+from flowgauge.results.resume import (
+    UNFINISHED,
+    forget_unfinished,
+    keep_unfinished,
+    load_unfinished,
+)
+from flowgauge.results.rows import Results, ResultsError, Row
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+_ERASE = "\r\x1b[K"
+
+
+class Paired:
+    """What the `paired` fixture gives: measures one thing beside its reference."""
+
+    def __init__(
+        self, benchmark: BenchmarkFixture, item: pytest.Item, recorder: BenchmarkRecorder
+    ) -> None:
+        self.benchmark = benchmark
+        self.item = item
+        self.recorder = recorder
+
+    def size(self, full: int) -> int:
+        """Return how much work a round should hold: all, or a little where nothing is timed."""
+        return min(2, full) if self.benchmark.disabled else full
+
+    def __call__(
+        self,
+        candidate: Callable[[], Any],
+        reference: Callable[[], Any] | None = None,
+        *,
+        check: Callable[[Any], bool],
+        per: int = 1,
+        id: str,
+        group: str,
+        figure: str,
+        runner: str | None = None,
+        against: str | None = None,
+        params: dict[str, Any] | None = None,
+        rounds: int | None = None,
+    ) -> None:
+        """Measure, and keep the row.
+
+        Args:
+            candidate: What is measured.
+            reference: What it is measured against, in the same round; None for nothing.
+            check: Says whether an answer, of either, is right.
+            per: Units of work in one round of the candidate.
+            id: The row's name within its group.
+            group: `features`, `patterns`, `startup`, `deployments`, `harness` or `noise`.
+            figure: What the value is, for people.
+            runner: The task runner measured, None where there is none.
+            against: What the reference is, for people.
+            params: What else tells this row from others.
+            rounds: How many rounds to do, for what is too slow for the usual number.
+        """
+        self.benchmark.group = group
+        times = paired_rounds(
+            self.benchmark, candidate, reference, check, rounds or self.recorder.budget
+        )
+        self.keep(
+            times,
+            per=per,
+            id=id,
+            group=group,
+            figure=figure,
+            runner=runner,
+            reference=against,
+            params=params or {},
+        )
+
+    def against_itself(
+        self, candidate: Callable[[], Any], *, of: str, id: str, figure: str, **more: Any
+    ) -> None:
+        """Measure the same thing twice in each round: what differs then is noise.
+
+        Args:
+            candidate: What is measured.
+            of: The group whose rows are judged by it.
+            id: The row's name.
+            figure: What the value is, for people.
+            **more: As for measuring: `check`, `per`, `runner` and `rounds`.
+        """
+        labels: dict[str, Any] = {"id": id, "figure": figure, **noise_of(of)}
+        self(candidate, candidate, against=labels.pop("reference"), **labels, **more)
+
+    def keep(self, times: Rounds, *, per: int = 1, **labels: Any) -> None:
+        """Keep a row of rounds, also of some that were timed elsewhere.
+
+        Args:
+            times: The rounds; nothing is kept of none.
+            per: Units of work in one round of the candidate.
+            **labels: As for `flowgauge.measure.pairs.row`.
+        """
+        if not times.candidate:
+            return
+        made = row(times, per=per, **labels)
+        self.benchmark.extra_info.update(
+            {"runner": made.runner, "per": per, "reference": made.reference, "ratio": made.ratio}
+        )
+        self.add([made])
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep rows as they are, unless nothing is timed; the last one is shown.
+
+        Args:
+            rows: One or more.
+        """
+        if self.benchmark.disabled:
+            return
+        self.recorder.measured.setdefault(self.item.nodeid, []).extend(rows)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What starting something took: a row of the report only where one is made.
+
+    Making a row imports what computes its interval, which takes a second.
+    """
+
+    id: str
+    runner: str | None
+    seconds: float
+
+    def row(self) -> Row:
+        """Return it as a row of the results."""
+        return row(
+            Rounds((self.seconds,), ()),
+            per=1,
+            id=self.id,
+            group="startup",
+            figure="time to start, once per run",
+            runner=self.runner,
+            reference=None,
+            params={},
+        )
+
+
+class BenchmarkRecorder:
+    """A pytest plugin that turns the rows of a run into `results.json` and a report."""
+
+    def __init__(self, config: pytest.Config, workers: int, directory: Path) -> None:
+        self.config = config
+        self.workers = workers
+        self.directory = directory
+        self.measured: dict[str, list[Row]] = {}
+        self.starts: list[Start] = []
+        self.results: Results | None = None
+        self.progress = Progress(0)
+        self._names: dict[str, str] = {}
+        self._passed: set[str] = set()
+        self._drawn = False
+        self._load: Load | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether everything is to be measured."""
+        return bool(self.config.getoption("full"))
+
+    @property
+    def budget(self) -> Budget:
+        """How long one benchmark may measure."""
+        return Budget(
+            min_rounds=int(self.config.getoption("benchmark_min_rounds")),
+            max_time=float(self.config.getoption("benchmark_max_time")),
+        )
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what the run that is resumed has measured, and take its rows."""
+        if self.config.getoption("resume"):
+            try:
+                self.measured = load_unfinished(self.directory, versions())
+            except ResultsError as error:
+                raise pytest.UsageError(f"--resume: {error}") from None
+            self._passed = set(self.measured)
+            left_out = [item for item in items if item.nodeid in self.measured]
+            items[:] = [item for item in items if item.nodeid not in self.measured]
+            self.config.hook.pytest_deselected(items=left_out)
+            self.progress.done = self.progress.earlier = len(left_out)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count the benchmarks, to say how far the run is."""
+        self._names = {
+            item.nodeid: item.name
+            for item in session.items
+            if "paired" in getattr(item, "fixturenames", ())
+        }
+        self.progress.total = self.progress.earlier + len(self._names)
+        self._begun = time.monotonic()
+        if self._names and not self.config.getoption("benchmark_disable"):
+            self._load = load()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Draw how far the run is, on a terminal, while a benchmark runs."""
+        terminal = self._terminal()
+        if nodeid in self._names and terminal and terminal._tw.hasmarkup and terminal.isatty:
+            if terminal._tw.width_of_current_line:
+                terminal._tw.line()
+            elapsed = time.monotonic() - self._begun
+            bar = self.progress.bar(self._names[nodeid], elapsed, terminal._tw.fullwidth)
+            terminal._tw._file.write(bar)
+            terminal._tw._file.flush()
+            self._drawn = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what has ended well; what is drawn makes room for what pytest says of it."""
+        terminal = self._terminal()
+        if self._drawn and terminal and (report.when == "call" or not report.passed):
+            terminal._tw._file.write(_ERASE)
+            self._drawn = False
+        if report.when == "call" and report.passed:
+            self._passed.add(report.nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Keep what was measured, for a run that is resumed."""
+        if nodeid not in self._names:
+            return
+        self.progress.done += 1
+        if nodeid in self.measured:
+            ended = {test: rows for test, rows in self.measured.items() if test in self._passed}
+            keep_unfinished(self.directory, versions(), ended)
+
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport | pytest.CollectReport
+    ) -> tuple[str, str, str] | None:
+        """Show a measured row in place of a dot."""
+        if report.when != "call" or not report.passed or report.nodeid not in self.measured:
+            return None
+        from flowgauge.report.summary import line
+
+        number = f"[{self.progress.done + 1}/{self.progress.total}]"
+        shown = f"{number} {line(self.measured[report.nodeid][-1])}"
+        terminal = self._terminal()
+        lead = "\n" if terminal and terminal._tw.width_of_current_line else ""
+        return "passed", f"{lead}  {shown}\n", shown
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the report of what was measured, also where the run was broken off."""
+        rows = [row for rows in self.measured.values() for row in rows]
+        if not rows:
+            return
+        rows.extend(start.row() for start in self.starts)
+        from flowgauge.report import write_report
+        from flowgauge.report.commands import BENCHMARKS, files_of_groups
+        from flowgauge.results.fingerprint import command_line, fingerprint
+
+        command = command_line(sys.argv[1:])
+        since = load().since(self._load) if self._load else {}
+        found: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
+        found |= {
+            "peak_memory_mib": peak_memory_mib(),
+            BENCHMARKS: files_of_groups(self.measured),
+        }
+        self.results = Results(fingerprint=found, rows=tuple(rows))
+        self.page = write_report(self.results, self.directory)
+        if exitstatus == pytest.ExitCode.OK:
+            forget_unfinished(self.directory)
+
+    def _terminal(self) -> Any:
+        return self.config.pluginmanager.get_plugin("terminalreporter")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the summary table and where the report is."""
+        if self.results is None:
+            return
+        from rich.console import Console
+
+        from flowgauge.report.summary import summary
+
+        terminalreporter.ensure_newline()
+        summary(self.results, Console(file=terminalreporter._tw._file), self.page)
+        if (self.directory / UNFINISHED).exists():
+            terminalreporter.line("not all of it was measured: --resume goes on from here")
+
+
+def note_start(config: pytest.Config, id: str, runner: str | None, seconds: float) -> None:
+    """Keep what starting something shared by the whole run took, for the report.
+
+    Args:
+        config: The run's configuration.
+        id: What was started.
+        runner: The task runner it belongs to, None for all.
+        seconds: How long it took, this one time.
+    """
+    recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
+    if isinstance(recorder, BenchmarkRecorder):
+        recorder.starts.append(Start(id, runner, seconds))

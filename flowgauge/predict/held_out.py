@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures how far predictions are off, on workflows that the costs were not fitted on."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flowgauge.measure.pairs import Rounds, WrongAnswerError, row
+from flowgauge.predict.observations import Observation
+from flowgauge.predict.prediction import Predictor, fit
+from flowgauge.predict.simulation import Machine
+from flowgauge.results.rows import Row
+from flowgauge.workflows.kernels import Speeds, expected, work
+from flowgauge.workflows.work_items import Output, check_outputs
+from flowgauge.workflows.workflow import Workflow
+
+PACE_SECONDS = 0.05
+"""The work that each process of the bare pool does to tell how loaded the machine is."""
+MEASURED = "what was measured"
+Run = Callable[[Workflow], Mapping[str, Output]]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Rounds of one workflow.
+
+    Attributes:
+        workflow: What was run.
+        seconds: Of each round.
+        paces: The work that each process of a bare pool did in a second, around each round.
+    """
+
+    workflow: Workflow
+    seconds: tuple[float, ...]
+    paces: tuple[float, ...]
+
+    def observed(self, machine: Machine) -> Observation:
+        """Return the rounds as one observation to fit."""
+        logs = [math.log(seconds) for seconds in self.seconds]
+        spread = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+        pace = statistics.median(self.paces)
+        loaded = machine.at_pace(pace)
+        return Observation(self.workflow, statistics.median(self.seconds), spread, loaded)
+
+
+def time_workflows(
+    workflows: Sequence[Workflow],
+    run: Run,
+    pool: Executor,
+    speeds: Speeds,
+    workers: int,
+    rounds: int,
+) -> list[Timed]:
+    """Time workflows in turn, round by round, each between two looks at the machine's load.
+
+    Args:
+        workflows: What is run.
+        run: Runs one on workers that are up.
+        pool: A bare pool of processes, as many as there are workers.
+        speeds: How much work a second is.
+        workers: How many tasks run at once.
+        rounds: How often each is run.
+
+    Returns:
+        One for each workflow.
+
+    Raises:
+        WrongInputError: If a task was given, or gave, something wrong.
+        WrongAnswerError: If the bare pool was.
+    """
+    seconds: list[list[float]] = [[] for _ in workflows]
+    paces: list[list[float]] = [[] for _ in workflows]
+    for _ in range(rounds):
+        before = _pace(pool, speeds, workers)
+        for index, workflow in enumerate(workflows):
+            start = time.perf_counter()
+            outputs = run(workflow)
+            seconds[index].append(time.perf_counter() - start)
+            check_outputs(workflow, speeds, outputs)
+            after = _pace(pool, speeds, workers)
+            paces[index].append(statistics.harmonic_mean([before, after]))
+            before = after
+    return [
+        Timed(workflow, tuple(times), tuple(rates))
+        for workflow, times, rates in zip(workflows, seconds, paces, strict=True)
+    ]
+
+
+def prediction_rows(
+    runner: str, fitted: Sequence[Timed], held_out: Sequence[Timed], machine: Machine
+) -> list[Row]:
+    """Predict workflows from others, each round at the load that it had.
+
+    Args:
+        runner: The task runner that all ran on.
+        fitted: What the costs are fitted on.
+        held_out: What is predicted.
+        machine: What they ran on, without its load.
+
+    Returns:
+        A row for each workflow that was held out: its value is the makespan that was measured, its
+        ratio the predicted one over it.
+    """
+    predictor = fit(runner, [each.observed(machine) for each in fitted], machine)
+    return [_row(predictor, each) for each in held_out]
+
+
+def _row(predictor: Predictor, timed: Timed) -> Row:
+    machine = predictor.machine
+    predicted = tuple(
+        predictor.on(machine.at_pace(pace)).seconds(timed.workflow) for pace in timed.paces
+    )
+    labels: dict[str, Any] = {
+        "id": timed.workflow.name,
+        "group": "prediction",
+        "runner": predictor.runner,
+        "figure": "makespan, and predicted over measured",
+        "params": {"tasks": len(timed.workflow.tasks), "workers": machine.workers},
+    }
+    measured = row(Rounds(timed.seconds, ()), per=1, reference=None, **labels)
+    compared = row(Rounds(predicted, timed.seconds), per=1, reference=MEASURED, **labels)
+    return replace(
+        compared, value=measured.value, low=measured.low, high=measured.high, spread=measured.spread
+    )
+
+
+def _pace(pool: Executor, speeds: Speeds, workers: int) -> float:
+    """Return the work that each process of a bare pool does in a second, all of them at once."""
+    iterations = speeds.iterations("native", PACE_SECONDS)
+    start = time.perf_counter()
+    answers = list(pool.map(work, ["native"] * workers, [iterations] * workers))
+    seconds = time.perf_counter() - start
+    if answers != [expected("native", iterations)] * workers:
+        raise WrongAnswerError("the bare pool gave a wrong answer")
+    return min(PACE_SECONDS / seconds, 1.0)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulates a workflow on a task runner whose costs are known: no Prefect, no waiting."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+
+from flowgauge.workflows.workflow import Kernel, Task, Workflow
+
+HOLDS_INTERPRETER: frozenset[Kernel] = frozenset({"python", "memory", "bytes"})
+"""Kernels of which one runs at a time in an interpreter."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a task runner costs.
+
+    Attributes:
+        submit: Seconds for which the flow's own thread is busy with each task that it submits.
+        task: Seconds for which a worker is busy with each task, apart from its work.
+        hand_over: Seconds from the end of a task's last parent until the task may begin.
+        byte: Seconds for each byte of a result, half where it is made and half where it is read.
+    """
+
+    submit: float
+    task: float
+    hand_over: float
+    byte: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the workers share.
+
+    Attributes:
+        workers: How many tasks run at once.
+        cores: How many can compute at once.
+        load: How many others compute at the same time, on average: they get their share.
+    """
+
+    workers: int
+    cores: float
+    load: float = 0.0
+
+    @property
+    def pace(self) -> float:
+        """Seconds of work that each worker does in a second while all of them compute."""
+        return min(1.0, self.cores / (self.workers + self.load))
+
+    def at_pace(self, pace: float) -> Machine:
+        """Return it with as much load as makes this its pace."""
+        return replace(self, load=max(self.cores / pace - self.workers, 0.0))
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a task runner goes about a task.
+
+    Attributes:
+        inline: The flow's own thread does it, before it goes on.
+        one_interpreter: Workers and the flow share an interpreter, and so its lock.
+        waits_at: Where a task waits for its parents: `worker`, on one that does nothing else
+            meanwhile; `queue`, in one of as many places as there are workers, before those that
+            were submitted later; `scheduler`, where it is in nobody's way.
+    """
+
+    inline: bool = False
+    one_interpreter: bool = False
+    waits_at: str = "scheduler"
+
+
+MANNERS = {
+    "sequential": Manner(inline=True, one_interpreter=True),
+    "threads": Manner(one_interpreter=True, waits_at="worker"),
+    "processes": Manner(waits_at="queue"),
+    "lean-processes": Manner(waits_at="queue"),
+    "dask-threads": Manner(one_interpreter=True),
+    "dask-processes": Manner(),
+    "lean-dask": Manner(),
+}
+
+_KINDS = _PLAIN, _CORE, _LOCK = 0, 1, 2
+"""What takes time: waiting, a core, or a core and the interpreter of the flow."""
+
+
+class _Clock:
+    """Time for what goes on side by side: whatever wants the same thing shares it equally.
+
+    All of one kind go on equally fast, so each kind has a clock of its own, which shows how far
+    one that began at zero would be; only the pace of the clocks changes.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.now = 0.0
+        self._cores, self._load = machine.cores, machine.load
+        self._shown = [0.0, 0.0, 0.0]
+        self._ends: tuple[list[tuple[float, int, Callable[[], None]]], ...] = ([], [], [])
+        self._begun = 0
+
+    def begin(self, kind: int, seconds: float, then: Callable[[], None]) -> None:
+        """Let something go on that takes so long if it shares with nobody."""
+        self._begun += 1
+        heappush(self._ends[kind], (self._shown[kind] + seconds, self._begun, then))
+
+    def run(self) -> float:
+        """Go on until nothing does, and return the seconds that took."""
+        shown, ends = self._shown, self._ends
+        while True:
+            left, next_kind = math.inf, -1
+            paces = self._paces()
+            for kind in _KINDS:
+                if ends[kind]:
+                    until = (ends[kind][0][0] - shown[kind]) / paces[kind]
+                    if until < left:
+                        left, next_kind = until, kind
+            if next_kind < 0:
+                return self.now
+            self.now += left
+            for kind in _KINDS:
+                shown[kind] += left * paces[kind]
+            shown[next_kind], _, then = heappop(ends[next_kind])
+            then()
+
+    def _paces(self) -> tuple[float, float, float]:
+        locking = len(self._ends[_LOCK])
+        busy = len(self._ends[_CORE]) + (1 if locking else 0)
+        share = min(1.0, self._cores / (busy + self._load)) if busy else 1.0
+        return 1.0, share, share / max(locking, 1)
+
+
+class _Run:
+    """One workflow on one task runner."""
+
+    def __init__(self, workflow: Workflow, manner: Manner, costs: Costs, machine: Machine) -> None:
+        self.workflow, self.manner, self.costs = workflow, manner, costs
+        self.clock = _Clock(machine)
+        self.unsubmitted = deque(workflow.tasks)
+        self.waits = {task.id: len(set(task.parents)) for task in workflow.tasks}
+        self.children: dict[str, list[Task]] = {task.id: [] for task in workflow.tasks}
+        for task in workflow.tasks:
+            for parent in set(task.parents):
+                self.children[parent].append(task)
+        self.places = math.inf if manner.waits_at == "scheduler" else machine.workers
+        self.idle = math.inf if manner.waits_at == "worker" else machine.workers
+        self.queue: deque[Task] = deque()
+        self.ready: deque[Task] = deque()
+        self.placed: set[str] = set()
+
+    def submit_next(self) -> None:
+        """Let the flow's thread submit its next task."""
+        if self.unsubmitted:
+            task = self.unsubmitted.popleft()
+            then = self.start if self.manner.inline else self.submitted
+            self.clock.begin(_LOCK, self.costs.submit, lambda: then(task))
+
+    def submitted(self, task: Task) -> None:
+        """Queue a task."""
+        self.queue.append(task)
+        self.submit_next()
+        self.fill_places()
+
+    def fill_places(self) -> None:
+        """Give the tasks that were submitted first a place to wait for their parents."""
+        while self.queue and self.places:
+            self.places -= 1
+            task = self.queue.popleft()
+            self.placed.add(task.id)
+            if not self.waits[task.id]:
+                self.parents_ended(task)
+
+    def parents_ended(self, task: Task) -> None:
+        """Hand over what a task was waiting for."""
+        self.placed.discard(task.id)
+        if task.parents:
+            self.clock.begin(_PLAIN, self.costs.hand_over, lambda: self.is_ready(task))
+        else:
+            self.is_ready(task)
+
+    def is_ready(self, task: Task) -> None:
+        """Let a task run as soon as a worker is idle."""
+        self.ready.append(task)
+        if self.manner.waits_at == "queue":
+            self.places += 1
+            self.fill_places()
+        self.fill_workers()
+
+    def fill_workers(self) -> None:
+        """Give idle workers the tasks that are ready."""
+        while self.ready and self.idle:
+            self.idle -= 1
+            self.start(self.ready.popleft())
+
+    def start(self, task: Task) -> None:
+        """Let a worker do a task: read what it is given, work, and give its result away."""
+        given = sum(self.workflow[parent].output_bytes for parent in task.needs)
+        before = self.costs.task + self.costs.byte * given / 2
+        after = self.costs.byte * task.output_bytes / 2
+        around, work = self.kind("python"), self.kind(task.kernel)
+        begin = self.clock.begin
+
+        def ended() -> None:
+            self.ended(task)
+
+        if work == around:
+            begin(work, before + task.seconds + after, ended)
+        else:
+            begin(
+                around,
+                before,
+                lambda: begin(work, task.seconds, lambda: begin(around, after, ended)),
+            )
+
+    def ended(self, task: Task) -> None:
+        """Free the worker, and let the children go on."""
+        for child in self.children[task.id]:
+            self.waits[child.id] -= 1
+            if not self.waits[child.id] and child.id in self.placed:
+                self.parents_ended(child)
+        if self.manner.inline:
+            self.submit_next()
+        elif self.manner.waits_at == "worker":
+            self.places += 1
+            self.fill_places()
+        else:
+            self.idle += 1
+            self.fill_workers()
+
+    def kind(self, kernel: Kernel) -> int:
+        """Return what a kernel needs to go on."""
+        if kernel == "wait":
+            return _PLAIN
+        shared = self.manner.one_interpreter and kernel in HOLDS_INTERPRETER
+        return _LOCK if shared else _CORE
+
+
+def simulated_makespan(workflow: Workflow, runner: str, costs: Costs, machine: Machine) -> float:
+    """Return how long a workflow takes on a task runner.
+
+    Args:
+        workflow: What is run, in a flow that runs already; its subflows are not made.
+        runner: One of `MANNERS`.
+        costs: The task runner's.
+        machine: What it runs on.
+
+    Returns:
+        Seconds from the first submission to the end of the last task.
+    """
+    run = _Run(workflow, MANNERS[runner], costs, machine)
+    run.submit_next()
+    return run.clock.run()

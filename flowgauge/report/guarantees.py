@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guarantee matrix: what a test run proved, for each pattern on each task runner."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from flowgauge.files import write_whole
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from flowgauge.catalogue.catalogue import Pattern
+
+STATUSES = ("failed", "does not hold", "proved", "not run")
+"""What can come of a guarantee; where tests disagree, the first of these counts."""
+
+_MARKS = dict(zip(STATUSES, "✗⊘✓·", strict=True))
+_TEMPLATE = Path(__file__).parent / "templates" / "guarantees.html.j2"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one test says about one guarantee.
+
+    Attributes:
+        pattern: The pattern's name.
+        guarantee: The guarantee's id.
+        runner: The task runner it ran on, None if the guarantee doesn't depend on one.
+        status: One of `STATUSES`.
+        reason: Why it does not hold, or was not run.
+        issue: The number of the Prefect issue about that.
+        test: The node id of the test.
+    """
+
+    pattern: str
+    guarantee: str
+    runner: str | None
+    status: str
+    reason: str
+    issue: int | None
+    test: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is known about a guarantee on one task runner, or on any if `runner` is None."""
+
+    runner: str | None
+    status: str
+    reason: str = ""
+    issue: int | None = None
+    tests: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        """The status as a sign, to be shown beside the word."""
+        return _MARKS[self.status]
+
+    @property
+    def link(self) -> str:
+        """The address of the Prefect issue, empty if there is none."""
+        return f"https://github.com/PrefectHQ/prefect/issues/{self.issue}" if self.issue else ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Why some cells of a row are not proved, said once for all of them."""
+
+    runners: tuple[str, ...]
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Row:
+    """A guarantee: one cell for each task runner, or a single one for all of them."""
+
+    id: str
+    text: str
+    cells: tuple[Cell, ...]
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return what is to be said about the cells that are not proved."""
+        alike: dict[tuple[str, str, int | None], list[Cell]] = {}
+        for cell in self.cells:
+            if cell.status == "failed" or cell.reason:
+                alike.setdefault((cell.status, cell.reason, cell.issue), []).append(cell)
+        return tuple(
+            Note(tuple(c.runner for c in cells if c.runner), cells[0]) for cells in alike.values()
+        )
+
+
+@dataclass(frozen=True)
+class PatternRows:
+    """A pattern and its guarantees."""
+
+    name: str
+    summary: str
+    rows: tuple[Row, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many cells there are of each status that occurs."""
+        return _counts((self,))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Pattern by guarantee by task runner."""
+
+    runners: tuple[str, ...]
+    patterns: tuple[PatternRows, ...]
+
+    @classmethod
+    def build(
+        cls, patterns: Sequence[Pattern], runners: tuple[str, ...], outcomes: Iterable[Outcome]
+    ) -> Self:
+        """Gather what a test run says about each guarantee.
+
+        Args:
+            patterns: The catalogue; what outcomes name besides gets rows after it.
+            runners: The task runners of the run, a column for each.
+            outcomes: What the tests say.
+
+        Returns:
+            The matrix; where several tests speak for a cell, the first of `STATUSES` counts.
+        """
+        outcomes = tuple(outcomes)
+        spoken = (o.runner for o in outcomes if o.runner and o.status != "not run")
+        columns = tuple(dict.fromkeys((*runners, *spoken)))
+        by_guarantee: dict[str, dict[str, list[Outcome]]] = {}
+        for pattern in patterns:
+            by_guarantee[pattern.name] = {id_: [] for id_ in pattern.ids}
+        for outcome in outcomes:
+            of_pattern = by_guarantee.setdefault(outcome.pattern, {})
+            of_pattern.setdefault(outcome.guarantee, []).append(outcome)
+        texts = {(p.name, g.id): g.text for p in patterns for g in p.guarantees}
+        texts |= {
+            (p.name, f.id): f"Prefect {', '.join(f.versions)}: {f.text}"
+            for p in patterns
+            for f in p.facts
+        }
+        summaries = {p.name: p.summary for p in patterns}
+        return cls(
+            columns,
+            tuple(
+                PatternRows(
+                    name,
+                    summaries.get(name, ""),
+                    tuple(
+                        Row(id_, texts.get((name, id_), ""), _cells(columns, spoken_of))
+                        for id_, spoken_of in guarantees.items()
+                    ),
+                )
+                for name, guarantees in by_guarantee.items()
+            ),
+        )
+
+    def summary(self) -> str:
+        """Return in a few words what came of all cells: "31 proved, 2 not run"."""
+        return ", ".join(_counted(count, status) for status, count in self.counts().items())
+
+    def counts(self) -> dict[str, int]:
+        """Return how many cells there are of each status that occurs."""
+        return _counts(self.patterns)
+
+    def to_json(self) -> str:
+        """Return the matrix as JSON, for other programs."""
+        return json.dumps({"schema_version": 1, **asdict(self)}, indent=2, ensure_ascii=False)
+
+    def to_markdown(self) -> str:
+        """Return the matrix as Markdown, a table for each pattern."""
+        sections = (_markdown(pattern, self.runners) for pattern in self.patterns)
+        return "\n".join(("# Guarantees\n", f"{self.summary() or 'none'}\n", *sections))
+
+    def to_html(self) -> str:
+        """Return the matrix as one page that needs no network."""
+        from jinja2 import Environment, StrictUndefined
+
+        environment = Environment(
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters |= {"code": _with_code, "counted": _counted}
+        template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        return template.render(matrix=self, marks=_MARKS)
+
+
+def write(matrix: Matrix, directory: Path) -> Path:
+    """Write the matrix as `guarantees.html`, `.md` and `.json`, each whole or not at all.
+
+    Args:
+        matrix: What a test run proved.
+        directory: Where to; made if it is missing, and earlier files are replaced.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: If the folder can't be written to.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(directory / "guarantees.json", matrix.to_json() + "\n")
+    write_whole(directory / "guarantees.md", matrix.to_markdown())
+    page = directory / "guarantees.html"
+    write_whole(page, matrix.to_html())
+    return page
+
+
+def _counts(patterns: Iterable[PatternRows]) -> dict[str, int]:
+    counter = Counter(cell.status for p in patterns for row in p.rows for cell in row.cells)
+    return {status: counter[status] for status in STATUSES if status in counter}
+
+
+def _counted(count: int, status: str) -> str:
+    return f"{count} {status if count == 1 else status.replace('does', 'do')}"
+
+
+def _cells(columns: tuple[str, ...], outcomes: Sequence[Outcome]) -> tuple[Cell, ...]:
+    """Return the cells of a guarantee: one for all runners, if no test of it ran on one."""
+    anywhere = [o for o in outcomes if o.runner not in columns]
+    if len(anywhere) == len(outcomes):
+        return (_cell(None, anywhere),)
+    return tuple(_runner_cell(column, outcomes, anywhere) for column in columns)
+
+
+def _runner_cell(column: str, outcomes: Sequence[Outcome], anywhere: Sequence[Outcome]) -> Cell:
+    here = [o for o in outcomes if o.runner == column]
+    # A test without a runner can spoil a cell, but it proves nothing about a runner that no
+    # test ran on.
+    heard = [o for o in anywhere if here or o.status in ("failed", "does not hold")]
+    return _cell(column, [*here, *heard])
+
+
+def _cell(runner: str | None, outcomes: Sequence[Outcome]) -> Cell:
+    if not outcomes:
+        return Cell(runner, "not run")
+    status = min((o.status for o in outcomes), key=STATUSES.index)
+    speaking = [o for o in outcomes if o.status == status]
+    told = next((o for o in speaking if o.reason), speaking[0])
+    tests = tuple(dict.fromkeys(o.test for o in speaking))
+    return Cell(runner, status, told.reason, told.issue, tests)
+
+
+def _markdown(pattern: PatternRows, runners: tuple[str, ...]) -> str:
+    lines = [f"## {pattern.name}", ""]
+    if pattern.summary:
+        lines += [pattern.summary, ""]
+    # Markdown has no cell that spans columns: what needs no runner has a column of its own.
+    any_runner = (None,) if any(row.cells[0].runner is None for row in pattern.rows) else ()
+    columns: tuple[str | None, ...] = (*any_runner, *runners)
+    lines += [_table_line("guarantee", *(column or "any runner" for column in columns))]
+    lines += [_table_line(*("---" for _ in (None, *columns)))]
+    for row in pattern.rows:
+        shown = {cell.runner: f"{cell.mark} {cell.status}" for cell in row.cells}
+        text = f"**{row.id}**: {row.text}" if row.text else f"**{row.id}**"
+        lines.append(_table_line(text, *(shown.get(column, "") for column in columns)))
+    notes = [line for row in pattern.rows for line in _markdown_notes(row)]
+    return "\n".join((*lines, "", *notes, *([""] if notes else [])))
+
+
+def _table_line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _markdown_notes(row: Row) -> Iterator[str]:
+    for note in row.notes():
+        where = f" on {', '.join(note.runners)}" if note.runners else ""
+        failed = "; ".join(f"`{test}`" for test in note.cell.tests)
+        told = note.cell.reason or failed
+        issue = f" ([Prefect #{note.cell.issue}]({note.cell.link}))" if note.cell.issue else ""
+        yield f"- **{row.id}** {note.cell.status}{where}: {told}{issue}"
+
+
+def _with_code(text: str) -> Markup:
+    """Return text as HTML, with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

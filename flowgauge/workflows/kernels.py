@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work a task does: so many iterations, whose number is set before the clock starts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import pickle
+import platform
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from flowgauge.files import write_whole
+from flowgauge.workflows.workflow import GraphError, Kernel
+
+BLOCK_BYTES = 64 * 1024
+"""What one iteration of `native`, `memory` and `bytes` works on."""
+MEMORY_BYTES = 32 * 2**20
+"""What `memory` copies from and to: more than processors keep at hand."""
+WAIT_SECONDS = 1e-4
+"""How long one iteration of `wait` is."""
+_CALIBRATION_SECONDS = 0.03
+_CALIBRATION_ROUNDS = 5
+
+
+def _wait(iterations: int) -> int:
+    """Wait, as for a service that answers late."""
+    if iterations:
+        time.sleep(iterations * WAIT_SECONDS)
+    return iterations
+
+
+def _python(iterations: int) -> int:
+    """Compute in pure Python, which holds the interpreter's lock."""
+    value = 1
+    for _ in range(iterations):
+        value = (value * 1103515245 + 12345) & 0x7FFFFFFF
+    return value
+
+
+def _native(iterations: int) -> int:
+    """Hash blocks, which hashlib does without the interpreter's lock."""
+    digest = hashlib.sha256()
+    block = bytes(BLOCK_BYTES)
+    for _ in range(iterations):
+        digest.update(block)
+    return int.from_bytes(digest.digest()[:8])
+
+
+def _memory(iterations: int) -> int:
+    """Copy blocks between places that are far apart."""
+    source, target = _source(), _target()
+    checksum = 0
+    for index in range(iterations):
+        # A prime number of blocks further each time, so that none is still in a cache.
+        start = index * 257 * BLOCK_BYTES % MEMORY_BYTES
+        target[start : start + BLOCK_BYTES] = source[start : start + BLOCK_BYTES]
+        checksum += target[start]
+    return checksum
+
+
+def _bytes(iterations: int) -> int:
+    """Pack and unpack records, as whoever hands results from process to process."""
+    records = _records()
+    checksum = 0
+    for _ in range(iterations):
+        checksum += len(pickle.loads(pickle.dumps(records)))
+    return checksum
+
+
+@functools.cache
+def _source() -> memoryview:
+    return memoryview(random.Random(0).randbytes(MEMORY_BYTES))
+
+
+_of_thread = threading.local()
+
+
+def _target() -> memoryview:
+    if not hasattr(_of_thread, "target"):
+        _of_thread.target = memoryview(bytearray(MEMORY_BYTES))
+    target: memoryview = _of_thread.target
+    return target
+
+
+@functools.cache
+def _records() -> list[tuple[int, str]]:
+    """Return records that pickle to about one block."""
+    return [(number, f"record {number:06}") for number in range(BLOCK_BYTES // 21)]
+
+
+_KERNELS: Mapping[Kernel, Callable[[int], int]] = {
+    "wait": _wait,
+    "python": _python,
+    "native": _native,
+    "memory": _memory,
+    "bytes": _bytes,
+}
+
+
+def work(kernel: Kernel, iterations: int) -> int:
+    """Do work.
+
+    Args:
+        kernel: What kind.
+        iterations: How much of it.
+
+    Returns:
+        A number that only this much of this work gives.
+    """
+    return _KERNELS[kernel](iterations)
+
+
+expected = functools.lru_cache(maxsize=4096)(work)
+"""The same for whoever checks an answer: the work is done once for each amount."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How fast one worker of this machine is when nothing else runs.
+
+    Attributes:
+        per_second: The iterations of each kernel in a second.
+    """
+
+    per_second: Mapping[Kernel, float]
+
+    def iterations(self, kernel: Kernel, seconds: float) -> int:
+        """Return how many iterations take so long.
+
+        Args:
+            kernel: What kind of work.
+            seconds: How long it should take one worker alone.
+
+        Returns:
+            Iterations; none only for no time, for any work is one at least.
+        """
+        return max(round(self.per_second[kernel] * seconds), 1 if seconds > 0 else 0)
+
+    def seconds(self, kernel: Kernel, iterations: int) -> float:
+        """Return how long so many iterations take."""
+        return iterations / self.per_second[kernel]
+
+
+def calibrate() -> Speeds:
+    """Measure how fast each kernel is.
+
+    Returns:
+        The fastest of a few rounds each: what disturbs a round only makes it slower.
+    """
+    return Speeds({kernel: _speed(kernel) for kernel in get_args(Kernel)})
+
+
+def _speed(kernel: Kernel) -> float:
+    if kernel == "wait":
+        return 1 / WAIT_SECONDS
+    iterations = 1
+    while _seconds(kernel, iterations) < _CALIBRATION_SECONDS:
+        iterations *= 2
+    return iterations / min(_seconds(kernel, iterations) for _ in range(_CALIBRATION_ROUNDS))
+
+
+def _seconds(kernel: Kernel, iterations: int) -> float:
+    start = time.perf_counter()
+    work(kernel, iterations)
+    return time.perf_counter() - start
+
+
+def machine_speeds(cache: Path) -> Speeds:
+    """Return the speeds of this machine, which are measured the first time.
+
+    Args:
+        cache: A folder that keeps them; where it can't be written, they are measured anew.
+
+    Returns:
+        The same speeds in every run, so that the same seconds stay the same work.
+
+    Raises:
+        GraphError: If the file that keeps them is broken.
+    """
+    parts = (platform.node(), platform.processor(), platform.python_version(), BLOCK_BYTES)
+    file = cache / f"kernels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    try:
+        kept = json.loads(file.read_text())
+        return Speeds({kernel: float(kept[kernel]) for kernel in get_args(Kernel)})
+    except OSError:
+        pass
+    except (ValueError, KeyError, TypeError):
+        raise GraphError(f"{file} is broken: remove it, and speeds are measured anew") from None
+    speeds = calibrate()
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(dict(speeds.per_second), indent=2) + "\n")
+    return speeds

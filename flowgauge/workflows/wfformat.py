@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workflows in WfFormat 1.5, the JSON of WfCommons: traces of real runs, read and written.
+
+WfFormat says which tasks there are, how long each ran and which files went between them; its
+schema is at https://github.com/wfcommons/wfformat.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowgauge.files import write_whole
+from flowgauge.workflows.workflow import GraphError, Task, Workflow
+
+SCHEMA_VERSION = "1.5"
+
+
+def load(path: Path) -> Workflow:
+    """Read a workflow.
+
+    Args:
+        path: A WfFormat file.
+
+    Returns:
+        The workflow. A task needs the parents whose files it reads and waits for the others; its
+        output is as large as all the files it writes. Tasks that ran for no stated time take none.
+
+    Raises:
+        GraphError: If it is no such file; the message is one line that names file, task and field.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise GraphError(f"{path} cannot be read: {reason}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise GraphError(f"{path} is not JSON: {error}") from None
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+
+
+def parse(document: Any) -> Workflow:
+    """Read a workflow from what a WfFormat file holds.
+
+    Args:
+        document: The JSON value.
+
+    Returns:
+        The workflow, as `load` does.
+
+    Raises:
+        GraphError: If something is missing or wrong; the message is one line.
+    """
+    specification = _field(document, "workflow", "specification", kind=dict)
+    sizes = {
+        _field(file, "id", kind=str): _field(file, "sizeInBytes", kind=int)
+        for file in specification.get("files") or []
+    }
+    seconds = {
+        _field(run, "id", kind=str): _field(run, "runtimeInSeconds", kind=(int, float))
+        for run in _field(document, "workflow", kind=dict).get("execution", {}).get("tasks", [])
+    }
+    listed = {
+        _field(task, "id", kind=str): task
+        for task in _field(document, "workflow", "specification", "tasks", kind=list)
+    }
+    tasks = tuple(_task(id, listed, sizes, seconds.get(id, 0.0)) for id in listed)
+    workflow = Workflow(str(document.get("name") or "workflow"), tasks)
+    if ghosts := seconds.keys() - listed.keys():
+        raise GraphError(f'execution has a task "{min(ghosts)}" that specification has not')
+    return workflow
+
+
+def dump(workflow: Workflow, path: Path) -> None:
+    """Write a workflow as WfFormat; each task with a result writes one file.
+
+    Args:
+        workflow: The workflow. Kernels and subflows are left out: WfFormat has no place for them.
+        path: The file.
+
+    Raises:
+        OSError: If it can't be written.
+    """
+    children: dict[str, list[str]] = {task.id: [] for task in workflow.tasks}
+    readers = {parent for task in workflow.tasks for parent in task.needs}
+    for task in workflow.tasks:
+        for parent in task.parents:
+            children[parent].append(task.id)
+    writers = [task for task in workflow.tasks if task.output_bytes or task.id in readers]
+    written = {task.id for task in writers}
+    specification = {
+        "tasks": [
+            {
+                "name": task.id,
+                "id": task.id,
+                "parents": list(task.parents),
+                "children": children[task.id],
+                "inputFiles": [f"{parent}.out" for parent in task.needs],
+                "outputFiles": [f"{task.id}.out"] if task.id in written else [],
+            }
+            for task in workflow.tasks
+        ],
+        "files": [{"id": f"{task.id}.out", "sizeInBytes": task.output_bytes} for task in writers],
+    }
+    runs = [{"id": task.id, "runtimeInSeconds": task.seconds} for task in workflow.tasks]
+    document = {
+        "name": workflow.name,
+        "schemaVersion": SCHEMA_VERSION,
+        "workflow": {"specification": specification, "execution": {"tasks": runs}},
+    }
+    write_whole(path, json.dumps(document, indent=1))
+
+
+def _task(id: str, listed: Mapping[str, Any], sizes: Mapping[str, int], seconds: float) -> Task:
+    task = listed[id]
+    if not math.isfinite(seconds) or seconds < 0:
+        raise GraphError(f'task "{id}": runtimeInSeconds is {seconds}: give zero or more')
+    outputs = task.get("outputFiles") or []
+    for file in outputs:
+        if file not in sizes:
+            raise GraphError(f'task "{id}": outputFiles has "{file}", which files has not')
+    reads = set(task.get("inputFiles") or [])
+    parents = dict.fromkeys(task.get("parents") or [])
+    for parent in parents:
+        if parent not in listed:
+            raise GraphError(f'task "{id}": parents has "{parent}", which is no task')
+    given = {parent for parent in parents if reads & set(listed[parent].get("outputFiles") or [])}
+    return Task(
+        id,
+        needs=tuple(parent for parent in parents if parent in given),
+        after=tuple(parent for parent in parents if parent not in given),
+        seconds=float(seconds),
+        output_bytes=sum(sizes[file] for file in outputs),
+    )
+
+
+def _field(value: Any, *names: str, kind: type | tuple[type, ...]) -> Any:
+    """Return what lies at a path of names, or say which name of it is missing or wrong."""
+    for index, name in enumerate(names):
+        where = ".".join(names[: index + 1])
+        if not isinstance(value, Mapping) or name not in value:
+            of = f' of task "{value["id"]}"' if isinstance(value, Mapping) and "id" in value else ""
+            raise GraphError(f'field "{where}"{of} is missing')
+        value = value[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise GraphError(f'field "{".".join(names)}" is {json.dumps(value):.40}, of a wrong type')
+    return value

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue is read from its files and found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowgauge.catalogue import catalogue
+from flowgauge.catalogue.catalogue import (
+    CatalogueError,
+    catalogue_root,
+    find,
+    load,
+)
+
+PATTERN = '''\
+# SPDX-License-Identifier: 0BSD
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["prefect>=3.8,<4"]
+# ///
+"""Retry a flaky call.
+
+Problem:
+    A service is down.
+
+Guarantees:
+    attempts: the call is tried at most four times.
+
+Not for:
+    Errors that stay.
+
+Costs:
+    Row `retries/backoff`.
+
+Sources:
+    - Prefect #14745
+"""
+
+import json
+
+
+def main() -> None:
+    print(json)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def placed(root: Path, text: str = PATTERN, name: str = "retries/backoff") -> Path:
+    """Write a pattern file into a catalogue, and return the catalogue."""
+    file = root / f"{name}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give a catalogue of one pattern."""
+    return placed(tmp_path / "patterns")
+
+
+def test_what_begins_with_an_underscore_is_no_pattern(root: Path) -> None:
+    """Private files, packages' own files and caches are not read."""
+    for name in ("retries/_shared", "retries/__init__", "_old/retries", ".hidden/x"):
+        placed(root, "not a pattern", name)
+    assert [pattern.name for pattern in load(root)] == ["retries/backoff"]
+
+
+def test_patterns_are_sorted_by_name(root: Path) -> None:
+    """Patterns come in the order of their names."""
+    for name in ("tasks/b", "caching/c", "tasks/a"):
+        placed(root, name=name)
+    names = [pattern.name for pattern in load(root)]
+    assert names == ["caching/c", "retries/backoff", "tasks/a", "tasks/b"]
+
+
+@pytest.mark.parametrize(
+    "name", ["retires/backoff", "backoff", "retries/backoff.py", "patterns/retries/backoff"]
+)
+def test_a_misspelt_name_is_answered_with_the_right_one(root: Path, name: str) -> None:
+    """A name that is nearly right gets the right one as an answer."""
+    placed(root, name="tasks/basics")
+    with pytest.raises(CatalogueError, match='did you mean "retries/backoff"'):
+        find(root, name)
+
+
+def test_a_name_like_no_other_is_answered_with_where_names_are(root: Path) -> None:
+    """A name that is like none gets the command that lists them."""
+    with pytest.raises(CatalogueError, match='no pattern "zzz": flowgauge list'):
+        find(root, "zzz")
+
+
+def test_a_pattern_is_found_beside_a_broken_one(root: Path) -> None:
+    """One pattern can be read while another is broken."""
+    placed(root, "", name="retries/broken")
+    assert find(root, "retries/backoff").summary == "Retry a flaky call."
+
+
+def test_the_catalogue_of_a_checkout_is_found_from_below(root: Path) -> None:
+    """The catalogue is the patterns/ beside the nearest pyproject.toml that has one."""
+    (root.parent / "pyproject.toml").touch()
+    below = root.parent / "tests" / "deep"
+    below.mkdir(parents=True)
+    (root.parent / "tests" / "pyproject.toml").touch()
+    assert catalogue_root(below) == root
+
+
+def test_an_installed_package_brings_its_own_catalogue(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package installed inside a project that has patterns/ of its own keeps to its own."""
+    (root.parent / "pyproject.toml").touch()
+    package = root.parent / ".venv" / "flowgauge"
+    placed(package / "patterns")
+    monkeypatch.setattr(catalogue, "__file__", str(package / "catalogue.py"))
+    assert catalogue_root() == (package / "patterns").resolve()
+
+
+def test_no_catalogue_is_told(tmp_path: Path) -> None:
+    """Where there is no catalogue, the error says where it was sought."""
+    with pytest.raises(CatalogueError, match="no patterns/ beside"):
+        catalogue_root(tmp_path)

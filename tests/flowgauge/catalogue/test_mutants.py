@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutants are read, held against the guarantees, and applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowgauge.catalogue.catalogue import CatalogueError, Pattern, load
+from flowgauge.catalogue.mutants import Mutant, mutant_mismatches, mutants, proving_tests
+from tests.flowgauge.catalogue.test_headers import PATTERN, placed
+
+MUTANTS = """\
+[nothing-read]
+guarantee = "attempts"
+old = "print(json, path, yaml, flow)"
+new = "print(path, yaml, flow)"
+
+[other-end]
+guarantee = "last-error2"
+old = "asyncio.run(main())"
+new = "main()"
+runner = "processes"
+"""
+
+
+@pytest.fixture
+def patterns(tmp_path: Path) -> tuple[Pattern, ...]:
+    """Give a catalogue of one pattern."""
+    return load(placed(tmp_path / "patterns"))
+
+
+@pytest.fixture
+def tests_root(tmp_path: Path) -> Path:
+    """Give a folder of tests with the mutants of that pattern."""
+    root = tmp_path / "tests"
+    (root / "retries").mkdir(parents=True)
+    (root / "retries" / "backoff.mutants.toml").write_text(MUTANTS)
+    (root / "retries" / "test_backoff.py").write_text(
+        '@pytest.mark.guarantee("retries/backoff", "attempts")\ndef test_a(): ...\n'
+        '@pytest.mark.fact("retries/backoff", "attempts")\ndef test_b(): ...\n'
+        '@pytest.mark.guarantee("retries/backoff", "last-error2")\ndef test_c(): ...\n'
+    )
+    return root
+
+
+def changed(tests_root: Path, old: str, new: str) -> None:
+    """Change the file of mutants."""
+    file = tests_root / "retries" / "backoff.mutants.toml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+
+
+def test_mutants_are_read(patterns: tuple[Pattern, ...], tests_root: Path) -> None:
+    """A mutant has a name, a guarantee, a change, and a file and a task runner if it says so."""
+    one, other = mutants(patterns, tests_root)
+    assert one == Mutant(
+        name="nothing-read",
+        pattern="retries/backoff",
+        guarantee="attempts",
+        old="print(json, path, yaml, flow)",
+        new="print(path, yaml, flow)",
+        file="backoff.py",
+    )
+    assert (one.runner, other.runner) == ("threads", "processes")
+    assert mutant_mismatches(patterns, tests_root) == []
+
+
+def test_the_proving_tests_a_mutant_are_those_of_its_guarantee(
+    patterns: tuple[Pattern, ...], tests_root: Path
+) -> None:
+    """A mutant is to fail tests of its own guarantee, and no test of a fact."""
+    one, other = mutants(patterns, tests_root)
+    assert proving_tests(one, tests_root) == ("retries/test_backoff.py::test_a",)
+    assert proving_tests(other, tests_root) == ("retries/test_backoff.py::test_c",)
+
+
+def test_a_mutant_changes_one_place(patterns: tuple[Pattern, ...], tests_root: Path) -> None:
+    """Applied to a copy, a mutant changes what it says; a second time it can't."""
+    one, _ = mutants(patterns, tests_root)
+    (pattern,) = patterns
+    one.apply(pattern.path.parent)
+    assert pattern.path.read_text() == PATTERN.replace("print(json, ", "print(")
+    with pytest.raises(CatalogueError, match=r"its old text stands in backoff\.py 0 times"):
+        one.apply(pattern.path.parent)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"last-error2"', '"attempts"', 'no mutant breaks "last-error2"'),
+        ('"last-error2"', '"unheard"', 'a mutant breaks "unheard", no guarantee'),
+        ("print(path,", "print(json, path,", 'mutant "nothing-read" changes nothing'),
+        ('new = "main()"', 'new = "main("', 'mutant "other-end" is not Python'),
+        ('old = "asyncio.run(main())"', 'old = "asyncio"', "stands in backoff.py 2 times"),
+        ('runner = "processes"', 'file = "other.yaml"', "stands in other.yaml 0 times"),
+    ],
+)
+def test_a_mutant_that_is_none_is_told(
+    patterns: tuple[Pattern, ...], tests_root: Path, old: str, new: str, fault: str
+) -> None:
+    """A guarantee without a mutant, and a mutant that breaks none or can't be made, are named."""
+    changed(tests_root, old, new)
+    found = mutant_mismatches(patterns, tests_root)
+    assert any(fault in line for line in found), found
+    assert all(line.startswith("retries/backoff: ") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('new = "main()"\n', "", 'mutant "other-end" lacks new'),
+        ("runner =", "on =", 'mutant "other-end" may have guarantee, old, new, file, runner only'),
+        ('guarantee = "attempts"', "guarantee = 3", '"nothing-read" is not a table of texts'),
+        ("[other-end]", "[other-end", r"backoff\.mutants\.toml: "),
+    ],
+)
+def test_a_file_of_mutants_that_cannot_be_read_is_told(
+    patterns: tuple[Pattern, ...], tests_root: Path, old: str, new: str, fault: str
+) -> None:
+    """What can't be read as mutants is an error with its file."""
+    changed(tests_root, old, new)
+    with pytest.raises(CatalogueError, match=fault):
+        mutants(patterns, tests_root)
+
+
+def test_mutants_of_no_pattern_are_told(patterns: tuple[Pattern, ...], tests_root: Path) -> None:
+    """A file of mutants beside no pattern's tests is an error."""
+    (tests_root / "retries" / "other.mutants.toml").write_text(MUTANTS)
+    with pytest.raises(CatalogueError, match=r"other\.mutants\.toml: mutants of no pattern"):
+        mutants(patterns, tests_root)

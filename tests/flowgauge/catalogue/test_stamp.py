@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copied file says where it is from, and is otherwise what was copied."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.metadata import version
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.catalogue.catalogue import catalogue_root, load
+from flowgauge.catalogue.stamp import Stamp, content, read_stamp, stamped, unstamped
+from flowgauge.tested_prefect import PROVED_WITH
+from tests.flowgauge.catalogue.test_headers import PATTERN
+
+STAMP = Stamp("retries/backoff", "1.2.3", "0123456789abcdef", "3.8.8, 3.9.1")
+WITH_TABLE = PATTERN.replace(
+    '# ///\n"""', '# [tool.flowgauge]\n# optional-dependencies = ["numpy<3"]\n# ///\n"""', 1
+)
+
+
+@pytest.mark.parametrize("text", [PATTERN, WITH_TABLE], ids=["no table", "a table of its own"])
+def test_a_stamp_is_read_back_and_taken_off(text: str) -> None:
+    """What was stamped carries the stamp, says the same of its dependencies, and can be undone."""
+    made = stamped(text, STAMP)
+    assert read_stamp(made) == STAMP
+    assert unstamped(made) == text
+    assert read_stamp(text) is None
+    block = made.partition("# ///\n")[0].split("\n", 2)[2]
+    table = tomllib.loads("\n".join(line.removeprefix("#") for line in block.splitlines()))
+    assert table["dependencies"] == ["prefect>=3.8,<4", "PyYAML<7"]
+    assert table["tool"]["flowgauge"]["proved-with-prefect"] == "3.8.8, 3.9.1"
+
+
+def test_every_pattern_of_the_catalogue_can_be_stamped() -> None:
+    """All patterns can carry a stamp, and none has one before it is copied."""
+    for pattern in load(catalogue_root()):
+        text = pattern.path.read_text()
+        assert read_stamp(text) is None
+        assert read_stamp(stamped(text, STAMP)) == STAMP
+        assert unstamped(stamped(text, STAMP)) == text
+
+
+@given(st.text())
+def test_any_text_has_no_stamp_and_stays_as_it_is(text: str) -> None:
+    """What is no pattern is left alone."""
+    assert read_stamp(text) is None
+    assert unstamped(text) == text
+    assert stamped(text, STAMP) == text
+
+
+@given(
+    st.dictionaries(st.text(), st.text("ab\n"), max_size=3),
+    st.dictionaries(st.text(), st.text("ab\n"), max_size=3),
+)
+def test_the_hash_tells_contents_apart(one: dict[str, str], other: dict[str, str]) -> None:
+    """Files have the same hash if their names and lines are the same, whatever ends the lines."""
+    lines = [{name: text.splitlines() for name, text in each.items()} for each in (one, other)]
+    assert (content(one) == content(other)) == (lines[0] == lines[1])
+    assert content(one) == content({n: text.replace("\n", "\r\n") for n, text in one.items()})
+
+
+def test_a_stamp_names_this_version_and_the_prefect_it_was_proved_with() -> None:
+    """A new stamp has the version of Flowgauge, and a release of each tested version of Prefect."""
+    stamp = Stamp.of("retries/backoff", {"": PATTERN})
+    assert stamp.version == version("flowgauge")
+    assert stamp.prefect.split(", ") == list(PROVED_WITH)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flowgauge advise` answers from the results of a run, and says which ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flowgauge.cli.app import run
+from flowgauge.predict.simulation import Machine
+from flowgauge.runners.table import PATTERNS
+from flowgauge.workflows.shapes import shape
+from flowgauge.workflows.wfformat import dump
+from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, results, rows_of
+
+Captured = pytest.CaptureFixture[str]
+FAST = replace(TRUE, submit=0.0005, task=0.002, hand_over=0.0005)
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder with results of two task runners, as the place to be in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    machine = Machine(WORKERS, 2.0)
+    rows = (*rows_of("threads", FAST, machine), *rows_of("processes", TRUE, machine))
+    marks = {"when": "2026-11-20T10:00:00+00:00", "cpu_model": "Example CPU"}
+    folder = tmp_path / "reports" / "latest"
+    folder.mkdir(parents=True)
+    results(*rows, **marks).save(folder / "results.json")
+    return tmp_path
+
+
+def advised(capsys: Captured, *words: str) -> list[str]:
+    """Return the lines that the command prints."""
+    assert run(["advise", *words]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def makespans(lines: list[str]) -> dict[str, float]:
+    """Return the seconds of each runner's makespan, in the order of the table."""
+    words = [line.split() for line in lines]
+    found = [each for each in words if each[:1] in (["threads"], ["processes"])]
+    assert {unit for _, _, unit, *_ in found} == {"s"}
+    return {name: float(value) for name, value, *_ in found}
+
+
+def test_long_work_that_holds_the_lock_is_for_processes(measured: Path, capsys: Captured) -> None:
+    """Each runner has a line, the quickest first; then what to use and from where on another."""
+    lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
+    assert lines[0].startswith("costs from reports/latest/results.json, measured 2026-11-20 on")
+    assert lines[1].startswith("this machine is another: ")
+    assert any(line.startswith("recommended: processes") for line in lines)
+    found = makespans(lines)
+    assert list(found) == ["processes", "threads"]
+    # Two workers' share of 200 ms and of the 30 ms that a task costs.
+    assert found["processes"] == pytest.approx(100 * (0.2 + 0.03) / 2, rel=0.1)
+
+
+def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
+    """Of many short calls so many belong in a task run; and up to which length that pays."""
+    lines = advised(capsys, "--task-ms", "1", "--tasks", "5000", "--payload", "2kB")
+    (said,) = (line for line in lines if line.startswith("recommended: "))
+    assert "calls in one task run" in said
+    (edge,) = (line for line in lines if ", batch calls of less than " in line)
+    assert re.fullmatch(r"on \S+, .* than .*: of .* each, at least \d+ in one task run", edge)
+
+
+@pytest.mark.parametrize("runner", PATTERNS)
+def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
+    measured: Path, capsys: Captured, runner: str
+) -> None:
+    """A runner that Prefect does not come with is told with the command that copies it here."""
+    rows = rows_of(runner, FAST, Machine(WORKERS, 2.0))
+    results(*rows).save(measured / "results.json")
+    words = ["--task-ms", "200", "--tasks", "100", "--results", "results.json"]
+    lines = advised(capsys, *words)
+    assert any(line.startswith(f"recommended: {runner}") for line in lines)
+    (command,) = (line.partition("a pattern: ")[2] for line in lines if "a pattern: " in line)
+    assert run(command.split()[1:]) == 0
+    (copied,) = measured.glob("my_project/*.py")
+    # The runner itself is made of the same entry of the table.
+    assert copied.stem == Path(PATTERNS[runner]).name
+    assert re.search(r"^class \w+TaskRunner\(", copied.read_text(), re.MULTILINE)
+
+
+def test_a_runner_of_prefect_needs_no_copying(measured: Path, capsys: Captured) -> None:
+    """Nothing is to be copied where a runner that Prefect comes with is best."""
+    lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
+    assert not any("flowgauge copy" in line for line in lines)
+
+
+def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> None:
+    """What is assumed of workers that were not there is said, and they take their share."""
+    words = ("--task-ms", "200", "--tasks", "64", "--kernel", "native")
+    two, eight = (advised(capsys, *words, *more) for more in ((), ("--workers", "8")))
+    assert makespans(two)["processes"] > 3 * makespans(eight)["processes"]
+    assert any(line.startswith("measured with 2 workers, told for 8: ") for line in eight)
+    assert not any(line.startswith("measured with") for line in two)
+
+
+def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None:
+    """Bytes and edges that no row tells of are named, where the work has some."""
+    machine = Machine(WORKERS, 1.0)
+    rows = [
+        row for row in rows_of("threads", FAST, machine) if row.params.get("shape") == "trivial"
+    ]
+    results(*rows).save(measured / "few.json")
+    trace = measured / "trace.json"
+    dump(shape("chain", 4, 5, seconds=4.0, output_bytes=10), trace)
+    told = (
+        "payloads were not measured on threads: ",
+        "tasks that need others were not measured on threads: ",
+        "other programs kept that machine busy: work went at 50% of its pace",
+    )
+    for file, times in (("few.json", 1), ("reports/latest", 0)):
+        lines = advised(capsys, "--workflow", str(trace), "--results", file)
+        assert [sum(line.startswith(said) for line in lines) for said in told] == [times] * 3
+
+
+def test_a_workflow_is_read_and_scaled(measured: Path, capsys: Captured) -> None:
+    """A trace is forecast as it is, its runtimes scaled; half as long takes about half."""
+    trace = measured / "trace.json"
+    dump(shape("stencil", 4, 5, seconds=4.0), trace)
+    whole, half = (
+        makespans(advised(capsys, "--workflow", str(trace), "--time-scale", scale))["processes"]
+        for scale in ("1", "0.5")
+    )
+    assert whole / half == pytest.approx(2, rel=0.1)
+
+
+def test_results_that_tell_nothing_are_named(measured: Path, capsys: Captured) -> None:
+    """Results without the rows that are needed are named in one line, with what to measure."""
+    file = measured / "other.json"
+    document = json.loads((measured / "reports" / "latest" / "results.json").read_text())
+    file.write_text(json.dumps(document | {"rows": []}))
+    assert run(["advise", "--task-ms", "1", "--tasks", "2", "--results", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"flowgauge: --results {file}: no rows to predict from: measure with")
+    assert err.count("\n") == 1

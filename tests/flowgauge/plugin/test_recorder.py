@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmark runs of small projects, from the command line to the report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flowgauge.results.rows import Results
+
+BENCHMARK = """
+def test_sum(paired):
+    paired(
+        lambda: sum(range(1000)),
+        lambda: sum(list(range(1000))),
+        check=lambda total: total == 499500,
+        per=10,
+        id="sum",
+        group="features",
+        figure="time per number",
+        against="sum of a list",
+    )
+
+def test_not_a_benchmark():
+    pass
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Give a project with one benchmark."""
+    # Or pytest-benchmark takes the run for one whose rounds disturb each other.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.makeini("[pytest]\nflowgauge = true")
+    pytester.makepyfile(BENCHMARK)
+    return pytester
+
+
+def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
+    """`--benchmark-only` shows each row as it comes, a table, and where the report is."""
+    result = project.runpytest_subprocess("--benchmark-only")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        ["*[[]1/1[]] sum*beside sum of a list", "*What each feature costs*", "report: *index.html"]
+    )
+    assert "Min" not in result.stdout.str()
+    folder = project.path / "reports" / "latest"
+    (row,) = Results.load(folder / "results.json").rows
+    assert (row.id, row.reference, row.rounds) == ("sum", "sum of a list", 30)
+    assert row.ratio_low is not None
+    assert "sum" in (folder / "index.html").read_text()
+
+
+@pytest.mark.nightly
+def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
+    """The same thing twice a round makes a row of noise, which names the group it judges."""
+    project.makepyfile(
+        """
+        def test_noise(paired):
+            paired.against_itself(
+                lambda: sum(range(1000)),
+                of="patterns",
+                check=lambda total: total == 499500,
+                id="sum",
+                figure="time per sum",
+                runner="threads",
+                rounds=7,
+            )
+        """
+    )
+    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1)
+    (row,) = Results.load(project.path / "reports" / "latest" / "results.json").rows
+    assert (row.group, row.params, row.runner) == ("noise", {"of": "patterns"}, "threads")
+    assert (row.rounds, row.reference) == (7, "itself")
+    assert row.ratio_low is not None
+
+
+@pytest.mark.nightly
+def test_the_options_of_pytest_benchmark_work(project: pytest.Pytester) -> None:
+    """Rounds, raw times and pytest-benchmark's own table are had by its own options."""
+    result = project.runpytest_subprocess(
+        "--benchmark-only",
+        "--benchmark-min-rounds=7",
+        "--benchmark-max-time=0",
+        "--benchmark-json=raw.json",
+        "--benchmark-columns=min,rounds",
+    )
+    result.assert_outcomes(passed=1, skipped=1)
+    (raw,) = json.loads((project.path / "raw.json").read_text())["benchmarks"]
+    assert len(raw["stats"]["data"]) == 7
+    assert raw["extra_info"]["reference"] == "sum of a list"
+    result.stdout.fnmatch_lines(["Name*Min*Rounds*"])
+
+
+def test_a_plain_run_only_checks_benchmarks(project: pytest.Pytester) -> None:
+    """In a plain run a benchmark is a test like any other, and writes nothing."""
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=2)
+    assert not (project.path / "reports").exists()
+
+
+def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
+    """A benchmark whose answer is wrong fails, and the report is of the others."""
+    project.makepyfile(test_wrong=BENCHMARK.replace("499500", "1"))
+    result = project.runpytest_subprocess("--benchmark-only")
+    result.assert_outcomes(passed=1, failed=1, skipped=2)
+    assert "the reference answered 499500, which is wrong" in result.stdout.str()
+    assert len(Results.load(project.path / "reports/latest/results.json").rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("{", (), "trace.json is not JSON"),
+        (None, (), "trace.json cannot be read: no such file"),
+        ("{}", (), 'trace.json: *"workflow"'),
+        ("{", ("--time-scale=-1",), "trace.json is not JSON"),
+        (None, ("--workflow",), "expected one argument"),
+    ],
+)
+def test_a_trace_that_cannot_be_measured_is_told(
+    project: pytest.Pytester, text: str | None, options: tuple[str, ...], says: str
+) -> None:
+    """A broken or missing trace ends the run with one line before anything is collected."""
+    if text is not None:
+        (project.path / "trace.json").write_text(text)
+    result = project.runpytest_subprocess("--workflow", "trace.json", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{says}*"])
+    assert "Traceback" not in result.stderr.str()
+
+
+@pytest.mark.parametrize(
+    ("option", "scale"),
+    [("--time-scale", "-1"), ("--bytes-scale", "nan"), ("--time-scale", "inf")],
+)
+def test_a_scale_that_is_none_is_told(project: pytest.Pytester, option: str, scale: str) -> None:
+    """A scale below zero, and what is no number, end the run with one line."""
+    result = project.runpytest_subprocess(f"{option}={scale}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {option} {scale}: not a number of zero or more"])
+
+
+INTERRUPTED = """
+import os
+import signal
+
+def test_that_takes_long(paired):
+    if not os.environ.get("PATIENT"):
+        # A run in the background of a shell ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGINT)
+    paired(lambda: 2, lambda: 2, check=lambda two: two == 2,
+           id="two", group="features", figure="time", against="another two")
+"""
+
+
+@pytest.mark.nightly
+def test_ctrl_c_keeps_what_was_measured(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is broken off writes its report, and --resume measures only what is missing."""
+    project.makepyfile(test_x_late=INTERRUPTED)
+    stopped = project.runpytest_subprocess("--benchmark-only", "-rN")
+    assert stopped.ret == pytest.ExitCode.INTERRUPTED
+    stopped.stdout.fnmatch_lines(["report: *index.html", "*--resume goes on from here"])
+    folder = project.path / "reports" / "latest"
+    first = Results.load(folder / "results.json").rows
+    assert [row.id for row in first] == ["sum"]
+
+    monkeypatch.setenv("PATIENT", "1")
+    resumed = project.runpytest_subprocess("--benchmark-only", "--resume")
+    resumed.assert_outcomes(passed=1, skipped=1, deselected=1)
+    resumed.stdout.fnmatch_lines(["*[[]2/2[]] two*"])
+    rows = Results.load(folder / "results.json").rows
+    assert rows[:1] == first
+    assert [row.id for row in rows] == ["sum", "two"]
+    assert not (folder / "unfinished.json").exists()
+
+
+@pytest.mark.nightly
+def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
+    """What failed, be it after it was measured, is no part of what --resume takes over."""
+    # It measures, and fails when it has.
+    project.makepyfile(
+        test_x_late=INTERRUPTED.replace("getpid(), signal.SIGINT)", "getpid(), 0)")
+        + "    assert 0\n"
+    )
+    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, failed=1, skipped=1)
+    again = project.runpytest_subprocess("--benchmark-only", "--resume")
+    again.assert_outcomes(failed=1, skipped=1, deselected=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "holds no unfinished run: measure without --resume"),
+        ("{}", 'unfinished.json has no "schema_version" at the top'),
+        (
+            '{"schema_version": 1, "fingerprint": {"tests": ["a"]}, "rows": []}',
+            "is broken: measure without --resume",
+        ),
+        (
+            '{"schema_version": 1, "fingerprint": {"tests": [], "versions": {}}, "rows": []}',
+            "is of other versions: measure without --resume",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed_is_told(
+    project: pytest.Pytester, text: str | None, says: str
+) -> None:
+    """Nothing to go on from, something broken, and figures of other versions: one line each."""
+    folder = project.path / "reports" / "latest"
+    folder.mkdir(parents=True)
+    if text is not None:
+        (folder / "unfinished.json").write_text(text)
+    result = project.runpytest_subprocess("--benchmark-only", "--resume")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --resume: *{says}*".replace("[", "[[]")])
+    if text is not None:
+        assert (folder / "unfinished.json").read_text() == text

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Costs are read from measured rows, and makespans are predicted from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowgauge.predict.observations import MOST_TASKS, machine_of, observations
+from flowgauge.predict.prediction import Predictor, predictors
+from flowgauge.predict.simulation import MANNERS, Machine, simulated_makespan
+from flowgauge.results.rows import Results, ResultsError
+from flowgauge.workflows.shapes import random_layered, shape
+from flowgauge.workflows.workflow import Workflow
+from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, figure, results, rows_of
+
+
+@functools.cache
+def predictor(runner: str = "processes", load: float = 0.0) -> Predictor:
+    """Return what is read from the rows of a task runner."""
+    (found,) = predictors(results(*rows_of(runner, TRUE, Machine(WORKERS, 2.0, load))))
+    return found
+
+
+HELD_OUT = (
+    random_layered(4, 5, seed=1, seconds=0.04, kernel="native"),
+    random_layered(3, 4, seed=2, seconds=0.03, kernel="python"),
+    shape("fork-join", 6, 4, seconds=0.05, kernel="wait"),
+    shape("trivial", 100, 1, seconds=0.01, kernel="native"),
+    shape("chain", 2, 6, seconds=0.02, kernel="native", output_bytes=10**6),
+)
+
+
+@pytest.mark.parametrize("runner", MANNERS)
+@pytest.mark.parametrize("load", [0.0, 1.5])
+def test_what_behaves_as_simulated_is_predicted(runner: str, load: float) -> None:
+    """Other workflows than those in the rows are predicted to 3 %, on a loaded machine as well."""
+    found = predictor(runner, load)
+    machine = Machine(WORKERS, 2.0, load)
+    assert found.machine.load == pytest.approx(load, abs=1e-6)
+    assert found.start == pytest.approx(0.5, abs=0.01)
+    assert found.knows_bytes
+    assert found.knows_edges
+    for workflow in HELD_OUT:
+        true = simulated_makespan(workflow, runner, TRUE, machine)
+        assert found.seconds(workflow) == pytest.approx(true, rel=0.03)
+
+
+def test_costs_are_found() -> None:
+    """Where each cost matters for some row, each is what it was."""
+    assert dataclasses.astuple(predictor().costs) == pytest.approx(
+        dataclasses.astuple(TRUE), rel=0.1
+    )
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 6), st.integers(1, 5), st.floats(0, 1))
+def test_an_interval_is_around_its_value(width: int, steps: int, seconds: float) -> None:
+    """Whatever is predicted, its interval holds it, and is no wider than the rows are scattered."""
+    found = predictor().interval(shape("stencil", width, steps, seconds=seconds))
+    assert found.low <= found.median <= found.high
+    assert found.high / found.low < 1.25
+
+
+def test_scattered_rows_give_a_wide_interval() -> None:
+    """Rows that disagree by a half give an interval that says so."""
+    rows = rows_of("processes", TRUE, Machine(WORKERS, 2.0))
+    factors = [1.5 if index % 2 else 1 / 1.5 for index in range(len(rows))]
+    scattered = [
+        dataclasses.replace(row, value=row.value * factor, ratio=None)
+        for row, factor in zip(rows, factors, strict=True)
+    ]
+    (found,) = predictors(results(*scattered))
+    interval = found.interval(HELD_OUT[0])
+    assert interval.high / interval.low > 1.5
+
+
+def test_the_first_tasks_tell_what_costs_change() -> None:
+    """The interval of a large workflow is as wide, beside its value, as that of all its tasks."""
+    wide = shape("stencil", 20, 100, seconds=0.01)
+    whole = predictor().interval(wide)
+    first = predictor().interval(Workflow("first", wide.tasks[:1000]))
+    assert whole.median == predictor().seconds(wide)
+    for ends in ("low", "high"):
+        shares = [getattr(each, ends) / each.median for each in (whole, first)]
+        assert shares[0] == pytest.approx(shares[1])
+
+
+def test_each_worker_brings_a_core() -> None:
+    """Twice as many workers do enough work in half of the time."""
+    workflow = shape("trivial", 64, 1, seconds=1.0, kernel="native")
+    wide = predictor().with_workers(4)
+    assert wide.seconds(workflow) == pytest.approx(predictor().seconds(workflow) / 2, rel=0.02)
+
+
+def test_only_rows_that_can_be_simulated_are_read() -> None:
+    """Rows with a feature, of floors, of real workflows and of thousands of tasks are left out."""
+    good = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[:2]
+    params = dict(good[0].params)
+    others = [
+        dataclasses.replace(good[0], params=params | {"feature": "retries"}),
+        dataclasses.replace(good[0], runner="ThreadPoolExecutor"),
+        dataclasses.replace(good[0], id="metg-50"),
+        figure("scaling", "tasks", "threads", 0.01, params={"tasks": MOST_TASKS + 1}),
+        figure("scaling", "payload", "threads", 0.01, params={"payload_bytes": 10}),
+        figure("workflows", "montage", "threads", 2.0, params={"tasks": 60}),
+    ]
+    measured = results(*good, *others)
+    found = observations(measured, "threads", machine_of(measured))
+    assert [each.workflow.tasks[0].seconds for each in found] == [0.0, 0.02]
+    assert found[0].seconds == pytest.approx(good[0].value * params["tasks"] / WORKERS)
+
+
+def test_a_curve_is_read_at_its_ends_and_middle() -> None:
+    """However many points a curve has, three are read, and the time to fit is that of three."""
+    (point,) = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[2:3]
+    works = (0.3, 0.0, 0.01, 0.2, 0.02, 0.04, 0.1)
+    rows = [
+        dataclasses.replace(point, params=dict(point.params) | {"work_seconds": work})
+        for work in works
+    ]
+    measured = results(*rows)
+    found = observations(measured, "threads", machine_of(measured))
+    assert [each.workflow.tasks[0].seconds for each in found] == [0.0, 0.04, 0.3]
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"shape": "chain"}, {"shape": "chain", "tasks": "4", "kernel": "native"}]
+)
+def test_a_row_that_does_not_say_what_it_timed_is_told(params: dict[str, Any]) -> None:
+    """A row without its parameters, or with others, is named in one line."""
+    odd = figure("metg", "curve", "threads", 0.1, params=params)
+    with pytest.raises(ResultsError, match="the metg row curve on threads does not say what"):
+        predictors(results(*rows_of("threads", TRUE, Machine(WORKERS, 2.0)), odd))
+
+
+def test_results_without_rows_are_told(tmp_path: Path) -> None:
+    """One line says what to measure."""
+    with pytest.raises(ResultsError, match=r"no rows to predict from: measure with pytest"):
+        predictors(results(figure("startup", "first-task", "threads", 0.1)))
+    with pytest.raises(ResultsError, match="how many workers"):
+        predictors(Results({"cores": 2}, ()))
+
+
+def test_what_was_not_measured_is_not_known() -> None:
+    """Without rows of start-up and of payloads, there is no start and no cost of a byte."""
+    rows = [
+        row
+        for row in rows_of("threads", TRUE, Machine(WORKERS, 2.0))
+        if row.id not in ("payload", "first-task")
+    ]
+    found = predictors(results(*rows))[0]
+    assert found.start is None
+    assert not found.knows_bytes
+    assert found.knows_edges
+    sending = shape("chain", 2, 3, output_bytes=10**8)
+    assert found.seconds(sending) == pytest.approx(found.seconds(shape("chain", 2, 3)), rel=1e-3)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of task runners."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect import flow, task
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from flowgauge.runners.dask_cluster import local_cluster
+from flowgauge.runners.table import (
+    RUNNERS,
+    RunnerError,
+    StartedRunners,
+    chosen_runners,
+    default_workers,
+    narrowed,
+)
+from flowgauge.waiting import wait_until
+
+
+@given(st.lists(st.sampled_from(sorted(RUNNERS)), min_size=1))
+def test_runners_are_chosen_in_the_order_given(names: list[str]) -> None:
+    """`--runners` takes names in any order, and each once."""
+    assert chosen_runners(" , ".join(names)) == tuple(dict.fromkeys(names))
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters=","), min_size=1))
+def test_any_other_name_is_one_line(name: str) -> None:
+    """A name that is not in the table gives one line that lists those that are."""
+    with pytest.raises(RunnerError, match="there is no task runner") as caught:
+        chosen_runners(f"{name}?")
+    assert all(runner in str(caught.value) for runner in RUNNERS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_are_chosen_by_default() -> None:
+    """Without `--runners` every task runner is measured, and the lean ones are not tested on."""
+    assert chosen_runners(None) == tuple(RUNNERS)
+    stock = chosen_runners(None, lean=False)
+    assert stock == ("sequential", "threads", "processes", "dask-threads", "dask-processes")
+
+
+@pytest.mark.parametrize("chosen", list(permutations(["sequential", "threads", "processes"], 2)))
+def test_a_mark_narrows_and_keeps_the_order(chosen: tuple[str, ...]) -> None:
+    """A mark leaves the runners that both it and the run name."""
+    assert narrowed(chosen, ["processes", "threads"]) == tuple(
+        name for name in chosen if name != "sequential"
+    )
+
+
+@task
+def where() -> tuple[int, int]:
+    """Return the process and the thread that a task runs in."""
+    return os.getpid(), threading.get_ident()
+
+
+@flow
+def wheres() -> list[tuple[int, int]]:
+    """Ask four tasks where they run."""
+    return [future.result() for future in [where.submit() for _ in range(4)]]
+
+
+@pytest.mark.runners(*RUNNERS)
+def test_each_runner_runs_tasks_where_its_name_says(
+    task_runner: TaskRunner[Any], runner_name: str
+) -> None:
+    """Inline, in threads of this process, or in other processes."""
+    places = wheres.with_options(task_runner=task_runner)()
+    here = {process for process, _ in places} == {os.getpid()}
+    inline = set(places) == {(os.getpid(), threading.get_ident())}
+    assert here == (runner_name in {"sequential", "threads", "dask-threads"})
+    assert inline == (runner_name == "sequential")
+
+
+@pytest.mark.runners(*RUNNERS)
+def test_no_more_workers_than_asked_for(
+    task_runner: TaskRunner[Any], started_runners: StartedRunners, runner_name: str
+) -> None:
+    """Tasks run in at most as many threads or processes as `--workers` says."""
+    places = wheres.with_options(task_runner=task_runner)()
+    processes = {process for process, _ in places}
+    assert len(processes) <= started_runners.workers
+    if runner_name in {"threads", "dask-threads"}:
+        assert len(set(places)) <= started_runners.workers
+
+
+@pytest.mark.runners("dask-threads", "dask-processes")
+def test_a_cluster_is_started_once(started_runners: StartedRunners, runner_name: str) -> None:
+    """All flows of a run share one Dask cluster of each kind."""
+    first = started_runners.dask_scheduler(runner_name)
+    assert started_runners.dask_scheduler(runner_name) == first
+    assert first.startswith("tcp://127.0.0.1:" if runner_name == "dask-processes" else "inproc://")
+
+
+def test_the_preloaded_pool_is_still_needed() -> None:
+    """Prefect's own process pool spawns its workers; where it forks them, ours can go."""
+    with ProcessPoolTaskRunner(max_workers=1) as runner:
+        executor: Any = runner._executor
+        assert executor._mp_context.get_start_method() == "spawn"
+
+
+def test_the_preloaded_pool_forks(started_runners: StartedRunners) -> None:
+    """The runner `processes` forks its workers from a process that has Prefect imported."""
+    with started_runners.task_runner("processes") as runner:
+        executor: Any = runner._executor  # type: ignore[attr-defined]
+        assert executor._mp_context.get_start_method() == "forkserver"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen here")
+def test_default_workers_are_the_cores_of_this_process() -> None:
+    """The width of benchmarks is the number of cores that may be used, fewer than there are."""
+    code = (
+        "import os\nfrom flowgauge.runners.table import default_workers\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(default_workers())"
+    )
+    words = [sys.executable, "-c", code]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert default_workers() == len(os.sched_getaffinity(0))
+
+
+def profiles(dask_worker: Any) -> bool:
+    """Say whether a worker takes samples of what its threads do."""
+    return "profile" in dask_worker.periodic_callbacks
+
+
+@pytest.mark.parametrize("as_shipped", [False, True])
+@pytest.mark.parametrize(
+    "in_process", [True, pytest.param(False, marks=pytest.mark.e2e)], ids=["threads", "processes"]
+)
+def test_workers_take_no_samples_unless_they_are_measured(
+    tmp_path: Path, in_process: bool, as_shipped: bool
+) -> None:
+    """Dask's profiler, which makes CPython 3.11 crash now and then, runs where Dask is measured."""
+    pytest.importorskip("distributed")
+    import dask
+    from distributed import Client
+
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": True}),
+        local_cluster(1, tmp_path, in_process=in_process, as_shipped=as_shipped) as address,
+        Client(address, set_as_default=False) as client,
+    ):
+        assert list(client.run(profiles).values()) == [as_shipped]
+
+
+@pytest.mark.e2e
+def test_a_worker_that_comes_back_late_takes_part_again(tmp_path: Path) -> None:
+    """A killed worker is not given up by its cluster, however long its new process takes.
+
+    Dask gives up after 15 s, which a busy machine needs; here at once.
+    """
+    pytest.importorskip("distributed")
+    import dask
+    from distributed import Client
+
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": 0}),
+        local_cluster(1, tmp_path, in_process=False, as_shipped=False) as address,
+        Client(address, set_as_default=False) as client,
+    ):
+        (killed,) = client.run(os.getpid).values()
+        os.kill(killed, signal.SIGKILL)
+
+        def back() -> bool:
+            found = client.run(os.getpid, on_error="ignore").values()
+            return bool(found) and killed not in found
+
+        wait_until(back)

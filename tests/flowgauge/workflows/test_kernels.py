@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels do the work that they are told, and hold the interpreter's lock as they say."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.workflows import kernels
+from flowgauge.workflows.kernels import (
+    BLOCK_BYTES,
+    MEMORY_BYTES,
+    WAIT_SECONDS,
+    Speeds,
+    calibrate,
+    machine_speeds,
+    work,
+)
+from flowgauge.workflows.workflow import GraphError, Kernel
+
+KERNELS = get_args(Kernel)
+UNIFORM = Speeds(dict.fromkeys(KERNELS, 1000.0))
+
+
+@pytest.fixture(scope="module")
+def speeds() -> Speeds:
+    """Give this machine's speeds, measured now."""
+    return calibrate()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_answer_tells_how_much_was_done(kernel: Kernel) -> None:
+    """The same iterations give the same answer, one more or one fewer another one."""
+    answers = [work(kernel, iterations) for iterations in range(12)]
+    assert len(set(answers)) == 12
+    assert [work(kernel, iterations) for iterations in range(12)] == answers
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_twice_the_seconds_are_twice_the_iterations(kernel: Kernel, speeds: Speeds) -> None:
+    """Seconds are asked for in iterations, whose number grows with them and with nothing else."""
+    assert speeds.iterations(kernel, 0.04) == pytest.approx(
+        4 * speeds.iterations(kernel, 0.01), abs=2
+    )
+    assert speeds.iterations(kernel, 0) == 0
+
+
+def test_memory_is_copied() -> None:
+    """The answer of `memory` is read from where the blocks were copied to."""
+    source = random.Random(0).randbytes(MEMORY_BYTES)
+    blocks = [257 * index * BLOCK_BYTES % MEMORY_BYTES for index in range(20)]
+    assert work("memory", 20) == sum(source[start] for start in blocks)
+    assert len(set(blocks)) == 20
+
+
+def test_waiting_takes_the_time_that_was_asked_for() -> None:
+    """The kernel `wait` takes a tenth of a second where that is asked for, and no processor."""
+    start, used = time.perf_counter(), time.thread_time()
+    work("wait", round(0.1 / WAIT_SECONDS))
+    elapsed = time.perf_counter() - start
+    assert elapsed >= 0.1
+    assert time.thread_time() - used < elapsed / 2
+
+
+HOLDS_THE_LOCK = {"python": True, "bytes": True, "memory": True, "native": False, "wait": False}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_who_holds_the_lock(kernel: Kernel, speeds: Speeds, request: pytest.FixtureRequest) -> None:
+    """Other threads run while `native` and `wait` work, and none while the others do."""
+    # Nobody has to give up the interpreter's lock for so long: only who wants to, does.
+    request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(60)
+    begun: list[bool] = []
+    ended: list[bool] = []
+
+    def busy() -> None:
+        begun.append(True)
+        # In parts, so that `wait` gives up the lock more than once, as `native` does; those that
+        # never do are through before anybody else has a turn.
+        for _ in range(8 if HOLDS_THE_LOCK[kernel] else 10_000):
+            work(kernel, speeds.iterations(kernel, 0.02))
+            if turns > 5:
+                break
+        ended.append(True)
+
+    work(kernel, 1)
+    turns = 0
+    thread = threading.Thread(target=busy)
+    thread.start()
+    while not ended:
+        turns += bool(begun)
+        time.sleep(0)
+    thread.join()
+    assert (turns > 5) is not HOLDS_THE_LOCK[kernel], turns
+
+
+@given(st.sampled_from(KERNELS), st.floats(1e-9, 1e4))
+def test_seconds_become_iterations(kernel: Kernel, seconds: float) -> None:
+    """Any work is one iteration at least, and otherwise to the nearest one what was asked for."""
+    iterations = UNIFORM.iterations(kernel, seconds)
+    assert iterations >= 1
+    assert UNIFORM.seconds(kernel, iterations) == pytest.approx(max(seconds, 0.001), abs=0.0005001)
+    assert UNIFORM.iterations(kernel, 0) == 0
+
+
+def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run finds the speeds of the first, so the same seconds are the same work."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
+    assert machine_speeds(cache) == UNIFORM
+    monkeypatch.setattr(kernels, "calibrate", None)
+    assert machine_speeds(cache) == UNIFORM
+    (kept,) = cache.iterdir()
+    assert json.loads(kept.read_text()) == dict(UNIFORM.per_second)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"wait": 1}', "null"])
+def test_broken_speeds_are_told(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of speeds that can't be read is named in one line, and stays as it is."""
+    monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
+    machine_speeds(tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(text)
+    with pytest.raises(GraphError, match=r"kernels-.*\.json is broken: remove it") as caught:
+        machine_speeds(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert kept.read_text() == text
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be kept, the machine is measured anew."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
+    assert machine_speeds(tmp_path / "file" / "cache") == UNIFORM
