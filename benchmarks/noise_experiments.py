@@ -21,7 +21,7 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
-from flowgauge.report.verdicts import Verdict, noise_bands, verdict
+from flowgauge.report.model.verdicts import Verdict, noise_bands, verdict
 from flowgauge.results.rows import Row
 
 RUNS = 20

@@ -20,7 +20,7 @@ from flowgauge.catalogue.catalogue import (
     readme_mismatches,
 )
 from flowgauge.catalogue.mutants import mutant_mismatches
-from flowgauge.report.costs import named_rows
+from flowgauge.report.model.costs import named_rows
 from flowgauge.results.rows import Results
 
 ROOT = catalogue_root(Path(__file__).parent)

@@ -220,7 +220,7 @@ def _table(advice: Advice) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from flowgauge.report.numbers import duration, seconds
+    from flowgauge.report.model.formats import duration, seconds
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("runner", "makespan", "95 % interval", "batch", "in batches", "start-up"):
@@ -239,7 +239,7 @@ def _table(advice: Advice) -> Any:
 
 def _conclusions(advice: Advice) -> Iterator[str]:
     """Say what to use, and from where on something else."""
-    from flowgauge.report.numbers import duration, seconds
+    from flowgauge.report.model.formats import duration, seconds
 
     best = advice.forecasts[0]
     batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""

@@ -106,7 +106,7 @@ def publish(
 
     They go to the server that Prefect's settings name (PREFECT_API_URL).
     """
-    from flowgauge.report.artifacts import PublishError, publish
+    from flowgauge.report.render.artifacts import PublishError, publish
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results
 
@@ -133,7 +133,7 @@ def compare(
     ] = False,
 ) -> int:
     """Compare two benchmark runs row by row."""
-    from flowgauge.report.comparison import compare as compared
+    from flowgauge.report.model.comparison import compare as compared
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results
 
@@ -144,7 +144,7 @@ def compare(
         raise Mistake(str(error)) from None
     from rich.console import Console
 
-    from flowgauge.report.compared import print_comparison
+    from flowgauge.report.render.terminal_comparison import print_comparison
 
     print_comparison(found, Console(), everything=everything)
     return int(most is not None and bool(found.slower_than(most)))

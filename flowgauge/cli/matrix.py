@@ -24,7 +24,7 @@ from flowgauge.measure.prefect_versions import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flowgauge.report.trend import Line
+    from flowgauge.report.model.trend import Line
 
 _COLOURS = {"slower": "red", "faster": "green"}
 
@@ -74,13 +74,13 @@ def show(found: Sequence[Measured], output: Path) -> int:
     """
     from rich.console import Console
 
-    from flowgauge.report.trend import titles, trend
+    from flowgauge.report.model.trend import titles, trend
 
     runs = {each.place.version: each.results for each in found if each.results}
     failures = [each.failure for each in found if each.failure]
     if not runs:
         raise VersionError(f"nothing was measured: {'; '.join(failures)}")
-    from flowgauge.report.trend_charts import write_trend
+    from flowgauge.report.charts.trend import write_trend
 
     lines, versions = trend(runs), titles(runs.items())
     Console().print(_table(lines, versions))

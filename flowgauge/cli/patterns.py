@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 from flowgauge.catalogue import catalogue, copies
 from flowgauge.catalogue.catalogue import CatalogueError, Pattern
 from flowgauge.catalogue.word_search import search
-from flowgauge.report.costs import figures, named_rows
+from flowgauge.report.model.costs import figures, named_rows
 
 if TYPE_CHECKING:
     from flowgauge.results.rows import Results

@@ -247,7 +247,7 @@ class BenchmarkRecorder:
         """Show a measured row in place of a dot."""
         if report.when != "call" or not report.passed or report.nodeid not in self.measured:
             return None
-        from flowgauge.report.summary import line
+        from flowgauge.report.render.terminal import line
 
         number = f"[{self.progress.done + 1}/{self.progress.total}]"
         shown = f"{number} {line(self.measured[report.nodeid][-1])}"
@@ -262,7 +262,7 @@ class BenchmarkRecorder:
             return
         rows.extend(start.row() for start in self.starts)
         from flowgauge.report import write_report
-        from flowgauge.report.commands import BENCHMARKS, files_of_groups
+        from flowgauge.report.model.commands import BENCHMARKS, files_of_groups
         from flowgauge.results.fingerprint import command_line, fingerprint
 
         command = command_line(sys.argv[1:])
@@ -286,7 +286,7 @@ class BenchmarkRecorder:
             return
         from rich.console import Console
 
-        from flowgauge.report.summary import summary
+        from flowgauge.report.render.terminal import summary
 
         terminalreporter.ensure_newline()
         summary(self.results, Console(file=terminalreporter._tw._file), self.page)

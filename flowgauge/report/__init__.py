@@ -30,16 +30,16 @@ def write_report(results: Results, directory: Path, source: Path | None = None) 
     """
     try:
         # Here and not above: drawing takes seconds to import, and a terminal summary needs none.
-        from flowgauge.report.charts import spec, svg
-        from flowgauge.report.gantt import gantt_charts
-        from flowgauge.report.page import page
+        from flowgauge.report.charts.charts import spec, svg
+        from flowgauge.report.charts.gantt import gantt_charts
+        from flowgauge.report.render.html import page
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"no report written: {error.name} is missing: pip install 'flowgauge[report]'",
             name=error.name,
         ) from None
-    from flowgauge.report.questions import questions
-    from flowgauge.report.text import text
+    from flowgauge.report.model.questions import questions
+    from flowgauge.report.render.markdown import text
     from flowgauge.results.timelines import keep_timeline, load_timelines
 
     asked = questions(results.rows)

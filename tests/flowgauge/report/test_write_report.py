@@ -98,7 +98,7 @@ def test_failure_touches_nothing(
     def fail(*_: object) -> str:
         raise RuntimeError("no drawing today")
 
-    monkeypatch.setattr("flowgauge.report.page.page", fail)
+    monkeypatch.setattr("flowgauge.report.render.html.page", fail)
     with pytest.raises(RuntimeError, match="no drawing today"):
         write_report(sample, tmp_path)
     assert files(tmp_path) == before
@@ -106,7 +106,7 @@ def test_failure_touches_nothing(
 
 def test_missing_packages(sample: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what draws, one line says what to install."""
-    monkeypatch.delitem(sys.modules, "flowgauge.report.charts", raising=False)
+    monkeypatch.delitem(sys.modules, "flowgauge.report.charts.charts", raising=False)
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowgauge\[report\]'"):
         write_report(sample, tmp_path)
@@ -115,7 +115,7 @@ def test_missing_packages(sample: Results, tmp_path: Path, monkeypatch: pytest.M
 def test_summary_needs_no_drawing() -> None:
     """A run's summary starts without what draws, which takes seconds to import."""
     code = (
-        "import sys, flowgauge.report.summary;"
+        "import sys, flowgauge.report.render.terminal;"
         "print({'altair', 'vl_convert', 'jinja2', 'prefect'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

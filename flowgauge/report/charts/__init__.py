@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the answers are drawn: Vega-Lite specifications and SVG."""

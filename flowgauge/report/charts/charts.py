@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws one chart for each question, as a Vega-Lite specification or as SVG."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from flowgauge.report.charts.axes import RATIOS, RUNNER_SHOWN, SECONDS, log_axis, runner_shown
+from flowgauge.report.charts.efficiency import efficiency_chart
+from flowgauge.report.model.formats import ratio, seconds
+from flowgauge.report.model.labels import NO_RUNNER, colours, labels, runner_name, runners
+from flowgauge.report.model.questions import Question
+from flowgauge.results.rows import Row
+
+Spec = dict[str, Any]
+_Layers = alt.LayerChart | alt.FacetChart
+
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""The release of Vega-Lite that Altair writes for, as vl-convert names it."""
+
+_FILE_WIDTH = 760
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+
+
+def spec(question: Question) -> Spec | None:
+    """Draw the answer to a question.
+
+    Args:
+        question: The question and its rows.
+
+    Returns:
+        A Vega-Lite specification as wide as what holds it, None if there is nothing to draw.
+    """
+    if not question.rows:
+        return None
+    drawn: Spec = _chart(question).properties(width="container", background="transparent").to_dict()
+    # The page's own ink, so that a chart follows the page from light to dark and onto paper.
+    return drawn | {"config": theme("currentColor")}
+
+
+def _chart(question: Question) -> _Layers:
+    match question.form:
+        case "efficiency":
+            return efficiency_chart(question.rows)
+        case "floor":
+            return _floor_chart(question)
+        case _:
+            return _dot_chart(question)
+
+
+def svg(drawn: Spec) -> str:
+    """Render a specification for a place with a colour of its own, such as a README.
+
+    Args:
+        drawn: What `spec` returned.
+
+    Returns:
+        An SVG on a white ground, so that its dark text can be read anywhere.
+    """
+    fixed = drawn | {
+        "width": _FILE_WIDTH,
+        "background": "#ffffff",
+        "padding": 16,
+        "config": theme("#1f2328"),
+    }
+    return vl_convert.vegalite_to_svg(json.dumps(fixed), vl_version=VEGA_LITE)
+
+
+def bundle() -> str:
+    """Return the JavaScript that draws specifications in a page, with all it depends on."""
+    # Inside a script element these two would end it or change how it is read.
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return script.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+
+
+def theme(ink: str) -> Spec:
+    """Return the Vega configuration with which everything but the data is drawn in one ink."""
+    quiet = {"labelColor": ink, "titleColor": ink, "titleFontWeight": "normal"}
+    return {
+        "font": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
+        "view": {"stroke": None},
+        "axis": quiet
+        | {
+            "labelFontSize": 12,
+            "gridColor": ink,
+            "gridOpacity": 0.13,
+            "domain": False,
+            "ticks": False,
+            "labelPadding": 8,
+        },
+        "legend": quiet
+        | {"labelFontSize": 12, "orient": "top", "title": None, "offset": 12, "columnPadding": 16},
+        "rule": {"color": ink},
+        "tick": {"color": ink},
+        "text": {"color": ink, "fontSize": 12},
+    }
+
+
+def _floor_chart(question: Question) -> _Layers:
+    """Draw the time of each row, and beside it the time of what it was paired with."""
+    rows = question.rows
+    floors = [floor for row in rows if (floor := _floor(row))]
+    ends = [*floors, *(row.low for row in rows), *(row.high for row in rows)]
+    x = log_axis(ends, SECONDS)
+    middle = math.sqrt(min(ends) * max(ends))
+    records = [
+        _record(row, label, "floor") | _floor_record(row, label, middle)
+        for row, label in zip(rows, labels(rows), strict=True)
+    ]
+    base = _rows(records, 58 * len(records)).encode(
+        y=_label_axis(),
+        tooltip=[
+            alt.Tooltip("label:N", title="runner"),
+            alt.Tooltip("cost:N", title="median"),
+            alt.Tooltip("interval:N", title="95 % interval"),
+            alt.Tooltip("beside:N", title="beside"),
+            alt.Tooltip("times:N", title="ratio"),
+        ],
+    )
+    cost = base.encode(x=x)
+    colour = _runner_colour(rows, legend=False)
+    plain = base.transform_filter("datum.floor != null").encode(x=alt.X("floor:Q"))
+    return alt.layer(
+        plain.mark_rule(opacity=0.25).encode(x2="value:Q"),
+        _whisker(base).encode(color=colour),
+        cost.mark_point(filled=True, size=110, opacity=1).encode(color=colour),
+        plain.mark_tick(thickness=3, size=16),
+        cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N"),
+        plain.mark_text(dy=18, align={"expr": "datum.side"}, opacity=0.75).encode(text="beside:N"),
+    ).add_params(runner_shown())
+
+
+def _dot_chart(question: Question) -> _Layers:
+    """Draw the time or the ratio of each row, the runners of one label below each other."""
+    rows, form = question.rows, question.form
+    records = [_record(row, label, form) for row, label in zip(rows, labels(rows), strict=True)]
+    ends = [record[key] for record in records for key in ("value", "low", "high")]
+    x = log_axis([*ends, 1.0], RATIOS) if form == "ratio" else log_axis(ends, SECONDS)
+    names = list(runners(rows))
+    lanes = [name for name in names if name != NO_RUNNER] or names
+    for record in records:
+        # What has no runner is drawn level with its label, not below everyone else's lane.
+        lost = record["runner"] not in lanes
+        record["lane"] = lanes[len(lanes) // 2] if lost else record["runner"]
+    height = len({record["label"] for record in records}) * (12 + 11 * len(lanes))
+    picked = alt.selection_point(fields=["runner"], bind="legend")
+    base = _rows(records, height).encode(
+        y=_label_axis(),
+        yOffset=alt.YOffset("lane:N", sort=lanes, scale=alt.Scale(domain=lanes, padding=1)),
+        color=_runner_colour(rows, legend=True),
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12)),
+        tooltip=[
+            alt.Tooltip("label:N", title="measured"),
+            alt.Tooltip("runner:N"),
+            alt.Tooltip("text:N", title="ratio" if form == "ratio" else "median"),
+            alt.Tooltip("interval:N", title="95 % interval"),
+            alt.Tooltip("reference:N", title="beside"),
+        ],
+    )
+    shape = alt.Shape("runner:N", scale=alt.Scale(domain=names, range=list(_SHAPES)), sort=names)
+    dots = base.mark_point(filled=True, size=70).encode(x=x, shape=shape).add_params(picked)
+    layers: list[alt.Chart] = [_whisker(base), dots]
+    if form == "ratio":
+        one = alt.Chart(alt.InlineData(values=[{"one": 1}]))
+        layers.insert(0, one.mark_rule(strokeWidth=1.5, opacity=0.7).encode(x="one:Q"))
+    return alt.layer(*layers).add_params(runner_shown())
+
+
+def _rows(records: Sequence[Mapping[str, Any]], height: int) -> alt.Chart:
+    """Return a chart of rows, of the runner that is shown."""
+    chart = alt.Chart(alt.InlineData(values=records), height=height)
+    return chart.transform_filter(RUNNER_SHOWN)
+
+
+def _label_axis() -> alt.Y:
+    """Return an axis of labels, with a line between one label and the next."""
+    return alt.Y(
+        "label:N",
+        title=None,
+        sort=None,
+        axis=alt.Axis(grid=True, tickBand="extent", labelLimit=280),
+        scale=alt.Scale(paddingInner=0, paddingOuter=0),
+    )
+
+
+def _whisker(base: alt.Chart) -> alt.Chart:
+    whisker: alt.Chart = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    return whisker
+
+
+def _record(row: Row, label: str, form: str) -> dict[str, Any]:
+    """Return what the charts need of a row, times or ratios by the chart's form."""
+    shown = {"label": label, "runner": runner_name(row), "reference": row.reference}
+    if form == "ratio" and row.ratio and row.ratio_low and row.ratio_high:
+        ends, write = (row.ratio, row.ratio_low, row.ratio_high), ratio
+    else:
+        ends, write = (row.value, row.low, row.high), seconds
+    value, low, high = ends
+    return shown | {
+        "value": value,
+        "low": low,
+        "high": high,
+        "text": write(value),
+        "interval": f"{write(low)} – {write(high)}",
+    }
+
+
+def _floor_record(row: Row, label: str, middle: float) -> dict[str, Any]:
+    """Return what only the chart of floors needs; `middle` is the middle of its axis (seconds)."""
+    name = runner_name(row)
+    shown = {"label": name if label == row.id else f"{name} · {label}", "cost": seconds(row.value)}
+    floor = _floor(row)
+    if row.ratio is None or floor is None:
+        return shown | {"floor": None}
+    return shown | {
+        "floor": floor,
+        "beside": f"{row.reference or 'reference'} {seconds(floor)}",
+        "times": ratio(row.ratio),
+        # Written towards the middle, so that it isn't cut off on a narrow screen.
+        "side": "left" if floor < middle / 2 else "right",
+    }
+
+
+def _floor(row: Row) -> float | None:
+    """Return the time of what a row was paired with (seconds), None if it is not known."""
+    return row.value / row.ratio if row.ratio and row.ratio > 0 else None
+
+
+def _runner_colour(rows: Sequence[Row], *, legend: bool) -> alt.Color:
+    names = runners(rows)
+    return alt.Color(
+        "runner:N",
+        scale=alt.Scale(domain=list(names), range=list(colours(names))),
+        sort=list(names),
+        legend=alt.Legend(symbolOpacity=1) if legend else None,
+    )

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws efficiency against task length: from where on a task runner keeps its workers busy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import altair as alt
+
+from flowgauge.report.charts.axes import RUNNER_SHOWN, SECONDS, log_axis, runner_shown
+from flowgauge.report.model.formats import quantity, seconds
+from flowgauge.report.model.labels import (
+    PLAIN_SHAPE,
+    colours,
+    is_floor,
+    is_point,
+    params_text,
+    runner_name,
+    runners,
+)
+from flowgauge.results.rows import Row
+
+_TARGET = 0.5
+_SETTINGS = ("kernel", "shape")
+
+
+def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
+    """Draw a line for each runner, and mark where it comes to half of the machine.
+
+    Args:
+        rows: Points of curves, and METG rows, of any kernels and shapes.
+
+    Returns:
+        A chart of one kernel and shape at a time, which the page lets people choose.
+    """
+    points = [row for row in rows if is_point(row)]
+    records = [_point(row) for row in points]
+    marks = _marks(row for row in rows if row.id == f"metg-{_TARGET * 100:.0f}")
+    chosen = [_choice(name, rows) for name in _SETTINGS]
+    shown = " && ".join((f"({RUNNER_SHOWN})", *(f"datum.{name} == {name}" for name in _SETTINGS)))
+    names = list(runners(points))
+    picked = alt.selection_point(fields=["runner"], bind="legend")
+    colour = alt.Color(
+        "runner:N",
+        scale=alt.Scale(domain=names, range=list(colours(names))),
+        sort=names,
+        legend=alt.Legend(symbolOpacity=1, columns=alt.expr("width < 520 ? 2 : 4")),
+    )
+    faded = alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12))
+    x = log_axis([row.value for row in points], SECONDS, "time that a worker has for each task")
+    y = alt.Y(
+        "efficiency:Q",
+        title=None,
+        scale=alt.Scale(domain=[0, 1.1], nice=False),
+        axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
+    )
+    base = (
+        alt.Chart(alt.InlineData(values=records), height=340)
+        .transform_filter(shown)
+        .encode(color=colour, opacity=faded)
+    )
+    tooltip = [
+        alt.Tooltip("runner:N"),
+        alt.Tooltip("task:N", title="work in a task"),
+        alt.Tooltip("granularity:N", title="a worker's time for it"),
+        alt.Tooltip("share:N", title="of it spent on the work"),
+        alt.Tooltip("settings:N"),
+    ]
+    dashes = alt.StrokeDash(
+        "floor:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None
+    )
+    half = alt.Chart(alt.InlineData(values=[{"half": _TARGET}]))
+    met = (
+        alt.Chart(alt.InlineData(values=marks))
+        .transform_filter(shown)
+        .encode(
+            x=x,
+            y=alt.datum(_TARGET),
+            color=colour,
+            opacity=faded,
+            tooltip=[alt.Tooltip("runner:N"), alt.Tooltip("text:N", title="METG(50 %)")],
+        )
+    )
+    return alt.layer(
+        half.mark_rule(strokeWidth=1.5, opacity=0.6).encode(y=alt.Y("half:Q")),
+        base.mark_rule(strokeWidth=2, clip=True).encode(x=x, y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(strokeWidth=2, clip=True).encode(
+            x=x, y=y, strokeDash=dashes, tooltip=tooltip
+        ),
+        base.mark_point(filled=True, size=45, clip=True).encode(x=x, y=y, tooltip=tooltip),
+        met.mark_point(shape="diamond", size=170, filled=True, stroke="white", strokeWidth=1.5),
+        met.mark_text(dy={"expr": "datum.drop"}, fontWeight="bold").encode(text="text:N"),
+    ).add_params(*chosen, picked, runner_shown())
+
+
+def _choice(name: str, rows: Iterable[Row]) -> alt.Parameter:
+    """Let people choose a kernel or a shape; tasks without edges are shown first."""
+    options = list(dict.fromkeys(str(row.params.get(name)) for row in rows))
+    options.sort(key=PLAIN_SHAPE.__ne__)
+    return alt.param(
+        name=name,
+        value=options[0],
+        bind=alt.binding_select(options=options, name=f"{name} "),
+    )
+
+
+def _point(row: Row) -> dict[str, Any]:
+    # Tasks without work have no ratio: none of their time goes into it.
+    efficiency, low, high = (
+        0 if ratio is None else 1 / ratio for ratio in (row.ratio, row.ratio_high, row.ratio_low)
+    )
+    return {
+        **_settings(row),
+        "value": row.value,
+        "efficiency": efficiency,
+        "low": low,
+        "high": high,
+        "share": f"{efficiency:.0%}",
+        "task": seconds(row.params["work_seconds"]),
+        "granularity": seconds(row.value),
+    }
+
+
+def _marks(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return where each runner comes to the target, those that never do left out."""
+    marks = [
+        {**_settings(row), "value": row.value, "text": quantity(row.value, row.unit)}
+        for row in sorted(rows, key=lambda row: (params_text(row), row.value))
+        if row.unit == "seconds"
+    ]
+    for index, mark in enumerate(marks):
+        # Neighbours are written at different heights, for they may be near each other.
+        mark["drop"] = 18 + 14 * (index % 3)
+    return marks
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    return {
+        "runner": runner_name(row),
+        "kernel": row.params.get("kernel"),
+        "shape": row.params.get("shape"),
+        "floor": is_floor(row),
+        "settings": params_text(row),
+    }

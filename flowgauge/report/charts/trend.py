@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws what rows cost from version to version, and writes it as charts and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from flowgauge.files import write_whole
+from flowgauge.report.charts.axes import RATIOS, log_axis
+from flowgauge.report.charts.charts import VEGA_LITE, theme
+from flowgauge.report.model.labels import NO_RUNNER, colours
+from flowgauge.report.model.trend import Line
+
+_COLUMNS = 3
+_WIDTH = 200
+_HEIGHT = 130
+
+
+def write_trend(
+    lines: Sequence[Line], versions: Sequence[str], notes: Iterable[str], folder: Path
+) -> Path:
+    """Write a page and a chart for each group of rows.
+
+    Args:
+        lines: The rows.
+        versions: Of Prefect, one for each point of a line.
+        notes: What a reader must know besides, a sentence each.
+        folder: Where `index.html` and `charts/*.svg` go; made if need be.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.group, []).append(line)
+    charts = {
+        group: drawn for group, each in groups.items() if (drawn := trend_chart(each, versions))
+    }
+    environment = Environment(
+        loader=PackageLoader("flowgauge.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("trend.html.j2").render(
+        groups=groups, charts=charts, versions=versions, notes=tuple(notes)
+    )
+    (folder / "charts").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "charts").glob("*.svg"):
+        old.unlink()
+    for group, drawn in charts.items():
+        write_whole(folder / "charts" / f"{group}.svg", drawn)
+    write_whole(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def trend_chart(lines: Iterable[Line], versions: Sequence[str]) -> str | None:
+    """Draw how many times the first version's cost each later one has, a panel for each row.
+
+    Args:
+        lines: The rows of a group.
+        versions: Of Prefect, one for each point of a line.
+
+    Returns:
+        An SVG, a line for each task runner with its 95 % intervals; None without a change.
+    """
+    records = [record for line in lines for record in _records(line, versions)]
+    if not records:
+        return None
+    names = list(dict.fromkeys(record["runner"] for record in records))
+    names.sort(key=NO_RUNNER.__eq__)
+    ends = [record[end] for record in records for end in ("low", "high")]
+    axis: Any = log_axis(ends, RATIOS).to_dict()
+    base = alt.Chart(width=_WIDTH, height=_HEIGHT).encode(
+        x=alt.X("version:O", title=None, sort=list(versions), axis=alt.Axis(labelAngle=0)),
+        color=alt.Color(
+            "runner:N",
+            scale=alt.Scale(domain=names, range=list(colours(names))),
+            sort=names,
+        ),
+        # Side by side within a version, or their intervals would hide each other.
+        xOffset=alt.XOffset("runner:N", sort=names),
+    )
+    y = alt.Y("value:Q", title=None, scale=axis["scale"], axis=axis["axis"])
+    one = alt.Chart().mark_rule(strokeDash=[4, 4], opacity=0.5).encode(y=alt.datum(1))
+    panels = (
+        alt.layer(
+            one,
+            base.mark_line(strokeWidth=1.5, opacity=0.6).encode(y=y),
+            base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q"),
+            base.mark_point(filled=True, size=55, opacity=1).encode(y=y),
+        )
+        .facet(
+            facet=alt.Facet("label:N", title=None, sort=None, header=alt.Header(labelLimit=_WIDTH)),
+            data=alt.InlineData(values=records),
+            columns=_COLUMNS,
+        )
+        .to_dict()
+    )
+    drawn = panels | {"background": "#ffffff", "padding": 16, "config": theme("#1f2328")}
+    return vl_convert.vegalite_to_svg(json.dumps(drawn), vl_version=VEGA_LITE)
+
+
+def _records(line: Line, versions: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is drawn of a line: nothing where no later version can be compared."""
+    shared = {"label": line.label, "runner": line.runner}
+    found = [
+        shared | {"version": version, "value": c.ratio, "low": c.low, "high": c.high}
+        for version, point in zip(versions, line.points, strict=True)
+        if (c := point.change) and c.ratio is not None
+    ]
+    first = shared | {"version": versions[0], "value": 1.0, "low": 1.0, "high": 1.0}
+    return [first, *found] if found else []

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says what changed from one benchmark run to another, row by row."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flowgauge.report.model.labels import FLOORS, in_order, is_point
+from flowgauge.report.model.verdicts import Bands, band, judged, noise_bands, widest
+from flowgauge.results.rows import Results, Row
+
+Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
+_MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
+_VERSIONS = ("python", "versions")
+_MORE_IS_BETTER = ("runs/min", "busy", "efficiency", "reached")
+_RANKS = {"seconds": 0, "reached": 1, "efficiency": 2}
+"""Units of METG, best first: found, not found by the tasks that were tried, and never."""
+_WITHOUT_PREFECT = ("plain function call", *FLOORS)
+_LEAST_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row of two runs.
+
+    Attributes:
+        old: As it was.
+        new: As it is.
+        ratio: New over old, above 1 where it got worse; None where only one has a time, because
+            the other never comes to what is asked for.
+        low: Lower end of the ratio's 95 % interval.
+        high: Upper end.
+        verdict: What can be said.
+    """
+
+    old: Row
+    new: Row
+    ratio: float | None
+    low: float
+    high: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed between two runs.
+
+    Attributes:
+        by_ratio: Whether rows are compared by their ratio to their own reference.
+        machine_time: How many times as long code without Prefect took, beside which rows were
+            measured; None where there is none.
+        notes: What differs between the machines and the versions, a line each.
+        changes: A change for each row that can be compared.
+        gone: Rows that only the old run has.
+        added: Rows that only the new run has.
+        left_out: Rows of both that have no ratio, where only those can be compared.
+    """
+
+    by_ratio: bool
+    machine_time: float | None
+    notes: tuple[str, ...]
+    changes: tuple[Change, ...]
+    gone: tuple[Row, ...]
+    added: tuple[Row, ...]
+    left_out: tuple[Row, ...]
+
+    def slower_than(self, share: float) -> tuple[Change, ...]:
+        """Return the changes that are surely for the worse by more than a share, such as 0.1."""
+        return tuple(
+            change
+            for change in self.changes
+            if change.verdict == "slower" and change.low > 1 + share
+        )
+
+
+def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison:
+    """Compare two runs.
+
+    Args:
+        old: The earlier one.
+        new: The later one.
+        by_ratio: Compare ratios of rows to their own references also where the machine is the same.
+
+    Returns:
+        What changed; points of curves are left out, for each run chooses its own.
+    """
+    machine = _differences(old.fingerprint, new.fingerprint, _MACHINE)
+    notes = (*machine, *_differences(old.fingerprint, new.fingerprint, _VERSIONS))
+    before, after = _by_key(old.rows), _by_key(new.rows)
+    bands = widest((noise_bands(old.rows), noise_bands(new.rows)))
+    both = [(before[key], after[key]) for key in after if key in before]
+    by_ratio = by_ratio or bool(machine)
+    comparable = [pair for pair in both if not by_ratio or all(row.ratio for row in pair)]
+    return Comparison(
+        by_ratio=by_ratio,
+        machine_time=_machine_time(both),
+        notes=notes,
+        changes=tuple(_change(*pair, bands, by_ratio=by_ratio) for pair in comparable),
+        gone=tuple(row for key, row in before.items() if key not in after),
+        added=tuple(row for key, row in after.items() if key not in before),
+        left_out=tuple(pair[1] for pair in both if pair not in comparable),
+    )
+
+
+def _by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    compared = (row for row in rows if row.group != "noise" and not is_point(row))
+    return {
+        (row.group, row.id, row.runner, row.figure, repr(sorted(row.params.items()))): row
+        for row in in_order(compared)
+    }
+
+
+def _machine_time(pairs: Iterable[tuple[Row, Row]]) -> float | None:
+    """Return how many times as long what has nothing of Prefect took, at the median."""
+    times = [
+        (new.value / new.ratio) / (old.value / old.ratio)
+        for old, new in pairs
+        if old.reference in _WITHOUT_PREFECT and old.ratio and new.ratio and old.value > 0
+    ]
+    return statistics.median(times) if times else None
+
+
+def _change(old: Row, new: Row, bands: Bands, *, by_ratio: bool) -> Change:
+    if old.unit != new.unit:
+        worse = _RANKS.get(new.unit, 0) > _RANKS.get(old.unit, 0)
+        return Change(old, new, None, math.nan, math.nan, "slower" if worse else "faster")
+    ratio, low, high = _quotient(_ends(old, by_ratio), _ends(new, by_ratio))
+    if new.unit in _MORE_IS_BETTER and not by_ratio:
+        ratio, low, high = 1 / ratio, 1 / high, 1 / low
+    return Change(old, new, ratio, low, high, _verdict(old, new, (low, ratio, high), bands))
+
+
+def _ends(row: Row, by_ratio: bool) -> tuple[float, float, float]:
+    ends = (
+        (row.ratio, row.ratio_low, row.ratio_high) if by_ratio else (row.value, row.low, row.high)
+    )
+    # A figure of nothing at all is taken for the least there is, lest it be divided by.
+    middle, low, high = (max(end or 0.0, 1e-12) for end in ends)
+    return middle, low, high
+
+
+def _quotient(
+    old: tuple[float, float, float], new: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Divide two figures that each have a 95 % interval.
+
+    The runs are independent, so on the log scale the distances from the middle to the ends add
+    as squares do ("square and add": Zou and Donner, Statistics in Medicine 27, 2008).
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = (tuple(map(math.log, ends)) for ends in (old, new))
+    return (
+        math.exp(b - a),
+        math.exp(b - a - math.hypot(b - b_low, a_high - a)),
+        math.exp(b - a + math.hypot(b_high - b, a - a_low)),
+    )
+
+
+def _verdict(old: Row, new: Row, found: tuple[float, float, float], bands: Bands) -> Verdict:
+    if min(old.rounds, new.rounds) < _LEAST_ROUNDS:
+        return "too few rounds"
+    return judged(found, band(new, bands))
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str]
+) -> tuple[str, ...]:
+    """Say what differs, entries of entries one by one; what only one run tells is no difference."""
+    lines: list[str] = []
+    for key in keys:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += _differences(before, after, [name for name in before if name in after])
+        elif before is not None and after is not None and before != after:
+            lines.append(f"{key.replace('_', ' ')}: {before}, now {after}")
+    return tuple(lines)

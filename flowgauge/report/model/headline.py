@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answers of a run in words, and the machine they hold for in a line."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flowgauge.report.model.formats import ratio, seconds
+from flowgauge.report.model.labels import PLAIN_SHAPE, is_floor
+from flowgauge.report.model.questions import adds_to_submit, is_plain_submit
+from flowgauge.report.model.verdicts import Bands, noise_bands, verdict
+from flowgauge.results.rows import Results, Row
+
+
+def headline(results: Results) -> tuple[str, ...]:
+    """Say what the run found.
+
+    Args:
+        results: The figures.
+
+    Returns:
+        One sentence or more, the most asked-for answer first.
+    """
+    rows = results.rows
+    if not rows:
+        return ("Nothing was measured in this run.",)
+    bands = noise_bands(rows)
+    found = (
+        _half_busy(rows),
+        _task_cost(rows),
+        _dearest_feature(rows, bands),
+        _slowest_start(rows),
+        _prediction_error(rows),
+    )
+    sentences = tuple(sentence for sentence in found if sentence)
+    return sentences or (f"Rows measured in this run: {len(rows)}.",)
+
+
+def machine(fingerprint: Mapping[str, Any]) -> str:
+    """Write what a run ran on, in a line.
+
+    Args:
+        fingerprint: What a results file says; keys it lacks are left out.
+
+    Returns:
+        Parts joined by " · ", empty if there are none.
+    """
+    return " · ".join(_machine_parts(fingerprint))
+
+
+def details(fingerprint: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Write every entry of a fingerprint, entries of entries as "versions prefect"."""
+    shown: list[tuple[str, str]] = []
+    for key, value in fingerprint.items():
+        inner = value.items() if isinstance(value, Mapping) else ((None, value),)
+        shown += ((key.replace("_", " ") + (f" {k}" if k else ""), _plain(v)) for k, v in inner)
+    return tuple(shown)
+
+
+def noise(results: Results) -> str:
+    """Say how far the same thing differs from itself, empty if that was not measured."""
+    bands = noise_bands(results.rows).values()
+    if not bands:
+        return "Not measured in this run, so only the intervals speak."
+    widest = max(max(high - 1, 1 - low) for low, high in bands)
+    return f"In this run the same thing differed from itself by up to {widest * 100:.1f} %."
+
+
+def _half_busy(rows: Sequence[Row]) -> str:
+    """Say from which task length on each runner keeps half of the machine busy."""
+    found = [r for r in rows if r.id == "metg-50" and r.runner and not is_floor(r)]
+    found = [row for row in found if "feature" not in row.params]
+    # Tasks without edges, if there are some: whatever was measured first.
+    plain = min(found, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)
+    found = [row for row in found if plain and row.params == plain.params]
+    reached = sorted((r for r in found if r.unit == "seconds"), key=lambda row: row.value)
+    never = [row.runner for row in found if row.unit == "efficiency"]
+    if not reached:
+        return ""
+    kernel = reached[0].params.get("kernel")
+    said = ", ".join(f"{seconds(row.value)}{_on(row)}" for row in reached)
+    not_on = f"; never on {' and '.join(filter(None, never))}" if never else ""
+    return f"Half of the machine works if {kernel} tasks take {said}{not_on}."
+
+
+def _task_cost(rows: Sequence[Row]) -> str:
+    costs = sorted((row for row in rows if is_plain_submit(row)), key=lambda row: row.value)
+    if not costs:
+        return ""
+    least, most = costs[0], costs[-1]
+    if least is most:
+        beside = f", {ratio(least.ratio)} the {least.reference} beside it" if least.ratio else ""
+        return f"A task costs {seconds(least.value)}{_on(least)}{beside}."
+    if least.high >= most.low:
+        return (
+            f"A task costs {seconds(least.value)}{_on(least)} and {seconds(most.value)}{_on(most)}:"
+            " no difference seen."
+        )
+    times = f": {ratio(most.value / least.value)} as much" if least.value > 0 else ""
+    return (
+        f"A task costs least{_on(least)}, {seconds(least.value)},"
+        f" and most{_on(most)}, {seconds(most.value)}{times}."
+    )
+
+
+def _dearest_feature(rows: Sequence[Row], bands: Bands) -> str:
+    paired = [row for row in rows if adds_to_submit(row)]
+    slower = [row for row in paired if verdict(row, bands) == "slower"]
+    if not paired:
+        return ""
+    if not slower:
+        return "No feature was seen to add anything to a plain submit."
+    dearest = max(slower, key=lambda row: row.ratio or 0)
+    return (
+        f"What adds most to a plain submit is {dearest.id}{_on(dearest)}:"
+        f" {ratio(dearest.ratio or 0)}."
+    )
+
+
+def _slowest_start(rows: Sequence[Row]) -> str:
+    starts = [row for row in rows if row.group == "startup" and row.unit == "seconds"]
+    if not starts:
+        return ""
+    slowest = max(starts, key=lambda row: row.value)
+    return (
+        f"Slowest to start is {slowest.id}{_on(slowest)}, {seconds(slowest.value)}, counted apart."
+    )
+
+
+def _prediction_error(rows: Sequence[Row]) -> str:
+    errors = [abs(row.ratio - 1) for row in rows if row.group == "prediction" and row.ratio]
+    if not errors:
+        return ""
+    return (
+        f"Predicted makespans of {len(errors)} workflows were off by"
+        f" {statistics.median(errors):.0%} at the median."
+    )
+
+
+def _on(row: Row) -> str:
+    return f" on {row.runner}" if row.runner else ""
+
+
+def _machine_parts(fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is known of the machine, the dates and versions that matter most first."""
+    versions = fingerprint.get("versions")
+    prefect = versions.get("prefect") if isinstance(versions, Mapping) else None
+    known = (
+        (_when(fingerprint.get("when")), "{}"),
+        (prefect, "Prefect {}"),
+        (fingerprint.get("python"), "{}"),
+        (fingerprint.get("cpu_model"), "{}"),
+        (fingerprint.get("cores"), "{} cores"),
+        (fingerprint.get("memory_gib"), "{} GiB"),
+        (fingerprint.get("platform"), "{}"),
+        (fingerprint.get("workers"), "{} workers"),
+        (fingerprint.get("load_1m"), "load {}"),
+        (fingerprint.get("git_commit"), "commit {}"),
+    )
+    return (form.format(_plain(value)) for value, form in known if value is not None)
+
+
+def _when(value: object) -> str | None:
+    """Write an ISO 8601 time with a space where people put one."""
+    return None if value is None else str(value).replace("T", " ").replace("+00:00", " UTC")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The questions a report answers, one chart each, and the rows that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from flowgauge.report.model.labels import in_order, is_point
+from flowgauge.results.rows import Row
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and what answers it.
+
+    Attributes:
+        key: The chart's file name without its ending.
+        title: The question.
+        caption: How to read the chart.
+        group: The group of its rows.
+        form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio,
+            `efficiency` a line against the length of tasks.
+        rows: The rows that can be drawn; none if the run did not measure it.
+    """
+
+    key: str
+    title: str
+    caption: str
+    group: str
+    form: Literal["efficiency", "floor", "cost", "ratio"]
+    rows: tuple[Row, ...]
+
+
+def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
+    """List the questions, each with the rows that answer it.
+
+    Args:
+        rows: All rows of a run.
+
+    Returns:
+        Every question, also those that the run does not answer.
+    """
+    kept = in_order(rows)
+
+    def rows_where(*wanted: Callable[[Row], bool]) -> tuple[Row, ...]:
+        return tuple(row for row in kept if all(is_wanted(row) for is_wanted in wanted))
+
+    return (
+        Question(
+            "efficiency",
+            "Which runner for my work?",
+            "The share of their time that workers spend on the work itself, beside a bare process"
+            " pool: the longer the tasks, the more of it. A diamond marks METG(50 %), from which on"
+            " half of the machine works. Dashed lines are pools without Prefect.",
+            "metg",
+            "efficiency",
+            rows_where(_in_group("metg"), _has_no_feature) if any(map(is_point, kept)) else (),
+        ),
+        Question(
+            "metg-features",
+            "How much longer must tasks be with a feature?",
+            "METG(50 %) on `native` work, side by side: the time that a worker needs to have for"
+            " each task, so that half of it goes into the work.",
+            "metg",
+            "cost",
+            rows_where(_in_group("metg"), _is_metg_of_feature, _has_time),
+        ),
+        Question(
+            "task-cost",
+            "What does a task cost on each runner?",
+            "Time per submitted task that does nothing: a dot, with its 95 % interval. The bar on"
+            " the left is the same work without Prefect.",
+            "features",
+            "floor",
+            rows_where(is_plain_submit),
+        ),
+        Question(
+            "feature-ratio",
+            "What does each feature add?",
+            "How many times as long a task takes with the feature as a plain submit takes on the"
+            " same runner. On the line at ×1 it adds nothing.",
+            "features",
+            "ratio",
+            rows_where(adds_to_submit, _has_ratio),
+        ),
+        Question(
+            "feature-cost",
+            "What does each feature cost?",
+            "Time per run, with its 95 % interval.",
+            "features",
+            "cost",
+            rows_where(_in_group("features"), _has_time),
+        ),
+        Question(
+            "pattern-ratio",
+            "What do the patterns cost beside plain code?",
+            "How many times as long the pattern takes as the plainest code that does the same"
+            " without Prefect.",
+            "patterns",
+            "ratio",
+            rows_where(_in_group("patterns"), _has_ratio),
+        ),
+        Question(
+            "workflows",
+            "How near to the best do real workflows come?",
+            "Makespan beside the least there can be: the critical path, or all work shared by all"
+            " workers, whichever is longer.",
+            "workflows",
+            "ratio",
+            rows_where(_in_group("workflows"), _has_ratio),
+        ),
+        Question(
+            "lean",
+            "What do the lean task runners save?",
+            "Time per task of a map, as a share of what it takes on Prefect's own runner of that"
+            " kind (`map`) and of the pool that both stand on (`map-beside-floor`).",
+            "lean",
+            "ratio",
+            rows_where(_in_group("lean"), _has_id("map", "map-beside-floor"), _has_ratio),
+        ),
+        Question(
+            "processor-time",
+            "Whose is what a task still costs?",
+            "Processor time per task run of a map: in the flow's process, in its workers, and in"
+            " Prefect's server. With `task_seconds` above 0 each task waits so long, so that the"
+            " server is told of few at once.",
+            "lean",
+            "cost",
+            rows_where(_in_group("lean"), _is_processor_time, _has_time),
+        ),
+        Question(
+            "prediction",
+            "How far off is `flowgauge advise`?",
+            "Predicted makespan beside the measured one, of workflows that the costs were not read"
+            " from. On the line at ×1 the prediction was right.",
+            "prediction",
+            "ratio",
+            rows_where(_in_group("prediction"), _has_ratio),
+        ),
+        Question(
+            "tasks-scaling",
+            "Does a task cost more among many?",
+            "Time per task run that does nothing, in flow runs of ten tasks and of many.",
+            "scaling",
+            "cost",
+            rows_where(_in_group("scaling"), _has_id("tasks"), _has_time),
+        ),
+        Question(
+            "payload-scaling",
+            "What do large results cost?",
+            "Time until a task has the result of the one before, by the size of the result.",
+            "scaling",
+            "cost",
+            rows_where(_in_group("scaling"), _has_id("payload"), _has_time),
+        ),
+        Question(
+            "workers-scaling",
+            "What do more workers bring?",
+            "Makespan beside that of one worker. `strong`: the same work for all numbers of"
+            " workers, so half the time on two is best. `weak`: as much work for each, so the same"
+            " time is.",
+            "scaling",
+            "ratio",
+            rows_where(_in_group("scaling"), _has_id("strong", "weak"), _has_ratio),
+        ),
+        Question(
+            "startup",
+            "What is slow to start?",
+            "Paid once for a run, or once for a flow, and in none of the figures above.",
+            "startup",
+            "cost",
+            rows_where(_in_group("startup"), _has_time),
+        ),
+        Question(
+            "deployment-cost",
+            "What does a deployed run cost?",
+            "From a trigger until the flow runs: what is served or pulled waits until somebody"
+            " looks, by default every ten seconds, what is pushed does not. And a flow run's share"
+            " of the time where many run at once.",
+            "deployments",
+            "cost",
+            rows_where(_in_group("deployments"), _has_time),
+        ),
+        Question(
+            "harness-ratio",
+            "What does a test run cost beside Prefect's own harness?",
+            "How many times as long it takes with Flowgauge's server, started with the run (cold)"
+            " or left by an earlier one (kept).",
+            "harness",
+            "ratio",
+            rows_where(_in_group("harness"), _has_ratio),
+        ),
+    )
+
+
+def is_plain_submit(row: Row) -> bool:
+    """Whether a row is the time of a submitted task with nothing added."""
+    return row.group == "features" and row.id == "submit" and _has_time(row)
+
+
+def adds_to_submit(row: Row) -> bool:
+    """Whether a row is a feature paired with a plain submit on the same runner."""
+    return row.group == "features" and (row.reference or "").startswith("submit")
+
+
+def _has_no_feature(row: Row) -> bool:
+    return "feature" not in row.params
+
+
+def _is_metg_of_feature(row: Row) -> bool:
+    return row.id == "metg-50" and "feature" in row.params
+
+
+def _is_processor_time(row: Row) -> bool:
+    return row.id.startswith("processor-time-")
+
+
+def _has_id(*ids: str) -> Callable[[Row], bool]:
+    return lambda row: row.id in ids
+
+
+def _in_group(name: str) -> Callable[[Row], bool]:
+    return lambda row: row.group == name
+
+
+# A logarithmic axis has no place for zero.
+def _has_time(row: Row) -> bool:
+    return row.unit == "seconds" and row.low > 0 and row.value > 0
+
+
+def _has_ratio(row: Row) -> bool:
+    return bool(row.ratio and row.ratio > 0 and row.ratio_low and row.ratio_low > 0)

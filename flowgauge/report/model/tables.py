@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows as tables of text, for the page, the Markdown and the terminal alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowgauge.report.model.formats import quantity, ratio
+from flowgauge.report.model.labels import (
+    is_point,
+    kernel_name,
+    labels,
+    params_text,
+    runner_name,
+    runners,
+)
+from flowgauge.report.model.verdicts import Bands, verdict, verdict_text
+from flowgauge.results.rows import Row
+
+COLUMNS = (
+    "measured",
+    "runner",
+    "median",
+    "95 % interval",
+    "ratio",
+    "ratio's 95 % interval",
+    "verdict",
+    "beside",
+    "rounds",
+    "spread",
+    "figure",
+    "settings",
+)
+SAME = "≈"
+"""Stands in place of a ratio where no difference was seen."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: What it shows.
+        key: What it is sorted by: a number, or the text itself; None comes last.
+    """
+
+    text: str
+    key: float | str | None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it holds a figure."""
+        return not isinstance(self.key, str)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the results as cells, in the order of `COLUMNS`."""
+
+    runner: str
+    kernel: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What was measured (down) by runner (across).
+
+    Attributes:
+        runners: The heads of the columns.
+        lines: A label, and for each runner (cost, ratio), or None where it was not measured.
+        kernels: For each line the kind of work, empty where it has none.
+    """
+
+    runners: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[tuple[str, str] | None, ...]], ...]
+    kernels: tuple[str, ...]
+
+
+def lines(rows: Sequence[Row], bands: Bands) -> tuple[Line, ...]:
+    """Write out every figure of every row."""
+    return tuple(Line(runner_name(row), kernel_name(row), _cells(row, bands)) for row in rows)
+
+
+def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
+    """Lay rows out by runner.
+
+    Args:
+        rows: Rows in the order to show.
+        bands: The A/A band of each runner.
+
+    Returns:
+        One line for each label, with the cost and the ratio on each runner; points of curves are
+        left out.
+    """
+    rows = [row for row in rows if not is_point(row)]
+    across = runners(rows)
+    shown: dict[str, dict[str, tuple[str, str]]] = {}
+    kernels: dict[str, str] = {}
+    for label, row in zip(labels(rows), rows, strict=True):
+        cost = quantity(row.value, row.unit), ratio_text(row, bands)
+        shown.setdefault(label, {})[runner_name(row)] = cost
+        kernels[label] = kernel_name(row)
+    return Matrix(
+        across,
+        tuple((label, tuple(costs.get(name) for name in across)) for label, costs in shown.items()),
+        tuple(kernels.values()),
+    )
+
+
+def ratio_text(row: Row, bands: Bands) -> str:
+    """Write a row's ratio, `SAME` where no difference was seen, nothing where it has none."""
+    if row.ratio is None:
+        return ""
+    return SAME if verdict(row, bands) == "no difference seen" else ratio(row.ratio)
+
+
+def _cells(row: Row, bands: Bands) -> tuple[Cell, ...]:
+    settings = params_text(row)
+    judged = verdict_text(row, bands)
+    return (
+        Cell(row.id, row.id),
+        Cell(runner_name(row), runner_name(row)),
+        Cell(quantity(row.value, row.unit), row.value),
+        Cell(f"{quantity(row.low, row.unit)} – {quantity(row.high, row.unit)}", row.low),
+        Cell("" if row.ratio is None else ratio(row.ratio), row.ratio),
+        Cell(_ratio_interval(row), row.ratio_low),
+        Cell(judged, judged),
+        Cell(row.reference or "", row.reference or ""),
+        Cell(str(row.rounds), row.rounds),
+        Cell("" if row.spread is None else f"{row.spread:.0%}", row.spread),
+        Cell(row.figure, row.figure),
+        Cell(settings, settings),
+    )
+
+
+def _ratio_interval(row: Row) -> str:
+    if row.ratio_low is None or row.ratio_high is None:
+        return ""
+    return f"{ratio(row.ratio_low)} – {ratio(row.ratio_high)}"

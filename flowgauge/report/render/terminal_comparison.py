@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A comparison of two runs in a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flowgauge.report.model.comparison import Change, Comparison
+from flowgauge.report.model.formats import quantity, ratio
+from flowgauge.report.model.labels import params_text, runner_name
+from flowgauge.results.rows import Row
+
+_NAMED = 8
+_COLOURS = {"slower": "red", "faster": "green"}
+
+
+def print_comparison(found: Comparison, console: Console, *, everything: bool = False) -> None:
+    """Print what changed, what could not be compared, and how much there is of each.
+
+    Args:
+        found: The comparison.
+        console: Where to print.
+        everything: Print rows without a difference, too.
+    """
+    for note in found.notes:
+        console.print(Text(note), soft_wrap=True)
+    if found.machine_time is not None and not found.by_ratio:
+        console.print(
+            Text(
+                f"code without Prefect took {ratio(found.machine_time)} as long as in the old run:"
+                " if that is far from 1, the machine was another, and --by-ratio tells more"
+            ),
+            soft_wrap=True,
+        )
+    if found.by_ratio:
+        console.print(
+            Text("compared are the ratios of rows to their own references, not their times"),
+            soft_wrap=True,
+        )
+    shown = [change for change in found.changes if everything or change.verdict in _COLOURS]
+    if shown:
+        console.print(_table(shown, by_ratio=found.by_ratio))
+    counts = Counter(change.verdict for change in found.changes)
+    said = [f"{count} {verdict}" for verdict, count in sorted(counts.items())]
+    console.print(Text(f"rows compared: {len(found.changes)} ({', '.join(said) or 'none'})"))
+    for title, rows in (
+        ("only in the old run", found.gone),
+        ("only in the new run", found.added),
+        ("without a ratio, left out", found.left_out),
+    ):
+        if rows:
+            console.print(Text(f"{title}: {len(rows)} ({_names(rows)})"), soft_wrap=True)
+
+
+def _table(changes: Iterable[Change], *, by_ratio: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("measured", overflow="fold")
+    table.add_column("runner", no_wrap=True)
+    for head in ("old", "new", "new / old, 95 % interval"):
+        table.add_column(head, justify="right")
+    table.add_column("", no_wrap=True)
+    for change in changes:
+        table.add_row(
+            Text(" ".join(filter(None, (change.new.id, params_text(change.new))))),
+            Text(runner_name(change.new)),
+            *(Text(_figure(row, by_ratio=by_ratio)) for row in (change.old, change.new)),
+            Text(_times(change)),
+            Text(change.verdict, _COLOURS.get(change.verdict, "dim")),
+        )
+    return table
+
+
+def _figure(row: Row, *, by_ratio: bool) -> str:
+    return ratio(row.ratio) if by_ratio and row.ratio else quantity(row.value, row.unit)
+
+
+def _times(change: Change) -> str:
+    if change.ratio is None:
+        return ""
+    return f"{ratio(change.ratio)} ({ratio(change.low)} – {ratio(change.high)})"
+
+
+def _names(rows: Iterable[Row]) -> str:
+    names = list(dict.fromkeys(row.id for row in rows))
+    more = ", …" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

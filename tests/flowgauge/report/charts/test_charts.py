@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each question has a chart that draws what was measured, or none."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowgauge.report.charts.charts import Spec, bundle, spec, svg
+from flowgauge.report.model.questions import Question, questions
+from flowgauge.results.rows import Results, Row
+
+MakeRow = Callable[..., Row]
+
+
+def question(key: str, *rows: Row) -> Question:
+    """Return one question about these rows."""
+    return next(asked for asked in questions(rows) if asked.key == key)
+
+
+def drawn(key: str, *rows: Row) -> Spec:
+    """Draw one question about these rows."""
+    found = spec(question(key, *rows))
+    assert found is not None
+    return found
+
+
+def records(chart: Spec) -> list[dict[str, Any]]:
+    """Return the data of the rows that a chart holds."""
+    tables: list[list[dict[str, Any]]] = list(chart["datasets"].values())
+    return [record for table in tables for record in table if "label" in record]
+
+
+def words(drawing: str) -> list[str]:
+    """Return the texts of an SVG."""
+    root = ET.fromstring(drawing)
+    return [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("asked", questions(()), ids=lambda asked: asked.key)
+def test_nothing_measured(asked: Question) -> None:
+    """A question without rows has no chart, not an empty one."""
+    assert spec(asked) is None
+
+
+def test_task_cost(make_row: MakeRow) -> None:
+    """The chart of task costs shows each runner's time and the time it is paired with."""
+    row = make_row("submit", 0.0052, 1000.0, reference="ThreadPoolExecutor")
+    shown = words(svg(drawn("task-cost", row)))
+    assert {"threads", "5.2 ms", "ThreadPoolExecutor 5.2 µs"} <= set(shown)
+
+
+def test_unpaired_task_cost(make_row: MakeRow) -> None:
+    """A submit that was measured alone is drawn without a reference."""
+    assert "5.2 ms" in words(svg(drawn("task-cost", make_row("submit", 0.0052))))
+
+
+def test_features_beside_submit(make_row: MakeRow) -> None:
+    """Only features paired with a plain submit are said to add to one."""
+    retry = make_row("retry", 0.009, 2.2)
+    call = make_row("task-call", 0.003, 1e5, reference="plain function call")
+    assert [row.id for row in question("feature-ratio", retry, call).rows] == ["retry"]
+
+
+def test_interval_is_drawn(make_row: MakeRow) -> None:
+    """A chart of ratios holds the ratio's interval, a chart of times the time's."""
+    row = make_row("retry", 0.01, 2.0, spread=0.1)
+    (ratio,) = records(drawn("feature-ratio", row))
+    assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((2.0, 1.8, 2.2))
+    (time,) = records(drawn("feature-cost", row))
+    assert (time["value"], time["low"], time["high"]) == pytest.approx((0.01, 0.009, 0.011))
+
+
+@pytest.mark.parametrize("asked", ["task-cost", "feature-ratio", "feature-cost", "startup"])
+def test_zero_is_not_drawn(make_row: MakeRow, asked: str) -> None:
+    """What a logarithmic axis has no place for is left to the tables."""
+    keys = [("submit", "features"), ("retry", "features"), ("server", "startup")]
+    rows = [make_row(id, 0.0, 0.0, group=group) for id, group in keys]
+    assert spec(question(asked, *rows)) is None
+
+
+def test_svg_can_be_read_anywhere(sample: Results) -> None:
+    """A chart as a file has a white ground and dark text, in a light page and a dark one."""
+    for asked in questions(sample.rows):
+        chart = spec(asked)
+        assert chart is not None
+        drawing = svg(chart)
+        assert 'fill="#ffffff"' in drawing
+        assert "currentColor" not in drawing
+
+
+def test_page_chart_takes_the_pages_ink(sample: Results) -> None:
+    """A chart in the page has no ground and the ink of the page, so dark pages can be read."""
+    for asked in questions(sample.rows):
+        chart = spec(asked)
+        assert chart is not None
+        assert chart["background"] == "transparent"
+        assert chart["config"]["axis"]["labelColor"] == "currentColor"
+
+
+def test_bundle_stays_in_its_element() -> None:
+    """Nothing in the drawing code can end the script element that holds it."""
+    script = bundle()
+    assert "vegaEmbed" in script
+    assert "</script" not in script
+    assert "<!--" not in script

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each group of rows can be measured again by the command that stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowgauge.report.model.commands import BENCHMARKS, command, files_of_groups
+from tests.flowgauge.report.conftest import row
+
+FILES = {BENCHMARKS: {"features": ["bench/test_a.py", "bench/test_b.py"]}}
+
+
+def test_a_group_is_measured_by_the_files_of_its_rows() -> None:
+    """Every file that measured rows of a group is named, once."""
+    features, noise = row("submit", 0.1), row("submit", 0.1, 1.0, group="noise")
+    measured = {
+        "bench/test_b.py::test_two[threads]": [features],
+        "bench/test_a.py::test_one[threads]": [features, noise],
+        "bench/test_a.py::test_one[processes]": [features],
+    }
+    assert files_of_groups(measured) == {
+        "features": ["bench/test_a.py", "bench/test_b.py"],
+        "noise": ["bench/test_a.py"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [
+        ("pytest --benchmark-only", ""),
+        ("pytest benchmarks -k submit --benchmark-only --full --report-dir /x", " --full"),
+        (
+            "pytest --workflow 'a b.json' --time-scale=0.1",
+            " --workflow 'a b.json' --time-scale=0.1",
+        ),
+        ("pytest --runners threads -q --workers 4", " --runners threads --workers 4"),
+    ],
+)
+def test_the_command_keeps_what_decides_what_is_measured(run: str, options: str) -> None:
+    """Options of the run that decide what is measured are repeated, others are not."""
+    found = command(FILES | {"command": run}, "features")
+    assert found == f"pytest bench/test_a.py bench/test_b.py --benchmark-only{options}"
+
+
+@pytest.mark.parametrize("marks", [{}, {BENCHMARKS: {}}, {BENCHMARKS: "somewhere"}])
+def test_a_run_that_does_not_tell_has_no_command(marks: dict[str, object]) -> None:
+    """Results of an earlier release do not say where they were measured."""
+    assert command(marks, "features") == ""
+
+
+def test_page_and_markdown_say_it(report: Path) -> None:
+    """The command stands beside charts and tables of its group, and nowhere else."""
+    page = (report / "index.html").read_text()
+    text = (report / "report.md").read_text()
+    # Two questions of METG and its table; three questions of features and theirs.
+    for file, places in (("test_metg.py", 3), ("test_a.py", 4)):
+        again = f"pytest benchmarks/{file} --benchmark-only"
+        assert page.count(f'<p class="again"><code>{again}</code></p>') == places
+        assert text.count(f"Measured by `{again}`") == places

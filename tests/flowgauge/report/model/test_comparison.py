@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs are compared row by row, the right way round, and no further than they allow."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from flowgauge.report.model.comparison import compare
+from flowgauge.report.render.terminal_comparison import print_comparison
+from flowgauge.results.rows import Results, Row
+from tests.flowgauge.report.conftest import row
+
+DRAWS = 2000
+
+MakeRow = Callable[..., Row]
+MACHINE = {"cpu_model": "A", "cores": 2, "versions": {"prefect": "3.8.8"}}
+
+
+def runs(old: Row, new: Row) -> tuple[Results, Results]:
+    """Return two runs of a row each, on one machine."""
+    return Results(MACHINE, (old,)), Results(MACHINE, (new,))
+
+
+def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
+    """Each row of a run beside itself is no change, and none is missing."""
+    found = compare(sample, sample)
+    assert {change.verdict for change in found.changes} == {"no difference seen"}
+    assert {change.ratio for change in found.changes} == {1.0}
+    assert (found.gone, found.added, found.left_out, found.notes) == ((), (), (), ())
+    measured = [each for each in sample.rows if each.group != "noise" and each.id != "curve"]
+    assert len(found.changes) == len(measured)
+
+
+@pytest.mark.parametrize(
+    ("unit", "times", "verdict"),
+    [
+        ("seconds", 1.3, "slower"),
+        ("seconds", 0.7, "faster"),
+        ("seconds", 1.02, "no difference seen"),
+        ("runs/min", 1.3, "faster"),
+        ("runs/min", 0.7, "slower"),
+        ("efficiency", 0.7, "slower"),
+        ("reached", 0.7, "slower"),
+    ],
+)
+def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
+    """More seconds are worse, more runs a minute and more efficiency better."""
+    (change,) = compare(*runs(row("x", 2.0, unit=unit), row("x", 2.0 * times, unit=unit))).changes
+    assert change.verdict == verdict
+    assert change.ratio is not None
+    assert (change.ratio > 1) == (verdict == "slower" or times == 1.02)
+    assert change.low < change.ratio < change.high
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [("seconds", "efficiency"), ("seconds", "reached"), ("reached", "efficiency")],
+)
+def test_what_is_reached_no_more_is_slower(better: str, worse: str) -> None:
+    """A METG that is no time any more, but longer than tried, or never, is a change for worse."""
+    one, other = row("metg-90", 0.2, unit=better), row("metg-90", 0.8, unit=worse)
+    (change,) = compare(*runs(one, other)).changes
+    assert (change.verdict, change.ratio) == ("slower", None)
+    (change,) = compare(*runs(other, one)).changes
+    assert change.verdict == "faster"
+
+
+def test_another_machine_is_said_and_only_ratios_compared() -> None:
+    """Where the machines differ, times say nothing; what was measured beside a reference does."""
+    rows = (row("a", 1.0, 2.0), row("b", 1.0))
+    other = (row("a", 9.0, 2.0), row("b", 9.0))
+    found = compare(Results(MACHINE, rows), Results({**MACHINE, "cores": 64}, other))
+    assert found.by_ratio
+    assert found.notes == ("cores: 2, now 64",)
+    assert [(c.new.id, c.ratio, c.verdict) for c in found.changes] == [
+        ("a", 1.0, "no difference seen")
+    ]
+    assert [each.id for each in found.left_out] == ["b"]
+
+
+def test_other_versions_are_named_and_times_compared() -> None:
+    """A comparison of two versions of Prefect says so; times are comparable."""
+    newer = {**MACHINE, "versions": {"prefect": "3.9.0"}}
+    found = compare(Results(MACHINE, (row("a", 1.0),)), Results(newer, (row("a", 2.0),)))
+    assert found.notes == ("prefect: 3.8.8, now 3.9.0",)
+    assert not found.by_ratio
+    assert [change.verdict for change in found.changes] == ["slower"]
+
+
+def test_rows_of_one_run_only_are_told() -> None:
+    """A row that went, and one that came, are kept apart; parameters tell rows apart."""
+    few, many = (row("a", 1.0, params={"tasks": number}) for number in (10, 100))
+    found = compare(*runs(few, many))
+    assert (found.changes, found.gone, found.added) == ((), (few,), (many,))
+
+
+def test_one_round_is_too_few() -> None:
+    """A row that was measured once has no interval, so nothing is said of it."""
+    once = replace(row("a", 1.0), rounds=1)
+    (change,) = compare(*runs(once, row("a", 5.0))).changes
+    assert change.verdict == "too few rounds"
+
+
+def test_what_lies_in_the_noise_is_no_difference() -> None:
+    """A change that is no larger than what the same thing shows beside itself is not called one."""
+    noise = row("again", 1.0, 1.0, group="noise", spread=0.3)
+    old, new = (Results(MACHINE, (row("a", value), noise)) for value in (1.0, 1.15))
+    assert [change.verdict for change in compare(old, new).changes] == ["no difference seen"]
+    quiet = Results(MACHINE, (row("a", 1.0),))
+    assert [change.verdict for change in compare(quiet, new).changes] == ["no difference seen"]
+    loud = Results(MACHINE, (row("a", 1.15),))
+    assert [change.verdict for change in compare(quiet, loud).changes] == ["slower"]
+
+
+@pytest.mark.parametrize("old", [0.01, 0.1])
+@pytest.mark.parametrize(("new", "times"), [(0.01, 1.5), (0.1, 0.7)])
+def test_the_interval_holds_the_truth(old: float, new: float, times: float) -> None:
+    """Two figures with 95 % intervals give a ratio whose interval holds the true one as often."""
+    chance = random.Random(7)
+
+    def found(truth: float, deviation: float) -> Row:
+        # What was found lies off the truth by chance, and its interval says how far it may.
+        value = truth * math.exp(chance.gauss(0, deviation))
+        reach = math.exp(1.96 * deviation)
+        return replace(row("a", value), low=value / reach, high=value * reach)
+
+    held = 0
+    for _ in range(DRAWS):
+        (change,) = compare(*runs(found(1.0, old), found(times, new))).changes
+        held += change.low <= times <= change.high
+    # Five standard deviations of that many draws.
+    assert held / DRAWS == pytest.approx(0.95, abs=5 * math.sqrt(0.95 * 0.05 / DRAWS))
+
+
+def test_slower_than_a_share() -> None:
+    """Only what surely is slower by more is counted, not what may be."""
+    found = compare(*runs(row("a", 1.0), row("a", 1.3)))
+    assert len(found.slower_than(0.1)) == 1
+    assert found.slower_than(0.28) == ()
+
+
+def test_a_slow_machine_is_told() -> None:
+    """What code without Prefect took tells a slow machine from slow code."""
+    old = row("submit", 1.0, 100.0, reference="ThreadPoolExecutor")
+    assert compare(*runs(old, replace(old, value=1.6))).machine_time == pytest.approx(1.6)
+    other = row("retry", 1.0, 2.0, reference="submit of a plain task")
+    assert compare(*runs(other, other)).machine_time is None
+
+
+def test_what_is_printed(sample: Results) -> None:
+    """A terminal shows what changed, the counts, and the names of what could not be compared."""
+    rows = tuple(replace(r, value=r.value * 2, low=r.low * 2, high=r.high * 2) for r in sample.rows)
+    without = tuple(each for each in rows if each.id != "server")
+    shown = io.StringIO()
+    print_comparison(
+        compare(sample, Results(sample.fingerprint, without)), Console(file=shown, width=160)
+    )
+    text = shown.getvalue()
+    assert " retry " in text
+    assert "×2.0 (" in text
+    assert "slower" in text
+    assert "only in the old run: 1 (server)" in text
+    assert "metg-50 kernel=native" in text

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answers in words follow from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from flowgauge.report.model.headline import details, headline, machine, noise
+from flowgauge.results.rows import Results, Row
+
+MakeRow = Callable[..., Row]
+
+
+def test_answers(sample: Results) -> None:
+    """A full run names the cheapest and the dearest runner, feature and start."""
+    assert headline(sample) == (
+        "Half of the machine works if native tasks take 30 ms on threads, 300 ms on dask-processes;"
+        " never on sequential.",
+        "A task costs least on sequential, 4.1 ms, and most on dask-processes, 131 ms:"
+        " ×32 as much.",
+        "What adds most to a plain submit is retry on sequential: ×2.2.",
+        "Slowest to start is runner on dask-processes, 12 s, counted apart.",
+        "Predicted makespans of 3 workflows were off by 10% at the median.",
+    )
+
+
+def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
+    """METG is told of tasks without edges, also where others were measured before them."""
+    metg = {
+        shape: make_row("metg-50", value, group="metg", params={"kernel": "native", "shape": shape})
+        for shape, value in (("chain", 0.05), ("trivial", 0.03), ("tree", 0.02))
+    }
+    assert headline(Results({}, tuple(metg.values()))) == (
+        "Half of the machine works if native tasks take 30 ms on threads.",
+    )
+    assert "20 ms" in headline(Results({}, (metg["tree"], metg["chain"])))[0]
+
+
+def test_one_runner(make_row: MakeRow) -> None:
+    """With one runner there is no cheapest: the cost stands beside its reference."""
+    row = make_row("submit", 0.0041, 820.0, reference="ThreadPoolExecutor")
+    assert headline(Results({}, (row,))) == (
+        "A task costs 4.1 ms on threads, ×820 the ThreadPoolExecutor beside it.",
+    )
+
+
+def test_overlapping_runners(make_row: MakeRow) -> None:
+    """Where the intervals of the cheapest and the dearest overlap, neither is called so."""
+    rows = (make_row("submit", 0.0041), make_row("submit", 0.0042, runner="sequential"))
+    assert headline(Results({}, rows))[0].endswith("no difference seen.")
+
+
+def test_features_that_add_nothing(make_row: MakeRow) -> None:
+    """Where every feature's ratio holds 1, no feature is named."""
+    assert headline(Results({}, (make_row("map", 0.004, 1.01),))) == (
+        "No feature was seen to add anything to a plain submit.",
+    )
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_nothing_to_say(make_row: MakeRow, rows: int) -> None:
+    """A run without any of this still has a headline."""
+    found = (make_row("other", 1.0, group="elsewhere"),) * rows
+    assert len(headline(Results({}, found))) == 1
+
+
+def test_machine(sample: Results) -> None:
+    """The machine is one line; a fingerprint that lacks everything is an empty one."""
+    assert machine(sample.fingerprint).startswith("2026-11-20 10:00:00 UTC · Prefect 3.8.8 · ")
+    assert machine({}) == ""
+
+
+def test_details() -> None:
+    """Every entry of a fingerprint is shown, whatever its key, and versions one by one."""
+    found = details({"load_1m": 0.4, "new": None, "versions": {"prefect": "3.8.8"}})
+    assert found == (("load 1m", "0.4"), ("new", "unknown"), ("versions prefect", "3.8.8"))
+
+
+def test_noise(make_row: MakeRow, sample: Results) -> None:
+    """What the same thing shows against itself is said, or that it was not measured."""
+    row = make_row("again", 1.0, 1.0, group="noise", ratio_low=0.92, ratio_high=1.05)
+    assert "8.0 %" in noise(Results({}, (row,)))
+    assert "Not measured" in noise(Results({}, ()))

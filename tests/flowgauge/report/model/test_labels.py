@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows appear in one order, and unknown ones appear too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.report.model.labels import colours, groups, in_order, labels, runners
+from flowgauge.results.rows import Row
+
+MakeRow = Callable[..., Row]
+names = st.sampled_from(["submit", "flow", "new", "threads", "processes", "features", "noise"])
+
+
+@given(st.lists(st.tuples(names, names, st.none() | names)))
+def test_no_row_is_lost(make_row: MakeRow, keys: list[tuple[str, str, str | None]]) -> None:
+    """Every row is shown once, whatever its id, group and runner."""
+    rows = [make_row(id, 1.0, group=group, runner=runner) for id, group, runner in keys]
+    shown = [row for group in groups(rows) for row in group.rows]
+    assert sorted(map(id, shown)) == sorted(map(id, rows))
+
+
+def test_groups(make_row: MakeRow) -> None:
+    """Known groups come first in their order, unknown ones after them by their own name."""
+    rows = [make_row("a", 1.0, group=group) for group in ("new", "noise", "features")]
+    assert [group.title for group in groups(rows)] == [
+        "What each feature costs",
+        "The same thing against itself",
+        "new",
+    ]
+
+
+def test_rows(make_row: MakeRow) -> None:
+    """Known features come in their order, and of one feature the runners in theirs."""
+    keys = [("new", "threads"), ("retry", "threads"), ("flow", None), ("retry", "sequential")]
+    rows = in_order(make_row(id, 1.0, runner=runner) for id, runner in keys)
+    assert [(row.id, row.runner) for row in rows] == [
+        ("flow", None),
+        ("retry", "sequential"),
+        ("retry", "threads"),
+        ("new", "threads"),
+    ]
+
+
+def test_runners(make_row: MakeRow) -> None:
+    """Known runners come first, what has no runner last."""
+    rows = [make_row("a", 1.0, runner=name) for name in (None, "ray", "dask-threads", "threads")]
+    assert runners(rows) == ("threads", "dask-threads", "ray", "no runner")
+
+
+def test_colours() -> None:
+    """A runner has the same colour whichever others are shown, and no two share one."""
+    assert colours(["threads"])[0] == colours(["sequential", "ray", "threads"])[2]
+    assert len(set(colours(["sequential", "ray", "threads", "slurm"]))) == 4
+
+
+def test_labels(make_row: MakeRow) -> None:
+    """A label is the id, and names the parameters only where two rows would look the same."""
+    few, many = (make_row("submit", 1.0, params={"tasks": n}) for n in (10, 100))
+    other = make_row("map", 1.0)
+    assert labels([few, many, other]) == (
+        "submit · tasks=10",
+        "submit · tasks=100",
+        "map",
+    )
+
+
+def test_labels_name_what_differs(make_row: MakeRow) -> None:
+    """What all rows of an id have alike is in no label, nor a number of tasks that follows."""
+    cell = {"kernel": "native", "shape": "trivial"}
+    plain = make_row("metg", 1.0, params=cell)
+    with_tags = make_row("metg", 1.0, params=cell | {"feature": "tags"})
+    assert labels([plain, with_tags]) == ("metg", "metg · feature=tags")
+    rows = [
+        make_row("time", 1.0, params={"tasks": tasks, "seconds": seconds})
+        for tasks, seconds in ((300, 0.0), (150, 0.02))
+    ]
+    assert labels(rows) == ("time · seconds=0.0", "time · seconds=0.02")
+    more = [*rows, make_row("time", 1.0, params={"tasks": 10, "seconds": 0.0})]
+    assert labels(more)[0] == "time · tasks=300, seconds=0.0"
+
+
+def test_labels_of_different_figures(make_row: MakeRow) -> None:
+    """Where one id has two figures, they are named."""
+    figures = ("time per task run", "time per flow run")
+    assert labels([make_row("flow", 1.0, params={}, figure=figure) for figure in figures]) == (
+        "flow · time per task run",
+        "flow · time per flow run",
+    )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A difference is claimed only where one was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.report.model.verdicts import noise_bands, verdict, verdict_text, warnings, widest
+from flowgauge.results.rows import Results, Row
+
+MakeRow = Callable[..., Row]
+ratios = st.floats(0.01, 100)
+
+
+def paired(make_row: MakeRow, low: float, ratio: float, high: float, **more: object) -> Row:
+    """Build a row with this ratio and interval."""
+    return make_row("retry", 1.0, ratio, ratio_low=low, ratio_high=high, **more)
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        ((3.1, 3.2, 3.3), "×3.2 slower"),
+        ((0.70, 0.714, 0.73), "×1.4 faster"),
+        ((0.98, 1.2, 1.3), "no difference seen"),
+        ((1.0, 1.2, 1.3), "no difference seen"),
+    ],
+)
+def test_without_noise(make_row: MakeRow, interval: tuple[float, float, float], text: str) -> None:
+    """An interval that holds 1 shows no difference; beside 1 it is slower or faster."""
+    assert verdict_text(paired(make_row, *interval), {}) == text
+
+
+def test_inside_the_band(make_row: MakeRow) -> None:
+    """A ratio that the same thing reaches against itself is no difference, on that runner only."""
+    bands = noise_bands([paired(make_row, 1.01, 1.05, 1.2, group="noise", runner="threads")])
+    here = paired(make_row, 1.05, 1.1, 1.15, runner="threads")
+    elsewhere = paired(make_row, 1.05, 1.1, 1.15, runner="processes")
+    assert verdict(here, bands) == "no difference seen"
+    assert verdict(elsewhere, bands) == "slower"
+
+
+def test_each_group_has_its_own_noise(make_row: MakeRow) -> None:
+    """A row is judged by the noise of its group, and without one by the widest of its runner."""
+    quiet, loud = (
+        paired(make_row, 0.99, 1.0, high, group="noise", params={"of": of})
+        for of, high in (("features", 1.02), ("patterns", 1.3))
+    )
+    bands = noise_bands([quiet, loud])
+    found = {
+        group: verdict(paired(make_row, 1.05, 1.1, 1.15, group=group), bands)
+        for group in ("features", "patterns", "startup")
+    }
+    assert found == {
+        "features": "slower",
+        "patterns": "no difference seen",
+        "startup": "no difference seen",
+    }
+
+
+def test_beyond_the_band(make_row: MakeRow) -> None:
+    """A ratio beyond the band is a difference; one whose interval alone reaches out is none."""
+    bands = noise_bands([paired(make_row, 0.9, 1.05, 1.2, group="noise")])
+    assert verdict(paired(make_row, 1.1, 1.21, 1.3), bands) == "slower"
+    assert verdict(paired(make_row, 1.1, 1.19, 1.3), bands) == "no difference seen"
+    assert verdict(paired(make_row, 0.7, 0.8, 0.95), bands) == "faster"
+
+
+def test_band_holds_one_and_is_the_widest(make_row: MakeRow) -> None:
+    """Several noise rows of a runner make one band, which always holds 1."""
+    noise = [
+        paired(make_row, 0.90, 0.95, 0.98, group="noise"),
+        paired(make_row, 1.01, 1.05, 1.10, group="noise"),
+        paired(make_row, 1.02, 1.03, 1.04, group="noise", runner="processes"),
+    ]
+    bands = noise_bands(noise)
+    assert bands == {(None, "threads"): (0.90, 1.10), (None, "processes"): (1.0, 1.04)}
+    assert bands == widest([noise_bands(noise[:1]), noise_bands(noise[1:])])
+
+
+def test_unpaired(make_row: MakeRow) -> None:
+    """A row that was measured alone gets no verdict."""
+    assert verdict(make_row("server", 8.0), {}) == "unpaired"
+    assert verdict_text(make_row("server", 8.0), {}) == ""
+
+
+@given(
+    ends=st.tuples(ratios, ratios, ratios).map(sorted), band=st.tuples(ratios, ratios).map(sorted)
+)
+def test_a_difference_is_never_inside_noise(
+    make_row: MakeRow, ends: list[float], band: list[float]
+) -> None:
+    """Whatever was measured: a claimed difference excludes 1 and reaches out of the band."""
+    row = paired(make_row, *ends)
+    low, high = min(band[0], 1.0), max(band[1], 1.0)
+    found = verdict(row, {("features", "threads"): (low, high)})
+    if found == "slower":
+        assert ends[0] > 1
+        assert ends[1] > high
+    elif found == "faster":
+        assert ends[2] < 1
+        assert ends[1] < low
+    else:
+        assert ends[0] <= 1 <= ends[2] or low <= ends[1] <= high
+
+
+def test_what_makes_figures_doubtful_is_told(make_row: MakeRow) -> None:
+    """Rounds that spread, other programs, a host and a limit that took time: a sentence each."""
+    wide, narrow, unknown = (replace(make_row("x", 1.0), spread=s) for s in (0.2, 0.05, None))
+    quiet = {"others_percent": 4.0, "stolen_percent": 0.0, "throttled_seconds": 0.0}
+    assert warnings(Results(quiet, (narrow, unknown))) == ()
+    assert warnings(Results({}, (wide, narrow, wide, unknown))) == (
+        "2 of 3 rows have rounds that spread by more than 10%: measure again on a quiet machine,"
+        " or with more rounds.",
+    )
+    busy = {"others_percent": 31.6, "stolen_percent": 5.2, "throttled_seconds": 1.25}
+    assert warnings(Results(busy, ())) == (
+        "Other programs used 32 % of the processors while this measured.",
+        "The host withheld 5 % of the processors' time.",
+        "A limit on processor time stopped this run for 1.2 s.",
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page in a real browser: drawn, without a network, filtered, and on a narrow screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from flowgauge.report.model.questions import questions
+from flowgauge.results.rows import Results
+from flowgauge.waiting import patience
+
+pytestmark = pytest.mark.e2e
+WIDTHS = {"wide": 1280, "narrow": 400}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A page, and what it has said and asked for.
+
+    Attributes:
+        page: It.
+        said: What went to its console, errors included.
+        asked: The addresses of its requests.
+    """
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def shown(self, selector: str) -> int:
+        """Return how many elements are seen."""
+        found = self.page.locator(selector)
+        return sum(found.nth(index).is_visible() for index in range(found.count()))
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
+    """Give the page of the sample, open and drawn, on a wide and on a narrow screen."""
+    page = browser.new_page(viewport={"width": WIDTHS[request.param], "height": 800})
+    page.set_default_timeout(1000 * patience())
+    found = Opened(page)
+    page.on("console", lambda message: found.said.append(message.text))
+    page.on("pageerror", lambda error: found.said.append(str(error)))
+    page.on("request", lambda asked: found.asked.append(asked.url))
+    page.goto((report / "index.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.chart').length === drawn.size")
+    yield found
+    page.close()
+
+
+def test_every_chart_is_drawn_and_nothing_complains(
+    opened: Opened, sample: Results, report: Path
+) -> None:
+    """Each question has a chart with marks; the console is silent; nothing else is loaded."""
+    for question in questions(sample.rows):
+        box = opened.page.locator(f"#{question.key} svg").first.bounding_box()
+        assert box is not None, question.key
+        assert box["width"] > 300, question.key
+        assert opened.shown(f"#{question.key} svg .mark-symbol path") > 0, question.key
+    assert opened.said == []
+    # What is drawn as data in the page is no request over a network.
+    assert {url for url in opened.asked if not url.startswith(("data:", "blob:"))} == {
+        (report / "index.html").as_uri()
+    }
+
+
+def test_the_page_is_no_wider_than_the_screen(opened: Opened) -> None:
+    """Nobody has to scroll sideways, but for wide tables in their own boxes."""
+    width = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert opened.page.evaluate(width) <= 0
+
+
+def test_one_runner_can_be_chosen(opened: Opened) -> None:
+    """The choice leaves that runner's rows, columns and dots, and can be taken back."""
+    page = opened.page
+    dots = "#task-cost .mark-symbol path"
+    every = (opened.shown(".matrix td"), page.locator(dots).count())
+    page.select_option("#filters [name=runner]", "threads")
+    page.wait_for_function(f"document.querySelectorAll('{dots}').length === 1")
+    heads = page.locator(".matrix th[data-runner]:visible").all_inner_texts()
+    assert {*heads} == {"threads"}
+    page.select_option("#filters [name=runner]", "")
+    page.wait_for_function(f"document.querySelectorAll('{dots}').length === {every[1]}")
+    assert (opened.shown(".matrix td"), page.locator(dots).count()) == every
+
+
+def test_one_kernel_can_be_chosen(opened: Opened) -> None:
+    """The choice leaves rows of that kind of work and those of none, and draws its curves."""
+    page = opened.page
+    rows = ".matrix tr[data-kernel={}]"
+    both = [opened.shown(rows.format(kernel)) for kernel in ("native", "python")]
+    page.select_option("#filters [name=kernel]", "python")
+    assert min(both) > 0
+    assert opened.shown(rows.format("native")) == 0
+    assert opened.shown(rows.format("python")) == both[1]
+    assert opened.shown(".matrix th:text-is('caching/scope')") == 1
+    page.wait_for_function("drawn.get('efficiency').signal('kernel') === 'python'")
+    assert page.locator("#efficiency select").first.input_value() == "python"
+
+
+def test_what_was_chosen_stays_in_sight(opened: Opened) -> None:
+    """The choice is there at the end of the page, too, and covers little of it."""
+    page = opened.page
+    page.locator("#figures h3").last.scroll_into_view_if_needed()
+    box = page.locator("#filters").bounding_box()
+    assert box is not None
+    assert box["y"] >= 0
+    assert box["height"] < 800 / 6

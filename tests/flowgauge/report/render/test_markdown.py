@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Markdown holds the page's figures, and takes nothing in them for markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgauge.report.model.questions import questions
+from flowgauge.report.render.markdown import text
+from flowgauge.results.rows import Results, Row
+
+MakeRow = Callable[..., Row]
+
+
+def columns(line: str) -> int:
+    """Count the cells of a line of a table, as a Markdown reader would."""
+    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) - 1
+
+
+def tables(document: str) -> list[list[str]]:
+    """Return the tables of a document, each as its lines."""
+    blocks = (block.split("\n") for block in document.split("\n\n"))
+    return [block for block in blocks if block[0].startswith("|")]
+
+
+def test_figures(report: Path) -> None:
+    """A cost and its ratio stand in the feature's line, ≈ where no difference was seen."""
+    lines = (report / "report.md").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("| submit | 4.1 ms ×160,000 | 5.2 ms ×1,000 |") for line in lines)
+    assert any(line.startswith("| map | 4.0 ms ≈ |") for line in lines)
+
+
+def test_images_are_there(report: Path) -> None:
+    """Every image that the Markdown shows is a file of the report."""
+    document = (report / "report.md").read_text(encoding="utf-8")
+    linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", document)
+    assert len(linked) == len(questions(()))
+    assert all((report / image).is_file() for image in linked)
+
+
+def test_nothing_measured() -> None:
+    """A run without rows says so under each question."""
+    assert text(Results({}, ()), ()).count("Not measured in this run.") == len(questions(()))
+
+
+@given(st.text())
+def test_names_are_not_markup(make_row: MakeRow, name: str) -> None:
+    """Whatever a row is called, its tables keep their columns and no element is made."""
+    row = make_row(name, 1.0, 2.0, group=name, runner=name or None, reference=name)
+    document = text(Results({"key": name}, (row,)), ())
+    for table in tables(document):
+        assert len({columns(line) for line in table}) == 1
+    made = set(re.findall(r"<[^>]*>", document))
+    assert made == {"<details>", "</details>", "<summary>", "</summary>"}
