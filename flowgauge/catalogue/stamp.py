@@ -10,7 +10,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
-from flowgauge.tested_prefect import PROVED_WITH
+from flowgauge.compat.tested_prefect import PROVED_WITH
 
 _TABLE = "# [tool.flowgauge]"
 _END = "# ///"

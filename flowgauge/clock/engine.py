@@ -16,7 +16,7 @@ from unittest.mock import patch
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
-from flowgauge.tested_prefect import PROVED_WITH
+from flowgauge.compat.tested_prefect import PROVED_WITH
 
 _DEADLINES = (
     ("prefect.task_engine", "time", "wait_until_ready"),

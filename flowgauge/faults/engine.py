@@ -12,11 +12,11 @@ import prefect
 from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
 from prefect.transactions import AsyncTransaction, Transaction
 
+from flowgauge.compat.tested_prefect import PROVED_WITH
 from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.faults.points import Points
 from flowgauge.faults.process import FaultProcess
 from flowgauge.faults.storing import after_storing, after_storing_async, watch_storing
-from flowgauge.tested_prefect import PROVED_WITH
 
 
 class FaultsError(RuntimeError):

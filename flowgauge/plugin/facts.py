@@ -10,7 +10,7 @@ import pytest
 
 from flowgauge.catalogue.catalogue import find
 from flowgauge.catalogue.headers import CatalogueError, Fact
-from flowgauge.tested_prefect import installed_prefect, is_tested
+from flowgauge.compat.tested_prefect import installed_prefect, is_tested
 
 _FACT = pytest.StashKey[tuple[str, Fact]]()
 

@@ -18,7 +18,7 @@ class UntestedPrefectWarning(UserWarning):
 
 def warn_of_untested_prefect() -> None:
     """Warn where the installed Prefect is outside the tested range."""
-    from flowgauge.tested_prefect import TESTED_PREFECT, installed_prefect, is_tested
+    from flowgauge.compat.tested_prefect import TESTED_PREFECT, installed_prefect, is_tested
 
     installed = installed_prefect()
     if not is_tested(installed):

@@ -20,7 +20,7 @@ _PRELOADED = [
     "prefect.engine",
     "prefect.flow_engine",
     "prefect.task_engine",
-    "flowgauge.integrations",
+    "flowgauge.compat.integrations",
     __name__,
 ]
 _starting = threading.Lock()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
+from flowgauge.compat.repeated_work import saved_work
 from flowgauge.faults.process import FaultProcess
 from flowgauge.leftovers.writes import report_writes
-from flowgauge.observe.repeated_work import saved_work
 from flowgauge.runners.parent_process import end_with_parent
 from flowgauge.server.isolation import forget_user_settings
 

@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from flowgauge.observe.repeated_work import saved_work
+from flowgauge.compat.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.isolation import forget_user_settings
 from flowgauge.server.lease import ServerProcess

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowgauge.catalogue.catalogue import catalogue_root, load
 from flowgauge.catalogue.stamp import Stamp, content, read_stamp, stamped, unstamped
-from flowgauge.tested_prefect import PROVED_WITH
+from flowgauge.compat.tested_prefect import PROVED_WITH
 from tests.flowgauge.catalogue.test_headers import PATTERN
 
 STAMP = Stamp("retries/backoff", "1.2.3", "0123456789abcdef", "3.8.8, 3.9.1")

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from flowgauge.compat.tested_prefect import installed_prefect
 from flowgauge.plugin import facts
-from flowgauge.tested_prefect import installed_prefect
 from tests.flowgauge.catalogue.test_headers import PATTERN, placed
 
 INSTALLED = f"{installed_prefect().major}.{installed_prefect().minor}"

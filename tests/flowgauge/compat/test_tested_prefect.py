@@ -11,7 +11,12 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from flowgauge.catalogue.catalogue import catalogue_root, load
-from flowgauge.tested_prefect import PROVED_WITH, TESTED_PREFECT, installed_prefect, is_tested
+from flowgauge.compat.tested_prefect import (
+    PROVED_WITH,
+    TESTED_PREFECT,
+    installed_prefect,
+    is_tested,
+)
 
 ROOT = catalogue_root(Path(__file__).parent).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

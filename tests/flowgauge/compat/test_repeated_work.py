@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import SettingsContext
 from prefect.settings import PREFECT_API_KEY, PREFECT_LOGGING_LEVEL, temporary_settings
 
-from flowgauge.observe.repeated_work import saved_work
+from flowgauge.compat.repeated_work import saved_work
 
 LEVELS = ("DEBUG", "INFO", "ERROR")
 STOCK = SettingsContext.serialize
