@@ -22,6 +22,7 @@ STEPS = [
     "run ruff format --check .",
     "run ruff check .",
     "run mypy",
+    "run lint-imports",
     "run pytest",
     "run pytest -m e2e",
     "run pytest --benchmark-only",
