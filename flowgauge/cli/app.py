@@ -92,9 +92,9 @@ def report(
         raise Mistake(str(error)) from None
     if (page := output / "index.html").exists() and not force:
         raise Mistake(f"{page} exists: give another folder, or --force to overwrite it")
-    from flowgauge.report import write_report
+    from flowgauge.report import report_on, write_report
 
-    print(write_report(figures, output, results))
+    print(write_report(report_on(figures), output, results))
 
 
 @app.command

@@ -80,7 +80,7 @@ def show(found: Sequence[Measured], output: Path) -> int:
     failures = [each.failure for each in found if each.failure]
     if not runs:
         raise VersionError(f"nothing was measured: {'; '.join(failures)}")
-    from flowgauge.report.charts.trend import write_trend
+    from flowgauge.report.render.trend import write_trend
 
     lines, versions = trend(runs), titles(runs.items())
     Console().print(_table(lines, versions))

@@ -314,7 +314,7 @@ def publish_report(config: pytest.Config) -> None:
     from flowgauge.plugin.recorder import BenchmarkRecorder
 
     recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
-    if not isinstance(recorder, BenchmarkRecorder) or recorder.results is None:
+    if not isinstance(recorder, BenchmarkRecorder) or recorder.report is None:
         return
     if config.getoption("publish_artifacts"):
         # Not in this process, whose Prefect has the settings of the tests.

@@ -12,7 +12,7 @@ import pytest
 from flowgauge.runners.table import LEAN
 
 if TYPE_CHECKING:
-    from flowgauge.report.guarantees import Outcome
+    from flowgauge.report.model.guarantees import Outcome
 
 _PROPERTY = "flowgauge_guarantee"
 """The user property that carries a guarantee in a test's report, also between processes."""
@@ -80,7 +80,7 @@ class GuaranteeRecorder:
         status = _status(report)
         if status is None:
             return
-        from flowgauge.report.guarantees import Outcome
+        from flowgauge.report.model.guarantees import Outcome
 
         for name, value in report.user_properties:
             if name == _PROPERTY:
@@ -103,7 +103,8 @@ class GuaranteeRecorder:
         if all(outcome.status == "not run" for outcome in self.outcomes):
             return
         from flowgauge.catalogue.catalogue import CatalogueError, load
-        from flowgauge.report.guarantees import Matrix, write
+        from flowgauge.report.model.guarantees import Matrix
+        from flowgauge.report.render.guarantees import write_matrix
 
         catalogue = self.config.rootpath / "patterns"
         unread = ""
@@ -113,7 +114,7 @@ class GuaranteeRecorder:
             patterns = ()
             unread = f"; without the catalogue: {error}"
         matrix = Matrix.build(patterns, self.runners, self.outcomes)
-        page = _shown(write(matrix, self.directory), self.config.rootpath)
+        page = _shown(write_matrix(matrix, self.directory), self.config.rootpath)
         self.summary = f"guarantees: {matrix.summary()} ({page}){unread}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -27,6 +27,8 @@ from flowgauge.results.rows import Results, ResultsError, Row
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from flowgauge.report import Report
+
 _ERASE = "\r\x1b[K"
 
 
@@ -165,7 +167,7 @@ class BenchmarkRecorder:
         self.directory = directory
         self.measured: dict[str, list[Row]] = {}
         self.starts: list[Start] = []
-        self.results: Results | None = None
+        self.report: Report | None = None
         self.progress = Progress(0)
         self._names: dict[str, str] = {}
         self._passed: set[str] = set()
@@ -261,7 +263,7 @@ class BenchmarkRecorder:
         if not rows:
             return
         rows.extend(start.row() for start in self.starts)
-        from flowgauge.report import write_report
+        from flowgauge.report import report_on, write_report
         from flowgauge.report.model.commands import BENCHMARKS, files_of_groups
         from flowgauge.results.fingerprint import command_line, fingerprint
 
@@ -272,8 +274,8 @@ class BenchmarkRecorder:
             "peak_memory_mib": peak_memory_mib(),
             BENCHMARKS: files_of_groups(self.measured),
         }
-        self.results = Results(fingerprint=found, rows=tuple(rows))
-        self.page = write_report(self.results, self.directory)
+        self.report = report_on(Results(fingerprint=found, rows=tuple(rows)))
+        self.page = write_report(self.report, self.directory)
         if exitstatus == pytest.ExitCode.OK:
             forget_unfinished(self.directory)
 
@@ -282,14 +284,14 @@ class BenchmarkRecorder:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary table and where the report is."""
-        if self.results is None:
+        if self.report is None:
             return
         from rich.console import Console
 
-        from flowgauge.report.render.terminal import summary
+        from flowgauge.report.render.terminal import print_report
 
         terminalreporter.ensure_newline()
-        summary(self.results, Console(file=terminalreporter._tw._file), self.page)
+        print_report(self.report, Console(file=terminalreporter._tw._file), self.page)
         if (self.directory / UNFINISHED).exists():
             terminalreporter.line("not all of it was measured: --resume goes on from here")
 

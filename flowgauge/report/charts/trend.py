@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what rows cost from version to version, and writes it as charts and a page."""
+"""Draws what rows cost from version to version."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from flowgauge.files import write_whole
 from flowgauge.report.charts.axes import RATIOS, log_axis
 from flowgauge.report.charts.charts import VEGA_LITE, theme
 from flowgauge.report.model.labels import NO_RUNNER, colours
@@ -21,48 +18,6 @@ from flowgauge.report.model.trend import Line
 _COLUMNS = 3
 _WIDTH = 200
 _HEIGHT = 130
-
-
-def write_trend(
-    lines: Sequence[Line], versions: Sequence[str], notes: Iterable[str], folder: Path
-) -> Path:
-    """Write a page and a chart for each group of rows.
-
-    Args:
-        lines: The rows.
-        versions: Of Prefect, one for each point of a line.
-        notes: What a reader must know besides, a sentence each.
-        folder: Where `index.html` and `charts/*.svg` go; made if need be.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        OSError: If the folder cannot be written to.
-    """
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        groups.setdefault(line.group, []).append(line)
-    charts = {
-        group: drawn for group, each in groups.items() if (drawn := trend_chart(each, versions))
-    }
-    environment = Environment(
-        loader=PackageLoader("flowgauge.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("trend.html.j2").render(
-        groups=groups, charts=charts, versions=versions, notes=tuple(notes)
-    )
-    (folder / "charts").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "charts").glob("*.svg"):
-        old.unlink()
-    for group, drawn in charts.items():
-        write_whole(folder / "charts" / f"{group}.svg", drawn)
-    write_whole(folder / "index.html", page)
-    return folder / "index.html"
 
 
 def trend_chart(lines: Iterable[Line], versions: Sequence[str]) -> str | None:

@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 from flowgauge.report.model.headline import noise
-from flowgauge.results.rows import Results
+from flowgauge.report.model.verdicts import Bands
 
 COMMAND = "flowgauge report results.json -o DIR"
 NOT_MEASURED = "Not measured in this run."
 
 
-def how_to_read(results: Results) -> tuple[tuple[str, str], ...]:
+def glossary(bands: Bands) -> tuple[tuple[str, str], ...]:
     """Explain the terms of a report.
 
     Args:
-        results: The figures; what is said of noise depends on them.
+        bands: The A/A bands of the run, which tell how far the same thing differs from itself.
 
     Returns:
         Pairs of a term and what it means here.
@@ -45,7 +45,7 @@ def how_to_read(results: Results) -> tuple[tuple[str, str], ...]:
             "No difference seen",
             "The ratio's interval holds ×1, or the ratio lies inside what the same thing shows"
             " against itself, in that group and on that runner; in short tables this is ≈."
-            f" {noise(results)}",
+            f" {noise(bands)}",
         ),
         (
             "Start-up",

@@ -10,23 +10,22 @@ from typing import Any
 from flowgauge.report.model.formats import ratio, seconds
 from flowgauge.report.model.labels import PLAIN_SHAPE, is_floor
 from flowgauge.report.model.questions import adds_to_submit, is_plain_submit
-from flowgauge.report.model.verdicts import Bands, noise_bands, verdict
-from flowgauge.results.rows import Results, Row
+from flowgauge.report.model.verdicts import Bands, verdict
+from flowgauge.results.rows import Row
 
 
-def headline(results: Results) -> tuple[str, ...]:
+def headline(rows: Sequence[Row], bands: Bands) -> tuple[str, ...]:
     """Say what the run found.
 
     Args:
-        results: The figures.
+        rows: All rows of the run.
+        bands: The A/A bands of the run.
 
     Returns:
         One sentence or more, the most asked-for answer first.
     """
-    rows = results.rows
     if not rows:
         return ("Nothing was measured in this run.",)
-    bands = noise_bands(rows)
     found = (
         _half_busy(rows),
         _task_cost(rows),
@@ -59,12 +58,11 @@ def details(fingerprint: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(shown)
 
 
-def noise(results: Results) -> str:
-    """Say how far the same thing differs from itself, empty if that was not measured."""
-    bands = noise_bands(results.rows).values()
+def noise(bands: Bands) -> str:
+    """Say how far the same thing differs from itself, or that it was not measured."""
     if not bands:
         return "Not measured in this run, so only the intervals speak."
-    widest = max(max(high - 1, 1 - low) for low, high in bands)
+    widest = max(max(high - 1, 1 - low) for low, high in bands.values())
     return f"In this run the same thing differed from itself by up to {widest * 100:.1f} %."
 
 

@@ -23,6 +23,7 @@ class Question:
         form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio,
             `efficiency` a line against the length of tasks.
         rows: The rows that can be drawn; none if the run did not measure it.
+        shows_timelines: Whether Gantt charts of the rows belong to the answer.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Question:
     group: str
     form: Literal["efficiency", "floor", "cost", "ratio"]
     rows: tuple[Row, ...]
+    shows_timelines: bool = False
 
 
 def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
@@ -110,6 +112,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "workflows",
             "ratio",
             rows_where(_in_group("workflows"), _has_ratio),
+            shows_timelines=True,
         ),
         Question(
             "lean",

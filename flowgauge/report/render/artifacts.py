@@ -7,10 +7,9 @@ import json
 from typing import Any
 
 from flowgauge.mistake import Mistake
-from flowgauge.report.model.labels import Group, groups
-from flowgauge.report.model.tables import COLUMNS, lines
-from flowgauge.report.model.verdicts import Bands, noise_bands
-from flowgauge.report.render.markdown import text
+from flowgauge.report.model.report import Section, report_on
+from flowgauge.report.model.tables import COLUMNS
+from flowgauge.report.render.markdown import markdown
 from flowgauge.results.rows import Results
 
 KEY = "flowgauge-report"
@@ -45,9 +44,9 @@ def publish(results: Results) -> tuple[str, ...]:
             "no Prefect server to publish to:"
             " prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    bands = noise_bands(results.rows)
-    made = [ArtifactCreate(key=KEY, type="markdown", data=text(results))]
-    made += [_table(group, bands) for group in groups(results.rows)]
+    report = report_on(results)
+    made = [ArtifactCreate(key=KEY, type="markdown", data=markdown(report))]
+    made += [_table(section) for section in report.sections]
     try:
         with get_client(sync_client=True) as client:
             return tuple(str(client.create_artifact(artifact).key) for artifact in made)
@@ -58,17 +57,17 @@ def publish(results: Results) -> tuple[str, ...]:
         raise PublishError(f"{api} cannot be reached: {why or type(error).__name__}") from None
 
 
-def _table(group: Group, bands: Bands) -> Any:
+def _table(section: Section) -> Any:
     """Describe a table of all rows of a group."""
     from prefect.client.schemas.actions import ArtifactCreate
 
     shown = [
         {column: cell.text for column, cell in zip(COLUMNS, line.cells, strict=True)}
-        for line in lines(group.rows, bands)
+        for line in section.lines
     ]
     return ArtifactCreate(
-        key=f"flowgauge-{group.name}",
+        key=f"flowgauge-{section.name}",
         type="table",
-        description=group.title,
+        description=section.title,
         data=json.dumps(shown, ensure_ascii=False),
     )

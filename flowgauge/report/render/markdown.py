@@ -4,71 +4,71 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from flowgauge.report.model.commands import command
-from flowgauge.report.model.glossary import COMMAND, NOT_MEASURED, how_to_read
-from flowgauge.report.model.headline import details, headline, machine
-from flowgauge.report.model.labels import Group, groups
-from flowgauge.report.model.questions import Question, questions
-from flowgauge.report.model.tables import COLUMNS, Matrix, lines, matrix
-from flowgauge.report.model.verdicts import Bands, noise_bands, warnings
-from flowgauge.results.rows import Results
+from flowgauge.report.model.glossary import COMMAND, NOT_MEASURED
+from flowgauge.report.model.questions import Question
+from flowgauge.report.model.report import Report, Section
+from flowgauge.report.model.tables import COLUMNS, Matrix
+
+if TYPE_CHECKING:
+    from flowgauge.report.charts.drawings import Drawing
 
 
-def text(results: Results, drawn: Container[str] | None = None, gantts: Iterable[str] = ()) -> str:
+def markdown(report: Report, drawings: Mapping[str, Drawing] | None = None) -> str:
     """Write the report as Markdown.
 
     Args:
-        results: The figures.
-        drawn: The keys of the questions that have a chart in `charts/`; None where there is no
-            such folder, and so no question.
-        gantts: The names of the Gantt charts in `charts/`.
+        report: What it says.
+        drawings: What is in the folder `charts/` for each question, by the question's key; None
+            where there is no such folder, and so no question.
 
     Returns:
         A whole Markdown document.
     """
-    bands = noise_bands(results.rows)
-    blocks = ["# Flowgauge report", "  \n".join(map(_plain, headline(results)))]
-    blocks.append(_plain(machine(results.fingerprint)))
-    blocks += [f"**{_plain(warning)}**" for warning in warnings(results)]
-    for question in questions(results.rows) if drawn is not None else ():
-        blocks += _question(
-            question, drawn or frozenset(), command(results.fingerprint, question.group)
-        )
-        if question.key == "workflows":
-            blocks += [f"[![{name}](charts/{name}.svg)](charts/{name}.svg)" for name in gantts]
+    blocks = ["# Flowgauge report", "  \n".join(map(_plain, report.headline))]
+    blocks.append(_plain(report.machine))
+    blocks += [f"**{_plain(warning)}**" for warning in report.warnings]
+    for question in report.questions if drawings is not None else ():
+        drawing = (drawings or {}).get(question.key)
+        blocks += _question(question, drawing, report.commands.get(question.group, ""))
     blocks.append("## Every figure")
-    for group in groups(results.rows):
-        blocks += _group(group, bands, command(results.fingerprint, group.name))
+    for section in report.sections:
+        blocks += _section(section, report.commands[section.name])
     blocks.append("## How to read the numbers")
-    blocks.append("\n".join(f"- **{term}**: {_plain(said)}" for term, said in how_to_read(results)))
-    blocks += ["## What it ran on", _table(("", ""), details(results.fingerprint))]
+    blocks.append("\n".join(f"- **{term}**: {_plain(said)}" for term, said in report.glossary))
+    blocks += ["## What it ran on", _table(("", ""), report.details)]
     blocks.append(f"To make this report again from its results: `{COMMAND}`")
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def _question(question: Question, drawn: Container[str], again: str) -> Iterator[str]:
+def _question(question: Question, drawing: Drawing | None, again: str) -> Iterator[str]:
     yield f"## {question.title}"
-    if question.key in drawn:
-        yield question.caption
-        yield f"[![{question.title}](charts/{question.key}.svg)](charts/{question.key}.svg)"
-        yield _measured_by(again)
-    else:
+    if drawing is None:
         yield NOT_MEASURED
+        return
+    yield question.caption
+    yield _image(question.title, question.key)
+    yield _measured_by(again)
+    for name in drawing.pictures:
+        yield _image(name, name)
+
+
+def _image(title: str, name: str) -> str:
+    return f"[![{title}](charts/{name}.svg)](charts/{name}.svg)"
 
 
 def _measured_by(command: str) -> str:
     return f"Measured by `{command}`" if command else ""
 
 
-def _group(group: Group, bands: Bands, again: str) -> Iterator[str]:
-    yield f"### {_plain(group.title)}"
+def _section(section: Section, again: str) -> Iterator[str]:
+    yield f"### {_plain(section.title)}"
     yield _measured_by(again)
-    yield _matrix(matrix(group.rows, bands))
-    full = [[cell.text for cell in line.cells] for line in lines(group.rows, bands)]
+    yield _matrix(section.matrix)
     yield "<details><summary>In full</summary>"
-    yield _table(COLUMNS, full)
+    yield _table(COLUMNS, [[cell.text for cell in line.cells] for line in section.lines])
     yield "</details>"
 
 

@@ -10,32 +10,30 @@ from rich.table import Table
 from rich.text import Text
 
 from flowgauge.report.model.formats import quantity, ratio
-from flowgauge.report.model.headline import headline
-from flowgauge.report.model.labels import Group, groups, params_text, runner_name
-from flowgauge.report.model.tables import SAME, Matrix, matrix
-from flowgauge.report.model.verdicts import Bands, noise_bands, warnings
-from flowgauge.results.rows import Results, Row
+from flowgauge.report.model.labels import params_text, runner_name
+from flowgauge.report.model.report import Report
+from flowgauge.report.model.tables import SAME, Matrix
+from flowgauge.results.rows import Row
 
 
-def summary(results: Results, console: Console, page: Path) -> None:
+def print_report(report: Report, console: Console, page: Path) -> None:
     """Print what a run found: its answers, a table for each group, and where the report is.
 
     Args:
-        results: The figures.
+        report: What it says.
         console: Where to print; tables take two lines a row where it is narrow.
         page: The report's page, named in the last line.
     """
-    bands = noise_bands(results.rows)
-    for group in groups(results.rows):
-        if group.name != "noise":
+    for section in report.sections:
+        if section.name != "noise":
             console.print()
             # Not the table's own title, which is broken where the table is narrow.
-            console.print(Text(group.title, "bold"))
-            console.print(_table(group, bands, console))
+            console.print(Text(section.title, "bold"))
+            console.print(_table(section.matrix, console))
     console.print()
-    for sentence in headline(results):
+    for sentence in report.headline:
         console.print(Text(sentence))
-    for warning in warnings(results):
+    for warning in report.warnings:
         console.print(Text(warning, "yellow"))
     console.print(Text(f"× beside its reference, {SAME} no difference seen", "dim"))
     # A path that is broken over two lines can't be opened with a click.
@@ -51,8 +49,7 @@ def line(row: Row) -> str:
     return f"{what} · {runner_name(row)}: {quantity(row.value, row.unit)}{exact}{beside}"
 
 
-def _table(group: Group, bands: Bands, console: Console) -> Table:
-    shown = matrix(group.rows, bands)
+def _table(shown: Matrix, console: Console) -> Table:
     wide = _laid_out(shown, " ")
     fits = Console(width=1000).measure(wide).maximum <= console.width
     return wide if fits else _laid_out(shown, "\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowgauge.report import write_report
+from flowgauge.report import report_on, write_report
 from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
@@ -153,4 +153,4 @@ def sample() -> Results:
 @pytest.fixture(scope="session")
 def report(sample: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report on the sample."""
-    return write_report(sample, tmp_path_factory.mktemp("report")).parent
+    return write_report(report_on(sample), tmp_path_factory.mktemp("report")).parent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.report import write_report
+from flowgauge.report import report_on, write_report
 from flowgauge.results.rows import Results
 from flowgauge.results.timelines import Span, Timeline, keep_timeline
 
@@ -54,10 +54,10 @@ def test_files(report: Path, sample: Results) -> None:
 
 def test_replaces_an_earlier_report(few: Results, tmp_path: Path) -> None:
     """A report of a smaller run leaves none of the earlier charts, and others' files alone."""
-    write_report(few, tmp_path)
+    write_report(report_on(few), tmp_path)
     assert list((tmp_path / "charts").iterdir())
     (tmp_path / "guarantees.html").write_text("kept")
-    page = write_report(Results({}, ()), tmp_path)
+    page = write_report(report_on(Results({}, ())), tmp_path)
     assert page == tmp_path / "index.html"
     assert set(files(tmp_path)) == {"index.html", "report.md", "results.json", "guarantees.html"}
 
@@ -69,14 +69,14 @@ def test_workflows_have_gantt_charts(few: Results, tmp_path: Path) -> None:
     keep_timeline(tmp_path, Timeline(row.id, str(row.runner), 4.0, spans))
     (tmp_path / "charts").mkdir()
     (tmp_path / "charts" / "gantt-gone-best.svg").touch()
-    page = write_report(few, tmp_path)
+    page = write_report(report_on(few), tmp_path)
     name = "gantt-random-6x6-of-seed-1-best"
     assert [file.stem for file in (tmp_path / "charts").glob("gantt-*")] == [name]
     assert f'id="{name}"><svg' in page.read_text()
     assert f"charts/{name}.svg" in (tmp_path / "report.md").read_text()
-    again = write_report(few, tmp_path / "again", tmp_path / "results.json")
+    again = write_report(report_on(few), tmp_path / "again", tmp_path / "results.json")
     assert again.read_text() == page.read_text()
-    write_report(few, tmp_path / "alone")
+    write_report(report_on(few), tmp_path / "alone")
     assert not list((tmp_path / "alone" / "charts").glob("gantt-*"))
 
 
@@ -84,7 +84,7 @@ def test_its_own_results_are_not_written_over(few: Results, tmp_path: Path) -> N
     """A report made beside the results it is made from leaves that file as it is."""
     source = tmp_path / "results.json"
     source.write_text("as the person wrote it")
-    write_report(few, tmp_path, source)
+    write_report(report_on(few), tmp_path, source)
     assert source.read_text() == "as the person wrote it"
 
 
@@ -92,7 +92,7 @@ def test_failure_touches_nothing(
     sample: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What fails while a report is made leaves the earlier report whole."""
-    write_report(Results({}, ()), tmp_path)
+    write_report(report_on(Results({}, ())), tmp_path)
     before = files(tmp_path)
 
     def fail(*_: object) -> str:
@@ -100,7 +100,7 @@ def test_failure_touches_nothing(
 
     monkeypatch.setattr("flowgauge.report.render.html.page", fail)
     with pytest.raises(RuntimeError, match="no drawing today"):
-        write_report(sample, tmp_path)
+        write_report(report_on(sample), tmp_path)
     assert files(tmp_path) == before
 
 
@@ -109,7 +109,7 @@ def test_missing_packages(sample: Results, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "flowgauge.report.charts.charts", raising=False)
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowgauge\[report\]'"):
-        write_report(sample, tmp_path)
+        write_report(report_on(sample), tmp_path)
 
 
 def test_summary_needs_no_drawing() -> None:

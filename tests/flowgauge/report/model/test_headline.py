@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from flowgauge.report.model.headline import details, headline, machine, noise
+from flowgauge.report.model.verdicts import noise_bands
 from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
 
 
+def said(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the headline of these rows."""
+    return headline(rows, noise_bands(rows))
+
+
 def test_answers(sample: Results) -> None:
     """A full run names the cheapest and the dearest runner, feature and start."""
-    assert headline(sample) == (
+    assert said(sample.rows) == (
         "Half of the machine works if native tasks take 30 ms on threads, 300 ms on dask-processes;"
         " never on sequential.",
         "A task costs least on sequential, 4.1 ms, and most on dask-processes, 131 ms:"
@@ -32,16 +38,16 @@ def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
         shape: make_row("metg-50", value, group="metg", params={"kernel": "native", "shape": shape})
         for shape, value in (("chain", 0.05), ("trivial", 0.03), ("tree", 0.02))
     }
-    assert headline(Results({}, tuple(metg.values()))) == (
+    assert said(tuple(metg.values())) == (
         "Half of the machine works if native tasks take 30 ms on threads.",
     )
-    assert "20 ms" in headline(Results({}, (metg["tree"], metg["chain"])))[0]
+    assert "20 ms" in said((metg["tree"], metg["chain"]))[0]
 
 
 def test_one_runner(make_row: MakeRow) -> None:
     """With one runner there is no cheapest: the cost stands beside its reference."""
     row = make_row("submit", 0.0041, 820.0, reference="ThreadPoolExecutor")
-    assert headline(Results({}, (row,))) == (
+    assert said((row,)) == (
         "A task costs 4.1 ms on threads, ×820 the ThreadPoolExecutor beside it.",
     )
 
@@ -49,12 +55,12 @@ def test_one_runner(make_row: MakeRow) -> None:
 def test_overlapping_runners(make_row: MakeRow) -> None:
     """Where the intervals of the cheapest and the dearest overlap, neither is called so."""
     rows = (make_row("submit", 0.0041), make_row("submit", 0.0042, runner="sequential"))
-    assert headline(Results({}, rows))[0].endswith("no difference seen.")
+    assert said(rows)[0].endswith("no difference seen.")
 
 
 def test_features_that_add_nothing(make_row: MakeRow) -> None:
     """Where every feature's ratio holds 1, no feature is named."""
-    assert headline(Results({}, (make_row("map", 0.004, 1.01),))) == (
+    assert said((make_row("map", 0.004, 1.01),)) == (
         "No feature was seen to add anything to a plain submit.",
     )
 
@@ -63,7 +69,7 @@ def test_features_that_add_nothing(make_row: MakeRow) -> None:
 def test_nothing_to_say(make_row: MakeRow, rows: int) -> None:
     """A run without any of this still has a headline."""
     found = (make_row("other", 1.0, group="elsewhere"),) * rows
-    assert len(headline(Results({}, found))) == 1
+    assert len(said(found)) == 1
 
 
 def test_machine(sample: Results) -> None:
@@ -78,8 +84,8 @@ def test_details() -> None:
     assert found == (("load 1m", "0.4"), ("new", "unknown"), ("versions prefect", "3.8.8"))
 
 
-def test_noise(make_row: MakeRow, sample: Results) -> None:
+def test_noise(make_row: MakeRow) -> None:
     """What the same thing shows against itself is said, or that it was not measured."""
     row = make_row("again", 1.0, 1.0, group="noise", ratio_low=0.92, ratio_high=1.05)
-    assert "8.0 %" in noise(Results({}, (row,)))
-    assert "Not measured" in noise(Results({}, ()))
+    assert "8.0 %" in noise(noise_bands([row]))
+    assert "Not measured" in noise({})

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.report.charts.trend import trend_chart, write_trend
+from flowgauge.report.charts.trend import trend_chart
 from flowgauge.report.model.trend import Line, titles, trend
+from flowgauge.report.render.trend import write_trend
 from flowgauge.results.rows import Results, Row
 from tests.flowgauge.report.conftest import row
 

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from flowgauge.report.charts.drawings import Drawing
 from flowgauge.report.model.questions import questions
-from flowgauge.report.render.html import page, with_code
+from flowgauge.report.model.report import report_on
+from flowgauge.report.render.html import page
+from flowgauge.report.render.templates import with_code
 from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
+NOTHING = report_on(Results({}, ()))
 
 
 class Elements(HTMLParser):
@@ -76,7 +80,7 @@ def test_code_is_set_as_code(whole: str) -> None:
 
 def test_nothing_measured() -> None:
     """A run without rows gives a page that says so, with no chart and no drawing code."""
-    empty = page(Results({}, ()), {})
+    empty = page(NOTHING, {})
     texts = Elements(empty).texts
     assert texts.count("Not measured in this run.") == len(questions(()))
     assert "window.vegaEmbed" not in empty
@@ -86,8 +90,8 @@ def test_names_are_not_markup(make_row: MakeRow) -> None:
     """Whatever the results hold is shown as it is written."""
     evil = "</script><script>alert(1)</script>"
     row = make_row(evil, 1.0, 2.0, group=evil, runner=evil, reference=evil, params={evil: evil})
-    document = page(Results({evil: evil}, (row,)), {"x": {"config": evil}})
+    document = page(report_on(Results({evil: evil}, (row,))), {"x": Drawing({"config": evil})})
     scripts = [tag for tag, _ in Elements(document).tags if tag == "script"]
-    plain = [tag for tag, _ in Elements(page(Results({}, ()), {})).tags if tag == "script"]
+    plain = [tag for tag, _ in Elements(page(NOTHING, {})).tags if tag == "script"]
     assert scripts == plain
     assert evil in Elements(document).texts

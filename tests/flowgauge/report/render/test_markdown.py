@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.report.model.questions import questions
-from flowgauge.report.render.markdown import text
+from flowgauge.report.model.report import report_on
+from flowgauge.report.render.markdown import markdown
 from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
@@ -45,14 +46,15 @@ def test_images_are_there(report: Path) -> None:
 
 def test_nothing_measured() -> None:
     """A run without rows says so under each question."""
-    assert text(Results({}, ()), ()).count("Not measured in this run.") == len(questions(()))
+    document = markdown(report_on(Results({}, ())), {})
+    assert document.count("Not measured in this run.") == len(questions(()))
 
 
 @given(st.text())
 def test_names_are_not_markup(make_row: MakeRow, name: str) -> None:
     """Whatever a row is called, its tables keep their columns and no element is made."""
     row = make_row(name, 1.0, 2.0, group=name, runner=name or None, reference=name)
-    document = text(Results({"key": name}, (row,)), ())
+    document = markdown(report_on(Results({"key": name}, (row,))), {})
     for table in tables(document):
         assert len({columns(line) for line in table}) == 1
     made = set(re.findall(r"<[^>]*>", document))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flowgauge.report.render.terminal import line, summary
+from flowgauge.report.model.report import report_on
+from flowgauge.report.render.terminal import line, print_report
 from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
@@ -19,7 +20,7 @@ MakeRow = Callable[..., Row]
 def printed(results: Results, width: int, page: Path = Path("index.html")) -> list[str]:
     """Return what a terminal of this width shows, line by line."""
     console = Console(file=StringIO(), width=width)
-    summary(results, console, page)
+    print_report(report_on(results), console, page)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().splitlines()
 

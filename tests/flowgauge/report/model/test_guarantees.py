@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import json
-from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from flowgauge.catalogue.catalogue import Guarantee, Pattern
-from flowgauge.report.guarantees import STATUSES, Cell, Matrix, Outcome, Row, write
+from flowgauge.report.model.guarantees import STATUSES, Cell, Matrix, Outcome, Row
 
 RUNNERS = ("sequential", "threads")
 BACKOFF = Pattern(
@@ -162,124 +160,3 @@ def test_the_summary_counts_cells_worst_first() -> None:
     )
     matrix = Matrix.build((BACKOFF,), RUNNERS, said)
     assert matrix.summary() == "1 failed, 2 do not hold, 1 proved"
-
-
-def test_the_json_holds_the_whole_matrix() -> None:
-    """Another program reads every cell, its reason, its issue and its tests."""
-    said = [outcome("does not hold", reason="waits", issue=15760)]
-    document = json.loads(Matrix.build((BACKOFF,), RUNNERS, said).to_json())
-    assert document["runners"] == ["sequential", "threads"]
-    (pattern,) = document["patterns"]
-    assert (pattern["name"], pattern["rows"][0]["id"]) == ("retries/backoff", "attempts")
-    assert pattern["rows"][0]["cells"][1] == {
-        "runner": "threads",
-        "status": "does not hold",
-        "reason": "waits",
-        "issue": 15760,
-        "tests": ["test_backoff.py::test_it"],
-    }
-
-
-def test_the_markdown_is_a_table_with_reasons_below() -> None:
-    """A pattern is a table of whole rows; a bar in a text doesn't end its cell."""
-    said = (
-        outcome("proved", "sequential"),
-        outcome("does not hold", reason="waits", issue=15760),
-        outcome("proved", None, "delays"),
-    )
-    lines = Matrix.build((BACKOFF,), RUNNERS, said).to_markdown().splitlines()
-    assert [line for line in lines if line.startswith("|")] == [
-        "| guarantee | any runner | sequential | threads |",
-        "| --- | --- | --- | --- |",
-        "| **attempts**: tried `retries + 1` \\| times. |  | ✓ proved | ⊘ does not hold |",
-        "| **delays**: grow. | ✓ proved |  |  |",
-    ]
-    link = "https://github.com/PrefectHQ/prefect/issues/15760"
-    assert lines[-1] == (
-        f"- **attempts** does not hold on threads: waits ([Prefect #15760]({link}))"
-    )
-
-
-def test_the_markdown_names_the_test_that_failed() -> None:
-    """A failure without a reason is told by its test."""
-    said = [outcome("failed", test="test_backoff.py::test_it[threads]")]
-    text = Matrix.build((BACKOFF,), RUNNERS, said).to_markdown()
-    assert "- **attempts** failed on threads: `test_backoff.py::test_it[threads]`" in text
-
-
-class Page(HTMLParser):
-    """What a page shows and what it loads."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.links: list[str] = []
-        self.loaded: list[str] = []
-        self.tags: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag, and its address if it has one."""
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "href" and tag == "a":
-                self.links.append(value or "")
-            elif name in ("src", "href"):
-                self.loaded.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        """Note a text."""
-        self.texts += [" ".join(data.split())] if data.strip() else []
-
-
-def page(*outcomes: Outcome) -> Page:
-    """Return the page of a run."""
-    return Page(Matrix.build((BACKOFF,), RUNNERS, outcomes).to_html())
-
-
-def test_the_page_says_each_status_in_words() -> None:
-    """A status is a word beside its sign, so that it can be read without colour."""
-    said = (outcome("failed", "sequential"), outcome("does not hold"))
-    shown = page(*said).texts
-    assert [text for text in shown if text in STATUSES] == ["failed", "does not hold", "not run"]
-
-
-def test_the_page_links_the_issue_and_loads_nothing() -> None:
-    """The page opens without a network: the only addresses are links to follow."""
-    seen = page(outcome("does not hold", reason="waits", issue=15760))
-    assert seen.loaded == []
-    assert "https://github.com/PrefectHQ/prefect/issues/15760" in seen.links
-    assert "#retries/backoff" in seen.links
-
-
-def test_the_page_shows_text_as_text() -> None:
-    """A reason with tags in it is shown, not obeyed; backticks make code."""
-    seen = page(outcome("does not hold", reason="<script>alert()</script> in `task.map`"))
-    assert "script" not in seen.tags
-    assert any("<script>alert()</script>" in text for text in seen.texts)
-    assert "task.map" in seen.texts
-    assert "retries + 1" in seen.texts
-
-
-def test_the_page_names_the_test_that_failed() -> None:
-    """A failure is shown with its test, also if its parameters look like tags."""
-    assert "test_x.py::test_y[<b>]" in page(outcome("failed", test="test_x.py::test_y[<b>]")).texts
-
-
-def test_a_run_without_guarantees_has_a_page() -> None:
-    """An empty matrix is a page with a title and nothing to count."""
-    assert "Guarantees" in Page(Matrix.build((), (), ()).to_html()).texts
-
-
-def test_writing_replaces_what_an_earlier_run_wrote(tmp_path: Path) -> None:
-    """The three files are written into a new folder, then over, and nothing else is left."""
-    directory = tmp_path / "reports" / "latest"
-    write(Matrix.build((BACKOFF,), RUNNERS, ()), directory)
-    matrix = Matrix.build((BACKOFF,), RUNNERS, [outcome("proved")])
-    assert write(matrix, directory) == directory / "guarantees.html"
-    assert {file.name: file.read_text(encoding="utf-8") for file in directory.iterdir()} == {
-        "guarantees.html": matrix.to_html(),
-        "guarantees.md": matrix.to_markdown(),
-        "guarantees.json": matrix.to_json() + "\n",
-    }

@@ -3,26 +3,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from flowgauge.files import write_whole
-
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from flowgauge.catalogue.catalogue import Pattern
 
 STATUSES = ("failed", "does not hold", "proved", "not run")
 """What can come of a guarantee; where tests disagree, the first of these counts."""
 
-_MARKS = dict(zip(STATUSES, "✗⊘✓·", strict=True))
-_TEMPLATE = Path(__file__).parent / "templates" / "guarantees.html.j2"
+MARKS = dict(zip(STATUSES, "✗⊘✓·", strict=True))
+"""A sign for each status, to be shown beside the word."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Cell:
     @property
     def mark(self) -> str:
         """The status as a sign, to be shown beside the word."""
-        return _MARKS[self.status]
+        return MARKS[self.status]
 
     @property
     def link(self) -> str:
@@ -163,52 +156,11 @@ class Matrix:
 
     def summary(self) -> str:
         """Return in a few words what came of all cells: "31 proved, 2 not run"."""
-        return ", ".join(_counted(count, status) for status, count in self.counts().items())
+        return ", ".join(counted(count, status) for status, count in self.counts().items())
 
     def counts(self) -> dict[str, int]:
         """Return how many cells there are of each status that occurs."""
         return _counts(self.patterns)
-
-    def to_json(self) -> str:
-        """Return the matrix as JSON, for other programs."""
-        return json.dumps({"schema_version": 1, **asdict(self)}, indent=2, ensure_ascii=False)
-
-    def to_markdown(self) -> str:
-        """Return the matrix as Markdown, a table for each pattern."""
-        sections = (_markdown(pattern, self.runners) for pattern in self.patterns)
-        return "\n".join(("# Guarantees\n", f"{self.summary() or 'none'}\n", *sections))
-
-    def to_html(self) -> str:
-        """Return the matrix as one page that needs no network."""
-        from jinja2 import Environment, StrictUndefined
-
-        environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters |= {"code": _with_code, "counted": _counted}
-        template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-        return template.render(matrix=self, marks=_MARKS)
-
-
-def write(matrix: Matrix, directory: Path) -> Path:
-    """Write the matrix as `guarantees.html`, `.md` and `.json`, each whole or not at all.
-
-    Args:
-        matrix: What a test run proved.
-        directory: Where to; made if it is missing, and earlier files are replaced.
-
-    Returns:
-        The page.
-
-    Raises:
-        OSError: If the folder can't be written to.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / "guarantees.json", matrix.to_json() + "\n")
-    write_whole(directory / "guarantees.md", matrix.to_markdown())
-    page = directory / "guarantees.html"
-    write_whole(page, matrix.to_html())
-    return page
 
 
 def _counts(patterns: Iterable[PatternRows]) -> dict[str, int]:
@@ -216,7 +168,8 @@ def _counts(patterns: Iterable[PatternRows]) -> dict[str, int]:
     return {status: counter[status] for status in STATUSES if status in counter}
 
 
-def _counted(count: int, status: str) -> str:
+def counted(count: int, status: str) -> str:
+    """Write how many cells have a status: "2 do not hold"."""
     return f"{count} {status if count == 1 else status.replace('does', 'do')}"
 
 
@@ -244,40 +197,3 @@ def _cell(runner: str | None, outcomes: Sequence[Outcome]) -> Cell:
     told = next((o for o in speaking if o.reason), speaking[0])
     tests = tuple(dict.fromkeys(o.test for o in speaking))
     return Cell(runner, status, told.reason, told.issue, tests)
-
-
-def _markdown(pattern: PatternRows, runners: tuple[str, ...]) -> str:
-    lines = [f"## {pattern.name}", ""]
-    if pattern.summary:
-        lines += [pattern.summary, ""]
-    # Markdown has no cell that spans columns: what needs no runner has a column of its own.
-    any_runner = (None,) if any(row.cells[0].runner is None for row in pattern.rows) else ()
-    columns: tuple[str | None, ...] = (*any_runner, *runners)
-    lines += [_table_line("guarantee", *(column or "any runner" for column in columns))]
-    lines += [_table_line(*("---" for _ in (None, *columns)))]
-    for row in pattern.rows:
-        shown = {cell.runner: f"{cell.mark} {cell.status}" for cell in row.cells}
-        text = f"**{row.id}**: {row.text}" if row.text else f"**{row.id}**"
-        lines.append(_table_line(text, *(shown.get(column, "") for column in columns)))
-    notes = [line for row in pattern.rows for line in _markdown_notes(row)]
-    return "\n".join((*lines, "", *notes, *([""] if notes else [])))
-
-
-def _table_line(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _markdown_notes(row: Row) -> Iterator[str]:
-    for note in row.notes():
-        where = f" on {', '.join(note.runners)}" if note.runners else ""
-        failed = "; ".join(f"`{test}`" for test in note.cell.tests)
-        told = note.cell.reason or failed
-        issue = f" ([Prefect #{note.cell.issue}]({note.cell.link}))" if note.cell.issue else ""
-        yield f"- **{row.id}** {note.cell.status}{where}: {told}{issue}"
-
-
-def _with_code(text: str) -> Markup:
-    """Return text as HTML, with what stands between backticks as code."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
