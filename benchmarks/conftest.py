@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.plugin.session import measures
+from flowgauge.runners.table import RUNNERS, Runner
 
 FOLDER = Path(__file__).parent
 LONG_ROUNDS = 10
@@ -19,7 +20,7 @@ LONG = ("test_fan_out", "test_processor_time", "test_memory", "test_chunked_map"
 """Tests of thousands of tasks or of many flow runs."""
 PREDICTION = "test_prediction.py"
 """Needs figures of its own before it predicts."""
-_AS_STOCK = (
+AS_STOCK = (
     "test_flow",
     "test_submit",
     "test_subflow",
@@ -29,22 +30,20 @@ _AS_STOCK = (
     "test_first_task",
     "test_metg",
 )
-LEFT_OUT = {
-    "sequential": ("test_metg",),
-    "dask-threads": (
-        "test_feature_of_a_task",
-        "test_cache",
-        "test_map",
-        "test_subflow",
-        "test_first_task",
-        "test_metg",
-    ),
-    "dask-processes": ("test_patterns.py",),
-    "lean-dask": _AS_STOCK,
-    "lean-processes": _AS_STOCK,
-}
-"""Tests or files, by runner: what few use, what is known ("one task at a time never keeps half of
-two workers busy"), patterns where all cost alike, what differs on a lean runner as `map` does."""
+"""What differs on a lean runner as `map` does."""
+OF_FEW = (
+    "test_feature_of_a_task",
+    "test_cache",
+    "test_map",
+    "test_subflow",
+    "test_first_task",
+    "test_metg",
+)
+"""On runners that few use."""
+ONE_AT_A_TIME = ("test_metg",)
+"""It never keeps half of two workers busy."""
+ALIKE = ("test_patterns.py",)
+"""Patterns cost alike on each runner: a stock cluster is left out, which takes longest."""
 KEPT = "test_shared_dask_cluster"
 
 
@@ -73,6 +72,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_left_out(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function) or item.originalname == KEPT:
         return False
-    runner = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None
-    left_out = (*SLOW, *LONG, *LEFT_OUT.get(str(runner), ()))
+    name = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None
+    left_out = (*SLOW, *LONG, *(_left_out_on(RUNNERS[str(name)]) if name in RUNNERS else ()))
     return item.originalname in left_out or item.path.name in left_out
+
+
+def _left_out_on(runner: Runner) -> tuple[str, ...]:
+    if runner.lean:
+        return AS_STOCK
+    if not runner.common:
+        return OF_FEW
+    if runner.execution.inline:
+        return ONE_AT_A_TIME
+    return ALIKE if runner.cluster else ()

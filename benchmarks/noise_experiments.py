@@ -23,13 +23,14 @@ from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
 from flowgauge.report.model.verdicts import Verdict, noise_bands, verdict
 from flowgauge.results.rows import Row
+from flowgauge.runners.table import RUNNERS, BaselineKind
 
 RUNS = 20
 SLOWDOWN = 0.10
 WARM_UP = 5
-TASKS = {"sequential": 10, "threads": 10}
-FEW_TASKS = 2
-ROUNDS = {"sequential": 60, "threads": 100}
+TASKS, FEW_TASKS = 10, 2
+"""In a round: in the process of the flow, and elsewhere."""
+ROUNDS = {BaselineKind.CALL: 60, BaselineKind.THREADS: 100}
 FEW_ROUNDS = 30
 """Rounds of those that are not named; threads vary the most from one round to the next."""
 GROUP = "experiment"
@@ -68,7 +69,8 @@ def test_pair(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, run: int, kind: Kind
 ) -> None:
     """Measure submits beside submits; each run is as independent as runs of the suite are."""
-    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
+    baseline = RUNNERS[runner_name].baseline
+    numbers = range(paired.size(TASKS if baseline in ROUNDS else FEW_TASKS))
 
     def measure() -> None:
         for _ in range(WARM_UP):
@@ -76,7 +78,7 @@ def test_pair(
         paired(
             lambda: (slowed if kind == "slowed" else submitted)(numbers),
             lambda: submitted(numbers),
-            rounds=ROUNDS.get(runner_name, FEW_ROUNDS),
+            rounds=ROUNDS.get(baseline, FEW_ROUNDS),
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
             id=kind,

@@ -58,11 +58,11 @@ def deployed(on_sqlite: str, folder: Path) -> Iterator[tuple[Site, dict[str, str
         site = stack.enter_context(Site(on_sqlite, folder / "site"))
         home = {"PREFECT_HOME": str(folder / "site" / "home")}
         url = stack.enter_context(serverless(on_sqlite, token, settings=home))
-        ids = {"push": site.deploy("pushed"), "worker": site.deploy("pulled", pool="processes")}
+        ids = {"push": site.deploy("pushed"), "worker": site.deploy("pulled", pool="process-pool")}
         with temporary_settings({PREFECT_API_URL: on_sqlite}):
             asyncio.run(hand_over(UUID(ids["push"]), url, token))
         stack.enter_context(site.running("flows.py"))
-        stack.enter_context(site.running("-m", "prefect", "worker", "start", "-p", "processes"))
+        stack.enter_context(site.running("-m", "prefect", "worker", "start", "-p", "process-pool"))
         ids["serve"] = site.find("served")
         # The first job pays for caches of the disk, and by its end all three look for runs.
         site.seconds_to_start(ids["push"])

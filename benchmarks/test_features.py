@@ -16,15 +16,22 @@ from prefect.cache_policies import INPUTS, NO_CACHE
 from prefect.runtime import task_run
 from prefect.task_runners import TaskRunner
 
-from flowgauge.measure.floors import Floor
+from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
+from flowgauge.runners.table import INLINE, RUNNERS
 
 PER_TASK: dict[str, Any] = {"group": "features", "figure": "time per task run"}
 PLAIN_SUBMIT = "submit of a plain task"
-TASKS = {"sequential": 4, "threads": 4}
-"""Task runs in a round; fewer on other runners, where one takes up to a tenth of a second."""
+TASKS = 4
 FEW_TASKS = 2
+"""Task runs in a round on runners where one takes up to a tenth of a second."""
+
+
+def tasks_of_a_round(runner_name: str) -> int:
+    """Return how many task runs make a round on a task runner."""
+    runner = RUNNERS[runner_name]
+    return TASKS if runner.in_process and not runner.cluster else FEW_TASKS
 
 
 def add_one(number: int) -> int:
@@ -71,10 +78,10 @@ def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) ->
     )
 
 
-@pytest.mark.runners("sequential")
+@pytest.mark.runners(*INLINE)
 def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
     """What calling a task directly costs; no task runner takes part."""
-    numbers = range(paired.size(TASKS["sequential"]))
+    numbers = range(paired.size(TASKS))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -90,28 +97,28 @@ def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
 
 
 def test_submit(
-    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, floor: Floor
+    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, baseline: Baseline
 ) -> None:
     """What submitting a task and waiting for its result costs."""
-    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
+    numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
         lambda: paired(
             lambda: submitted(plain, numbers),
-            lambda: floor.map(add_one, numbers),
+            lambda: baseline.map(add_one, numbers),
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
             id="submit",
             **PER_TASK,
             runner=runner_name,
-            against=floor.name,
+            against=baseline.name,
         ),
     )
 
 
 def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What `map` costs beside as many submits."""
-    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
+    numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -152,7 +159,7 @@ def test_feature_of_a_task(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str, tried: Any
 ) -> None:
     """What one failed attempt and its retry, or a persisted result, adds to a submitted task."""
-    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
+    numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
         lambda: paired(
@@ -171,7 +178,7 @@ def test_feature_of_a_task(
 @pytest.mark.parametrize("id", ["cache-miss", "cache-hit"])
 def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str) -> None:
     """What looking up a cached result adds, where there is none yet and where there is one."""
-    size = paired.size(TASKS.get(runner_name, FEW_TASKS))
+    size = paired.size(tasks_of_a_round(runner_name))
     # Numbers that no other benchmark and no other runner has cached.
     first = hash((runner_name, id)) & 0xFFFFFFFF
     fresh = itertools.count(first, size)
@@ -203,7 +210,7 @@ def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, i
 
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What a difference is worth: the same submits measured against themselves."""
-    numbers = range(paired.size(TASKS.get(runner_name, FEW_TASKS)))
+    numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
         lambda: paired.against_itself(

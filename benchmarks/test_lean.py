@@ -18,13 +18,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
-from flowgauge.measure.floors import Floor
+from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.plugin.recorder import Paired
 from flowgauge.results.rows import Row
-from flowgauge.runners.table import LEAN, StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import LEAN, RUNNERS, BaselineKind, names_where
 from flowgauge.workflows.kernels import Speeds, expected, work
 from patterns.task_runners.chunked_map import chunked_map, values
 
@@ -46,6 +47,15 @@ BARE_PART = 4
 """The bare pool does one item in so many, which tells its pace."""
 
 on_lean = pytest.mark.runners(*LEAN)
+on_lean_dask = pytest.mark.runners(
+    *names_where(lambda runner: runner.lean and bool(runner.cluster))
+)
+with_workers = pytest.mark.runners(
+    *names_where(lambda runner: runner.common and not runner.execution.inline)
+)
+on_lean_and_threads = pytest.mark.runners(
+    *names_where(lambda r: r.lean or r.baseline is BaselineKind.THREADS)
+)
 
 
 @task(cache_policy=NO_CACHE)
@@ -121,7 +131,7 @@ def work_of_item(iterations: int, item: int) -> int:
     return work("native", iterations)
 
 
-@pytest.mark.runners("threads", "processes", "lean-processes", "dask-processes", "lean-dask")
+@with_workers
 def test_chunked_map(
     paired: Paired,
     task_runner: TaskRunner[Any],
@@ -167,13 +177,14 @@ def test_map(
     paired: Paired,
     task_runner: TaskRunner[Any],
     runner_name: str,
-    floor: Floor,
+    baseline: Baseline,
     started_runners: StartedRunners,
 ) -> None:
     """What a task of a map costs beside the stock runner and beside what both stand on."""
     paired.benchmark.group = "lean"
     many, few = map(paired.size, TASKS[profile(paired)])
-    stock = started_runners.task_runner(LEAN[runner_name])
+    stock_name = RUNNERS[runner_name].stock
+    stock = started_runners.task_runner(stock_name)
     bare: list[float] = []
     theirs: list[float] = []
     ours: list[float] = []
@@ -181,7 +192,7 @@ def test_map(
     paired.benchmark.pedantic(lambda: None)
     for _ in range(paired.size(ROUNDS[profile(paired)])):
         start = time.perf_counter()
-        assert floor.map(next_number, range(many)) == list(range(1, many + 1))
+        assert baseline.map(next_number, range(many)) == list(range(1, many + 1))
         bare.append((time.perf_counter() - start) / many)
         theirs.append(seconds_of_task(stock, few))
         ours.append(seconds_of_task(task_runner, many))
@@ -189,7 +200,10 @@ def test_map(
     common: dict[str, Any] = {"runner": runner_name, "figure": "time per task of a map"}
     paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of("lean"))
     params = {"tasks": many}
-    beside = [("map-beside-floor", bare, floor.name), ("map", theirs, LEAN[runner_name])]
+    beside = [
+        ("map-beside-floor", bare, baseline.name),
+        ("map", theirs, stock_name),
+    ]
     for id, times, reference in beside:
         paired.keep(
             Rounds(tuple(ours), tuple(times)),
@@ -201,7 +215,7 @@ def test_map(
         )
 
 
-@pytest.mark.runners("lean-dask")
+@on_lean_dask
 def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What a task costs of ten thousand that need nothing of each other."""
     number = paired.size(FAN_OUT)
@@ -234,7 +248,7 @@ def processor_seconds() -> dict[str, dict[int, float]]:
     return found
 
 
-@pytest.mark.runners("threads", *LEAN)
+@on_lean_and_threads
 @pytest.mark.parametrize("waits", TIMED_TASKS)
 def test_processor_time(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, waits: float
@@ -281,7 +295,7 @@ def resident_mib() -> float:
     return float(psutil.Process().memory_info().rss) / 2**20
 
 
-@pytest.mark.runners("lean-dask")
+@on_lean_dask
 def test_memory(
     paired: Paired,
     task_runner: TaskRunner[Any],

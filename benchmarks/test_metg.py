@@ -13,12 +13,13 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
-from flowgauge.measure.floors import Floor
+from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import Submit, perform_task, submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import RUNNERS, STOCK, BaselineKind, names_where
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.work_items import Order, Output, check_outputs, perform
 from flowgauge.workflows.workflow import Kernel
@@ -28,6 +29,7 @@ EDGES = ("chain", "stencil", "tree")
 LONGEST, LONGEST_OF_PLAIN = 0.6, 1.0
 """Seconds of work in a task, more than which is not tried, and where nine tenths are looked for
 without edges."""
+RARE = names_where(lambda runner: runner.execution.inline or not runner.common)
 MORE_PROBES = 4
 """Amounts of work that are tried of what has no overhead to speak of: a run takes no time."""
 
@@ -87,7 +89,7 @@ class Measure:
         full = self.paired.recorder.full
         benchmark.pedantic(lambda: None)
         # Nine tenths take the longest to find.
-        rare = cell.feature or cell.runner in ("sequential", "dask-threads")
+        rare = cell.feature or cell.runner in RARE
         targets = (0.5, 0.9) if full and not rare else (0.5,)
         thorough = full and cell.shape == "trivial" and not rare
         rounds, probes = (3, 3) if thorough else (2, 2)
@@ -121,7 +123,7 @@ def test_metg(
     measure.flow(Cell(runner_name, kernel, "trivial"), task_runner)
 
 
-@pytest.mark.runners("threads", "processes", "dask-processes")
+@pytest.mark.runners(*STOCK)
 def test_metg_with_edges(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, edges: str
 ) -> None:
@@ -129,16 +131,18 @@ def test_metg_with_edges(
     measure.flow(Cell(runner_name, kernel, edges), task_runner)
 
 
-@pytest.mark.runners("threads", "processes", "dask-processes")
-def test_metg_of_floors(measure: Measure, floor: Floor, kernel: Kernel, shape: str) -> None:
+@pytest.mark.runners(*STOCK)
+def test_metg_of_baselines(
+    measure: Measure, baseline: Baseline, kernel: Kernel, shape: str
+) -> None:
     """The same for what the task runners stand on."""
-    cell = Cell(floor.name, kernel, shape)
-    is_pool = floor.name.endswith("PoolExecutor")
+    cell = Cell(baseline.name, kernel, shape)
+    is_pool = baseline.name in (BaselineKind.THREADS, BaselineKind.PROCESSES)
     more_probes = MORE_PROBES if is_pool and shape == "trivial" else 0
-    measure(cell, lambda graph: floor.run(graph, measure.speeds), more_probes)
+    measure(cell, lambda graph: baseline.run(graph, measure.speeds), more_probes)
 
 
-@pytest.mark.runners("threads", "dask-processes")
+@pytest.mark.runners(*(name for name in STOCK if not RUNNERS[name].starts_workers))
 def test_metg_with_a_feature(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, feature: str
 ) -> None:

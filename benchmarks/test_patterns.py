@@ -20,8 +20,9 @@ import pytest
 from prefect import flow
 from prefect.task_runners import TaskRunner
 
-from flowgauge.measure.floors import Floor
+from flowgauge.measure.baselines import Baseline
 from flowgauge.plugin.recorder import Paired
+from flowgauge.runners.table import INLINE, RUNNERS, STOCK
 from flowgauge.waiting import patience
 from patterns.caching import expiry_and_refresh, scope
 from patterns.flows import basics as flow_basics
@@ -35,12 +36,15 @@ from patterns.tasks import timeout
 Measure = Callable[..., None]
 PARCELS = ["book", "lamp", "piano", "vase"]
 
-everywhere = pytest.mark.runners("sequential", "threads", "dask-processes")
+everywhere = pytest.mark.runners(
+    *INLINE, *(name for name in STOCK if not RUNNERS[name].starts_workers)
+)
+inline = pytest.mark.runners(*INLINE)
 
 
 @pytest.fixture
 def measure(
-    paired: Paired, task_runner: TaskRunner[Any], floor: Floor, runner_name: str
+    paired: Paired, task_runner: TaskRunner[Any], baseline: Baseline, runner_name: str
 ) -> Measure:
     """Measure a flow, run on the task runner, beside plain code; both must give `expected`."""
 
@@ -53,21 +57,21 @@ def measure(
             group="patterns",
             figure="time per flow run",
             runner=runner_name,
-            against=floor.name,
+            against=baseline.name,
         )
 
     return measure
 
 
 @everywhere
-def test_task_basics(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_task_basics(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """Four tasks side by side, and one that takes their results."""
     post = task_basics.post.with_options(task_runner=task_runner)
     weigh, price = task_basics.weigh.fn, task_basics.price.fn
     measure(
         "tasks/basics",
         lambda: post(PARCELS),
-        lambda: price(floor.map(weigh, PARCELS)),
+        lambda: price(baseline.map(weigh, PARCELS)),
         price([weigh(parcel) for parcel in PARCELS]),
     )
 
@@ -88,18 +92,18 @@ def read_in_process(name: str) -> str:
 
 
 @everywhere
-def test_task_timeout(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_task_timeout(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """Two tasks with a deadline that can be enforced, each in a process of its own."""
     names = ["roof", "cellar"]
     measure(
         "tasks/timeout",
         lambda: read_all.with_options(task_runner=task_runner)(names),
-        lambda: floor.map(read_in_process, names),
+        lambda: baseline.map(read_in_process, names),
         ["roof: 21 degrees", "cellar: 21 degrees"],
     )
 
 
-@pytest.mark.runners("sequential")
+@inline
 def test_flow_basics(measure: Measure) -> None:
     """A flow with checked parameters and no task."""
     order: Any = {"article": "lamp", "pieces": "3"}
@@ -114,7 +118,9 @@ def test_flow_basics(measure: Measure) -> None:
 
 
 @everywhere
-def test_flow_final_state(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_flow_final_state(
+    measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline
+) -> None:
     """Nested futures that decide how the flow ends."""
     shelves = {"cellar": ["wine", "tools"], "attic": ["toys"]}
     take_stock = final_state.take_stock.with_options(task_runner=task_runner)
@@ -122,7 +128,7 @@ def test_flow_final_state(measure: Measure, task_runner: TaskRunner[Any], floor:
     measure(
         "flows/final_state",
         lambda: take_stock(shelves),
-        lambda: {room: floor.map(count, names) for room, names in shelves.items()},
+        lambda: {room: baseline.map(count, names) for room, names in shelves.items()},
         {room: [len(name) for name in names] for room, names in shelves.items()},
     )
 
@@ -142,20 +148,20 @@ def book_at_second_attempt(bus: str) -> str:
 
 
 @everywhere
-def test_subflow_nested(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_subflow_nested(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """A parent that is retried, and a subflow that isn't."""
     plan_trip = nested.plan_trip.with_options(task_runner=task_runner)
     measure(
         "subflows/nested",
         lambda: plan_trip(["42"])[0].partition(",")[0],
-        lambda: floor.map(book_at_second_attempt, ["42"])[0],
+        lambda: baseline.map(book_at_second_attempt, ["42"])[0],
         "10 seats in bus '42'",
     )
 
 
-@pytest.mark.runners("sequential", "threads")
+@pytest.mark.runners(*INLINE, *(name for name in STOCK if RUNNERS[name].in_process))
 def test_subflows_side_by_side(
-    measure: Measure, task_runner: TaskRunner[Any], floor: Floor
+    measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline
 ) -> None:
     """Three subflows, started from tasks."""
     islands = ["Skye", "Mull", "Iona"]
@@ -163,7 +169,7 @@ def test_subflows_side_by_side(
     measure(
         "subflows/side_by_side",
         lambda: survey_all(islands),
-        lambda: floor.map(side_by_side.survey.fn, islands),
+        lambda: baseline.map(side_by_side.survey.fn, islands),
         [f"map of {island}" for island in islands],
     )
 
@@ -187,13 +193,13 @@ def at_second_attempt(answer: str) -> str:
 
 
 @everywhere
-def test_retry_backoff(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_retry_backoff(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """Two tasks that succeed at their second attempt."""
     urls = ["/home", "/news"]
     measure(
         "retries/backoff",
         lambda: fetch_pages.with_options(task_runner=task_runner)(urls),
-        lambda: floor.map(at_second_attempt, [f"{url}, read" for url in urls]),
+        lambda: baseline.map(at_second_attempt, [f"{url}, read" for url in urls]),
         [f"{url}, read at attempt 2" for url in urls],
     )
 
@@ -205,24 +211,24 @@ def log_in_all(users: list[str]) -> list[str]:
 
 
 @everywhere
-def test_retry_only_on(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_retry_only_on(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """Two tasks whose first error is one worth a retry."""
     users = ["ali", "eve"]
     measure(
         "retries/only_on",
         lambda: log_in_all.with_options(task_runner=task_runner)(users),
-        lambda: floor.map(at_second_attempt, [f"{user} is in" for user in users]),
+        lambda: baseline.map(at_second_attempt, [f"{user} is in" for user in users]),
         [f"{user} is in at attempt 2" for user in users],
     )
 
 
 @everywhere
-def test_caching_scope(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_caching_scope(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """A call that is made twice in a flow run and executed once."""
     text = "no flow steps twice into the same run"
 
     def plain() -> list[int]:
-        count = functools.cache(lambda text: floor.map(scope.count_words.fn, [text])[0])
+        count = functools.cache(lambda text: baseline.map(scope.count_words.fn, [text])[0])
         return [count(text), count(text)]
 
     measure(
@@ -235,7 +241,7 @@ def test_caching_scope(measure: Measure, task_runner: TaskRunner[Any], floor: Fl
 
 @everywhere
 def test_caching_expiry_and_refresh(
-    measure: Measure, task_runner: TaskRunner[Any], floor: Floor, tmp_path: Path
+    measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline, tmp_path: Path
 ) -> None:
     """Two results found in the cache, one of them by the content of a file."""
     ledger = tmp_path / "ledger.txt"
@@ -246,23 +252,23 @@ def test_caching_expiry_and_refresh(
     measure(
         "caching/expiry_and_refresh",
         lambda: value(ledger, "EUR"),
-        lambda: known[floor.map(expiry_and_refresh.digest, [ledger])[0]],
+        lambda: known[baseline.map(expiry_and_refresh.digest, [ledger])[0]],
         worth,
     )
 
 
-@pytest.mark.runners("sequential")
-def test_sequential(measure: Measure, floor: Floor) -> None:
+@inline
+def test_sequential(measure: Measure, baseline: Baseline) -> None:
     """Four tasks one after the other."""
     measure(
         "task_runners/sequential",
         lambda: sequential.load_van(PARCELS),
-        lambda: sum(floor.map(sequential.weigh.fn, PARCELS)),
+        lambda: sum(baseline.map(sequential.weigh.fn, PARCELS)),
         17,
     )
 
 
-def price_in_waves(bill: runner_agnostic.Bill, floor: Floor) -> dict[str, int]:
+def price_in_waves(bill: runner_agnostic.Bill, baseline: Baseline) -> dict[str, int]:
     """Price parts in waves, each of those whose own parts have a price."""
     prices: dict[str, int] = {}
     while len(prices) < len(bill):
@@ -272,7 +278,7 @@ def price_in_waves(bill: runner_agnostic.Bill, floor: Floor) -> dict[str, int]:
             if part not in prices and all(needed in prices for needed in parts)
         ]
         calls = [(bill[part][0], [prices[needed] for needed in bill[part][1]]) for part in wave]
-        prices.update(zip(wave, floor.map(assemble_call, calls), strict=True))
+        prices.update(zip(wave, baseline.map(assemble_call, calls), strict=True))
     return prices
 
 
@@ -282,7 +288,9 @@ def assemble_call(call: tuple[int, list[int]]) -> int:
 
 
 @everywhere
-def test_runner_agnostic(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_runner_agnostic(
+    measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline
+) -> None:
     """Four tasks that depend on each other."""
     bicycle: runner_agnostic.Bill = {
         "spoke": (1, []),
@@ -294,7 +302,7 @@ def test_runner_agnostic(measure: Measure, task_runner: TaskRunner[Any], floor: 
     measure(
         "task_runners/runner_agnostic",
         lambda: price_parts(bicycle),
-        lambda: price_in_waves(bicycle, floor),
+        lambda: price_in_waves(bicycle, baseline),
         {"spoke": 1, "rim": 20, "wheel": 37, "bicycle": 134},
     )
 
@@ -321,7 +329,7 @@ def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -
 
 
 @everywhere
-def test_map_unmapped(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+def test_map_unmapped(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
     """Two mapped tasks for each of two parcels."""
     prices = {"near": 2.0, "far": 5.0}
     parcels = PARCELS[:2]
@@ -329,7 +337,7 @@ def test_map_unmapped(measure: Measure, task_runner: TaskRunner[Any], floor: Flo
     measure(
         "task_runners/map_unmapped",
         lambda: label_parcels(parcels, prices, "far"),
-        lambda: floor.map(functools.partial(price_parcel, prices=prices), parcels),
+        lambda: baseline.map(functools.partial(price_parcel, prices=prices), parcels),
         ["book: 10.00", "lamp: 10.00"],
     )
 
@@ -340,13 +348,15 @@ def by_workers(processes: Iterable[int]) -> bool:
     return bool(found) and os.getpid() not in found
 
 
-@pytest.mark.runners("dask-processes")
-def test_shared_dask_cluster(measure: Measure, task_runner: TaskRunner[Any], floor: Floor) -> None:
+@pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].cluster))
+def test_shared_dask_cluster(
+    measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline
+) -> None:
     """Four tasks on a cluster that is up."""
     develop_film = shared_dask_cluster.develop_film.with_options(task_runner=task_runner)
     measure(
         "task_runners/shared_dask_cluster",
         lambda: by_workers(develop_film(PARCELS)),
-        lambda: by_workers(floor.map(shared_dask_cluster.develop.fn, PARCELS)),
+        lambda: by_workers(baseline.map(shared_dask_cluster.develop.fn, PARCELS)),
         True,
     )

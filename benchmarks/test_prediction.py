@@ -17,7 +17,9 @@ from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.predict.held_out import prediction_rows, time_workflows
 from flowgauge.predict.simulation import Machine
-from flowgauge.runners.table import StartedRunners, default_workers
+from flowgauge.runners.chosen import default_workers
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import COMMON
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import random_layered, shape
 from flowgauge.workflows.wfformat import load
@@ -56,9 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("drawn", found, ids=["all"] if found else None)
 
 
-@pytest.mark.runners(
-    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
-)
+@pytest.mark.runners(*COMMON)
 def test_prediction(
     paired: Paired,
     task_runner: TaskRunner[Any],

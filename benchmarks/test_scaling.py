@@ -12,7 +12,8 @@ from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
 from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import COMMON, STOCK
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import handing, shape
 
@@ -28,9 +29,7 @@ ROUNDS = 2
 HANDED = 4
 PER_WORKER = 4
 TASK_SECONDS = 0.25
-COMMON = pytest.mark.runners(
-    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
-)
+common = pytest.mark.runners(*COMMON)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -83,7 +82,7 @@ def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
     return Scaling(paired, runner_name, speeds)
 
 
-@COMMON
+@common
 def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[int, ...]) -> None:
     """What a task costs among ten, and among thousands."""
     for number in numbers:
@@ -100,7 +99,7 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
             break
 
 
-@COMMON
+@common
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
     """What it costs to hand results of many bytes from task to task."""
     for size in payloads:
@@ -118,10 +117,10 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple
             break
 
 
-@pytest.mark.runners("threads", "processes", "dask-processes")
+@pytest.mark.runners(*STOCK)
 def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -> None:
     """How much sooner more workers end the same work, and more work of which each has as much."""
-    if started_runners.dask_address and scaling.runner == "dask-processes":
+    if started_runners.borrows(scaling.runner):
         pytest.skip("--dask-address: a cluster that exists keeps its workers")
     work_seconds = 0.01 if scaling.paired.benchmark.disabled else TASK_SECONDS
     of_one: tuple[float, ...] = ()

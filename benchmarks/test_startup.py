@@ -12,7 +12,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge.plugin.recorder import Paired
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import INLINE, RUNNERS, STOCK, BaselineKind
 
 FIRST_TASK: dict[str, Any] = {
     "group": "startup",
@@ -39,7 +40,7 @@ def test_first_task(
     """A flow run with one task, where a cluster or fork server is up already."""
     paired(
         one_task.with_options(task_runner=task_runner),
-        one_task.with_options(task_runner=started_runners.task_runner("sequential")),
+        one_task.with_options(task_runner=started_runners.task_runner(INLINE[0])),
         check=lambda result: result == 42,
         id="first-task",
         runner=runner_name,
@@ -47,7 +48,7 @@ def test_first_task(
     )
 
 
-@pytest.mark.runners("sequential", "threads", "processes", "dask-processes")
+@pytest.mark.runners(*INLINE, *STOCK)
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What a difference is worth: a flow run with one task against itself."""
     paired.against_itself(
@@ -79,18 +80,18 @@ def temporary_cluster(workers: int) -> TaskRunner[Any]:
     )
 
 
-STOCK = {"processes": spawned_pool, "dask-processes": temporary_cluster}
+AS_SHIPPED = {BaselineKind.PROCESSES: spawned_pool, BaselineKind.DASK: temporary_cluster}
 
 
-@pytest.mark.runners(*STOCK)
+@pytest.mark.runners(*(name for name in STOCK if not RUNNERS[name].in_process))
 def test_first_task_as_shipped(
     paired: Paired, started_runners: StartedRunners, runner_name: str
 ) -> None:
     """The same with nothing shared: a spawned pool, a cluster for one flow run."""
-    as_shipped: Callable[[int], TaskRunner[Any]] = STOCK[runner_name]
+    as_shipped: Callable[[int], TaskRunner[Any]] = AS_SHIPPED[RUNNERS[runner_name].baseline]
     paired(
         one_task.with_options(task_runner=as_shipped(started_runners.workers)),
-        one_task.with_options(task_runner=started_runners.task_runner("sequential")),
+        one_task.with_options(task_runner=started_runners.task_runner(INLINE[0])),
         check=lambda result: result == 42,
         id="first-task-as-shipped",
         runner=runner_name,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.task_runners import TaskRunner
 
-from flowgauge.measure.floors import Floor
+from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.pairs import Rounds, noise_of
@@ -18,7 +18,8 @@ from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
 from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.timelines import keep_timeline
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import COMMON, STOCK
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.recipes import RECIPES, recipe
 from flowgauge.workflows.shapes import nested, shape
@@ -32,8 +33,6 @@ SMALL = nested(2, 2, seconds=0.01)
 SECONDS = 0.8
 """The lower bound that a workflow is scaled to."""
 ROUNDS = 2
-WITH_FLOOR = ("threads", "processes", "dask-processes")
-"""Runners whose floor has rows of its own; the others stand on the same, or on a plain call."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -80,25 +79,25 @@ def workflow(
     )
 
 
-@pytest.mark.runners(
-    "sequential", "threads", "processes", "lean-processes", "dask-processes", "lean-dask"
-)
+@pytest.mark.runners(*COMMON)
 def test_workflow(
     workflow: Workflow,
     paired: Paired,
     task_runner: TaskRunner[Any],
     runner_name: str,
-    floor: Floor,
+    baseline: Baseline,
     speeds: Speeds,
     started_runners: StartedRunners,
 ) -> None:
-    """The makespan in a flow that runs already, beside the bound and the floor."""
+    """The makespan in a flow that runs already, beside the bound and the baseline."""
     workers = started_runners.workers
     ours, again = (
         Makespans(workflow, runner_name, lambda graph: submit_all(graph, speeds), speeds, workers)
         for _ in "12"
     )
-    bare = Makespans(workflow, floor.name, lambda graph: floor.run(graph, speeds), speeds, workers)
+    bare = Makespans(
+        workflow, baseline.name, lambda graph: baseline.run(graph, speeds), speeds, workers
+    )
     rounds = paired.size(ROUNDS)
     seconds: list[float] = []
     twice: list[float] = []
@@ -113,7 +112,8 @@ def test_workflow(
         warm_up = shape("trivial", workers, 2)
         check_outputs(warm_up, speeds, submit_all(warm_up, speeds))
         for _ in range(rounds):
-            if runner_name in WITH_FLOOR:
+            # Of the others the baseline is the same, or a plain call.
+            if runner_name in STOCK:
                 beside.append(bare())
             seconds.append(ours())
             if for_noise:

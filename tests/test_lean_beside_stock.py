@@ -22,7 +22,8 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flowgauge.runners.table import LEAN, StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import LEAN, RUNNERS
 from flowgauge.waiting import patience, wait_until
 from tests.conftest import environment
 from tests.patterns.task_runners import ended_flow
@@ -46,7 +47,7 @@ Pair = tuple[TaskRunner[Any], TaskRunner[Any]]
 @pytest.fixture(params=[pytest.param(name, marks=SAME[name]) for name in LEAN])
 def pair_names(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Give the names of a stock task runner and of the lean one in its place."""
-    return LEAN[request.param], request.param
+    return RUNNERS[request.param].stock, request.param
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from flowgauge.catalogue.catalogue import catalogue_root
 from flowgauge.mistake import Mistake
-from flowgauge.runners.table import PATTERNS
+from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _conclusions(advice: Advice) -> Iterator[str]:
     batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""
     level = f" (no difference seen from {', '.join(advice.level)})" if advice.level else ""
     yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{level}"
-    if pattern := PATTERNS.get(best.runner):
+    if pattern := RUNNERS[best.runner].pattern:
         yield f"{best.runner} is a pattern: flowgauge copy {pattern} my_project/"
     if advice.batch_below is not None:
         below, there = seconds(advice.batch_below), seconds(advice.batch_below / 2)

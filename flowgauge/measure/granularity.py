@@ -40,7 +40,7 @@ class Cell:
     """What METG is measured for.
 
     Attributes:
-        runner: A task runner, or a floor.
+        runner: A task runner, or a baseline.
         kernel: The work.
         shape: How the tasks depend on each other.
         feature: What of Prefect its tasks use on top; empty for nothing.

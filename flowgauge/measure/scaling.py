@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.work_items import check_outputs

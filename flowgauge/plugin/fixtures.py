@@ -15,13 +15,14 @@ from flowgauge.plugin.preflight import warn_of_untested_prefect
 from flowgauge.plugin.session import RUN, SERVER_LOST, is_stock, leased_server, measures, run_home
 from flowgauge.plugin.timing import times
 from flowgauge.runners.dask_cluster import ClusterError
-from flowgauge.runners.table import RunnerError, StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.starts import RunnerError
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from flowgauge.measure.floors import Floor
+    from flowgauge.measure.baselines import Baseline
     from flowgauge.plugin.recorder import Paired
     from flowgauge.workflows.kernels import Speeds
 
@@ -109,11 +110,11 @@ def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paire
 
 
 @pytest.fixture(scope="module")
-def floor(started_runners: StartedRunners, runner_name: str) -> Iterator[Floor]:
+def baseline(started_runners: StartedRunners, runner_name: str) -> Iterator[Baseline]:
     """Give the plainest code that does what the task runner does, its workers already up."""
-    from flowgauge.measure.floors import floor
+    from flowgauge.measure.baselines import baseline
 
-    with floor(runner_name, started_runners) as started:
+    with baseline(runner_name, started_runners) as started:
         yield started
 
 
@@ -129,7 +130,8 @@ def speeds() -> Speeds:
 @pytest.fixture(scope="session")
 def bare_pool(started_runners: StartedRunners) -> Iterator[Executor]:
     """Give a process pool without Prefect, beside which efficiency is measured."""
-    from flowgauge.measure.floors import pool
+    from flowgauge.measure.baselines import pool
+    from flowgauge.runners.table import BaselineKind
 
-    with pool("processes", started_runners.workers) as executor:
+    with pool(BaselineKind.PROCESSES, started_runners.workers) as executor:
         yield executor

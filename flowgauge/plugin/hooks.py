@@ -28,14 +28,10 @@ from flowgauge.plugin.session import (
     run_home,
     start_early,
 )
+from flowgauge.runners.chosen import chosen_runners, default_workers, narrowed
 from flowgauge.runners.dask_cluster import check_dask_address
-from flowgauge.runners.table import (
-    RunnerError,
-    chosen_runners,
-    default_workers,
-    installed_runners,
-    narrowed,
-)
+from flowgauge.runners.starts import RunnerError
+from flowgauge.runners.table import RUNNERS, names_where
 
 if TYPE_CHECKING:
     from flowgauge.plugin.facts import Facts
@@ -73,14 +69,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption(
         "--runners",
         metavar="NAMES",
-        help="task runners to test on, with commas between: sequential, threads, processes,"
-        " dask-threads, dask-processes, lean-processes, lean-dask (default: all that are"
-        " installed; the lean ones where benchmarks are measured, or a test names them)",
+        help=f"task runners to test on, with commas between: {', '.join(RUNNERS)} (default: all"
+        " that are installed; the lean ones where benchmarks are measured, or a test names them)",
     )
     group.addoption(
         "--dask-address",
         metavar="ADDRESS",
-        help="an existing Dask scheduler for dask-processes, for instance tcp://10.0.0.5:8786",
+        help="an existing Dask scheduler for task runners on processes of Dask, for instance"
+        " tcp://10.0.0.5:8786",
     )
     group.addoption(
         "--workers",
@@ -254,7 +250,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         try:
             # A mark may name the lean ones, which nothing else chooses by itself.
             asked = metafunc.config.getoption("runners")
-            names = narrowed(names if asked else installed_runners(), mark.args)
+            there = names if asked else names_where(lambda runner: runner.installed)
+            names = narrowed(there, mark.args)
         except RunnerError as error:
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
     if "paired" in metafunc.fixturenames and not measures(metafunc.config):

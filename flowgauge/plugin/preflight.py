@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from flowgauge.runners.table import StartedRunners
+    from flowgauge.runners.started import StartedRunners
 
 
 class UntestedPrefectWarning(UserWarning):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowgauge.runners.table import LEAN
+from flowgauge.runners.table import RUNNERS
 
 if TYPE_CHECKING:
     from flowgauge.report.model.guarantees import Outcome
@@ -42,7 +42,7 @@ def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
     callspec = getattr(item, "callspec", None)
     runner = callspec.params.get("runner_name") if callspec else None
     # A lean runner does what the one does that it stands in for.
-    stock = LEAN.get(str(runner), runner)
+    stock = (RUNNERS[runner].stock or runner) if runner in RUNNERS else runner
     fails_here = holds_on is not None and runner is not None and stock not in holds_on
     if fails_here:
         item.add_marker(

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from flowgauge.measure.intervals import Interval
 from flowgauge.predict.observations import Observation, machine_of, observations
-from flowgauge.predict.simulation import MANNERS, Costs, Machine, simulated_makespan
+from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
 from flowgauge.results.rows import Results, ResultsError, Row
+from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.workflow import Workflow
 
@@ -130,7 +131,7 @@ def predictors(results: Results) -> tuple[Predictor, ...]:
     machine = machine_of(results)
     found = tuple(
         fit(runner, observed, machine, results.rows)
-        for runner in MANNERS
+        for runner in RUNNERS
         if len(observed := observations(results, runner, machine)) >= _LEAST_ROWS
     )
     if not found:
@@ -165,7 +166,7 @@ def fit(
     tasks = [task for each in observed for task in each.workflow.tasks]
     knows_bytes = any(task.output_bytes for task in tasks)
     # Where the flow's own thread does the tasks, nothing is handed over.
-    knows_edges = MANNERS[runner].inline or any(task.parents for task in tasks)
+    knows_edges = RUNNERS[runner].execution.inline or any(task.parents for task in tasks)
 
     def logs(point: Floats) -> Floats:
         costs = _costs(point)

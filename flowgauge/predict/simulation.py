@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
+from flowgauge.runners.table import RUNNERS, ExecutionModel
 from flowgauge.workflows.workflow import Kernel, Task, Workflow
 
 HOLDS_INTERPRETER: frozenset[Kernel] = frozenset({"python", "memory", "bytes"})
@@ -55,33 +56,6 @@ class Machine:
         """Return it with as much load as makes this its pace."""
         return replace(self, load=max(self.cores / pace - self.workers, 0.0))
 
-
-@dataclass(frozen=True)
-class Manner:
-    """How a task runner goes about a task.
-
-    Attributes:
-        inline: The flow's own thread does it, before it goes on.
-        one_interpreter: Workers and the flow share an interpreter, and so its lock.
-        waits_at: Where a task waits for its parents: `worker`, on one that does nothing else
-            meanwhile; `queue`, in one of as many places as there are workers, before those that
-            were submitted later; `scheduler`, where it is in nobody's way.
-    """
-
-    inline: bool = False
-    one_interpreter: bool = False
-    waits_at: str = "scheduler"
-
-
-MANNERS = {
-    "sequential": Manner(inline=True, one_interpreter=True),
-    "threads": Manner(one_interpreter=True, waits_at="worker"),
-    "processes": Manner(waits_at="queue"),
-    "lean-processes": Manner(waits_at="queue"),
-    "dask-threads": Manner(one_interpreter=True),
-    "dask-processes": Manner(),
-    "lean-dask": Manner(),
-}
 
 _KINDS = _PLAIN, _CORE, _LOCK = 0, 1, 2
 """What takes time: waiting, a core, or a core and the interpreter of the flow."""
@@ -135,8 +109,10 @@ class _Clock:
 class _Run:
     """One workflow on one task runner."""
 
-    def __init__(self, workflow: Workflow, manner: Manner, costs: Costs, machine: Machine) -> None:
-        self.workflow, self.manner, self.costs = workflow, manner, costs
+    def __init__(
+        self, workflow: Workflow, model: ExecutionModel, costs: Costs, machine: Machine
+    ) -> None:
+        self.workflow, self.model, self.costs = workflow, model, costs
         self.clock = _Clock(machine)
         self.unsubmitted = deque(workflow.tasks)
         self.waits = {task.id: len(set(task.parents)) for task in workflow.tasks}
@@ -144,8 +120,8 @@ class _Run:
         for task in workflow.tasks:
             for parent in set(task.parents):
                 self.children[parent].append(task)
-        self.places = math.inf if manner.waits_at == "scheduler" else machine.workers
-        self.idle = math.inf if manner.waits_at == "worker" else machine.workers
+        self.places = math.inf if model.waits_at == "scheduler" else machine.workers
+        self.idle = math.inf if model.waits_at == "worker" else machine.workers
         self.queue: deque[Task] = deque()
         self.ready: deque[Task] = deque()
         self.placed: set[str] = set()
@@ -154,7 +130,7 @@ class _Run:
         """Let the flow's thread submit its next task."""
         if self.unsubmitted:
             task = self.unsubmitted.popleft()
-            then = self.start if self.manner.inline else self.submitted
+            then = self.start if self.model.inline else self.submitted
             self.clock.begin(_LOCK, self.costs.submit, lambda: then(task))
 
     def submitted(self, task: Task) -> None:
@@ -183,7 +159,7 @@ class _Run:
     def is_ready(self, task: Task) -> None:
         """Let a task run as soon as a worker is idle."""
         self.ready.append(task)
-        if self.manner.waits_at == "queue":
+        if self.model.waits_at == "queue":
             self.places += 1
             self.fill_places()
         self.fill_workers()
@@ -220,9 +196,9 @@ class _Run:
             self.waits[child.id] -= 1
             if not self.waits[child.id] and child.id in self.placed:
                 self.parents_ended(child)
-        if self.manner.inline:
+        if self.model.inline:
             self.submit_next()
-        elif self.manner.waits_at == "worker":
+        elif self.model.waits_at == "worker":
             self.places += 1
             self.fill_places()
         else:
@@ -233,7 +209,7 @@ class _Run:
         """Return what a kernel needs to go on."""
         if kernel == "wait":
             return _PLAIN
-        shared = self.manner.one_interpreter and kernel in HOLDS_INTERPRETER
+        shared = self.model.one_interpreter and kernel in HOLDS_INTERPRETER
         return _LOCK if shared else _CORE
 
 
@@ -242,13 +218,13 @@ def simulated_makespan(workflow: Workflow, runner: str, costs: Costs, machine: M
 
     Args:
         workflow: What is run, in a flow that runs already; its subflows are not made.
-        runner: One of `MANNERS`.
+        runner: Its name in the table of task runners.
         costs: The task runner's.
         machine: What it runs on.
 
     Returns:
         Seconds from the first submission to the end of the last task.
     """
-    run = _Run(workflow, MANNERS[runner], costs, machine)
+    run = _Run(workflow, RUNNERS[runner].execution, costs, machine)
     run.submit_next()
     return run.clock.run()

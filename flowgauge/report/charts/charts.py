@@ -48,8 +48,8 @@ def _chart(question: Question) -> _Layers:
     match question.form:
         case "efficiency":
             return efficiency_chart(question.rows)
-        case "floor":
-            return _floor_chart(question)
+        case "baseline":
+            return _baseline_chart(question)
         case _:
             return _dot_chart(question)
 
@@ -102,15 +102,15 @@ def theme(ink: str) -> Spec:
     }
 
 
-def _floor_chart(question: Question) -> _Layers:
+def _baseline_chart(question: Question) -> _Layers:
     """Draw the time of each row, and beside it the time of what it was paired with."""
     rows = question.rows
-    floors = [floor for row in rows if (floor := _floor(row))]
-    ends = [*floors, *(row.low for row in rows), *(row.high for row in rows)]
+    baselines = [baseline for row in rows if (baseline := _baseline(row))]
+    ends = [*baselines, *(row.low for row in rows), *(row.high for row in rows)]
     x = log_axis(ends, SECONDS)
     middle = math.sqrt(min(ends) * max(ends))
     records = [
-        _record(row, label, "floor") | _floor_record(row, label, middle)
+        _record(row, label, "baseline") | _baseline_record(row, label, middle)
         for row, label in zip(rows, labels(rows), strict=True)
     ]
     base = _rows(records, 58 * len(records)).encode(
@@ -125,7 +125,7 @@ def _floor_chart(question: Question) -> _Layers:
     )
     cost = base.encode(x=x)
     colour = _runner_colour(rows, legend=False)
-    plain = base.transform_filter("datum.floor != null").encode(x=alt.X("floor:Q"))
+    plain = base.transform_filter("datum.baseline != null").encode(x=alt.X("baseline:Q"))
     return alt.layer(
         plain.mark_rule(opacity=0.25).encode(x2="value:Q"),
         _whisker(base).encode(color=colour),
@@ -211,23 +211,23 @@ def _record(row: Row, label: str, form: str) -> dict[str, Any]:
     }
 
 
-def _floor_record(row: Row, label: str, middle: float) -> dict[str, Any]:
-    """Return what only the chart of floors needs; `middle` is the middle of its axis (seconds)."""
+def _baseline_record(row: Row, label: str, middle: float) -> dict[str, Any]:
+    """Return what the chart of baselines needs; `middle` is the middle of its axis (seconds)."""
     name = runner_name(row)
     shown = {"label": name if label == row.id else f"{name} · {label}", "cost": seconds(row.value)}
-    floor = _floor(row)
-    if row.ratio is None or floor is None:
-        return shown | {"floor": None}
+    baseline = _baseline(row)
+    if row.ratio is None or baseline is None:
+        return shown | {"baseline": None}
     return shown | {
-        "floor": floor,
-        "beside": f"{row.reference or 'reference'} {seconds(floor)}",
+        "baseline": baseline,
+        "beside": f"{row.reference or 'reference'} {seconds(baseline)}",
         "times": ratio(row.ratio),
         # Written towards the middle, so that it isn't cut off on a narrow screen.
-        "side": "left" if floor < middle / 2 else "right",
+        "side": "left" if baseline < middle / 2 else "right",
     }
 
 
-def _floor(row: Row) -> float | None:
+def _baseline(row: Row) -> float | None:
     """Return the time of what a row was paired with (seconds), None if it is not known."""
     return row.value / row.ratio if row.ratio and row.ratio > 0 else None
 

@@ -13,7 +13,7 @@ from flowgauge.report.model.formats import quantity, seconds
 from flowgauge.report.model.labels import (
     PLAIN_SHAPE,
     colours,
-    is_floor,
+    is_baseline,
     is_point,
     params_text,
     runner_name,
@@ -68,7 +68,7 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
         alt.Tooltip("settings:N"),
     ]
     dashes = alt.StrokeDash(
-        "floor:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None
+        "baseline:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None
     )
     half = alt.Chart(alt.InlineData(values=[{"half": _TARGET}]))
     met = (
@@ -140,6 +140,6 @@ def _settings(row: Row) -> dict[str, Any]:
         "runner": runner_name(row),
         "kernel": row.params.get("kernel"),
         "shape": row.params.get("shape"),
-        "floor": is_floor(row),
+        "baseline": is_baseline(row),
         "settings": params_text(row),
     }

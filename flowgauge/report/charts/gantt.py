@@ -10,7 +10,7 @@ import altair as alt
 
 from flowgauge.report.charts.charts import svg
 from flowgauge.report.model.formats import ratio, seconds
-from flowgauge.report.model.labels import FLOORS
+from flowgauge.report.model.labels import BASELINES
 from flowgauge.results.rows import Row
 from flowgauge.results.timelines import Timeline
 
@@ -92,7 +92,7 @@ def _workflows(rows: Iterable[Row]) -> dict[str, Sequence[Row]]:
     """Return the rows of each workflow on task runners, the fastest first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.group == "workflows" and row.runner not in (*FLOORS, None):
+        if row.group == "workflows" and row.runner not in (*BASELINES, None):
             found.setdefault(row.id, []).append(row)
     return {id: sorted(each, key=lambda row: row.value) for id, each in found.items()}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flowgauge.report.model.labels import FLOORS, in_order, is_point
+from flowgauge.report.model.labels import BASELINES, in_order, is_point
 from flowgauge.report.model.verdicts import Bands, band, judged, noise_bands, widest
 from flowgauge.results.rows import Results, Row
 
@@ -19,7 +19,6 @@ _VERSIONS = ("python", "versions")
 _MORE_IS_BETTER = ("runs/min", "busy", "efficiency", "reached")
 _RANKS = {"seconds": 0, "reached": 1, "efficiency": 2}
 """Units of METG, best first: found, not found by the tasks that were tried, and never."""
-_WITHOUT_PREFECT = ("plain function call", *FLOORS)
 _LEAST_ROUNDS = 2
 
 
@@ -119,7 +118,7 @@ def _machine_time(pairs: Iterable[tuple[Row, Row]]) -> float | None:
     times = [
         (new.value / new.ratio) / (old.value / old.ratio)
         for old, new in pairs
-        if old.reference in _WITHOUT_PREFECT and old.ratio and new.ratio and old.value > 0
+        if old.reference in BASELINES and old.ratio and new.ratio and old.value > 0
     ]
     return statistics.median(times) if times else None
 

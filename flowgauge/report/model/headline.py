@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flowgauge.report.model.formats import ratio, seconds
-from flowgauge.report.model.labels import PLAIN_SHAPE, is_floor
+from flowgauge.report.model.labels import PLAIN_SHAPE, is_baseline
 from flowgauge.report.model.questions import adds_to_submit, is_plain_submit
 from flowgauge.report.model.verdicts import Bands, verdict
 from flowgauge.results.rows import Row
@@ -68,7 +68,7 @@ def noise(bands: Bands) -> str:
 
 def _half_busy(rows: Sequence[Row]) -> str:
     """Say from which task length on each runner keeps half of the machine busy."""
-    found = [r for r in rows if r.id == "metg-50" and r.runner and not is_floor(r)]
+    found = [r for r in rows if r.id == "metg-50" and r.runner and not is_baseline(r)]
     found = [row for row in found if "feature" not in row.params]
     # Tasks without edges, if there are some: whatever was measured first.
     plain = min(found, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)

@@ -10,21 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowgauge.results.rows import Row
+from flowgauge.runners.table import RUNNERS, BaselineKind
 
 NO_RUNNER = "no runner"
 PLAIN_SHAPE = "trivial"
 """What is shown first of workflows that METG was measured for: tasks without edges."""
 
-_RUNNERS = (
-    "sequential",
-    "threads",
-    "processes",
-    "lean-processes",
-    "dask-threads",
-    "dask-processes",
-    "lean-dask",
-)
-FLOORS = ("ThreadPoolExecutor", "ProcessPoolExecutor", "bare Dask")
+BASELINES = tuple(kind.value for kind in BaselineKind)
 _FEATURES = (
     "flow",
     "task-call",
@@ -49,8 +41,7 @@ _GROUPS = {
     "harness": "What a test run costs",
     "noise": "The same thing against itself",
 }
-# Okabe and Ito's colours: told apart by most colour-blind people, and on white and black alike.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#B8B000", "#CC79A7", "#D55E00", "#56B4E9")
+# For what is not in the table of task runners.
 _SPARE_COLOURS = ("#8C8C8C", "#A6761D", "#5A5A5A")
 
 
@@ -89,7 +80,7 @@ def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def runners(rows: Iterable[Row]) -> tuple[str, ...]:
     """List the runners that rows have: known ones first, then others, "no runner" last."""
-    names = _listed((runner_name(row) for row in rows), (*_RUNNERS, *FLOORS))
+    names = _listed((runner_name(row) for row in rows), (*RUNNERS, *BASELINES))
     return tuple(sorted(names, key=NO_RUNNER.__eq__))
 
 
@@ -100,9 +91,8 @@ def runner_name(row: Row) -> str:
 
 def colours(names: Sequence[str]) -> tuple[str, ...]:
     """Give each runner its colour: always the same for a known one."""
-    known = dict(zip(_RUNNERS, _COLOURS, strict=True))
     spare = iter(_SPARE_COLOURS * len(names))
-    return tuple(known.get(name) or next(spare) for name in names)
+    return tuple(RUNNERS[name].colour if name in RUNNERS else next(spare) for name in names)
 
 
 def labels(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -150,9 +140,9 @@ def _telling(rows: Sequence[Row]) -> tuple[str, ...]:
     return others if kinds(others) == kinds(differing) else tuple(differing)
 
 
-def is_floor(row: Row) -> bool:
+def is_baseline(row: Row) -> bool:
     """Say whether a row is that of what a task runner stands on, without Prefect."""
-    return row.runner in FLOORS
+    return row.runner in BASELINES
 
 
 def kernels(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ class Question:
         title: The question.
         caption: How to read the chart.
         group: The group of its rows.
-        form: `floor` draws a time and the time it is paired with, `cost` a time, `ratio` a ratio,
-            `efficiency` a line against the length of tasks.
+        form: `baseline` draws a time and the time it is paired with, `cost` a time, `ratio` a
+            ratio, `efficiency` a line against the length of tasks.
         rows: The rows that can be drawn; none if the run did not measure it.
         shows_timelines: Whether Gantt charts of the rows belong to the answer.
     """
@@ -30,7 +30,7 @@ class Question:
     title: str
     caption: str
     group: str
-    form: Literal["efficiency", "floor", "cost", "ratio"]
+    form: Literal["efficiency", "baseline", "cost", "ratio"]
     rows: tuple[Row, ...]
     shows_timelines: bool = False
 
@@ -75,7 +75,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "Time per submitted task that does nothing: a dot, with its 95 % interval. The bar on"
             " the left is the same work without Prefect.",
             "features",
-            "floor",
+            "baseline",
             rows_where(is_plain_submit),
         ),
         Question(

@@ -12,7 +12,7 @@ import pytest
 
 from flowgauge.cli.app import run
 from flowgauge.predict.simulation import Machine
-from flowgauge.runners.table import PATTERNS
+from flowgauge.runners.table import RUNNERS, names_where
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.wfformat import dump
 from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, results, rows_of
@@ -70,7 +70,7 @@ def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
     assert re.fullmatch(r"on \S+, .* than .*: of .* each, at least \d+ in one task run", edge)
 
 
-@pytest.mark.parametrize("runner", PATTERNS)
+@pytest.mark.parametrize("runner", names_where(lambda runner: bool(runner.pattern)))
 def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
     measured: Path, capsys: Captured, runner: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
     assert run(command.split()[1:]) == 0
     (copied,) = measured.glob("my_project/*.py")
     # The runner itself is made of the same entry of the table.
-    assert copied.stem == Path(PATTERNS[runner]).name
+    assert copied.stem == Path(RUNNERS[runner].pattern).name
     assert re.search(r"^class \w+TaskRunner\(", copied.read_text(), re.MULTILINE)
 
 

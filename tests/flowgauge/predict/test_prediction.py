@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from flowgauge.predict.observations import MOST_TASKS, machine_of, observations
 from flowgauge.predict.prediction import Predictor, predictors
-from flowgauge.predict.simulation import MANNERS, Machine, simulated_makespan
+from flowgauge.predict.simulation import Machine, simulated_makespan
 from flowgauge.results.rows import Results, ResultsError
+from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.shapes import random_layered, shape
 from flowgauge.workflows.workflow import Workflow
 from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, figure, results, rows_of
@@ -37,7 +38,7 @@ HELD_OUT = (
 )
 
 
-@pytest.mark.parametrize("runner", MANNERS)
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("load", [0.0, 1.5])
 def test_what_behaves_as_simulated_is_predicted(runner: str, load: float) -> None:
     """Other workflows than those in the rows are predicted to 3 %, on a loaded machine as well."""
@@ -100,7 +101,7 @@ def test_each_worker_brings_a_core() -> None:
 
 
 def test_only_rows_that_can_be_simulated_are_read() -> None:
-    """Rows with a feature, of floors, of real workflows and of thousands of tasks are left out."""
+    """Rows with a feature, of baselines, of real workflows, of thousands of tasks are left out."""
     good = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[:2]
     params = dict(good[0].params)
     others = [

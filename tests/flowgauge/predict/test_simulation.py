@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.predict.simulation import MANNERS, Costs, Machine, simulated_makespan
+from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
 from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.shapes import SHAPES, random_layered, shape
 from flowgauge.workflows.workflow import Kernel, Task, Workflow
@@ -17,13 +17,8 @@ from flowgauge.workflows.workflow import Kernel, Task, Workflow
 FREE = Costs(0.0, 0.0, 0.0, 0.0)
 TWO = Machine(2, 2.0)
 KERNELS = get_args(Kernel)
-runners = st.sampled_from(sorted(MANNERS))
+runners = st.sampled_from(sorted(RUNNERS))
 seconds = st.floats(0, 1)
-
-
-def test_every_runner_is_known() -> None:
-    """Each task runner of the table has a manner, and no other."""
-    assert MANNERS.keys() == RUNNERS.keys()
 
 
 @given(

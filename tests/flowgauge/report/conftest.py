@@ -59,8 +59,8 @@ def row(
 
 
 def _rows() -> Iterator[Row]:
-    for runner, (cost, floor, reference) in _SUBMITS.items():
-        yield row("submit", cost, cost / floor, runner=runner, reference=reference)
+    for runner, (cost, baseline, reference) in _SUBMITS.items():
+        yield row("submit", cost, cost / baseline, runner=runner, reference=reference)
         for id, times in _ADDED.items():
             yield row(id, cost * times, times, runner=runner)
         for id, times in _PATTERNS.items():

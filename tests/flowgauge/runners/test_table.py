@@ -18,15 +18,11 @@ from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
+from flowgauge.runners.chosen import chosen_runners, default_workers, narrowed
 from flowgauge.runners.dask_cluster import local_cluster
-from flowgauge.runners.table import (
-    RUNNERS,
-    RunnerError,
-    StartedRunners,
-    chosen_runners,
-    default_workers,
-    narrowed,
-)
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.starts import RunnerError
+from flowgauge.runners.table import RUNNERS
 from flowgauge.waiting import wait_until
 
 
@@ -122,7 +118,7 @@ def test_the_preloaded_pool_forks(started_runners: StartedRunners) -> None:
 def test_default_workers_are_the_cores_of_this_process() -> None:
     """The width of benchmarks is the number of cores that may be used, fewer than there are."""
     code = (
-        "import os\nfrom flowgauge.runners.table import default_workers\n"
+        "import os\nfrom flowgauge.runners.chosen import default_workers\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(default_workers())"
     )
     words = [sys.executable, "-c", code]

@@ -30,7 +30,7 @@ from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
 from flowgauge.waiting import wait_until
 from patterns.task_runners import lean_dask
 from patterns.task_runners.lean_dask import LeanDaskTaskRunner, weigh_parcels

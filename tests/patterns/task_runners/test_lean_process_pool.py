@@ -30,7 +30,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
 from flowgauge.runners.process_pool import PreloadedProcessPoolTaskRunner
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
 from patterns.task_runners import lean_process_pool
 from patterns.task_runners.lean_process_pool import LeanProcessPoolTaskRunner, weigh_parcels
 from tests.patterns.task_runners.drawn_flows import (

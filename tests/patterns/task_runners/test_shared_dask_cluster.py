@@ -19,7 +19,7 @@ from prefect.flows import Flow
 from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
-from flowgauge.runners.table import StartedRunners
+from flowgauge.runners.started import StartedRunners
 from flowgauge.waiting import patience
 from patterns.task_runners import shared_dask_cluster
 from patterns.task_runners.shared_dask_cluster import develop_film, shared_cluster

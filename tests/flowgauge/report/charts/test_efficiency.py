@@ -51,8 +51,8 @@ def test_efficiency_is_the_share_of_the_work(chart: Spec) -> None:
     threads = [p for p in points(chart) if p["runner"] == "threads" and p["kernel"] == "native"]
     assert [point["efficiency"] for point in threads] == pytest.approx([0, 0.5, 0.75])
     assert [point["value"] for point in threads] == pytest.approx([0.015, 0.03, 0.06])
-    assert [point["floor"] for point in threads] == [False] * 3
-    assert all(point["floor"] for point in points(chart) if point["runner"] == "bare Dask")
+    assert [point["baseline"] for point in threads] == [False] * 3
+    assert all(point["baseline"] for point in points(chart) if point["runner"] == "bare Dask")
 
 
 def test_a_kernel_and_a_shape_can_be_chosen(chart: Spec) -> None:

@@ -40,7 +40,7 @@ RUNS = [run("threads", 2.0), run("processes", 1.5), run("sequential", 3.0), run(
 
 
 def test_best_and_worst_are_drawn() -> None:
-    """Of all task runners, floors left out, the fastest and the slowest; kinds are named."""
+    """Of all task runners, baselines left out, the fastest and the slowest; kinds are named."""
     charts = gantt_charts(ROWS, RUNS)
     assert list(charts) == ["gantt-blast-best", "gantt-blast-worst"]
     assert "blast on processes" in charts["gantt-blast-best"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The floors: plain code that does what a task runner does."""
+"""The baselines: plain code that does what a task runner does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from flowgauge.measure.floors import Floor
+from flowgauge.measure.baselines import Baseline
+from flowgauge.runners.table import RUNNERS
 from flowgauge.waiting import patience
 
 
@@ -19,19 +20,21 @@ def own_process(number: int) -> tuple[int, int]:
     return number, os.getpid()
 
 
-def test_a_floor_maps_in_order_where_its_runner_would(floor: Floor, runner_name: str) -> None:
-    """Each floor keeps the order, and leaves this process just as its task runner does."""
-    mapped = floor.map(own_process, range(8))
+def test_a_baseline_maps_in_order_where_its_runner_would(
+    baseline: Baseline, runner_name: str
+) -> None:
+    """Each baseline keeps the order, and leaves this process just as its task runner does."""
+    mapped = baseline.map(own_process, range(8))
     assert [number for number, _ in mapped] == list(range(8))
     elsewhere = os.getpid() not in {pid for _, pid in mapped}
-    assert elsewhere == (runner_name in {"processes", "dask-processes"})
+    assert elsewhere == (not RUNNERS[runner_name].in_process)
 
 
-def test_a_floor_works_anew_every_time(floor: Floor, tmp_path: Path) -> None:
+def test_a_baseline_works_anew_every_time(baseline: Baseline, tmp_path: Path) -> None:
     """A second call with the same arguments is executed again, on Dask too."""
     folder = str(tmp_path)
     for round in (1, 2):
-        floor.map(leave_a_file, [folder] * 3)
+        baseline.map(leave_a_file, [folder] * 3)
         assert len(os.listdir(folder)) == 3 * round
 
 
@@ -44,10 +47,11 @@ def leave_a_file(folder: str) -> None:
 
 POOL = """
 import os, signal
-from flowgauge.measure.floors import pool
+from flowgauge.measure.baselines import pool
+from flowgauge.runners.table import BaselineKind
 
 if __name__ == "__main__":
-    with pool("processes", 2) as executor:
+    with pool(BaselineKind.PROCESSES, 2) as executor:
         print(*executor._processes, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """

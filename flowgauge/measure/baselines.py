@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plainest code that does what a task runner does, without Prefect: the runner's floor."""
+"""Baselines: the plainest code that does what a task runner does, without Prefect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from flowgauge.measure.graph_flow import run_on_dask, run_on_pool
 from flowgauge.runners.parent_process import end_with_parent
-from flowgauge.runners.table import CLUSTERS, StartedRunners
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import RUNNERS, BaselineKind
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.work_items import Output
 from flowgauge.workflows.workflow import Workflow
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Floor:
+class Baseline:
     """A warm pool of the same kind and width as a task runner's.
 
     Attributes:
@@ -35,52 +36,54 @@ class Floor:
 
 
 @contextlib.contextmanager
-def floor(runner: str, started: StartedRunners) -> Iterator[Floor]:
-    """Start the floor of a task runner.
+def baseline(runner: str, started: StartedRunners) -> Iterator[Baseline]:
+    """Start the baseline of a task runner.
 
     Args:
         runner: The name of the task runner.
-        started: The run's task runners; a Dask floor uses the same cluster.
+        started: The run's task runners; a Dask baseline uses the same cluster.
 
     Yields:
-        The floor; its workers are up.
+        The baseline; its workers are up.
     """
-    if runner == "sequential":
-        yield Floor(
-            "plain function call",
-            lambda fn, items: [fn(item) for item in items],
-            lambda workflow, speeds: run_on_pool(workflow, _InlineExecutor(), speeds),
-        )
-    elif runner in CLUSTERS:
-        from distributed import Client
+    kind = RUNNERS[runner].baseline
+    match kind:
+        case BaselineKind.CALL:
+            yield Baseline(
+                kind,
+                lambda fn, items: [fn(item) for item in items],
+                lambda workflow, speeds: run_on_pool(workflow, _InlineExecutor(), speeds),
+            )
+        case BaselineKind.DASK:
+            from distributed import Client
 
-        with Client(started.dask_scheduler(runner), set_as_default=False) as client:
-            yield Floor(
-                "bare Dask",
-                lambda fn, items: _gather(client, fn, items),
-                lambda workflow, speeds: run_on_dask(workflow, client, speeds),
-            )
-    else:
-        with pool(runner, started.workers) as executor:
-            yield Floor(
-                type(executor).__name__,
-                lambda fn, items: list(executor.map(fn, items)),
-                lambda workflow, speeds: run_on_pool(workflow, executor, speeds),
-            )
+            with Client(started.dask_scheduler(runner), set_as_default=False) as client:
+                yield Baseline(
+                    kind,
+                    lambda fn, items: _gather(client, fn, items),
+                    lambda workflow, speeds: run_on_dask(workflow, client, speeds),
+                )
+        case BaselineKind.THREADS | BaselineKind.PROCESSES:
+            with pool(kind, started.workers) as executor:
+                yield Baseline(
+                    kind,
+                    lambda fn, items: list(executor.map(fn, items)),
+                    lambda workflow, speeds: run_on_pool(workflow, executor, speeds),
+                )
 
 
 @contextlib.contextmanager
-def pool(runner: str, workers: int) -> Iterator[Executor]:
+def pool(kind: BaselineKind, workers: int) -> Iterator[Executor]:
     """Start a bare pool.
 
     Args:
-        runner: `threads` or `processes`.
+        kind: Threads or processes.
         workers: How many.
 
     Yields:
         The pool; its workers are up.
     """
-    with _executor(runner, workers) as executor:
+    with _executor(kind, workers) as executor:
         list(executor.map(abs, range(workers)))
         yield executor
 
@@ -94,8 +97,8 @@ class _InlineExecutor(Executor):
         return future
 
 
-def _executor(runner: str, workers: int) -> Executor:
-    if runner == "threads":
+def _executor(kind: BaselineKind, workers: int) -> Executor:
+    if kind is BaselineKind.THREADS:
         return ThreadPoolExecutor(workers)
     from flowgauge.runners.process_pool import preloaded_context
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which task runners a run, or a test, is for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from flowgauge.runners.starts import RunnerError
+from flowgauge.runners.table import RUNNERS, names_where
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
+    """Read the value of `--runners`.
+
+    Args:
+        text: Names with commas between them, or None for all that are installed.
+        lean: Whether the lean ones are among those that nobody named.
+
+    Returns:
+        The names, each once, in the order given.
+
+    Raises:
+        RunnerError: If a name doesn't exist or its packages are not installed.
+    """
+    if text is None:
+        return names_where(lambda runner: runner.installed and (lean or not runner.lean))
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise RunnerError(f"--runners: no task runner named; choose from {', '.join(RUNNERS)}")
+    for name in names:
+        _check_known(name, "--runners")
+        if not (runner := RUNNERS[name]).installed:
+            raise RunnerError(
+                f'--runners: {name} needs {runner.package}; pip install "flowgauge[{runner.extra}]"'
+            )
+    return names
+
+
+def narrowed(chosen: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return the chosen runners that a test's `runners` mark wants.
+
+    Args:
+        chosen: The names of this run.
+        wanted: The names in the mark.
+
+    Returns:
+        The names in both, in the order of the run.
+
+    Raises:
+        RunnerError: If the mark names a runner that doesn't exist.
+    """
+    wanted = tuple(wanted)
+    for name in wanted:
+        _check_known(name, "mark runners")
+    return tuple(name for name in chosen if name in wanted)
+
+
+def _check_known(name: str, where: str) -> None:
+    if name not in RUNNERS:
+        raise RunnerError(
+            f"{where}: there is no task runner {name!r}; choose from {', '.join(RUNNERS)}"
+        )
