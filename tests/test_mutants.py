@@ -30,5 +30,5 @@ def test_a_mutant_fails_a_test_of_the_guarantee_that_it_breaks(
     nodes = [f"tests/patterns/{node}" for node in proving_tests(mutant, TESTS)]
     assert nodes, "no test of this guarantee"
     # One that hangs is told as such, and not by the end of this process.
-    ended = run_tests(copy, nodes, mutant.runner, seconds=HANGS)
+    ended = run_tests(copy, nodes, mutant.runner or "threads", seconds=HANGS)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr

@@ -37,7 +37,7 @@ class Mutant:
         old: What stands in the pattern, once.
         new: What the mutant has in its place.
         file: The changed file, within the folder of the pattern.
-        runner: The task runner on which it is noticed.
+        runner: The task runner on which it is noticed; empty where any does.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Mutant:
     old: str
     new: str
     file: str
-    runner: str = "threads"
+    runner: str = ""
 
     def apply(self, folder: Path) -> None:
         """Change the pattern that lies in a folder.
@@ -150,7 +150,7 @@ def copy_checkout(root: Path, folder: Path) -> Path:
 
 
 def run_tests(
-    copy: Path, tests: Sequence[str], runner: str = "threads", seconds: float | None = None
+    copy: Path, tests: Sequence[str], runner: str, seconds: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run tests of a copied checkout until the first of them fails.
 

@@ -96,9 +96,11 @@ class Points:
             _deliver_events()
             _flush_pool_messages()
             os.kill(os.getpid(), signal.SIGKILL)
+        runners = self.process.crash_on
+        mark = ", ".join(f'"{name}"' for name in runners)
         line = (
             f"{fault.call}: the task runs in pytest's own process; submit it on the task runner"
-            ' processes or dask-processes (@pytest.mark.runners("processes", "dask-processes"))'
+            f" {' or '.join(runners)} (@pytest.mark.runners({mark}))"
         )
         self.process.refuse(line)
         raise Refusal(line)

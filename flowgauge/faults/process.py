@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flowgauge.faults.journal import Journal
@@ -20,14 +20,16 @@ def faults_folder(home: Path) -> Path:
 class FaultProcess:
     """What this process knows of the plan; while there is none, that costs one `stat`."""
 
-    def __init__(self, home: Path, *, expendable: bool) -> None:
+    def __init__(self, home: Path, *, expendable: bool, crash_on: Sequence[str] = ()) -> None:
         """Look for plans.
 
         Args:
             home: The folder of the run.
             expendable: Whether this process may be killed.
+            crash_on: Task runners whose processes may, to be named where this one may not.
         """
         self.expendable = expendable
+        self.crash_on = crash_on
         self._folder = faults_folder(home)
         self._path = str(plan_path(self._folder))
         self._stamp: tuple[int, int, int] | None = None

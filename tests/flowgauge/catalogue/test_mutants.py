@@ -63,7 +63,7 @@ def test_mutants_are_read(patterns: tuple[Pattern, ...], tests_root: Path) -> No
         new="print(path, yaml, flow)",
         file="backoff.py",
     )
-    assert (one.runner, other.runner) == ("threads", "processes")
+    assert (one.runner, other.runner) == ("", "processes")
     assert mutant_mismatches(patterns, tests_root) == []
 
 

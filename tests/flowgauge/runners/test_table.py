@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
+from flowgauge.runners import table
 from flowgauge.runners.chosen import chosen_runners, default_workers, narrowed
 from flowgauge.runners.dask_cluster import local_cluster
 from flowgauge.runners.started import StartedRunners
@@ -54,6 +57,44 @@ def test_a_mark_narrows_and_keeps_the_order(chosen: tuple[str, ...]) -> None:
     assert narrowed(chosen, ["processes", "threads"]) == tuple(
         name for name in chosen if name != "sequential"
     )
+
+
+WRITTEN_FOR_EACH = ("flowgauge/leftovers/watch.py", "flowgauge/plugin/leftovers_fixture.py")
+"""Where "threads" and "processes" are what a test may leave behind."""
+
+
+def texts(path: Path) -> set[str]:
+    """Return the texts that a module has, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    said = {
+        id(node.value)
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in each.body
+        if isinstance(node, ast.Expr)
+    }
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said
+    }
+
+
+def test_the_table_is_the_one_place_that_names_a_runner() -> None:
+    """No other module of the package or of the benchmarks has the name of a task runner."""
+    root = Path(table.__file__).parents[2]
+    modules = {*root.glob("flowgauge/**/*.py"), *root.glob("benchmarks/*.py")}
+    kept = {root / name for name in ("flowgauge/runners/table.py", *WRITTEN_FOR_EACH)}
+    told = re.compile("|".join(name for name in RUNNERS if "-" in name))
+    assert kept < modules
+    assert [
+        f"{module.relative_to(root)}: {text}"
+        for module in sorted(modules - kept)
+        for text in texts(module)
+        if text in RUNNERS or told.search(text)
+    ] == []
+    for module in kept:
+        assert texts(module) & RUNNERS.keys(), f"{module} names none: take it from the list"
 
 
 @task
