@@ -13,7 +13,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge.plugin.recorder import Paired
 from flowgauge.runners.started import StartedRunners
-from flowgauge.runners.table import INLINE, RUNNERS, STOCK, BaselineKind
+from flowgauge.runners.table import IN_OWN_PROCESSES, INLINE, RUNNERS, STOCK, BaselineKind
 
 FIRST_TASK: dict[str, Any] = {
     "group": "startup",
@@ -83,7 +83,7 @@ def temporary_cluster(workers: int) -> TaskRunner[Any]:
 AS_SHIPPED = {BaselineKind.PROCESSES: spawned_pool, BaselineKind.DASK: temporary_cluster}
 
 
-@pytest.mark.runners(*(name for name in STOCK if not RUNNERS[name].in_process))
+@pytest.mark.runners(*IN_OWN_PROCESSES)
 def test_first_task_as_shipped(
     paired: Paired, started_runners: StartedRunners, runner_name: str
 ) -> None:

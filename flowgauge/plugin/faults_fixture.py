@@ -12,7 +12,7 @@ import pytest
 from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.plugin.preflight import check_runner_in_reach
 from flowgauge.plugin.session import run_home
-from flowgauge.runners.table import RUNNERS, STOCK
+from flowgauge.runners.table import IN_OWN_PROCESSES
 
 if TYPE_CHECKING:
     from flowgauge.faults.wanted import Faults
@@ -52,8 +52,7 @@ def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faul
     config = request.config
     home = run_home(config)
     try:
-        crash_on = [name for name in STOCK if not RUNNERS[name].in_process]
-        hooked = hooks(FaultProcess(home, expendable=False, crash_on=crash_on))
+        hooked = hooks(FaultProcess(home, expendable=False, crash_on=IN_OWN_PROCESSES))
     except FaultsError as error:
         pytest.fail(str(error), pytrace=False)
     with hooked, wanted_faults(faults_folder(home), config.stash[_SEED], prefect_server) as wanted:

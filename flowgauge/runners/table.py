@@ -179,58 +179,68 @@ def names_where(is_wanted: Callable[[Runner], bool]) -> tuple[str, ...]:
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)
 
 
 INLINE = names_where(lambda runner: runner.execution.inline)
 STOCK = names_where(lambda runner: runner.common and not runner.pattern)
 LEAN = names_where(lambda runner: runner.lean)
+IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
 COMMON = names_where(lambda runner: runner.common)

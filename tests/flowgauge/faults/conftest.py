@@ -19,6 +19,7 @@ from flowgauge.faults.engine import hooks
 from flowgauge.faults.process import FaultProcess, faults_folder
 from flowgauge.faults.wanted import Faults, wanted_faults
 from flowgauge.plugin.session import run_home
+from flowgauge.runners.table import IN_OWN_PROCESSES
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def unchecked(config: pytest.Config, api_url: str) -> Iterator[Faults]:
     """Give faults that nobody checks at the end."""
     home = run_home(config)
     with (
-        hooks(FaultProcess(home, expendable=False)),
+        hooks(FaultProcess(home, expendable=False, crash_on=IN_OWN_PROCESSES)),
         wanted_faults(faults_folder(home), 1, api_url) as faults,
     ):
         yield faults
