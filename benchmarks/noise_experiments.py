@@ -22,7 +22,8 @@ from prefect.task_runners import TaskRunner
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
 from flowgauge.report.model.verdicts import Verdict, noise_bands, verdict
-from flowgauge.results.rows import Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Row, Unit
 from flowgauge.runners.table import RUNNERS, BaselineKind
 
 RUNS = 20
@@ -82,7 +83,7 @@ def test_pair(
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
             id=kind,
-            group="noise" if kind == "band" else GROUP,
+            group=Group.NOISE if kind == "band" else GROUP,
             figure="time per task run",
             runner=runner_name,
             against="the same without a slowdown",
@@ -124,13 +125,7 @@ def share_row(kind: Kind, runner: str, share: float, runs: int, figure: str) -> 
         runner=runner,
         params={"runs": runs},
         figure=figure,
-        unit="share",
-        value=share,
-        low=share,
-        high=share,
+        unit=Unit.SHARE,
+        value=Interval.exact(share),
         rounds=runs,
-        reference=None,
-        ratio=None,
-        ratio_low=None,
-        ratio_high=None,
     )

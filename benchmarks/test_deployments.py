@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flowgauge.measure.deployed import Site
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.plugin.recorder import Paired
+from flowgauge.results.rows import Group
 from patterns.deployments.push_on_one_machine import hand_over, serverless
 from patterns.deployments.self_hosted_server import postgres, prefect_server
 
@@ -27,7 +28,7 @@ QUEUED = 4
 TRIGGERS = 2
 AT_ONCE = 6
 """Runs at once; on SQLite twenty may take a minute, of waiting for each other."""
-DEPLOYMENTS: dict[str, Any] = {"group": "deployments", "runner": None}
+DEPLOYMENTS: dict[str, Any] = {"group": Group.DEPLOYMENTS, "runner": None}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_trigger(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
     figure = "time from the trigger until the flow runs"
     pushed = tuple(seconds["push"])
     noise = Rounds(tuple(seconds[AGAIN]), pushed)
-    paired.keep(noise, id="trigger-push", runner=None, figure=figure, **noise_of("deployments"))
+    paired.keep(noise, id="trigger-push", runner=None, figure=figure, **noise_of(Group.DEPLOYMENTS))
     for way in WAYS:
         reference = () if way == "push" else pushed
         paired.keep(

@@ -19,9 +19,10 @@ from prefect.task_runners import TaskRunner
 from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
+from flowgauge.results.rows import Group
 from flowgauge.runners.table import INLINE, RUNNERS
 
-PER_TASK: dict[str, Any] = {"group": "features", "figure": "time per task run"}
+PER_TASK: dict[str, Any] = {"group": Group.FEATURES, "figure": "time per task run"}
 PLAIN_SUBMIT = "submit of a plain task"
 TASKS = 4
 FEW_TASKS = 2
@@ -71,7 +72,7 @@ def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) ->
         lambda: add_one(1),
         check=lambda answer: answer == 2,
         id="flow",
-        group="features",
+        group=Group.FEATURES,
         figure="time per flow run",
         runner=runner_name,
         against="plain function call",
@@ -144,7 +145,7 @@ def test_subflow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str)
             lambda: add_one(1),
             check=lambda answer: answer == 2,
             id="subflow",
-            group="features",
+            group=Group.FEATURES,
             figure="time per subflow run",
             runner=runner_name,
             against="plain function call",
@@ -215,7 +216,7 @@ def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -
         task_runner,
         lambda: paired.against_itself(
             lambda: submitted(plain, numbers),
-            of="features",
+            of=Group.FEATURES,
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
             id="submit",

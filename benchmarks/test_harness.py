@@ -16,6 +16,7 @@ from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.suite import SuiteTimes, time_suite
 from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
+from flowgauge.results.rows import Group
 from flowgauge.server.kept import stop_kept
 
 FLOWS = 8
@@ -74,10 +75,10 @@ def test_harness(paired: Paired, suites: Suites, figure: str, server: str) -> No
     paired.benchmark.pedantic(lambda: None)
     if server == "kept":
         again = tuple(getattr(times, figure) for times in suites.again)
-        paired.keep(Rounds(again, tuple(ours)), **labels, **noise_of("harness"))
+        paired.keep(Rounds(again, tuple(ours)), **labels, **noise_of(Group.HARNESS))
     paired.keep(
         Rounds(tuple(ours), (getattr(suites.stock, figure),) * len(ours)),
-        group="harness",
+        group=Group.HARNESS,
         reference="Prefect's own test harness",
         params={},
         **labels,
@@ -97,7 +98,7 @@ def test_loading_the_plugin(paired: Paired, tmp_path: Path) -> None:
         run("-p", "no:flowgauge"),
         check=lambda status: status == 0,
         id="plugin-load",
-        group="startup",
+        group=Group.STARTUP,
         figure="time of a pytest run whose tests need no Prefect",
         against="the same without Flowgauge's plugin",
     )

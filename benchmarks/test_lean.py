@@ -23,7 +23,8 @@ from flowgauge.measure.host import inside_flow
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.plugin.recorder import Paired
-from flowgauge.results.rows import Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Row, Unit
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import LEAN, RUNNERS, BaselineKind, names_where
 from flowgauge.workflows.kernels import Speeds, expected, work
@@ -105,24 +106,24 @@ def seconds_of_task(task_runner: TaskRunner[Any], number: int) -> float:
 
 
 def plain_row(
-    id: str, runner: str, figure: str, unit: str, value: float, params: dict[str, Any]
+    id: str,
+    runner: str,
+    figure: str,
+    unit: Unit,
+    value: Interval,
+    params: dict[str, Any],
+    rounds: int = 1,
 ) -> Row:
-    """Return a row of one measurement beside nothing."""
+    """Return a row of what was measured relative to nothing."""
     return Row(
         id=id,
-        group="lean",
+        group=Group.LEAN,
         runner=runner,
         params=params,
         figure=figure,
         unit=unit,
         value=value,
-        low=value,
-        high=value,
-        rounds=1,
-        reference=None,
-        ratio=None,
-        ratio_low=None,
-        ratio_high=None,
+        rounds=rounds,
     )
 
 
@@ -157,7 +158,7 @@ def test_chunked_map(
     def mapped() -> None:
         assert values(chunked_map(do, range(number))) == [right] * number
 
-    paired.benchmark.group = "lean"
+    paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
     before = bare_seconds()
     for _ in range(paired.size(CHUNKED_ROUNDS)):
@@ -165,11 +166,12 @@ def test_chunked_map(
         after = bare_seconds()
         shares.append(statistics.fmean([before, after]) / seconds)
         before = after
-    middle = median_interval(shares)
     figure = f"share of the workers' time for {number} items of 1 ms"
     params = {"items": number}
-    found = plain_row("chunked-map", runner_name, figure, "busy", middle.median, params)
-    paired.add([replace(found, low=middle.low, high=middle.high, rounds=len(shares))])
+    found = median_interval(shares)
+    paired.add(
+        [plain_row("chunked-map", runner_name, figure, Unit.BUSY, found, params, len(shares))]
+    )
 
 
 @on_lean
@@ -181,7 +183,7 @@ def test_map(
     started_runners: StartedRunners,
 ) -> None:
     """What a task of a map costs beside the stock runner and beside what both stand on."""
-    paired.benchmark.group = "lean"
+    paired.benchmark.group = Group.LEAN
     many, few = map(paired.size, TASKS[profile(paired)])
     stock_name = RUNNERS[runner_name].stock
     stock = started_runners.task_runner(stock_name)
@@ -198,7 +200,7 @@ def test_map(
         ours.append(seconds_of_task(task_runner, many))
         twice.append(seconds_of_task(task_runner, many))
     common: dict[str, Any] = {"runner": runner_name, "figure": "time per task of a map"}
-    paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of("lean"))
+    paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of(Group.LEAN))
     params = {"tasks": many}
     beside = [
         ("map-beside-floor", bare, baseline.name),
@@ -208,7 +210,7 @@ def test_map(
         paired.keep(
             Rounds(tuple(ours), tuple(times)),
             id=id,
-            group="lean",
+            group=Group.LEAN,
             params=params,
             reference=reference,
             **common,
@@ -219,12 +221,12 @@ def test_map(
 def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """What a task costs of ten thousand that need nothing of each other."""
     number = paired.size(FAN_OUT)
-    paired.benchmark.group = "lean"
+    paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
     paired.keep(
         Rounds((seconds_of_task(task_runner, number),), ()),
         id="fan-out",
-        group="lean",
+        group=Group.LEAN,
         runner=runner_name,
         figure="time per task of a map",
         params={"tasks": number},
@@ -257,7 +259,7 @@ def test_processor_time(
 
     Tasks that wait come to the server one by one, and it can do less for many at once.
     """
-    paired.benchmark.group = "lean"
+    paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
     number = paired.size(TIMED_TASKS[waits])
     spent: dict[str, list[float]] = {}
@@ -276,16 +278,16 @@ def test_processor_time(
         seconds_inside(task_runner, body)
     for kind, times in spent.items():
         figure = f"processor time per task of a map in {kind}"
-        middle = median_interval(times)
         found = plain_row(
             f"processor-time-{kind.removeprefix('the ')}",
             runner_name,
             figure,
-            "seconds",
-            middle.median,
+            Unit.SECONDS,
+            median_interval(times),
             {"tasks": number, "task_seconds": waits},
+            len(times),
         )
-        paired.add([replace(found, low=middle.low, high=middle.high, rounds=len(times))])
+        paired.add([found])
 
 
 def resident_mib() -> float:
@@ -305,7 +307,7 @@ def test_memory(
     """How the memory of a worker grows over fifty flow runs: over the first ten of them it may."""
     from distributed import Client
 
-    paired.benchmark.group = "lean"
+    paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
     settled, more = paired.size(SETTLED_RUNS), paired.size(FLOW_RUNS - SETTLED_RUNS)
     with Client(started_runners.dask_scheduler(runner_name), set_as_default=False) as client:
@@ -317,16 +319,8 @@ def test_memory(
 
         before, after = memory(settled), memory(more)
     figure = f"memory of a worker after {FLOW_RUNS} flow runs"
-    found = plain_row("memory", runner_name, figure, "MiB", after, {"runs": FLOW_RUNS})
-    grown = after / before
-    paired.add(
-        [
-            replace(
-                found,
-                reference=f"after {settled}",
-                ratio=grown,
-                ratio_low=grown,
-                ratio_high=grown,
-            )
-        ]
+    found = plain_row(
+        "memory", runner_name, figure, Unit.MEBIBYTES, Interval.exact(after), {"runs": FLOW_RUNS}
     )
+    grown = Interval.exact(after / before)
+    paired.add([replace(found, reference=f"after {settled}", ratio=grown)])

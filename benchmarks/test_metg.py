@@ -18,6 +18,7 @@ from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import Submit, perform_task, submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.recorder import Paired
+from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import RUNNERS, STOCK, BaselineKind, names_where
 from flowgauge.workflows.kernels import Speeds
@@ -81,7 +82,7 @@ class Measure:
     def __call__(self, cell: Cell, run: Any, more_probes: int = 0) -> None:
         """Measure a cell, or check that it runs where nothing is timed."""
         benchmark = self.paired.benchmark
-        benchmark.group = "metg"
+        benchmark.group = Group.METG
         if benchmark.disabled:
             workflow = cell.workflow(self.workers, 2, 0.001)
             check_outputs(workflow, self.speeds, benchmark.pedantic(run, args=(workflow,)))

@@ -22,6 +22,7 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.baselines import Baseline
 from flowgauge.plugin.recorder import Paired
+from flowgauge.results.rows import Group
 from flowgauge.runners.table import INLINE, RUNNERS, STOCK
 from flowgauge.waiting import patience
 from patterns.caching import expiry_and_refresh, scope
@@ -54,7 +55,7 @@ def measure(
             plain,
             check=lambda answer: answer == expected,
             id=pattern,
-            group="patterns",
+            group=Group.PATTERNS,
             figure="time per flow run",
             runner=runner_name,
             against=baseline.name,
@@ -320,7 +321,7 @@ def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -
     cost = task_basics.price.fn([task_basics.weigh.fn(parcel) for parcel in PARCELS])
     paired.against_itself(
         lambda: post(PARCELS),
-        of="patterns",
+        of=Group.PATTERNS,
         check=lambda answer: answer == cost,
         id="tasks/basics",
         figure="time per flow run",

@@ -17,6 +17,7 @@ from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.predict.held_out import prediction_rows, time_workflows
 from flowgauge.predict.simulation import Machine
+from flowgauge.results.rows import Group
 from flowgauge.runners.chosen import default_workers
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import COMMON
@@ -77,7 +78,7 @@ def test_prediction(
         shape(name, workers, steps, seconds=seconds, kernel=kernel)
         for name, steps, seconds, kernel in FITTED
     ]
-    paired.benchmark.group = "prediction"
+    paired.benchmark.group = Group.PREDICTION
     paired.benchmark.pedantic(lambda: None)
 
     def measure() -> None:

@@ -12,6 +12,7 @@ from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
 from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
+from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import COMMON, STOCK
 from flowgauge.workflows.kernels import Speeds
@@ -54,7 +55,7 @@ class Scaling:
 
     def __init__(self, paired: Paired, runner: str, speeds: Speeds) -> None:
         self.paired, self.runner, self.speeds = paired, runner, speeds
-        paired.benchmark.group = "scaling"
+        paired.benchmark.group = Group.SCALING
         paired.benchmark.pedantic(lambda: None)
 
     def keep(
@@ -64,7 +65,7 @@ class Scaling:
         reference = "one worker" if beside else None
         self.paired.keep(
             Rounds(seconds, beside),
-            group="scaling",
+            group=Group.SCALING,
             runner=self.runner,
             reference=reference,
             **labels,
@@ -73,7 +74,7 @@ class Scaling:
     def keep_noise(self, twice: tuple[float, ...], **labels: Any) -> None:
         """Keep what a difference is worth: each second round beside the one before it."""
         times = Rounds(twice[1::2], twice[::2])
-        self.paired.keep(times, id="tasks", runner=self.runner, **noise_of("scaling"), **labels)
+        self.paired.keep(times, id="tasks", runner=self.runner, **noise_of(Group.SCALING), **labels)
 
 
 @pytest.fixture

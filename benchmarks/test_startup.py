@@ -12,11 +12,12 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge.plugin.recorder import Paired
+from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import IN_OWN_PROCESSES, INLINE, RUNNERS, STOCK, BaselineKind
 
 FIRST_TASK: dict[str, Any] = {
-    "group": "startup",
+    "group": Group.STARTUP,
     "figure": "time of a flow run with one task",
     "against": "the same on sequential",
 }
@@ -53,7 +54,7 @@ def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -
     """What a difference is worth: a flow run with one task against itself."""
     paired.against_itself(
         one_task.with_options(task_runner=task_runner),
-        of="startup",
+        of=Group.STARTUP,
         check=lambda result: result == 42,
         id="first-task",
         figure=FIRST_TASK["figure"],

@@ -17,7 +17,7 @@ from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
 from flowgauge.plugin.recorder import Paired
 from flowgauge.plugin.session import measures
-from flowgauge.results.timelines import keep_timeline
+from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import COMMON, STOCK
 from flowgauge.workflows.kernels import Speeds
@@ -104,7 +104,7 @@ def test_workflow(
     beside: list[float] = []
     # Noise is a runner's, not a workflow's: the first one tells it.
     measured = [row for rows in paired.recorder.measured.values() for row in rows]
-    of = (noise_of("workflows")["params"], runner_name)
+    of = (noise_of(Group.WORKFLOWS)["params"], runner_name)
     for_noise = of not in [(row.params, row.runner) for row in measured]
 
     def measure() -> None:
@@ -121,10 +121,11 @@ def test_workflow(
 
     paired.benchmark.pedantic(lambda: inside_flow(task_runner, measure))
     if beside:
-        paired.keep(bare.rounds(beside), group="workflows", reference=LOWER_BOUND, **bare.labels)
+        paired.keep(
+            bare.rounds(beside), group=Group.WORKFLOWS, reference=LOWER_BOUND, **bare.labels
+        )
     if twice:
-        labels = ours.labels | noise_of("workflows")
+        labels = ours.labels | noise_of(Group.WORKFLOWS)
         paired.keep(Rounds(tuple(twice), tuple(seconds)), **labels)
-    paired.keep(ours.rounds(seconds), group="workflows", reference=LOWER_BOUND, **ours.labels)
-    if not paired.benchmark.disabled:
-        keep_timeline(paired.recorder.directory, ours.typical())
+    paired.keep(ours.rounds(seconds), group=Group.WORKFLOWS, reference=LOWER_BOUND, **ours.labels)
+    paired.keep_timeline(ours.typical())

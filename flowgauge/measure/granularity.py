@@ -16,7 +16,8 @@ from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.load import wait_until_quiet
 from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, noise_of, row
-from flowgauge.results.rows import Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Outcome, Row, Unit
 from flowgauge.workflows.kernels import Speeds, expected, work
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.work_items import Output, check_outputs
@@ -201,7 +202,7 @@ def _noise_rows(measured: Granularity) -> list[Row]:
     workflow = measured.workflow(0.0)
     share = measured.workers / len(workflow.tasks)
     times = [share * measured._seconds(workflow) for _ in range(2 * measured.rounds)]
-    labels = noise_of("metg") | {"id": "metg", "runner": cell.runner, "figure": _FIGURE}
+    labels = noise_of(Group.METG) | {"id": "metg", "runner": cell.runner, "figure": _FIGURE}
     return [row(Rounds(tuple(times[1::2]), tuple(times[::2])), per=1, **labels)]
 
 
@@ -212,40 +213,31 @@ def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) ->
     tasks = len(measured.workflow(seconds).tasks)
     return Row(
         id="curve",
-        group="metg",
+        group=Group.METG,
         runner=measured.cell.runner,
         params=measured.cell.params
         | {"work_seconds": seconds, "tasks": tasks, "workers": measured.workers},
         figure=_FIGURE,
-        unit="seconds",
-        value=value.median,
-        low=value.low,
-        high=value.high,
+        unit=Unit.SECONDS,
+        value=value,
         rounds=len(runs),
         reference=BARE if ratio else None,
-        ratio=ratio.median if ratio else None,
-        ratio_low=ratio.low if ratio else None,
-        ratio_high=ratio.high if ratio else None,
+        ratio=ratio,
     )
 
 
 def _metg_row(measured: Granularity, found: Metg) -> Row:
-    value, unit = found.seconds, "seconds"
-    if value is None:
-        value, unit = (found.ceiling, "efficiency") if found.is_never else (found.best, "reached")
+    outcome = Outcome.FOUND
+    if found.seconds is None:
+        outcome = Outcome.NEVER if found.is_never else Outcome.BEYOND
     return Row(
         id=f"metg-{found.target * 100:.0f}",
-        group="metg",
+        group=Group.METG,
         runner=measured.cell.runner,
         params=measured.cell.params,
         figure=f"shortest tasks that keep workers {found.target:.0%} busy",
-        unit=unit,
-        value=value,
-        low=value if found.low is None else found.low,
-        high=value if found.high is None else found.high,
+        unit=Unit.SECONDS if outcome is Outcome.FOUND else Unit.EFFICIENCY,
+        value=found.seconds or Interval.exact(found.ceiling if found.is_never else found.best),
         rounds=measured.rounds,
-        reference=None,
-        ratio=None,
-        ratio_low=None,
-        ratio_high=None,
+        outcome=outcome,
     )

@@ -6,21 +6,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from flowgauge.results.interval import Interval
 
 RESAMPLES = 10_000
 LEAST_FOR_BCA = 10
 """Rounds from which on the interval is corrected."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A median with the interval that a bootstrap gives it, in the unit of its sample."""
-
-    median: float
-    low: float
-    high: float
 
 
 def median_interval(sample: Sequence[float]) -> Interval:
@@ -46,13 +38,13 @@ def median_interval(sample: Sequence[float]) -> Interval:
         raise ValueError("a median needs at least one round")
     middle = float(np.median(values))
     if values.size == 1:
-        return Interval(middle, middle, middle)
+        return Interval.exact(middle)
     ends = _ends(values, "BCa") if values.size >= LEAST_FOR_BCA else None
     low, high = ends or _ends(values, "percentile") or (middle, middle)
     return Interval(middle, min(low, middle), max(high, middle))
 
 
-def spread(sample: Sequence[float]) -> float:
+def relative_iqr(sample: Sequence[float]) -> float:
     """Return how far the middle half of a sample reaches, as a share of its median.
 
     Args:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from flowgauge.results.interval import Interval
+
 TARGETS = (0.5, 0.9)
 _CLOSE = 0.05
 """How near to a target an efficiency must be, to interpolate from there."""
@@ -61,18 +63,15 @@ class Metg:
 
     Attributes:
         target: The efficiency.
-        seconds: The granularity that reaches it, None where none does.
-        low: Lower end of its 95 % bootstrap interval.
-        high: Upper end.
+        seconds: The granularity that reaches it, with its 95 % bootstrap interval; None where
+            none does.
         ceiling: The efficiency that endless tasks would reach.
         best: The highest that was seen.
         is_never: Whether no length would do, and not only none that was tried.
     """
 
     target: float
-    seconds: float | None
-    low: float | None
-    high: float | None
+    seconds: Interval | None
     ceiling: float
     best: float
     is_never: bool = False
@@ -130,7 +129,7 @@ def metg(curve: Curve, target: float) -> Metg:
     seconds, ceiling = _crossing(points, target), min(_tail(points).limit, 1.0)
     best = max(point.efficiency for point in points)
     if seconds is None:
-        return Metg(target, None, None, None, ceiling, best, _is_never(points, target))
+        return Metg(target, None, ceiling, best, _is_never(points, target))
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(_RESAMPLES):
@@ -141,8 +140,8 @@ def metg(curve: Curve, target: float) -> Metg:
         drawn.append(_crossing(_points(again), target))
     found = [each for each in drawn if each is not None] or [seconds]
     low, high = np.quantile(found, (0.025, 0.975))
-    low, high = min(float(low), seconds), max(float(high), seconds)
-    return Metg(target, seconds, low, high, ceiling, best)
+    interval = Interval(seconds, min(float(low), seconds), max(float(high), seconds))
+    return Metg(target, interval, ceiling, best)
 
 
 @dataclass(frozen=True)

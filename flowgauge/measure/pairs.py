@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flowgauge.measure.intervals import median_interval, spread
-from flowgauge.results.rows import Row
+from flowgauge.measure.intervals import median_interval, relative_iqr
+from flowgauge.results.rows import Group, Row, Unit
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -138,19 +138,15 @@ def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
         else None
     )
     return Row(
-        unit="runs/min" if rate else "seconds",
-        value=cost.median,
-        low=cost.low,
-        high=cost.high,
+        unit=Unit.RUNS_PER_MINUTE if rate else Unit.SECONDS,
+        value=cost,
         rounds=len(rounds.candidate),
-        spread=spread(rounds.candidate),
-        ratio=ratio.median if ratio else None,
-        ratio_low=ratio.low if ratio else None,
-        ratio_high=ratio.high if ratio else None,
+        relative_iqr=relative_iqr(rounds.candidate),
+        ratio=ratio,
         **labels,
     )
 
 
 def noise_of(group: str) -> dict[str, Any]:
     """Return what the A/A rows of a group have in common."""
-    return {"group": "noise", "reference": "itself", "params": {"of": group}}
+    return {"group": Group.NOISE, "reference": "itself", "params": {"of": group}}

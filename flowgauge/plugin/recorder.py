@@ -22,7 +22,8 @@ from flowgauge.results.resume import (
     keep_unfinished,
     load_unfinished,
 )
-from flowgauge.results.rows import Results, ResultsError, Row
+from flowgauge.results.rows import Group, Results, ResultsError, Row
+from flowgauge.results.timelines import Timeline
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -118,9 +119,19 @@ class Paired:
             return
         made = row(times, per=per, **labels)
         self.benchmark.extra_info.update(
-            {"runner": made.runner, "per": per, "reference": made.reference, "ratio": made.ratio}
+            {
+                "runner": made.runner,
+                "per": per,
+                "reference": made.reference,
+                "ratio": made.ratio and made.ratio.median,
+            }
         )
         self.add([made])
+
+    def keep_timeline(self, timeline: Timeline) -> None:
+        """Keep when each task of a workflow ran, for the report, unless nothing is timed."""
+        if not self.benchmark.disabled:
+            self.recorder.timelines[timeline.workflow, timeline.runner] = timeline
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows as they are, unless nothing is timed; the last one is shown.
@@ -150,7 +161,7 @@ class Start:
             Rounds((self.seconds,), ()),
             per=1,
             id=self.id,
-            group="startup",
+            group=Group.STARTUP,
             figure="time to start, once per run",
             runner=self.runner,
             reference=None,
@@ -166,6 +177,7 @@ class BenchmarkRecorder:
         self.workers = workers
         self.directory = directory
         self.measured: dict[str, list[Row]] = {}
+        self.timelines: dict[tuple[str, str], Timeline] = {}
         self.starts: list[Start] = []
         self.report: Report | None = None
         self.progress = Progress(0)
@@ -191,9 +203,10 @@ class BenchmarkRecorder:
         """Leave out what the run that is resumed has measured, and take its rows."""
         if self.config.getoption("resume"):
             try:
-                self.measured = load_unfinished(self.directory, versions())
+                self.measured, timelines = load_unfinished(self.directory, versions())
             except ResultsError as error:
                 raise pytest.UsageError(f"--resume: {error}") from None
+            self.timelines = {(each.workflow, each.runner): each for each in timelines}
             self._passed = set(self.measured)
             left_out = [item for item in items if item.nodeid in self.measured]
             items[:] = [item for item in items if item.nodeid not in self.measured]
@@ -241,7 +254,7 @@ class BenchmarkRecorder:
         self.progress.done += 1
         if nodeid in self.measured:
             ended = {test: rows for test, rows in self.measured.items() if test in self._passed}
-            keep_unfinished(self.directory, versions(), ended)
+            keep_unfinished(self.directory, versions(), ended, self.timelines.values())
 
     def pytest_report_teststatus(
         self, report: pytest.TestReport | pytest.CollectReport
@@ -274,7 +287,7 @@ class BenchmarkRecorder:
             "peak_memory_mib": peak_memory_mib(),
             BENCHMARKS: files_of_groups(self.measured),
         }
-        self.report = report_on(Results(fingerprint=found, rows=tuple(rows)))
+        self.report = report_on(Results(found, tuple(rows), tuple(self.timelines.values())))
         self.page = write_report(self.report, self.directory)
         if exitstatus == pytest.ExitCode.OK:
             forget_unfinished(self.directory)

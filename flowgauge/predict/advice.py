@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from flowgauge.measure.intervals import Interval
 from flowgauge.predict.prediction import Predictor
+from flowgauge.results.interval import Interval
 from flowgauge.workflows.workflow import Kernel, Task, Workflow
 
 WORTH = 0.1
@@ -171,7 +171,7 @@ def _seconds(mapped: Mapped, batch: int, predictor: Predictor) -> float:
 def _interval(mapped: Mapped, batch: int, predictor: Predictor) -> Interval:
     workflow, factor = mapped.sample(batch, predictor.machine.workers)
     found = predictor.interval(workflow)
-    return Interval(found.median * factor, found.low * factor, found.high * factor)
+    return found.scaled(factor)
 
 
 def _ordered(forecasts: Iterable[Forecast]) -> tuple[Forecast, ...]:

@@ -15,7 +15,7 @@ from flowgauge.measure.pairs import Rounds, WrongAnswerError, row
 from flowgauge.predict.observations import Observation
 from flowgauge.predict.prediction import Predictor, fit
 from flowgauge.predict.simulation import Machine
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Group, Row
 from flowgauge.workflows.kernels import Speeds, expected, work
 from flowgauge.workflows.work_items import Output, check_outputs
 from flowgauge.workflows.workflow import Workflow
@@ -118,16 +118,14 @@ def _row(predictor: Predictor, timed: Timed) -> Row:
     )
     labels: dict[str, Any] = {
         "id": timed.workflow.name,
-        "group": "prediction",
+        "group": Group.PREDICTION,
         "runner": predictor.runner,
         "figure": "makespan, and predicted over measured",
         "params": {"tasks": len(timed.workflow.tasks), "workers": machine.workers},
     }
     measured = row(Rounds(timed.seconds, ()), per=1, reference=None, **labels)
     compared = row(Rounds(predicted, timed.seconds), per=1, reference=MEASURED, **labels)
-    return replace(
-        compared, value=measured.value, low=measured.low, high=measured.high, spread=measured.spread
-    )
+    return replace(compared, value=measured.value, relative_iqr=measured.relative_iqr)
 
 
 def _pace(pool: Executor, speeds: Speeds, workers: int) -> float:

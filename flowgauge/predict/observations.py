@@ -68,14 +68,14 @@ def _ends_and_middle(curve: list[Observation]) -> Iterator[Observation]:
 def _observation(row: Row, machine: Machine) -> Observation | None:
     """Return what a row timed, None for one that is of no use here."""
     made = _timed(row)
-    if made is None or row.low <= 0:
+    if made is None or not row.value.is_positive:
         return None
     workflow, units = made
     # A 95 % interval is about four standard errors wide.
-    spread = max(math.log(row.high / row.low), 0.0) / 4
+    spread = max(math.log(row.value.high / row.value.low), 0.0) / 4
     pace = _pace(row, workflow)
     loaded = machine if pace is None else machine.at_pace(pace)
-    return Observation(workflow, row.value * units, spread, loaded)
+    return Observation(workflow, row.value.median * units, spread, loaded)
 
 
 def _timed(row: Row) -> tuple[Workflow, float] | None:
@@ -146,9 +146,9 @@ def _pace(row: Row, workflow: Workflow) -> float | None:
     value over its ratio, is the makespan of the bound at that pace.
     """
     computes = workflow.total_work > 0 and workflow.tasks[0].kernel != "wait"
-    if not computes or row.ratio is None or row.ratio <= 0:
+    if not computes or row.ratio is None or row.ratio.median <= 0:
         return None
     workers, tasks = row.params["workers"], len(workflow.tasks)
-    ideal = row.value / row.ratio
+    ideal = row.value.median / row.ratio.median
     at_full_pace: float = workflow.lower_bound(workers) * workers / tasks
     return min(at_full_pace / ideal, 1.0)

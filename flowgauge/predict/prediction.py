@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowgauge.measure.intervals import Interval
 from flowgauge.predict.observations import Observation, machine_of, observations
 from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
-from flowgauge.results.rows import Results, ResultsError, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Results, ResultsError, Row
 from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.workflow import Workflow
@@ -227,9 +227,9 @@ def _start(runner: str, rows: Iterable[Row], costs: Costs, machine: Machine) -> 
     """Return what a flow run of one task takes apart from that task."""
     one = simulated_makespan(shape("trivial", 1, 1), runner, costs, machine)
     measured = [
-        row.value
+        row.value.median
         for row in rows
-        if (row.group, row.id, row.runner) == ("startup", "first-task", runner)
+        if (row.group, row.id, row.runner) == (Group.STARTUP, "first-task", runner)
     ]
     return max(measured[0] - one, 0.0) if measured else None
 

@@ -18,8 +18,7 @@ def write_report(report: Report, directory: Path, source: Path | None = None) ->
         report: What it says, from `report_on`.
         directory: Where `index.html`, `report.md`, `charts/*.svg` and `results.json` go; made
             if need be. Other files in it are left alone.
-        source: The file that the figures were read from, which is not written over; timelines of
-            workflows are looked for beside it.
+        source: The file that the figures were read from, which is not written over.
 
     Returns:
         The path of `index.html`.
@@ -39,10 +38,8 @@ def write_report(report: Report, directory: Path, source: Path | None = None) ->
             name=error.name,
         ) from None
     from flowgauge.report.render.markdown import markdown
-    from flowgauge.results.timelines import keep_timeline, load_timelines
 
-    timelines = load_timelines(source.parent if source else directory)
-    drawings = draw(report.questions, timelines)
+    drawings = draw(report.questions, report.results.timelines)
     # All of it is made before the first file is touched, and what links to the rest comes last.
     made = {"report.md": markdown(report, drawings), "index.html": page(report, drawings)}
     charts = {key: svg(drawing.chart) for key, drawing in drawings.items()}
@@ -51,8 +48,6 @@ def write_report(report: Report, directory: Path, source: Path | None = None) ->
 
     folder = directory / "charts"
     folder.mkdir(parents=True, exist_ok=True)
-    for timeline in timelines:
-        keep_timeline(directory, timeline)
     for old in (*folder.glob("gantt-*.svg"), *(folder / f"{q.key}.svg" for q in report.questions)):
         if old.stem not in charts:
             old.unlink(missing_ok=True)

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from flowgauge.results.rows import Results, ResultsError, Row
+from flowgauge.results.timelines import Timeline
 
 UNFINISHED = "unfinished.json"
 _VERSIONS = "versions"
 
 
 def keep_unfinished(
-    directory: Path, versions: Mapping[str, str], measured: Mapping[str, Sequence[Row]]
+    directory: Path,
+    versions: Mapping[str, str],
+    measured: Mapping[str, Sequence[Row]],
+    timelines: Iterable[Timeline],
 ) -> None:
     """Write down what was measured.
 
@@ -21,14 +25,18 @@ def keep_unfinished(
         directory: Of the report; made if need be.
         versions: Of the packages that figures depend on.
         measured: The rows of each benchmark that has ended.
+        timelines: Of the workflows among them.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tests = [test for test, rows in measured.items() for _ in rows]
     rows = tuple(row for each in measured.values() for row in each)
-    Results({_VERSIONS: dict(versions), "tests": tests}, rows).save(directory / UNFINISHED)
+    kept = Results({_VERSIONS: dict(versions), "tests": tests}, rows, tuple(timelines))
+    kept.save(directory / UNFINISHED)
 
 
-def load_unfinished(directory: Path, versions: Mapping[str, str]) -> dict[str, list[Row]]:
+def load_unfinished(
+    directory: Path, versions: Mapping[str, str]
+) -> tuple[dict[str, list[Row]], tuple[Timeline, ...]]:
     """Read what an earlier run has measured.
 
     Args:
@@ -36,7 +44,7 @@ def load_unfinished(directory: Path, versions: Mapping[str, str]) -> dict[str, l
         versions: Of the packages that figures depend on.
 
     Returns:
-        The rows of each benchmark that had ended.
+        The rows of each benchmark that had ended, and the timelines of workflows among them.
 
     Raises:
         ResultsError: If there is none, it is broken, or it was measured with other versions.
@@ -53,7 +61,7 @@ def load_unfinished(directory: Path, versions: Mapping[str, str]) -> dict[str, l
     measured: dict[str, list[Row]] = {}
     for test, row in zip(tests, kept.rows, strict=True):
         measured.setdefault(str(test), []).append(row)
-    return measured
+    return measured, kept.timelines
 
 
 def forget_unfinished(directory: Path) -> None:

@@ -4,61 +4,102 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from flowgauge.files import write_whole
-from flowgauge.mistake import Mistake
+from flowgauge.json_file import EXACT, JsonFileError, check, read_json
+from flowgauge.results.interval import Interval
+from flowgauge.results.older import upgraded
+from flowgauge.results.timelines import Timeline
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
-class ResultsError(Mistake):
+class ResultsError(JsonFileError):
     """A results file that cannot be used; the message is one line for the person who gave it."""
 
 
-@dataclass(frozen=True)
+class Group(StrEnum):
+    """What a row is about, in the order of the report; people's own benchmarks have others."""
+
+    METG = "metg"
+    FEATURES = "features"
+    PATTERNS = "patterns"
+    SCALING = "scaling"
+    WORKFLOWS = "workflows"
+    LEAN = "lean"
+    PREDICTION = "prediction"
+    STARTUP = "startup"
+    DEPLOYMENTS = "deployments"
+    HARNESS = "harness"
+    NOISE = "noise"
+
+
+class Outcome(StrEnum):
+    """What became of a search for the tasks that are long enough."""
+
+    FOUND = "found"
+    BEYOND = "longer than tried"
+    NEVER = "never"
+
+
+class Unit(StrEnum):
+    """What a figure is counted in; people's own benchmarks may have others."""
+
+    SECONDS = "seconds"
+    RUNS_PER_MINUTE = "runs/min"
+    MEBIBYTES = "MiB"
+    BUSY = "busy"
+    """A share of the workers' time that goes into the work."""
+    SHARE = "share"
+    EFFICIENCY = "efficiency"
+    """The highest share of the workers' time, where no task was long enough for more."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure, with its interval and what it was measured beside.
+    """One figure, with its interval and what it was measured relative to.
 
     Attributes:
         id: What was measured, for example `submit` or `retries/backoff`.
-        group: `features`, `patterns`, `startup`, `deployments`, `harness` or `noise`; others are
-            shown too.
+        group: What it is about: one of `Group`; others are shown too.
         runner: The task runner's name, None if the figure belongs to no runner.
         params: What else was set, for example the number of tasks.
         figure: What the value is, for people: "time per task run".
-        unit: The unit of `value`, `low` and `high`: "seconds", or "runs/min".
-        value: The median over the rounds.
-        low: Lower end of the median's 95 % bootstrap interval.
-        high: Upper end of that interval.
+        unit: The unit of `value`: one of `Unit`, or another.
+        value: The median over the rounds, with its interval.
         rounds: How many paired rounds there were.
         reference: What each round was paired with, None if with nothing.
-        ratio: Median of candidate over reference, pair by pair, None if unpaired.
-        ratio_low: Lower end of the ratio's 95 % bootstrap interval.
-        ratio_high: Upper end of that interval.
-        spread: How far the middle half of the rounds reaches, as a share of the median; None
-            where that was not kept.
+        ratio: Candidate over reference, pair by pair; None if unpaired.
+        relative_iqr: How far the middle half of the rounds reaches, as a share of the median;
+            None where that was not kept.
+        outcome: Whether the search that the row is about found what it looked for; where it did
+            not, `value` is the highest efficiency that there was, or is.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
 
     id: str
     group: str
-    runner: str | None
+    runner: str | None = None
     params: Mapping[str, Any]
     figure: str
     unit: str
-    value: float
-    low: float
-    high: float
+    value: Interval
     rounds: int
-    reference: str | None
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
-    spread: float | None = None
+    reference: str | None = None
+    ratio: Interval | None = None
+    relative_iqr: float | None = None
+    outcome: Outcome = Outcome.FOUND
+
+    @property
+    def key(self) -> tuple[str, str, str | None, str, str]:
+        """What tells it from the other rows of a run, the same in each run."""
+        return self.group, self.id, self.runner, self.figure, repr(sorted(self.params.items()))
 
 
 @dataclass(frozen=True)
@@ -68,14 +109,18 @@ class Results:
     Attributes:
         fingerprint: When, where and with which versions; `versions` is itself a mapping.
         rows: The figures, in the order they were measured.
+        timelines: When each task of a workflow ran, of typical runs of rows of `workflows`.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
 
     fingerprint: Mapping[str, Any]
     rows: tuple[Row, ...]
+    timelines: tuple[Timeline, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a results file.
+        """Read a results file, also of an earlier schema.
 
         Args:
             path: The file.
@@ -86,10 +131,13 @@ class Results:
         Raises:
             ResultsError: If the file is missing, broken, or newer than this package.
         """
+        from pydantic import TypeAdapter
+
         try:
-            return cls(*_parts(_json(path)))
-        except _Fault as fault:
-            raise ResultsError(f"{path.name} {fault}") from None
+            document = upgraded(read_json(path), SCHEMA_VERSION, path)
+            return check(TypeAdapter(cls), document, path)
+        except JsonFileError as error:
+            raise ResultsError(f"{error}; give the results.json of a benchmark run") from None
 
     def save(self, path: Path) -> None:
         """Write a results file, whole or not at all.
@@ -101,116 +149,9 @@ class Results:
             ResultsError: If a number is not finite.
             OSError: If the folder cannot be written to.
         """
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "fingerprint": self.fingerprint,
-            "rows": [asdict(row) for row in self.rows],
-        }
+        document = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         try:
-            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         except ValueError:
             raise ResultsError(f"{path.name} not written: a number in it is not finite") from None
         write_whole(path, text + "\n")
-
-
-class _Fault(Exception):
-    """What is wrong with a file, told so that it can follow the file's name."""
-
-
-def _json(path: Path) -> object:
-    """Return what the file holds, sure to be strict JSON that can be written again."""
-    try:
-        document: object = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise _Fault(f"cannot be read ({reason}): {path}") from None
-    except json.JSONDecodeError as error:
-        raise _Fault(f"is not JSON: {error.msg} in line {error.lineno}") from None
-    except (ValueError, RecursionError):
-        raise _Fault("is not JSON: give the results.json of a benchmark run") from None
-    try:
-        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        raise _Fault("holds text with half a character in it: measure again") from None
-    except ValueError:
-        raise _Fault("holds NaN or an infinite number: measure again") from None
-    return document
-
-
-def _parts(document: object) -> tuple[Mapping[str, Any], tuple[Row, ...]]:
-    """Return the fingerprint and the rows of a document."""
-    if not isinstance(document, dict):
-        raise _Fault(f"is not a JSON object but {_named(document)}")
-    version = _field(document, "schema_version", "int", "at the top")
-    if version > SCHEMA_VERSION:
-        raise _Fault(
-            f"has schema {version}, this flowgauge reads up to {SCHEMA_VERSION}: upgrade flowgauge"
-        )
-    fingerprint = _field(document, "fingerprint", "Mapping[str, Any]", "at the top")
-    rows = _field(document, "rows", "list", "at the top")
-    return fingerprint, tuple(_row(row, number) for number, row in enumerate(rows, start=1))
-
-
-def _row(record: object, number: int) -> Row:
-    """Return one record as a row; `number` counts from 1, for the message."""
-    where = f"in row {number}"
-    if not isinstance(record, dict):
-        raise _Fault(f"has {_named(record)} {where}, not an object")
-    row = Row(
-        **{
-            f.name: _field(record, f.name, str(f.type), where)
-            for f in fields(Row)
-            # Files of earlier releases lack what was added since.
-            if f.default is MISSING or f.name in record
-        }
-    )
-    if len({row.ratio is None, row.ratio_low is None, row.ratio_high is None}) > 1:
-        raise _Fault(f"has a ratio without its interval {where}: give all three, or null for all")
-    return row
-
-
-_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "str": ((str,), "a string"),
-    "str | None": ((str, type(None)), "a string or null"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "float | None": ((int, float, type(None)), "a number or null"),
-    "list": ((list,), "a list"),
-    "Mapping[str, Any]": ((dict,), "an object"),
-}
-"""The JSON types that a field's annotation stands for, and what to call them."""
-
-
-def _field(record: Mapping[str, Any], key: str, kind: str, where: str) -> Any:
-    """Return a value of a record, sure to be of its kind."""
-    if key not in record:
-        raise _Fault(f'has no "{key}" {where}')
-    value = record[key]
-    types, name = _KINDS[kind]
-    # JSON's true is an int to Python, and never a figure.
-    if isinstance(value, bool) or not isinstance(value, types):
-        raise _Fault(f'has {_named(value)} as "{key}" {where}, not {name}')
-    if "float" in kind and value is not None:
-        return _finite(value, key, where)
-    return value
-
-
-def _finite(value: Any, key: str, where: str) -> float:
-    """Return a number as a float, sure to be one that can be drawn."""
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _Fault(f'has a number that is not finite as "{key}" {where}: measure again')
-    return number
-
-
-def _named(value: object) -> str:
-    """Return what a JSON value is, in a few words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    names = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number"}
-    return names[type(value)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgauge.files import write_whole
+from flowgauge.json_file import JsonFileError, read_json
 from flowgauge.workflows.workflow import GraphError, Task, Workflow
 
 SCHEMA_VERSION = "1.5"
@@ -33,12 +34,11 @@ def load(path: Path) -> Workflow:
         GraphError: If it is no such file; the message is one line that names file, task and field.
     """
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise GraphError(f"{path} cannot be read: {reason}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise GraphError(f"{path} is not JSON: {error}") from None
+        document = read_json(path)
+    except JsonFileError as error:
+        raise GraphError(str(error)) from None
+    try:
+        return parse(document)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
 

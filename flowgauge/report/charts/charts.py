@@ -106,7 +106,7 @@ def _baseline_chart(question: Question) -> _Layers:
     """Draw the time of each row, and beside it the time of what it was paired with."""
     rows = question.rows
     baselines = [baseline for row in rows if (baseline := _baseline(row))]
-    ends = [*baselines, *(row.low for row in rows), *(row.high for row in rows)]
+    ends = [*baselines, *(row.value.low for row in rows), *(row.value.high for row in rows)]
     x = log_axis(ends, SECONDS)
     middle = math.sqrt(min(ends) * max(ends))
     records = [
@@ -197,31 +197,30 @@ def _whisker(base: alt.Chart) -> alt.Chart:
 def _record(row: Row, label: str, form: str) -> dict[str, Any]:
     """Return what the charts need of a row, times or ratios by the chart's form."""
     shown = {"label": label, "runner": runner_name(row), "reference": row.reference}
-    if form == "ratio" and row.ratio and row.ratio_low and row.ratio_high:
-        ends, write = (row.ratio, row.ratio_low, row.ratio_high), ratio
-    else:
-        ends, write = (row.value, row.low, row.high), seconds
-    value, low, high = ends
+    drawn, write = (row.ratio, ratio) if form == "ratio" and row.ratio else (row.value, seconds)
     return shown | {
-        "value": value,
-        "low": low,
-        "high": high,
-        "text": write(value),
-        "interval": f"{write(low)} – {write(high)}",
+        "value": drawn.median,
+        "low": drawn.low,
+        "high": drawn.high,
+        "text": write(drawn.median),
+        "interval": f"{write(drawn.low)} – {write(drawn.high)}",
     }
 
 
 def _baseline_record(row: Row, label: str, middle: float) -> dict[str, Any]:
     """Return what the chart of baselines needs; `middle` is the middle of its axis (seconds)."""
     name = runner_name(row)
-    shown = {"label": name if label == row.id else f"{name} · {label}", "cost": seconds(row.value)}
+    shown = {
+        "label": name if label == row.id else f"{name} · {label}",
+        "cost": seconds(row.value.median),
+    }
     baseline = _baseline(row)
     if row.ratio is None or baseline is None:
         return shown | {"baseline": None}
     return shown | {
         "baseline": baseline,
         "beside": f"{row.reference or 'reference'} {seconds(baseline)}",
-        "times": ratio(row.ratio),
+        "times": ratio(row.ratio.median),
         # Written towards the middle, so that it isn't cut off on a narrow screen.
         "side": "left" if baseline < middle / 2 else "right",
     }
@@ -229,7 +228,7 @@ def _baseline_record(row: Row, label: str, middle: float) -> dict[str, Any]:
 
 def _baseline(row: Row) -> float | None:
     """Return the time of what a row was paired with (seconds), None if it is not known."""
-    return row.value / row.ratio if row.ratio and row.ratio > 0 else None
+    return row.value.median / row.ratio.median if row.ratio and row.ratio.median > 0 else None
 
 
 def _runner_colour(rows: Sequence[Row], *, legend: bool) -> alt.Color:

@@ -9,17 +9,18 @@ from typing import Any
 import altair as alt
 
 from flowgauge.report.charts.axes import RUNNER_SHOWN, SECONDS, log_axis, runner_shown
-from flowgauge.report.model.formats import quantity, seconds
+from flowgauge.report.model.formats import seconds
 from flowgauge.report.model.labels import (
     PLAIN_SHAPE,
     colours,
+    figure_text,
     is_baseline,
     is_point,
     params_text,
     runner_name,
     runners,
 )
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Outcome, Row
 
 _TARGET = 0.5
 _SETTINGS = ("kernel", "shape")
@@ -48,7 +49,9 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
         legend=alt.Legend(symbolOpacity=1, columns=alt.expr("width < 520 ? 2 : 4")),
     )
     faded = alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12))
-    x = log_axis([row.value for row in points], SECONDS, "time that a worker has for each task")
+    x = log_axis(
+        [row.value.median for row in points], SECONDS, "time that a worker has for each task"
+    )
     y = alt.Y(
         "efficiency:Q",
         title=None,
@@ -107,27 +110,26 @@ def _choice(name: str, rows: Iterable[Row]) -> alt.Parameter:
 
 def _point(row: Row) -> dict[str, Any]:
     # Tasks without work have no ratio: none of their time goes into it.
-    efficiency, low, high = (
-        0 if ratio is None else 1 / ratio for ratio in (row.ratio, row.ratio_high, row.ratio_low)
-    )
+    ends = (row.ratio.median, row.ratio.high, row.ratio.low) if row.ratio else ()
+    efficiency, low, high = (1 / end for end in ends) if ends else (0, 0, 0)
     return {
         **_settings(row),
-        "value": row.value,
+        "value": row.value.median,
         "efficiency": efficiency,
         "low": low,
         "high": high,
         "share": f"{efficiency:.0%}",
         "task": seconds(row.params["work_seconds"]),
-        "granularity": seconds(row.value),
+        "granularity": seconds(row.value.median),
     }
 
 
 def _marks(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Return where each runner comes to the target, those that never do left out."""
     marks = [
-        {**_settings(row), "value": row.value, "text": quantity(row.value, row.unit)}
-        for row in sorted(rows, key=lambda row: (params_text(row), row.value))
-        if row.unit == "seconds"
+        {**_settings(row), "value": row.value.median, "text": figure_text(row)}
+        for row in sorted(rows, key=lambda row: (params_text(row), row.value.median))
+        if row.outcome is Outcome.FOUND
     ]
     for index, mark in enumerate(marks):
         # Neighbours are written at different heights, for they may be near each other.

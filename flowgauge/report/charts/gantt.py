@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 
 import altair as alt
 
 from flowgauge.report.charts.charts import svg
 from flowgauge.report.model.formats import ratio, seconds
 from flowgauge.report.model.labels import BASELINES
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Group, Row
 from flowgauge.results.timelines import Timeline
 
 _WIDTH = 700
@@ -23,7 +22,7 @@ def gantt_charts(rows: Iterable[Row], timelines: Iterable[Timeline]) -> dict[str
 
     Args:
         rows: Of a run; those of other groups are passed over.
-        timelines: Those beside its results. One that is no run of these rows is not drawn.
+        timelines: Of the same run.
 
     Returns:
         SVG by a name for the file, such as `gantt-blast-best`; one only, `-best`, for a workflow
@@ -35,15 +34,9 @@ def gantt_charts(rows: Iterable[Row], timelines: Iterable[Timeline]) -> dict[str
         best, worst = measured[0], measured[-1]
         for place, row in {"worst": worst, "best": best}.items():
             drawn = kept.get((workflow, str(row.runner)))
-            if (
-                drawn
-                and row.low <= drawn.makespan * (1 + 1e-3)
-                and drawn.makespan <= row.high * (1 + 1e-3)
-            ):
-                if place == "worst" and worst is best:
-                    continue
+            if drawn and not (place == "worst" and worst is best):
                 # Both on one scale of time, so that one can be held against the other.
-                charts[f"gantt-{_slug(workflow)}-{place}"] = gantt(drawn, worst.high)
+                charts[f"gantt-{_slug(workflow)}-{place}"] = gantt(drawn, worst.value.high)
     return dict(sorted(charts.items()))
 
 
@@ -57,7 +50,7 @@ def gantt(drawn: Timeline, longest: float | None = None) -> str:
     Returns:
         An SVG, the makespan that no scheduler can beat marked in it.
     """
-    bars = [asdict(span) | {"kind": span.kind, "worker": span.lane + 1} for span in drawn.spans]
+    bars = [span._asdict() | {"kind": span.kind, "worker": span.lane + 1} for span in drawn.spans]
     end = max(drawn.makespan, drawn.lower_bound, longest or 0)
     x = alt.X("start:Q", title="seconds", scale=alt.Scale(domain=[0, end], nice=False))
     kinds = list(dict.fromkeys(span.kind for span in drawn.spans))
@@ -92,9 +85,9 @@ def _workflows(rows: Iterable[Row]) -> dict[str, Sequence[Row]]:
     """Return the rows of each workflow on task runners, the fastest first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.group == "workflows" and row.runner not in (*BASELINES, None):
+        if row.group == Group.WORKFLOWS and row.runner not in (*BASELINES, None):
             found.setdefault(row.id, []).append(row)
-    return {id: sorted(each, key=lambda row: row.value) for id, each in found.items()}
+    return {id: sorted(each, key=lambda row: row.value.median) for id, each in found.items()}
 
 
 def _slug(name: str) -> str:

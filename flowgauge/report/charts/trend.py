@@ -71,7 +71,8 @@ def _records(line: Line, versions: Sequence[str]) -> list[dict[str, Any]]:
     """Return what is drawn of a line: nothing where no later version can be compared."""
     shared = {"label": line.label, "runner": line.runner}
     found = [
-        shared | {"version": version, "value": c.ratio, "low": c.low, "high": c.high}
+        shared
+        | {"version": version, "value": c.ratio.median, "low": c.ratio.low, "high": c.ratio.high}
         for version, point in zip(versions, line.points, strict=True)
         if (c := point.change) and c.ratio is not None
     ]

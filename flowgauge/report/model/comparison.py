@@ -11,15 +11,17 @@ from typing import Any, Literal
 
 from flowgauge.report.model.labels import BASELINES, in_order, is_point
 from flowgauge.report.model.verdicts import Bands, band, judged, noise_bands, widest
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Outcome, Results, Row, Unit
 
 Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
 _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
 _VERSIONS = ("python", "versions")
-_MORE_IS_BETTER = ("runs/min", "busy", "efficiency", "reached")
-_RANKS = {"seconds": 0, "reached": 1, "efficiency": 2}
-"""Units of METG, best first: found, not found by the tasks that were tried, and never."""
+_MORE_IS_BETTER = (Unit.RUNS_PER_MINUTE, Unit.BUSY, Unit.EFFICIENCY)
+_OUTCOMES = tuple(Outcome)
+"""The best first."""
 _LEAST_ROUNDS = 2
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,12 @@ class Change:
         new: As it is.
         ratio: New over old, above 1 where it got worse; None where only one has a time, because
             the other never comes to what is asked for.
-        low: Lower end of the ratio's 95 % interval.
-        high: Upper end.
         verdict: What can be said.
     """
 
     old: Row
     new: Row
-    ratio: float | None
-    low: float
-    high: float
+    ratio: Interval | None
     verdict: Verdict
 
 
@@ -72,7 +70,7 @@ class Comparison:
         return tuple(
             change
             for change in self.changes
-            if change.verdict == "slower" and change.low > 1 + share
+            if change.verdict == "slower" and change.ratio and change.ratio.low > 1 + share
         )
 
 
@@ -93,7 +91,7 @@ def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison
     bands = widest((noise_bands(old.rows), noise_bands(new.rows)))
     both = [(before[key], after[key]) for key in after if key in before]
     by_ratio = by_ratio or bool(machine)
-    comparable = [pair for pair in both if not by_ratio or all(row.ratio for row in pair)]
+    comparable = [pair for pair in both if not by_ratio or all(map(_is_paired, pair))]
     return Comparison(
         by_ratio=by_ratio,
         machine_time=_machine_time(both),
@@ -106,59 +104,61 @@ def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison
 
 
 def _by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
-    compared = (row for row in rows if row.group != "noise" and not is_point(row))
-    return {
-        (row.group, row.id, row.runner, row.figure, repr(sorted(row.params.items()))): row
-        for row in in_order(compared)
-    }
+    compared = (row for row in rows if row.group != Group.NOISE and not is_point(row))
+    return {row.key: row for row in in_order(compared)}
 
 
 def _machine_time(pairs: Iterable[tuple[Row, Row]]) -> float | None:
     """Return how many times as long what has nothing of Prefect took, at the median."""
     times = [
-        (new.value / new.ratio) / (old.value / old.ratio)
+        after / before
         for old, new in pairs
-        if old.reference in BASELINES and old.ratio and new.ratio and old.value > 0
+        if old.reference in BASELINES
+        and (before := _seconds_of_reference(old))
+        and (after := _seconds_of_reference(new))
     ]
     return statistics.median(times) if times else None
 
 
 def _change(old: Row, new: Row, bands: Bands, *, by_ratio: bool) -> Change:
-    if old.unit != new.unit:
-        worse = _RANKS.get(new.unit, 0) > _RANKS.get(old.unit, 0)
-        return Change(old, new, None, math.nan, math.nan, "slower" if worse else "faster")
-    ratio, low, high = _quotient(_ends(old, by_ratio), _ends(new, by_ratio))
+    if old.outcome is not new.outcome:
+        worse = _OUTCOMES.index(new.outcome) > _OUTCOMES.index(old.outcome)
+        return Change(old, new, None, "slower" if worse else "faster")
+    before, after = (row.ratio if by_ratio and row.ratio else row.value for row in (old, new))
+    ratio = _quotient(before, after)
     if new.unit in _MORE_IS_BETTER and not by_ratio:
-        ratio, low, high = 1 / ratio, 1 / high, 1 / low
-    return Change(old, new, ratio, low, high, _verdict(old, new, (low, ratio, high), bands))
+        ratio = Interval(1 / ratio.median, 1 / ratio.high, 1 / ratio.low)
+    return Change(old, new, ratio, _verdict(old, new, ratio, bands))
 
 
-def _ends(row: Row, by_ratio: bool) -> tuple[float, float, float]:
-    ends = (
-        (row.ratio, row.ratio_low, row.ratio_high) if by_ratio else (row.value, row.low, row.high)
-    )
-    # A figure of nothing at all is taken for the least there is, lest it be divided by.
-    middle, low, high = (max(end or 0.0, 1e-12) for end in ends)
-    return middle, low, high
+def _seconds_of_reference(row: Row) -> float | None:
+    return row.value.median / row.ratio.median if row.ratio and row.ratio.median > 0 else None
 
 
-def _quotient(
-    old: tuple[float, float, float], new: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def _is_paired(row: Row) -> bool:
+    return row.ratio is not None and row.ratio.median > 0
+
+
+def _quotient(old: Interval, new: Interval) -> Interval:
     """Divide two figures that each have a 95 % interval.
 
     The runs are independent, so on the log scale the distances from the middle to the ends add
     as squares do ("square and add": Zou and Donner, Statistics in Medicine 27, 2008).
     """
-    (a, a_low, a_high), (b, b_low, b_high) = (tuple(map(math.log, ends)) for ends in (old, new))
-    return (
+    a, a_low, a_high, b, b_low, b_high = (
+        # What took no time at all counts as the least there is, for it can't be divided by.
+        math.log(max(end, _LEAST))
+        for each in (old, new)
+        for end in (each.median, each.low, each.high)
+    )
+    return Interval(
         math.exp(b - a),
         math.exp(b - a - math.hypot(b - b_low, a_high - a)),
         math.exp(b - a + math.hypot(b_high - b, a - a_low)),
     )
 
 
-def _verdict(old: Row, new: Row, found: tuple[float, float, float], bands: Bands) -> Verdict:
+def _verdict(old: Row, new: Row, found: Interval, bands: Bands) -> Verdict:
     if min(old.rounds, new.rounds) < _LEAST_ROUNDS:
         return "too few rounds"
     return judged(found, band(new, bands))

@@ -30,7 +30,7 @@ def figures(costs: str, rows: Iterable[Row]) -> Iterator[str]:
     Yields:
         A line for each row that is named, and for each thing that was measured under its name.
     """
-    from flowgauge.report.model.formats import quantity
+    from flowgauge.report.model.labels import figure_text
 
     measured = [row for row in rows if row.reference != "itself"]
     for name in named_rows(costs):
@@ -40,7 +40,7 @@ def figures(costs: str, rows: Iterable[Row]) -> Iterator[str]:
                 params = ", ".join(f"{key} {value}" for key, value in row.params.items())
                 figure = f"{row.figure} ({params})" if params else row.figure
                 runner = f"{row.runner} " if row.runner else ""
-                told.setdefault(figure, []).append(runner + quantity(row.value, row.unit))
+                told.setdefault(figure, []).append(runner + figure_text(row))
         for figure, values in told.items():
             yield f"{name}: {figure}: {', '.join(values)}"
         if not told:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from flowgauge.results.rows import Unit
+
 _SCALES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 
 
@@ -11,20 +13,15 @@ def quantity(value: float, unit: str) -> str:
 
     Args:
         value: The figure.
-        unit: Its unit; seconds get the prefix that suits, "efficiency" is the highest there is of
-            what never reaches its target, "reached" the highest that was seen of what may, a
-            "share" and "busy" are written in percent, any other as it is.
+        unit: Its unit; seconds get the prefix that suits, a "share" and "busy" are written in
+            percent, any other as it is.
 
     Returns:
         For example "4.1 ms", "850 µs" or "12 bytes".
     """
-    if unit == "efficiency":
-        return f"never, ceiling {_digits(value)}"
-    if unit == "reached":
-        return f"longer than tried ({_digits(value)} reached)"
-    if unit in ("share", "busy"):
+    if unit in (Unit.SHARE, Unit.BUSY):
         return f"{value * 100:.3g} %"
-    return seconds(value) if unit == "seconds" else f"{_digits(value)} {unit}"
+    return seconds(value) if unit == Unit.SECONDS else f"{number(value)} {unit}"
 
 
 def seconds(value: float) -> str:
@@ -41,7 +38,7 @@ def seconds(value: float) -> str:
     # 999.6 ms would be written 1000 ms: it belongs to the next prefix.
     fitting = (scale for scale in _SCALES if abs(value) >= scale[1] * 0.9995)
     symbol, size = next(fitting, _SCALES[-1])
-    return f"{_digits(value / size)} {symbol}"
+    return f"{number(value / size)} {symbol}"
 
 
 def duration(value: float) -> str:
@@ -55,7 +52,7 @@ def duration(value: float) -> str:
     """
     for unit, size, least in (("days", 86400, 2), ("h", 3600, 2), ("min", 60, 10)):
         if value >= size * least:
-            return f"{_digits(value / size)} {unit}"
+            return f"{number(value / size)} {unit}"
     return seconds(value)
 
 
@@ -68,10 +65,10 @@ def ratio(value: float) -> str:
     Returns:
         For example "×3.2", "×1,200" or "×0.83".
     """
-    return f"×{_digits(value)}"
+    return f"×{number(value)}"
 
 
-def _digits(value: float) -> str:
+def number(value: float) -> str:
     """Write a number to about two significant digits, and no more than three."""
     size = abs(value)
     if size == 0:

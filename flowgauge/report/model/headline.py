@@ -11,7 +11,7 @@ from flowgauge.report.model.formats import ratio, seconds
 from flowgauge.report.model.labels import PLAIN_SHAPE, is_baseline
 from flowgauge.report.model.questions import adds_to_submit, is_plain_submit
 from flowgauge.report.model.verdicts import Bands, verdict
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Group, Outcome, Row, Unit
 
 
 def headline(rows: Sequence[Row], bands: Bands) -> tuple[str, ...]:
@@ -73,33 +73,33 @@ def _half_busy(rows: Sequence[Row]) -> str:
     # Tasks without edges, if there are some: whatever was measured first.
     plain = min(found, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)
     found = [row for row in found if plain and row.params == plain.params]
-    reached = sorted((r for r in found if r.unit == "seconds"), key=lambda row: row.value)
-    never = [row.runner for row in found if row.unit == "efficiency"]
-    if not reached:
+    of = {outcome: [row for row in found if row.outcome is outcome] for outcome in Outcome}
+    reached = sorted(of[Outcome.FOUND], key=lambda row: row.value.median)
+    if not found:
         return ""
-    kernel = reached[0].params.get("kernel")
-    said = ", ".join(f"{seconds(row.value)}{_on(row)}" for row in reached)
-    not_on = f"; never on {' and '.join(filter(None, never))}" if never else ""
-    return f"Half of the machine works if {kernel} tasks take {said}{not_on}."
+    kernel = found[0].params.get("kernel")
+    said = [", ".join(_cost_on(row) for row in reached)] if reached else []
+    for outcome in (Outcome.BEYOND, Outcome.NEVER):
+        if names := [str(row.runner) for row in of[outcome]]:
+            said.append(f"{outcome} on {' and '.join(names)}")
+    return f"Half of the machine works if {kernel} tasks take {'; '.join(said)}."
 
 
 def _task_cost(rows: Sequence[Row]) -> str:
-    costs = sorted((row for row in rows if is_plain_submit(row)), key=lambda row: row.value)
+    costs = sorted((row for row in rows if is_plain_submit(row)), key=lambda row: row.value.median)
     if not costs:
         return ""
     least, most = costs[0], costs[-1]
     if least is most:
-        beside = f", {ratio(least.ratio)} the {least.reference} beside it" if least.ratio else ""
-        return f"A task costs {seconds(least.value)}{_on(least)}{beside}."
-    if least.high >= most.low:
-        return (
-            f"A task costs {seconds(least.value)}{_on(least)} and {seconds(most.value)}{_on(most)}:"
-            " no difference seen."
-        )
-    times = f": {ratio(most.value / least.value)} as much" if least.value > 0 else ""
+        times = f", {ratio(least.ratio.median)} the {least.reference}" if least.ratio else ""
+        return f"A task costs {_cost_on(least)}{times}."
+    if least.value.high >= most.value.low:
+        return f"A task costs {_cost_on(least)} and {_cost_on(most)}: no difference seen."
+    many = most.value.median / least.value.median if least.value.median > 0 else None
+    times = f": {ratio(many)} as much" if many else ""
     return (
-        f"A task costs least{_on(least)}, {seconds(least.value)},"
-        f" and most{_on(most)}, {seconds(most.value)}{times}."
+        f"A task costs least{_on(least)}, {seconds(least.value.median)},"
+        f" and most{_on(most)}, {seconds(most.value.median)}{times}."
     )
 
 
@@ -110,31 +110,39 @@ def _dearest_feature(rows: Sequence[Row], bands: Bands) -> str:
         return ""
     if not slower:
         return "No feature was seen to add anything to a plain submit."
-    dearest = max(slower, key=lambda row: row.ratio or 0)
+    dearest = max(slower, key=_times)
     return (
-        f"What adds most to a plain submit is {dearest.id}{_on(dearest)}:"
-        f" {ratio(dearest.ratio or 0)}."
+        f"What adds most to a plain submit is {dearest.id}{_on(dearest)}: {ratio(_times(dearest))}."
     )
 
 
 def _slowest_start(rows: Sequence[Row]) -> str:
-    starts = [row for row in rows if row.group == "startup" and row.unit == "seconds"]
+    starts = [row for row in rows if row.group == Group.STARTUP and row.unit == Unit.SECONDS]
     if not starts:
         return ""
-    slowest = max(starts, key=lambda row: row.value)
-    return (
-        f"Slowest to start is {slowest.id}{_on(slowest)}, {seconds(slowest.value)}, counted apart."
-    )
+    slowest = max(starts, key=lambda row: row.value.median)
+    cost = seconds(slowest.value.median)
+    return f"Slowest to start is {slowest.id}{_on(slowest)}, {cost}, counted apart."
 
 
 def _prediction_error(rows: Sequence[Row]) -> str:
-    errors = [abs(row.ratio - 1) for row in rows if row.group == "prediction" and row.ratio]
+    errors = [
+        abs(row.ratio.median - 1) for row in rows if row.group == Group.PREDICTION and row.ratio
+    ]
     if not errors:
         return ""
     return (
         f"Predicted makespans of {len(errors)} workflows were off by"
         f" {statistics.median(errors):.0%} at the median."
     )
+
+
+def _cost_on(row: Row) -> str:
+    return f"{seconds(row.value.median)}{_on(row)}"
+
+
+def _times(row: Row) -> float:
+    return row.ratio.median if row.ratio else 0.0
 
 
 def _on(row: Row) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowgauge.results.rows import Row
+from flowgauge.report.model.formats import number, quantity
+from flowgauge.results.rows import Group, Outcome, Row
 from flowgauge.runners.table import RUNNERS, BaselineKind
 
 NO_RUNNER = "no runner"
@@ -28,25 +29,25 @@ _FEATURES = (
     "cache-hit",
     "persisted-result",
 )
-_GROUPS = {
-    "metg": "How long tasks must be",
-    "features": "What each feature costs",
-    "patterns": "What each pattern costs",
-    "scaling": "What more tasks, workers and bytes cost",
-    "workflows": "Real workflows",
-    "lean": "What the lean task runners cost",
-    "prediction": "What was predicted",
-    "startup": "What is slow to start",
-    "deployments": "What a deployment costs",
-    "harness": "What a test run costs",
-    "noise": "The same thing against itself",
+_TITLES: dict[str, str] = {
+    Group.METG: "How long tasks must be",
+    Group.FEATURES: "What each feature costs",
+    Group.PATTERNS: "What each pattern costs",
+    Group.SCALING: "What more tasks, workers and bytes cost",
+    Group.WORKFLOWS: "Real workflows",
+    Group.LEAN: "What the lean task runners cost",
+    Group.PREDICTION: "What was predicted",
+    Group.STARTUP: "What is slow to start",
+    Group.DEPLOYMENTS: "What a deployment costs",
+    Group.HARNESS: "What a test run costs",
+    Group.NOISE: "The same thing against itself",
 }
 # For what is not in the table of task runners.
 _SPARE_COLOURS = ("#8C8C8C", "#A6761D", "#5A5A5A")
 
 
 @dataclass(frozen=True)
-class Group:
+class RowsOfGroup:
     """The rows of one group.
 
     Attributes:
@@ -60,14 +61,16 @@ class Group:
     rows: tuple[Row, ...]
 
 
-def groups(rows: Iterable[Row]) -> tuple[Group, ...]:
+def groups(rows: Iterable[Row]) -> tuple[RowsOfGroup, ...]:
     """Sort rows into groups: the known ones first, unknown ones under their own name."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.group, []).append(row)
-    names = [name for name in _GROUPS if name in found]
-    names += [name for name in found if name not in _GROUPS]
-    return tuple(Group(name, _GROUPS.get(name, name), in_order(found[name])) for name in names)
+    names: list[str] = [name for name in Group if name in found]
+    names += [name for name in found if name not in names]
+    return tuple(
+        RowsOfGroup(name, _TITLES.get(name, name), in_order(found[name])) for name in names
+    )
 
 
 def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -157,7 +160,22 @@ def kernel_name(row: Row) -> str:
 
 def is_point(row: Row) -> bool:
     """Say whether a row is one point of a curve, of which only the whole says something."""
-    return row.group == "metg" and row.id == "curve"
+    return row.group == Group.METG and row.id == "curve"
+
+
+def figure_text(row: Row) -> str:
+    """Write a row's figure, or what became of the search for it."""
+    if row.outcome is Outcome.NEVER:
+        return f"never, ceiling {number(row.value.median)}"
+    if row.outcome is Outcome.BEYOND:
+        return f"longer than tried ({number(row.value.median)} reached)"
+    return quantity(row.value.median, row.unit)
+
+
+def interval_text(row: Row) -> str:
+    """Write the interval of a row's figure."""
+    low, high = (quantity(end, row.unit) for end in (row.value.low, row.value.high))
+    return figure_text(row) if row.outcome is not Outcome.FOUND else f"{low} – {high}"
 
 
 def params_text(row: Row) -> str:

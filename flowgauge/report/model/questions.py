@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flowgauge.report.model.labels import in_order, is_point
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Group, Row, Unit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Question:
     key: str
     title: str
     caption: str
-    group: str
+    group: Group
     form: Literal["efficiency", "baseline", "cost", "ratio"]
     rows: tuple[Row, ...]
     shows_timelines: bool = False
@@ -56,25 +56,25 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "The share of their time that workers spend on the work itself, beside a bare process"
             " pool: the longer the tasks, the more of it. A diamond marks METG(50 %), from which on"
             " half of the machine works. Dashed lines are pools without Prefect.",
-            "metg",
+            Group.METG,
             "efficiency",
-            rows_where(_in_group("metg"), _has_no_feature) if any(map(is_point, kept)) else (),
+            rows_where(_in_group(Group.METG), _has_no_feature) if any(map(is_point, kept)) else (),
         ),
         Question(
             "metg-features",
             "How much longer must tasks be with a feature?",
             "METG(50 %) on `native` work, side by side: the time that a worker needs to have for"
             " each task, so that half of it goes into the work.",
-            "metg",
+            Group.METG,
             "cost",
-            rows_where(_in_group("metg"), _is_metg_of_feature, _has_time),
+            rows_where(_in_group(Group.METG), _is_metg_of_feature, _has_time),
         ),
         Question(
             "task-cost",
             "What does a task cost on each runner?",
             "Time per submitted task that does nothing: a dot, with its 95 % interval. The bar on"
             " the left is the same work without Prefect.",
-            "features",
+            Group.FEATURES,
             "baseline",
             rows_where(is_plain_submit),
         ),
@@ -83,7 +83,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What does each feature add?",
             "How many times as long a task takes with the feature as a plain submit takes on the"
             " same runner. On the line at ×1 it adds nothing.",
-            "features",
+            Group.FEATURES,
             "ratio",
             rows_where(adds_to_submit, _has_ratio),
         ),
@@ -91,27 +91,27 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "feature-cost",
             "What does each feature cost?",
             "Time per run, with its 95 % interval.",
-            "features",
+            Group.FEATURES,
             "cost",
-            rows_where(_in_group("features"), _has_time),
+            rows_where(_in_group(Group.FEATURES), _has_time),
         ),
         Question(
             "pattern-ratio",
             "What do the patterns cost beside plain code?",
             "How many times as long the pattern takes as the plainest code that does the same"
             " without Prefect.",
-            "patterns",
+            Group.PATTERNS,
             "ratio",
-            rows_where(_in_group("patterns"), _has_ratio),
+            rows_where(_in_group(Group.PATTERNS), _has_ratio),
         ),
         Question(
             "workflows",
             "How near to the best do real workflows come?",
             "Makespan beside the least there can be: the critical path, or all work shared by all"
             " workers, whichever is longer.",
-            "workflows",
+            Group.WORKFLOWS,
             "ratio",
-            rows_where(_in_group("workflows"), _has_ratio),
+            rows_where(_in_group(Group.WORKFLOWS), _has_ratio),
             shows_timelines=True,
         ),
         Question(
@@ -119,9 +119,9 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What do the lean task runners save?",
             "Time per task of a map, as a share of what it takes on Prefect's own runner of that"
             " kind (`map`) and of the pool that both stand on (`map-beside-floor`).",
-            "lean",
+            Group.LEAN,
             "ratio",
-            rows_where(_in_group("lean"), _has_id("map", "map-beside-floor"), _has_ratio),
+            rows_where(_in_group(Group.LEAN), _has_id("map", "map-beside-floor"), _has_ratio),
         ),
         Question(
             "processor-time",
@@ -129,34 +129,34 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "Processor time per task run of a map: in the flow's process, in its workers, and in"
             " Prefect's server. With `task_seconds` above 0 each task waits so long, so that the"
             " server is told of few at once.",
-            "lean",
+            Group.LEAN,
             "cost",
-            rows_where(_in_group("lean"), _is_processor_time, _has_time),
+            rows_where(_in_group(Group.LEAN), _is_processor_time, _has_time),
         ),
         Question(
             "prediction",
             "How far off is `flowgauge advise`?",
             "Predicted makespan beside the measured one, of workflows that the costs were not read"
             " from. On the line at ×1 the prediction was right.",
-            "prediction",
+            Group.PREDICTION,
             "ratio",
-            rows_where(_in_group("prediction"), _has_ratio),
+            rows_where(_in_group(Group.PREDICTION), _has_ratio),
         ),
         Question(
             "tasks-scaling",
             "Does a task cost more among many?",
             "Time per task run that does nothing, in flow runs of ten tasks and of many.",
-            "scaling",
+            Group.SCALING,
             "cost",
-            rows_where(_in_group("scaling"), _has_id("tasks"), _has_time),
+            rows_where(_in_group(Group.SCALING), _has_id("tasks"), _has_time),
         ),
         Question(
             "payload-scaling",
             "What do large results cost?",
             "Time until a task has the result of the one before, by the size of the result.",
-            "scaling",
+            Group.SCALING,
             "cost",
-            rows_where(_in_group("scaling"), _has_id("payload"), _has_time),
+            rows_where(_in_group(Group.SCALING), _has_id("payload"), _has_time),
         ),
         Question(
             "workers-scaling",
@@ -164,17 +164,17 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "Makespan beside that of one worker. `strong`: the same work for all numbers of"
             " workers, so half the time on two is best. `weak`: as much work for each, so the same"
             " time is.",
-            "scaling",
+            Group.SCALING,
             "ratio",
-            rows_where(_in_group("scaling"), _has_id("strong", "weak"), _has_ratio),
+            rows_where(_in_group(Group.SCALING), _has_id("strong", "weak"), _has_ratio),
         ),
         Question(
             "startup",
             "What is slow to start?",
             "Paid once for a run, or once for a flow, and in none of the figures above.",
-            "startup",
+            Group.STARTUP,
             "cost",
-            rows_where(_in_group("startup"), _has_time),
+            rows_where(_in_group(Group.STARTUP), _has_time),
         ),
         Question(
             "deployment-cost",
@@ -182,30 +182,30 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "From a trigger until the flow runs: what is served or pulled waits until somebody"
             " looks, by default every ten seconds, what is pushed does not. And a flow run's share"
             " of the time where many run at once.",
-            "deployments",
+            Group.DEPLOYMENTS,
             "cost",
-            rows_where(_in_group("deployments"), _has_time),
+            rows_where(_in_group(Group.DEPLOYMENTS), _has_time),
         ),
         Question(
             "harness-ratio",
             "What does a test run cost beside Prefect's own harness?",
             "How many times as long it takes with Flowgauge's server, started with the run (cold)"
             " or left by an earlier one (kept).",
-            "harness",
+            Group.HARNESS,
             "ratio",
-            rows_where(_in_group("harness"), _has_ratio),
+            rows_where(_in_group(Group.HARNESS), _has_ratio),
         ),
     )
 
 
 def is_plain_submit(row: Row) -> bool:
     """Whether a row is the time of a submitted task with nothing added."""
-    return row.group == "features" and row.id == "submit" and _has_time(row)
+    return row.group == Group.FEATURES and row.id == "submit" and _has_time(row)
 
 
 def adds_to_submit(row: Row) -> bool:
     """Whether a row is a feature paired with a plain submit on the same runner."""
-    return row.group == "features" and (row.reference or "").startswith("submit")
+    return row.group == Group.FEATURES and (row.reference or "").startswith("submit")
 
 
 def _has_no_feature(row: Row) -> bool:
@@ -224,14 +224,14 @@ def _has_id(*ids: str) -> Callable[[Row], bool]:
     return lambda row: row.id in ids
 
 
-def _in_group(name: str) -> Callable[[Row], bool]:
+def _in_group(name: Group) -> Callable[[Row], bool]:
     return lambda row: row.group == name
 
 
 # A logarithmic axis has no place for zero.
 def _has_time(row: Row) -> bool:
-    return row.unit == "seconds" and row.low > 0 and row.value > 0
+    return row.unit == Unit.SECONDS and row.value.is_positive
 
 
 def _has_ratio(row: Row) -> bool:
-    return bool(row.ratio and row.ratio > 0 and row.ratio_low and row.ratio_low > 0)
+    return row.ratio is not None and row.ratio.is_positive

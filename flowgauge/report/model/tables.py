@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowgauge.report.model.formats import quantity, ratio
+from flowgauge.report.model.formats import ratio
 from flowgauge.report.model.labels import (
+    figure_text,
+    interval_text,
     is_point,
     kernel_name,
     labels,
@@ -52,6 +54,9 @@ class Cell:
     def numeric(self) -> bool:
         """Whether it holds a figure."""
         return not isinstance(self.key, str)
+
+
+_NONE = Cell("", None)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
     shown: dict[str, dict[str, tuple[str, str]]] = {}
     kernels: dict[str, str] = {}
     for label, row in zip(labels(rows), rows, strict=True):
-        cost = quantity(row.value, row.unit), ratio_text(row, bands)
+        cost = figure_text(row), ratio_text(row, bands)
         shown.setdefault(label, {})[runner_name(row)] = cost
         kernels[label] = kernel_name(row)
     return Matrix(
@@ -113,7 +118,7 @@ def ratio_text(row: Row, bands: Bands) -> str:
     """Write a row's ratio, `SAME` where no difference was seen, nothing where it has none."""
     if row.ratio is None:
         return ""
-    return SAME if verdict(row, bands) == "no difference seen" else ratio(row.ratio)
+    return SAME if verdict(row, bands) == "no difference seen" else ratio(row.ratio.median)
 
 
 def _cells(row: Row, bands: Bands) -> tuple[Cell, ...]:
@@ -122,20 +127,16 @@ def _cells(row: Row, bands: Bands) -> tuple[Cell, ...]:
     return (
         Cell(row.id, row.id),
         Cell(runner_name(row), runner_name(row)),
-        Cell(quantity(row.value, row.unit), row.value),
-        Cell(f"{quantity(row.low, row.unit)} – {quantity(row.high, row.unit)}", row.low),
-        Cell("" if row.ratio is None else ratio(row.ratio), row.ratio),
-        Cell(_ratio_interval(row), row.ratio_low),
+        Cell(figure_text(row), row.value.median),
+        Cell(interval_text(row), row.value.low),
+        Cell(ratio(row.ratio.median), row.ratio.median) if row.ratio else _NONE,
+        Cell(f"{ratio(row.ratio.low)} – {ratio(row.ratio.high)}", row.ratio.low)
+        if row.ratio
+        else _NONE,
         Cell(judged, judged),
         Cell(row.reference or "", row.reference or ""),
         Cell(str(row.rounds), row.rounds),
-        Cell("" if row.spread is None else f"{row.spread:.0%}", row.spread),
+        Cell("" if row.relative_iqr is None else f"{row.relative_iqr:.0%}", row.relative_iqr),
         Cell(row.figure, row.figure),
         Cell(settings, settings),
     )
-
-
-def _ratio_interval(row: Row) -> str:
-    if row.ratio_low is None or row.ratio_high is None:
-        return ""
-    return f"{ratio(row.ratio_low)} – {ratio(row.ratio_high)}"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flowgauge.report.model.comparison import Change, compare
-from flowgauge.report.model.formats import quantity, ratio
-from flowgauge.report.model.labels import groups, is_point, params_text, runner_name
-from flowgauge.results.rows import Results, Row
+from flowgauge.report.model.formats import ratio
+from flowgauge.report.model.labels import figure_text, groups, is_point, params_text, runner_name
+from flowgauge.results.rows import Group, Results, Row
 
 _Key = tuple[str, str, str | None, str, str]
 
@@ -31,9 +31,9 @@ class Point:
         """The figure, and how many times the first version's it is; empty without a row."""
         if self.row is None:
             return ""
-        shown = [quantity(self.row.value, self.row.unit)]
+        shown = [figure_text(self.row)]
         if self.change and self.change.ratio is not None:
-            shown.append(ratio(self.change.ratio))
+            shown.append(ratio(self.change.ratio.median))
         if self.verdict:
             shown.append(self.verdict)
         return " ".join(shown)
@@ -102,8 +102,8 @@ def titles(runs: Iterable[tuple[str, Results]]) -> tuple[str, ...]:
 
 
 def _key(row: Row) -> _Key:
-    return row.group, row.id, row.runner, row.figure, repr(sorted(row.params.items()))
+    return row.key
 
 
 def _left_out(row: Row) -> bool:
-    return row.group == "noise" or is_point(row)
+    return row.group == Group.NOISE or is_point(row)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from flowgauge.report.model.formats import ratio
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Results, Row
 
 Verdict = Literal["slower", "faster", "no difference seen", "unpaired"]
 WIDE_SPREAD = 0.10
@@ -31,9 +32,9 @@ def noise_bands(rows: Iterable[Row]) -> Bands:
         The widest interval that noise rows of a group reach on a runner, made to hold 1.
     """
     return widest(
-        {(of, row.runner): (row.ratio_low, row.ratio_high)}
+        {(of, row.runner): (row.ratio.low, row.ratio.high)}
         for row in rows
-        if row.group == "noise" and row.ratio_low is not None and row.ratio_high is not None
+        if row.group == Group.NOISE and row.ratio is not None
         for of in {None, row.params.get("of")}
     )
 
@@ -62,7 +63,7 @@ def warnings(results: Results) -> tuple[str, ...]:
     Returns:
         A sentence for each: rounds that differ much, and a machine that did other things, too.
     """
-    measured = [row.spread for row in results.rows if row.spread is not None]
+    measured = [row.relative_iqr for row in results.rows if row.relative_iqr is not None]
     wide = sum(each > WIDE_SPREAD for each in measured)
     found = []
     if wide:
@@ -92,13 +93,11 @@ def verdict(row: Row, bands: Bands) -> Verdict:
     Returns:
         "no difference seen" where the interval holds 1 or the ratio lies inside its A/A band.
     """
-    if row.ratio is None or row.ratio_low is None or row.ratio_high is None:
-        return "unpaired"
-    return judged((row.ratio_low, row.ratio, row.ratio_high), band(row, bands))
+    return "unpaired" if row.ratio is None else judged(row.ratio, band(row, bands))
 
 
 def judged(
-    found: tuple[float, float, float], noise: tuple[float, float]
+    found: Interval, noise: tuple[float, float]
 ) -> Literal["slower", "faster", "no difference seen"]:
     """Judge a ratio by its interval, and by what the same thing reaches against itself.
 
@@ -106,13 +105,12 @@ def judged(
     rounds are not independent. `benchmarks/noise_experiments.py` measures both rates.
 
     Args:
-        found: The low end of the interval, the ratio, and the high end.
+        found: The ratio.
         noise: Low and high end of the A/A band.
     """
-    low, ratio, high = found
-    if low <= 1 <= high or noise[0] <= ratio <= noise[1]:
+    if found.low <= 1 <= found.high or noise[0] <= found.median <= noise[1]:
         return "no difference seen"
-    return "slower" if low > 1 else "faster"
+    return "slower" if found.low > 1 else "faster"
 
 
 def verdict_text(row: Row, bands: Bands) -> str:
@@ -123,6 +121,7 @@ def verdict_text(row: Row, bands: Bands) -> str:
     if found == "no difference seen":
         return found
     # A candidate that takes no time at all cannot be said to be any number of times faster.
-    if row.ratio <= 0:
+    times = row.ratio.median
+    if times <= 0:
         return found
-    return f"{ratio(row.ratio if found == 'slower' else 1 / row.ratio)} {found}"
+    return f"{ratio(times if found == 'slower' else 1 / times)} {found}"

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flowgauge.report.model.formats import quantity, ratio
-from flowgauge.report.model.labels import params_text, runner_name
+from flowgauge.report.model.formats import ratio
+from flowgauge.report.model.labels import figure_text, interval_text, params_text, runner_name
 from flowgauge.report.model.report import Report
 from flowgauge.report.model.tables import SAME, Matrix
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Group, Row
 
 
 def print_report(report: Report, console: Console, page: Path) -> None:
@@ -25,7 +25,7 @@ def print_report(report: Report, console: Console, page: Path) -> None:
         page: The report's page, named in the last line.
     """
     for section in report.sections:
-        if section.name != "noise":
+        if section.name != Group.NOISE:
             console.print()
             # Not the table's own title, which is broken where the table is narrow.
             console.print(Text(section.title, "bold"))
@@ -42,11 +42,10 @@ def print_report(report: Report, console: Console, page: Path) -> None:
 
 def line(row: Row) -> str:
     """Write one row as a line, for a run to show as it goes."""
-    beside = f", {ratio(row.ratio)} beside {row.reference}" if row.ratio is not None else ""
-    interval = f"{quantity(row.low, row.unit)} – {quantity(row.high, row.unit)}"
+    beside = f", {ratio(row.ratio.median)} beside {row.reference}" if row.ratio else ""
     what = " ".join(filter(None, (row.id, params_text(row))))
-    exact = "" if row.low == row.high else f" ({interval})"
-    return f"{what} · {runner_name(row)}: {quantity(row.value, row.unit)}{exact}{beside}"
+    exact = "" if row.value.is_exact else f" ({interval_text(row)})"
+    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{beside}"
 
 
 def _table(shown: Matrix, console: Console) -> Table:

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flowgauge.report.model.comparison import Change, Comparison
-from flowgauge.report.model.formats import quantity, ratio
-from flowgauge.report.model.labels import params_text, runner_name
+from flowgauge.report.model.formats import ratio
+from flowgauge.report.model.labels import figure_text, params_text, runner_name
 from flowgauge.results.rows import Row
 
 _NAMED = 8
@@ -77,13 +77,14 @@ def _table(changes: Iterable[Change], *, by_ratio: bool) -> Table:
 
 
 def _figure(row: Row, *, by_ratio: bool) -> str:
-    return ratio(row.ratio) if by_ratio and row.ratio else quantity(row.value, row.unit)
+    return ratio(row.ratio.median) if by_ratio and row.ratio else figure_text(row)
 
 
 def _times(change: Change) -> str:
     if change.ratio is None:
         return ""
-    return f"{ratio(change.ratio)} ({ratio(change.low)} – {ratio(change.high)})"
+    low, high = ratio(change.ratio.low), ratio(change.ratio.high)
+    return f"{ratio(change.ratio.median)} ({low} – {high})"
 
 
 def _names(rows: Iterable[Row]) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import run_on_pool
+from flowgauge.results.rows import Outcome
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.work_items import Output, WrongInputError
 from flowgauge.workflows.workflow import Workflow
@@ -157,9 +158,9 @@ def test_a_cell_has_rows(machine: Machine) -> None:
     assert {row.group for row in rows} == {"metg"}
     assert half.unit == "seconds"
     # Found between amounts of work that are whole iterations.
-    assert half.value == pytest.approx(2 * OVERHEAD, rel=0.01)
-    assert half.low <= half.value <= half.high
-    assert most.value == pytest.approx(10 * OVERHEAD, rel=0.01)
+    assert half.value.median == pytest.approx(2 * OVERHEAD, rel=0.01)
+    assert half.value.low <= half.value.median <= half.value.high
+    assert most.value.median == pytest.approx(10 * OVERHEAD, rel=0.01)
     works = [row.params["work_seconds"] for row in curve]
     assert works == sorted(works)
     assert [row.ratio is None for row in curve] == [not seconds for seconds in works]
@@ -169,8 +170,9 @@ def test_a_cell_has_rows(machine: Machine) -> None:
 def test_what_was_not_reached_is_not_never(machine: Machine) -> None:
     """Where no task was long enough, the row says how far the tasks came that were tried."""
     *_, most = measure_cell(machine.measured(slow("trivial")), longest=OVERHEAD)
-    assert (most.id, most.unit) == ("metg-90", "reached")
-    assert most.value == pytest.approx(0.5)
+    assert (most.id, most.unit) == ("metg-90", "efficiency")
+    assert most.outcome is Outcome.BEYOND
+    assert most.value.median == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +188,10 @@ def test_the_plain_cell_of_a_runner_tells_its_noise(
     assert len(noise) == rows
     for row in noise:
         assert (row.params, row.runner, row.rounds) == ({"of": "metg"}, "slow", 3)
-        assert row.ratio == pytest.approx(1)
+        assert row.ratio is not None
+        assert row.ratio.median == pytest.approx(1)
         (idle,) = (each for each in found if each.params.get("work_seconds") == 0)
-        assert row.value == pytest.approx(idle.value)
+        assert row.value.median == pytest.approx(idle.value.median)
 
 
 def test_real_time_is_measured() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowgauge.measure.intervals import LEAST_FOR_BCA, RESAMPLES, median_interval, spread
+from flowgauge.measure.intervals import LEAST_FOR_BCA, RESAMPLES, median_interval, relative_iqr
 
 seconds = st.floats(1e-9, 1e4)
 
@@ -63,10 +63,10 @@ def test_the_interval_is_corrected() -> None:
 @given(st.lists(seconds, min_size=1, max_size=40), st.floats(0.01, 100))
 def test_the_spread_is_a_share(sample: list[float], times: float) -> None:
     """The spread of rounds is none if they are equal, and the same on a machine twice as slow."""
-    assert spread([sample[0]] * len(sample)) == 0
-    slower = spread([each * times for each in sample])
-    assert slower == pytest.approx(spread(sample), rel=1e-6, abs=1e-9)
-    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
+    assert relative_iqr([sample[0]] * len(sample)) == 0
+    slower = relative_iqr([each * times for each in sample])
+    assert slower == pytest.approx(relative_iqr(sample), rel=1e-6, abs=1e-9)
+    assert relative_iqr([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
 
 
 def test_more_rounds_give_a_narrower_interval() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.measure.pairs import MAX_ROUNDS, Budget, Rounds, WrongAnswerError, paired_rounds, row
+from flowgauge.results.interval import Interval
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -91,9 +92,8 @@ def test_a_row_is_per_unit_and_its_ratio_is_of_pairs() -> None:
         figure="time per task run",
         reference="ThreadPoolExecutor",
     )
-    assert made.value == 3.0
-    assert made.ratio == 3.0
-    assert (made.ratio_low, made.ratio_high) == (2.0, 4.0)
+    assert made.value.median == 3.0
+    assert made.ratio == Interval(3.0, 2.0, 4.0)
     assert made.rounds == 3
 
 
@@ -110,5 +110,5 @@ def test_a_rate_is_what_a_minute_holds() -> None:
         figure="flow runs",
         reference="another",
     )
-    assert (made.value, made.low, made.high, made.unit) == (24.0, 15.0, 30.0, "runs/min")
-    assert made.ratio == 2.0
+    assert (made.value, made.unit) == (Interval(24.0, 15.0, 30.0), "runs/min")
+    assert made.ratio == Interval(2.0, 1.0, 4.0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
+from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Results, Row
 from flowgauge.workflows.shapes import handing, shape
 from flowgauge.workflows.workflow import Kernel
@@ -31,15 +32,10 @@ def figure(group: str, id: str, runner: str, value: float, **more: Any) -> Row:
         "params": {},
         "figure": "time",
         "unit": "seconds",
-        "low": value * 0.98,
-        "high": value * 1.02,
+        "value": Interval(value, value * 0.98, value * 1.02),
         "rounds": 3,
-        "reference": None,
-        "ratio": None,
-        "ratio_low": None,
-        "ratio_high": None,
     }
-    return Row(id=id, group=group, runner=runner, value=value, **(fields | more))
+    return Row(id=id, group=group, runner=runner, **(fields | more))
 
 
 def rows_of(runner: str, costs: Costs, machine: Machine) -> list[Row]:
@@ -52,10 +48,9 @@ def rows_of(runner: str, costs: Costs, machine: Machine) -> list[Row]:
         value = simulated_makespan(workflow, runner, costs, machine) * WORKERS / tasks
         pace = 1.0 if kernel == "wait" else machine.pace
         ideal = workflow.lower_bound(WORKERS) * WORKERS / tasks / pace
-        ratio = value / ideal if seconds else None
+        ratio = Interval.exact(value / ideal) if seconds else None
         params |= {"tasks": tasks, "workers": WORKERS}
-        ratios = dict.fromkeys(("ratio", "ratio_low", "ratio_high"), ratio)
-        rows.append(figure("metg", "curve", runner, value, params=params, **ratios))
+        rows.append(figure("metg", "curve", runner, value, params=params, ratio=ratio))
     for size in (0, 10**6, 10**7):
         taken = simulated_makespan(handing(size, 5), runner, costs, machine)
         params = {"payload_bytes": size, "tasks": 5}

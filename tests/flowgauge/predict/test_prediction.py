@@ -74,7 +74,7 @@ def test_scattered_rows_give_a_wide_interval() -> None:
     rows = rows_of("processes", TRUE, Machine(WORKERS, 2.0))
     factors = [1.5 if index % 2 else 1 / 1.5 for index in range(len(rows))]
     scattered = [
-        dataclasses.replace(row, value=row.value * factor, ratio=None)
+        dataclasses.replace(row, value=row.value.scaled(factor), ratio=None)
         for row, factor in zip(rows, factors, strict=True)
     ]
     (found,) = predictors(results(*scattered))
@@ -115,7 +115,7 @@ def test_only_rows_that_can_be_simulated_are_read() -> None:
     measured = results(*good, *others)
     found = observations(measured, "threads", machine_of(measured))
     assert [each.workflow.tasks[0].seconds for each in found] == [0.0, 0.02]
-    assert found[0].seconds == pytest.approx(good[0].value * params["tasks"] / WORKERS)
+    assert found[0].seconds == pytest.approx(good[0].value.median * params["tasks"] / WORKERS)
 
 
 def test_a_curve_is_read_at_its_ends_and_middle() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flowgauge.report import report_on, write_report
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Outcome, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -46,14 +47,12 @@ def row(
         "params": {"tasks": 50},
         "figure": "time per task run",
         "unit": "seconds",
-        "value": value,
-        "low": value * (1 - spread),
-        "high": value * (1 + spread),
+        "value": Interval(value, value * (1 - spread), value * (1 + spread)),
         "rounds": 12,
         "reference": reference if ratio is not None else None,
-        "ratio": ratio,
-        "ratio_low": ratio * (1 - spread) if ratio is not None else None,
-        "ratio_high": ratio * (1 + spread) if ratio is not None else None,
+        "ratio": None
+        if ratio is None
+        else Interval(ratio, ratio * (1 - spread), ratio * (1 + spread)),
     }
     return Row(**(fields | more))
 
@@ -96,7 +95,7 @@ def _curves() -> Iterator[Row]:
             params = cell | {"work_seconds": seconds, "tasks": 8, "workers": 2}
             yield row("curve", _WORK[runner] + seconds, ratio, runner=runner, params=params, **metg)
         if runner == "sequential":
-            never: dict[str, Any] = {"unit": "efficiency", "spread": 0}
+            never: dict[str, Any] = {"outcome": Outcome.NEVER, "spread": 0}
             yield row("metg-50", 0.48, runner=runner, params=cell, **metg, **never)
         else:
             yield row("metg-50", 2 * _WORK[runner], runner=runner, params=cell, **metg)

@@ -12,7 +12,7 @@ import pytest
 
 from flowgauge.report import report_on, write_report
 from flowgauge.results.rows import Results
-from flowgauge.results.timelines import Span, Timeline, keep_timeline
+from flowgauge.results.timelines import Span, Timeline
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -63,18 +63,19 @@ def test_replaces_an_earlier_report(few: Results, tmp_path: Path) -> None:
 
 
 def test_workflows_have_gantt_charts(few: Results, tmp_path: Path) -> None:
-    """Timelines beside the results are drawn, in the page too, and old charts of others go."""
+    """Timelines of the results are drawn, in the page too, and old charts of others go."""
     (row,) = few.rows
-    spans = (Span("read", 0, 0.0, 2.0), Span("write", 1, 2.0, row.value))
-    keep_timeline(tmp_path, Timeline(row.id, str(row.runner), 4.0, spans))
+    spans = (Span("read", 0, 0.0, 2.0), Span("write", 1, 2.0, row.value.median))
+    measured = replace(few, timelines=(Timeline(row.id, str(row.runner), 4.0, spans),))
     (tmp_path / "charts").mkdir()
     (tmp_path / "charts" / "gantt-gone-best.svg").touch()
-    page = write_report(report_on(few), tmp_path)
+    page = write_report(report_on(measured), tmp_path)
     name = "gantt-random-6x6-of-seed-1-best"
     assert [file.stem for file in (tmp_path / "charts").glob("gantt-*")] == [name]
     assert f'id="{name}"><svg' in page.read_text()
     assert f"charts/{name}.svg" in (tmp_path / "report.md").read_text()
-    again = write_report(report_on(few), tmp_path / "again", tmp_path / "results.json")
+    read = Results.load(tmp_path / "results.json")
+    again = write_report(report_on(read), tmp_path / "again")
     assert again.read_text() == page.read_text()
     write_report(report_on(few), tmp_path / "alone")
     assert not list((tmp_path / "alone" / "charts").glob("gantt-*"))

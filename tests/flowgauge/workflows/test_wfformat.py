@@ -135,7 +135,14 @@ def test_a_broken_trace_is_one_line(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[]", '"workflow" is missing')])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[]", '"workflow" is missing'),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
 def test_what_is_no_trace_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     """A file that is no WfFormat, or none at all, is told in one line."""
     file = tmp_path / "trace.json"

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from flowgauge.report.model.comparison import compare
 from flowgauge.report.render.terminal_comparison import print_comparison
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Outcome, Results, Row
 from tests.flowgauge.report.conftest import row
 
 DRAWS = 2000
@@ -32,7 +33,7 @@ def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
     """Each row of a run beside itself is no change, and none is missing."""
     found = compare(sample, sample)
     assert {change.verdict for change in found.changes} == {"no difference seen"}
-    assert {change.ratio for change in found.changes} == {1.0}
+    assert {change.ratio and change.ratio.median for change in found.changes} == {1.0}
     assert (found.gone, found.added, found.left_out, found.notes) == ((), (), (), ())
     measured = [each for each in sample.rows if each.group != "noise" and each.id != "curve"]
     assert len(found.changes) == len(measured)
@@ -47,7 +48,6 @@ def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
         ("runs/min", 1.3, "faster"),
         ("runs/min", 0.7, "slower"),
         ("efficiency", 0.7, "slower"),
-        ("reached", 0.7, "slower"),
     ],
 )
 def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
@@ -55,17 +55,21 @@ def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
     (change,) = compare(*runs(row("x", 2.0, unit=unit), row("x", 2.0 * times, unit=unit))).changes
     assert change.verdict == verdict
     assert change.ratio is not None
-    assert (change.ratio > 1) == (verdict == "slower" or times == 1.02)
-    assert change.low < change.ratio < change.high
+    assert (change.ratio.median > 1) == (verdict == "slower" or times == 1.02)
+    assert change.ratio.low < change.ratio.median < change.ratio.high
 
 
 @pytest.mark.parametrize(
     ("better", "worse"),
-    [("seconds", "efficiency"), ("seconds", "reached"), ("reached", "efficiency")],
+    [
+        (Outcome.FOUND, Outcome.NEVER),
+        (Outcome.FOUND, Outcome.BEYOND),
+        (Outcome.BEYOND, Outcome.NEVER),
+    ],
 )
-def test_what_is_reached_no_more_is_slower(better: str, worse: str) -> None:
+def test_what_is_reached_no_more_is_slower(better: Outcome, worse: Outcome) -> None:
     """A METG that is no time any more, but longer than tried, or never, is a change for worse."""
-    one, other = row("metg-90", 0.2, unit=better), row("metg-90", 0.8, unit=worse)
+    one, other = row("metg-90", 0.2, outcome=better), row("metg-90", 0.8, outcome=worse)
     (change,) = compare(*runs(one, other)).changes
     assert (change.verdict, change.ratio) == ("slower", None)
     (change,) = compare(*runs(other, one)).changes
@@ -79,7 +83,7 @@ def test_another_machine_is_said_and_only_ratios_compared() -> None:
     found = compare(Results(MACHINE, rows), Results({**MACHINE, "cores": 64}, other))
     assert found.by_ratio
     assert found.notes == ("cores: 2, now 64",)
-    assert [(c.new.id, c.ratio, c.verdict) for c in found.changes] == [
+    assert [(c.new.id, c.ratio and c.ratio.median, c.verdict) for c in found.changes] == [
         ("a", 1.0, "no difference seen")
     ]
     assert [each.id for each in found.left_out] == ["b"]
@@ -129,12 +133,13 @@ def test_the_interval_holds_the_truth(old: float, new: float, times: float) -> N
         # What was found lies off the truth by chance, and its interval says how far it may.
         value = truth * math.exp(chance.gauss(0, deviation))
         reach = math.exp(1.96 * deviation)
-        return replace(row("a", value), low=value / reach, high=value * reach)
+        return replace(row("a", value), value=Interval(value, value / reach, value * reach))
 
     held = 0
     for _ in range(DRAWS):
         (change,) = compare(*runs(found(1.0, old), found(times, new))).changes
-        held += change.low <= times <= change.high
+        assert change.ratio is not None
+        held += change.ratio.low <= times <= change.ratio.high
     # Five standard deviations of that many draws.
     assert held / DRAWS == pytest.approx(0.95, abs=5 * math.sqrt(0.95 * 0.05 / DRAWS))
 
@@ -149,14 +154,16 @@ def test_slower_than_a_share() -> None:
 def test_a_slow_machine_is_told() -> None:
     """What code without Prefect took tells a slow machine from slow code."""
     old = row("submit", 1.0, 100.0, reference="ThreadPoolExecutor")
-    assert compare(*runs(old, replace(old, value=1.6))).machine_time == pytest.approx(1.6)
+    assert compare(
+        *runs(old, replace(old, value=old.value.scaled(1.6)))
+    ).machine_time == pytest.approx(1.6)
     other = row("retry", 1.0, 2.0, reference="submit of a plain task")
     assert compare(*runs(other, other)).machine_time is None
 
 
 def test_what_is_printed(sample: Results) -> None:
     """A terminal shows what changed, the counts, and the names of what could not be compared."""
-    rows = tuple(replace(r, value=r.value * 2, low=r.low * 2, high=r.high * 2) for r in sample.rows)
+    rows = tuple(replace(r, value=r.value.scaled(2)) for r in sample.rows)
     without = tuple(each for each in rows if each.id != "server")
     shown = io.StringIO()
     print_comparison(

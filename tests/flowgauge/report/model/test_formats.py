@@ -66,8 +66,6 @@ def test_ratio(value: float, text: str) -> None:
 def test_other_units() -> None:
     """A figure that is no time stands with its own unit."""
     assert quantity(12.4, "bytes") == "12 bytes"
-    assert quantity(0.48, "efficiency") == "never, ceiling 0.48"
-    assert quantity(0.84, "reached") == "longer than tried (0.84 reached)"
     assert quantity(0.0124, "seconds") == "12 ms"
     assert [quantity(each, "share") for each in (0, 0.05, 1)] == ["0 %", "5 %", "100 %"]
 

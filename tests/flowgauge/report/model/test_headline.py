@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from flowgauge.report.model.headline import details, headline, machine, noise
 from flowgauge.report.model.verdicts import noise_bands
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Outcome, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -44,12 +46,33 @@ def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
     assert "20 ms" in said((metg["tree"], metg["chain"]))[0]
 
 
+def test_every_runner_is_named(make_row: MakeRow) -> None:
+    """Of each runner it is said what became of the search for tasks that are long enough."""
+    rows = [
+        make_row(
+            "metg-50", value, group="metg", runner=runner, outcome=outcome, params={"kernel": "x"}
+        )
+        for runner, value, outcome in (
+            ("sequential", 0.5, Outcome.NEVER),
+            ("dask-threads", 0.4, Outcome.BEYOND),
+            ("threads", 0.03, Outcome.FOUND),
+            ("dask-processes", 0.3, Outcome.BEYOND),
+        )
+    ]
+    assert said(rows) == (
+        "Half of the machine works if x tasks take 30 ms on threads; longer than tried on"
+        " dask-threads and dask-processes; never on sequential.",
+    )
+    assert said(rows[:2]) == (
+        "Half of the machine works if x tasks take longer than tried on dask-threads; never on"
+        " sequential.",
+    )
+
+
 def test_one_runner(make_row: MakeRow) -> None:
     """With one runner there is no cheapest: the cost stands beside its reference."""
     row = make_row("submit", 0.0041, 820.0, reference="ThreadPoolExecutor")
-    assert said((row,)) == (
-        "A task costs 4.1 ms on threads, ×820 the ThreadPoolExecutor beside it.",
-    )
+    assert said((row,)) == ("A task costs 4.1 ms on threads, ×820 the ThreadPoolExecutor.",)
 
 
 def test_overlapping_runners(make_row: MakeRow) -> None:
@@ -86,6 +109,6 @@ def test_details() -> None:
 
 def test_noise(make_row: MakeRow) -> None:
     """What the same thing shows against itself is said, or that it was not measured."""
-    row = make_row("again", 1.0, 1.0, group="noise", ratio_low=0.92, ratio_high=1.05)
+    row = replace(make_row("again", 1.0, group="noise"), ratio=Interval(1.0, 0.92, 1.05))
     assert "8.0 %" in noise(noise_bands([row]))
     assert "Not measured" in noise({})

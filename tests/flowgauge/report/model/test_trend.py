@@ -10,7 +10,7 @@ import pytest
 from flowgauge.report.charts.trend import trend_chart
 from flowgauge.report.model.trend import Line, titles, trend
 from flowgauge.report.render.trend import write_trend
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.rows import Outcome, Results, Row
 from tests.flowgauge.report.conftest import row
 
 
@@ -48,7 +48,7 @@ def test_a_row_that_some_versions_lack_is_shown() -> None:
 
 def test_what_is_reached_no_more_is_slower_without_a_ratio() -> None:
     """A METG that a version does not come to any more has a verdict, and no ratio to draw."""
-    found = lines((row("metg-90", 0.2),), (row("metg-90", 0.8, unit="efficiency"),))
+    found = lines((row("metg-90", 0.2),), (row("metg-90", 0.8, outcome=Outcome.NEVER),))
     assert [point.text for point in found[0].points] == ["200 ms", "never, ceiling 0.80 slower"]
     assert trend_chart(found, ("3.6", "3.7")) is None
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.report.model.verdicts import noise_bands, verdict, verdict_text, warnings, widest
+from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Results, Row
 
 MakeRow = Callable[..., Row]
@@ -19,7 +20,7 @@ ratios = st.floats(0.01, 100)
 
 def paired(make_row: MakeRow, low: float, ratio: float, high: float, **more: object) -> Row:
     """Build a row with this ratio and interval."""
-    return make_row("retry", 1.0, ratio, ratio_low=low, ratio_high=high, **more)
+    return replace(make_row("retry", 1.0, ratio, **more), ratio=Interval(ratio, low, high))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_a_difference_is_never_inside_noise(
 
 def test_what_makes_figures_doubtful_is_told(make_row: MakeRow) -> None:
     """Rounds that spread, other programs, a host and a limit that took time: a sentence each."""
-    wide, narrow, unknown = (replace(make_row("x", 1.0), spread=s) for s in (0.2, 0.05, None))
+    wide, narrow, unknown = (replace(make_row("x", 1.0), relative_iqr=s) for s in (0.2, 0.05, None))
     quiet = {"others_percent": 4.0, "stolen_percent": 0.0, "throttled_seconds": 0.0}
     assert warnings(Results(quiet, (narrow, unknown))) == ()
     assert warnings(Results({}, (wide, narrow, wide, unknown))) == (

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flowgauge.report.model.report import report_on
 from flowgauge.report.render.terminal import line, print_report
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.rows import Outcome, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -66,5 +66,7 @@ def test_line(make_row: MakeRow) -> None:
     )
     alone = make_row("server", 8.4, runner=None, params={})
     assert line(alone) == "server · no runner: 8.4 s (8.1 s – 8.7 s)"
-    never = make_row("metg-90", 0.56, unit="efficiency", spread=0, params={"kernel": "python"})
+    never = make_row("metg-90", 0.56, outcome=Outcome.NEVER, spread=0, params={"kernel": "python"})
     assert line(never) == "metg-90 kernel=python · threads: never, ceiling 0.56"
+    beyond = make_row("metg-90", 0.84, outcome=Outcome.BEYOND, spread=0, params={})
+    assert line(beyond) == "metg-90 · threads: longer than tried (0.84 reached)"
