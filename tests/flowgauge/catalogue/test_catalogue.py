@@ -118,7 +118,7 @@ def test_an_installed_package_brings_its_own_catalogue(
     (root.parent / "pyproject.toml").touch()
     package = root.parent / ".venv" / "flowgauge"
     placed(package / "patterns")
-    monkeypatch.setattr(catalogue, "__file__", str(package / "catalogue.py"))
+    monkeypatch.setattr(catalogue, "__file__", str(package / "catalogue" / "catalogue.py"))
     assert catalogue_root() == (package / "patterns").resolve()
 
 

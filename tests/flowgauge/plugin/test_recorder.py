@@ -196,7 +196,7 @@ def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
     ("text", "says"),
     [
         (None, "holds no unfinished run: measure without --resume"),
-        ("{}", 'unfinished.json has no schema_version'),
+        ("{}", "unfinished.json has no schema_version"),
         (
             '{"schema_version": 1, "fingerprint": {"tests": ["a"]}, "rows": []}',
             "is broken: measure without --resume",
