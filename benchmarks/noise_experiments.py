@@ -20,7 +20,7 @@ from prefect import task
 from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.host import inside_flow
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.report.model.verdicts import Verdict, noise_bands, verdict
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit

@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flowgauge.measure.deployed import Site
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.results.rows import Group
 from patterns.deployments.push_on_one_machine import hand_over, serverless
 from patterns.deployments.self_hosted_server import postgres, prefect_server

@@ -18,7 +18,7 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.host import inside_flow
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.results.rows import Group
 from flowgauge.runners.table import INLINE, RUNNERS
 

@@ -14,7 +14,7 @@ import pytest
 
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.suite import SuiteTimes, time_suite
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.rows import Group
 from flowgauge.server.kept import stop_kept

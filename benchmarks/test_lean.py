@@ -22,7 +22,7 @@ from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit
 from flowgauge.runners.started import StartedRunners
@@ -202,11 +202,11 @@ def test_map(
     common: dict[str, Any] = {"runner": runner_name, "figure": "time per task of a map"}
     paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of(Group.LEAN))
     params = {"tasks": many}
-    beside = [
-        ("map-beside-floor", bare, baseline.name),
+    references = [
+        ("map-vs-baseline", bare, baseline.name),
         ("map", theirs, stock_name),
     ]
-    for id, times, reference in beside:
+    for id, times, reference in references:
         paired.keep(
             Rounds(tuple(ours), tuple(times)),
             id=id,

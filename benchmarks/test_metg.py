@@ -17,7 +17,7 @@ from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.granularity import Cell, Granularity, measure_cell
 from flowgauge.measure.graph_flow import Submit, perform_task, submit_all
 from flowgauge.measure.host import inside_flow
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import RUNNERS, STOCK, BaselineKind, names_where

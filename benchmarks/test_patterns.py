@@ -21,7 +21,7 @@ from prefect import flow
 from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.baselines import Baseline
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.results.rows import Group
 from flowgauge.runners.table import INLINE, RUNNERS, STOCK
 from flowgauge.waiting import patience

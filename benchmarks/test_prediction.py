@@ -13,7 +13,7 @@ from prefect.task_runners import TaskRunner
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.workflow_runs import scaled
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.predict.held_out import prediction_rows, time_workflows
 from flowgauge.predict.simulation import Machine

@@ -10,7 +10,7 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners

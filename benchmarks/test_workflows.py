@@ -15,7 +15,7 @@ from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
-from flowgauge.plugin.recorder import Paired
+from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners

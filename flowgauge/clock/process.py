@@ -247,10 +247,9 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
     outer: FrameType | None = frame
     while outer is not None:
         module = outer.f_globals.get("__name__", "")
-        if module == "prefect.futures" or module.startswith("prefect_"):
-            if awaited := _awaited(outer):
-                return "waits for runs", awaited, where
-        elif not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
+        if awaited := _awaited(outer):
+            return "waits for runs", awaited, where
+        if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
             where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
             break
         outer = outer.f_back
@@ -258,10 +257,11 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
 
 
 def _awaited(frame: FrameType) -> list[str]:
-    """Return the task runs that a frame of Prefect's futures waits for."""
+    """Return the task runs that a frame waits for: of a future, whatever its task runner."""
+    from prefect.futures import PrefectFuture
+
     names = frame.f_locals
-    if frame.f_code.co_name in ("as_completed", "wait") and "self" not in names:
+    futures = (names.get("self"),)
+    if frame.f_globals.get("__name__") == "prefect.futures" and "self" not in names:
         futures = names.get("not_done", names.get("pending", ()))
-    else:
-        futures = (names.get("self"),)
-    return [str(future.task_run_id) for future in futures if hasattr(future, "task_run_id")]
+    return [str(future.task_run_id) for future in futures if isinstance(future, PrefectFuture)]

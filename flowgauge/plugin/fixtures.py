@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from flowgauge.measure.baselines import Baseline
-    from flowgauge.plugin.recorder import Paired
+    from flowgauge.plugin.paired import Paired
     from flowgauge.workflows.kernels import Speeds
 
 
@@ -101,7 +101,8 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
 @pytest.fixture
 def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
     """Measure one thing beside its reference, round by round; see `Paired`."""
-    from flowgauge.plugin.recorder import BenchmarkRecorder, Paired
+    from flowgauge.plugin.paired import Paired
+    from flowgauge.plugin.recorder import BenchmarkRecorder
 
     recorder = request.config.pluginmanager.get_plugin("flowgauge-benchmarks")
     if not isinstance(recorder, BenchmarkRecorder):

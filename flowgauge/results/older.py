@@ -9,6 +9,7 @@ from typing import Any
 from flowgauge.json_file import JsonFileError
 
 _OUTCOMES = {"reached": "longer than tried", "efficiency": "never"}
+_IDS = {"map-beside-floor": "map-vs-baseline"}
 
 
 def upgraded(document: Any, version: int, path: Path) -> dict[str, Any]:
@@ -60,6 +61,8 @@ def _of_first_schema(row: dict[str, Any]) -> dict[str, Any]:
         for name, old in zip(names, ("ratio", "ratio_low", "ratio_high"), strict=True)
         if row.get(old) is not None
     }
+    if (new_id := _IDS.get(str(row.get("id")))) is not None:
+        made["id"] = new_id
     if (outcome := _OUTCOMES.get(str(row.get("unit")))) is not None:
         made |= {"outcome": outcome, "unit": "efficiency"}
     return made | {"ratio": ratio or None}

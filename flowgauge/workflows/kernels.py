@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from flowgauge.files import write_whole
+from flowgauge.json_file import JsonFileError, read_json
 from flowgauge.workflows.workflow import GraphError, Kernel
 
 BLOCK_BYTES = 64 * 1024
@@ -187,13 +188,12 @@ def machine_speeds(cache: Path) -> Speeds:
     """
     parts = (platform.node(), platform.processor(), platform.python_version(), BLOCK_BYTES)
     file = cache / f"kernels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
-    try:
-        kept = json.loads(file.read_text())
-        return Speeds({kernel: float(kept[kernel]) for kernel in get_args(Kernel)})
-    except OSError:
-        pass
-    except (ValueError, KeyError, TypeError):
-        raise GraphError(f"{file} is broken: remove it, and speeds are measured anew") from None
+    if file.is_file():
+        try:
+            kept = read_json(file)
+            return Speeds({kernel: float(kept[kernel]) for kernel in get_args(Kernel)})
+        except (JsonFileError, ValueError, KeyError, TypeError):
+            raise GraphError(f"{file} is broken: remove it, and speeds are measured anew") from None
     speeds = calibrate()
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)

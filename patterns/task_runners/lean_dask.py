@@ -36,7 +36,7 @@ Not for:
     run, that are changed in place after the first submit: tasks see them as they were then.
 
 Costs:
-    Rows `map` and `map-beside-floor` of the report, under "What do the lean task runners save?":
+    Rows `map` and `map-vs-baseline` of the report, under "What do the lean task runners save?":
     `lean-dask` beside `dask-processes`, and beside the pool that both stand on. What is left, and
     whose it is: rows `processor-time-flow`, `processor-time-workers` and `processor-time-server`.
     Rows `fan-out` and `memory`: 10,000 tasks at once, and a worker after 50 flow runs.

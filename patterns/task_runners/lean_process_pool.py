@@ -44,7 +44,7 @@ Not for:
     forked: workers are spawned there.
 
 Costs:
-    Rows `map` and `map-beside-floor` of the report, under "What do the lean task runners save?":
+    Rows `map` and `map-vs-baseline` of the report, under "What do the lean task runners save?":
     `lean-processes` beside `processes`, and beside the pool that both stand on. What is left, and
     whose it is: rows `processor-time-flow`, `processor-time-workers` and `processor-time-server`.
 

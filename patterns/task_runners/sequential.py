@@ -40,7 +40,7 @@ Not for:
 
 Costs:
     Rows `submit` and `map` of the report, runner `sequential`: the engine's own cost and
-    nothing else, so it is the floor of every other runner.
+    nothing else, a baseline for what other runners add.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/task-runners

@@ -118,10 +118,10 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "lean",
             "What do the lean task runners save?",
             "Time per task of a map, as a share of what it takes on Prefect's own runner of that"
-            " kind (`map`) and of the pool that both stand on (`map-beside-floor`).",
+            " kind (`map`) and of the pool that both stand on (`map-vs-baseline`).",
             Group.LEAN,
             "ratio",
-            rows_where(_in_group(Group.LEAN), _has_id("map", "map-beside-floor"), _has_ratio),
+            rows_where(_in_group(Group.LEAN), _has_id("map", "map-vs-baseline"), _has_ratio),
         ),
         Question(
             "processor-time",

@@ -109,7 +109,7 @@ def _scaling() -> Iterator[Row]:
     measured: dict[str, Any] = {"reference": "what was measured", "params": {"tasks": 24}}
     for runner, times in (("threads", 0.9), ("processes", 1.02), ("dask-processes", 1.2)):
         yield row("fork-join", 0.6, times, group="prediction", runner=runner, **measured)
-    for id, reference, ratio in (("map", "processes", 0.1), ("map-beside-floor", "pool", 3.4)):
+    for id, reference, ratio in (("map", "processes", 0.1), ("map-vs-baseline", "pool", 3.4)):
         lean: dict[str, Any] = {"runner": "lean-processes", "params": {"tasks": 200}}
         yield row(id, 0.004, ratio, group="lean", reference=reference, **lean)
     for kind in ("flow", "workers", "server"):

@@ -125,7 +125,7 @@ def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert json.loads(kept.read_text()) == dict(UNIFORM.per_second)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"wait": 1}', "null"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"wait": 1}', "null", "[" * 10**5])
 def test_broken_speeds_are_told(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of speeds that can't be read is named in one line, and stays as it is."""
     monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
