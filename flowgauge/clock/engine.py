@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the clock meets Prefect's engines: the only place that knows their private names."""
+"""Where the clock meets Prefect's engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib
 import sys
 import types
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,57 +16,29 @@ from unittest.mock import patch
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
-from flowgauge.compat.tested_prefect import PROVED_WITH
-
-_DEADLINES = (
-    ("prefect.task_engine", "time", "wait_until_ready"),
-    ("prefect.task_engine", "anyio", "wait_until_ready"),
-    ("prefect.utilities.engine", "time", "set_state_and_handle_waits"),
-    ("prefect.utilities.engine", "anyio", "set_state_and_handle_waits"),
-)
-"""Module, the module whose `sleep` it calls, and the function that waits for a deadline there."""
-
-_POLLS = (
-    ("prefect.concurrency.services", "asyncio", "acquire"),
-    ("prefect.concurrency.v1.services", "asyncio", "acquire"),
-)
-"""The same for functions that ask again and again, here for a concurrency slot."""
-
-_UNSKIPPED = (
-    ("prefect.client.base", "anyio", "waits for the Prefect server to answer"),
-    ("prefect.client.base", "time", "waits for the Prefect server to answer"),
-    ("prefect.flow_runs", "anyio", "waits for another flow run, or for someone to resume it"),
-    ("prefect.deployments.flow_runs", "anyio", "waits for the run of a deployment"),
-)
-"""Module, the module whose `sleep` it calls, and what it does in real time all the same."""
-
-
-class ClockError(RuntimeError):
-    """A clock that can't work here; one line says why."""
+from flowgauge.compat.names import DEADLINES, NOW, POLLS, UNSKIPPED, UNSKIPPED_WAITS, Name, usable
 
 
 def follow_time(home: str) -> None:
-    """Make this process tell virtual time; it runs no tasks or flows.
+    """Make this process tell virtual time, if that works; it runs no tasks or flows.
 
     Args:
         home: The folder of the run.
     """
-    move_now(ClockProcess(Path(home)).time)
+    if not NOW.missing():
+        move_now(ClockProcess(Path(home)).time)
 
 
 def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     """Let the engines in this process wait in virtual time and tell the clock of their runs.
 
     Args:
-        process: This process's side of the clock.
+        process: This process's side of the clock. `VIRTUAL_CLOCK` of `flowgauge.compat.names`
+            works here.
 
     Returns:
         What takes the hooks away again when it is closed.
-
-    Raises:
-        ClockError: If this Prefect has no such engines.
     """
-    import prefect
     from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
     from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
     from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
@@ -77,36 +49,36 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     def replace(owner: Any, name: str, new: Any) -> None:
         stack.enter_context(patch.object(owner, name, new))
 
-    try:
-        for polls, table in ((False, _DEADLINES), (True, _POLLS)):
-            for module_name, sleeper, function in table:
-                module = importlib.import_module(module_name)
-                stock = getattr(module, sleeper)
-                sleep = _virtual_sleep(process, stock, function, polls)
-                replace(module, sleeper, _ModuleWith(stock, sleep=sleep))
-        for module_name, sleeper, what in _UNSKIPPED:
+    for polls, names in ((False, DEADLINES), (True, POLLS)):
+        for (module_name, sleeper), functions in _by_sleeper(names).items():
+            module = importlib.import_module(module_name)
+            stock = getattr(module, sleeper)
+            sleep = _virtual_sleep(process, stock, functions, polls)
+            replace(module, sleeper, _ModuleWith(stock, sleep=sleep))
+    if usable(UNSKIPPED_WAITS, process.home):
+        for module_name, sleeper, what in UNSKIPPED:
             module = importlib.import_module(module_name)
             stock = getattr(module, sleeper)
             replace(module, sleeper, _ModuleWith(stock, sleep=_reported(process, stock, what)))
-        engines: tuple[type, ...] = (SyncTaskRunEngine, FlowRunEngine)
-        for engine in engines:
-            stock = engine.initialize_run  # type: ignore[attr-defined]
-            replace(engine, "initialize_run", _tracked(process, stack, stock))
-        engines = (AsyncTaskRunEngine, AsyncFlowRunEngine)
-        for engine in engines:
-            stock = engine.initialize_run
-            replace(engine, "initialize_run", _tracked_async(process, stack, stock))
-        replace(PrefectHttpxSyncClient, "send", _counted(process, PrefectHttpxSyncClient.send))
-        replace(
-            PrefectHttpxAsyncClient, "send", _counted_async(process, PrefectHttpxAsyncClient.send)
-        )
-    except AttributeError as error:
-        stack.close()
-        raise ClockError(
-            f"the virtual clock does not know the engine of Prefect {prefect.__version__}"
-            f" ({error}); it was made for Prefect {' and '.join(PROVED_WITH)}"
-        ) from None
+    engines: tuple[type, ...] = (SyncTaskRunEngine, FlowRunEngine)
+    for engine in engines:
+        stock = engine.initialize_run  # type: ignore[attr-defined]
+        replace(engine, "initialize_run", _tracked(process, stack, stock))
+    engines = (AsyncTaskRunEngine, AsyncFlowRunEngine)
+    for engine in engines:
+        stock = engine.initialize_run
+        replace(engine, "initialize_run", _tracked_async(process, stack, stock))
+    replace(PrefectHttpxSyncClient, "send", _counted(process, PrefectHttpxSyncClient.send))
+    replace(PrefectHttpxAsyncClient, "send", _counted_async(process, PrefectHttpxAsyncClient.send))
     return stack
+
+
+def _by_sleeper(names: Iterable[Name]) -> dict[tuple[str, str], set[str]]:
+    """Return the waiting functions of each module by the module whose `sleep` they call."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        found.setdefault((name.module, name.uses[0]), set()).add(name.last)
+    return found
 
 
 class _ModuleWith(types.ModuleType):
@@ -122,14 +94,14 @@ class _ModuleWith(types.ModuleType):
 
 
 def _virtual_sleep(
-    process: ClockProcess, stock: types.ModuleType, function: str, polls: bool
+    process: ClockProcess, stock: types.ModuleType, functions: Container[str], polls: bool
 ) -> Callable[[float], Any]:
-    """Return a `sleep` that is virtual in one function and stock everywhere else."""
+    """Return a `sleep` that is virtual in some functions and stock everywhere else."""
     is_async = stock.__name__ != "time"
 
     def sleep(seconds: float) -> Any:
         here = sys._getframe(1).f_code.co_name
-        if not process.time.running or here != function or seconds <= 0:
+        if not process.time.running or here not in functions or seconds <= 0:
             return stock.sleep(seconds)
         if is_async:
             return process.sleep_async(seconds, polls=polls)

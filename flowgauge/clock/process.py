@@ -46,6 +46,7 @@ class ClockProcess:
         Args:
             home: The folder of the run.
         """
+        self.home = home
         self.time = SharedTime(home)
         self._requests: Counter[int] = Counter()
         self.slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()

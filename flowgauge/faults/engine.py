@@ -8,56 +8,40 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from unittest.mock import patch
 
-import prefect
 from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
 from prefect.transactions import AsyncTransaction, Transaction
 
-from flowgauge.compat.tested_prefect import PROVED_WITH
 from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.faults.points import Points
 from flowgauge.faults.process import FaultProcess
 from flowgauge.faults.storing import after_storing, after_storing_async, watch_storing
 
 
-class FaultsError(RuntimeError):
-    """An engine that faults can't reach; one line says why."""
-
-
 def hooks(process: FaultProcess) -> contextlib.ExitStack:
     """Let faults strike in the task runs of this process.
 
     Args:
-        process: This process's side of the faults.
+        process: This process's side of the faults. `FAULTS` of `flowgauge.compat.names` works here.
 
     Returns:
         What takes the hooks away again when it is closed.
-
-    Raises:
-        FaultsError: If this Prefect has no such engine.
     """
     points = Points(process)
     stack = contextlib.ExitStack()
-    try:
-        stack.enter_context(points.connection.hooks())
-        for owner, name, new in (
-            (SyncTaskRunEngine, "start", _refusing),
-            (AsyncTaskRunEngine, "start", _refusing_async),
-            (SyncTaskRunEngine, "transaction_context", _before_body),
-            (AsyncTaskRunEngine, "transaction_context", _before_body_async),
-            (SyncTaskRunEngine, "handle_success", _after_effect),
-            (AsyncTaskRunEngine, "handle_success", _after_effect_async),
-            (SyncTaskRunEngine, "call_hooks", _after_completion),
-            (AsyncTaskRunEngine, "call_hooks", _after_completion_async),
-            (Transaction, "commit", after_storing),
-            (AsyncTransaction, "commit", after_storing_async),
-        ):
-            stack.enter_context(patch.object(owner, name, new(points, getattr(owner, name))))
-    except AttributeError as error:
-        stack.close()
-        raise FaultsError(
-            f"faults do not know the engine of Prefect {prefect.__version__} ({error}); they were"
-            f" made for Prefect {' and '.join(PROVED_WITH)}"
-        ) from None
+    stack.enter_context(points.connection.hooks())
+    for owner, name, new in (
+        (SyncTaskRunEngine, "start", _refusing),
+        (AsyncTaskRunEngine, "start", _refusing_async),
+        (SyncTaskRunEngine, "transaction_context", _before_body),
+        (AsyncTaskRunEngine, "transaction_context", _before_body_async),
+        (SyncTaskRunEngine, "handle_success", _after_effect),
+        (AsyncTaskRunEngine, "handle_success", _after_effect_async),
+        (SyncTaskRunEngine, "call_hooks", _after_completion),
+        (AsyncTaskRunEngine, "call_hooks", _after_completion_async),
+        (Transaction, "commit", after_storing),
+        (AsyncTransaction, "commit", after_storing_async),
+    ):
+        stack.enter_context(patch.object(owner, name, new(points, getattr(owner, name))))
     return stack
 
 

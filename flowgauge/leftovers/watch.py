@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import thread as pool_threads
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from flowgauge.compat.names import PREFECT_SERVICES, usable
 from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Connection, Sightings
 from flowgauge.leftovers.files import Folders, is_left
@@ -117,7 +119,7 @@ class Watch:
         left = {
             "processes": _processes(now, before),
             "threads": self._threads(now.threads - before.threads, before),
-            "connections": _connections(now.connections - before.connections),
+            "connections": _connections(now.connections - before.connections, self._folders.home),
             "files": self._files(now, before),
         }
         return {kind: things for kind, things in left.items() if things and kind not in allowed}
@@ -194,7 +196,9 @@ def _processes(now: Present, before: Present) -> list[str]:
     return [f"process {pid}: {command}" for pid, command in sorted(found.items())]
 
 
-def _connections(new: frozenset[Connection]) -> list[str]:
+def _connections(new: frozenset[Connection], home: Path) -> list[str]:
+    if not new or ("prefect" in sys.modules and not usable(PREFECT_SERVICES, home)):
+        return []
     lines = []
     for connection in new:
         connected = connection.socket()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowgauge.compat.names import VIRTUAL_CLOCK, missing
 from flowgauge.plugin.preflight import check_runner_in_reach, check_server_in_use
 from flowgauge.plugin.session import run_home
 from flowgauge.plugin.timing import times
@@ -19,16 +20,14 @@ if TYPE_CHECKING:
 @pytest.fixture
 def virtual_clock(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
     """Skip the waits of Prefect's engines in this test; see `VirtualClock`."""
-    from flowgauge.clock.engine import ClockError
+    if line := missing(VIRTUAL_CLOCK):
+        pytest.fail(line, pytrace=False)
     from flowgauge.clock.process import ClockProcess
     from flowgauge.clock.virtual_clock import virtual_clock
 
     check_server_in_use(prefect_server)
     check_runner_in_reach(request)
     home = run_home(request.config)
-    try:
-        with virtual_clock(ClockProcess(home), home) as clock:
-            yield clock
-            times(request.config).skipped += clock.skipped
-    except ClockError as error:
-        pytest.fail(str(error), pytrace=False)
+    with virtual_clock(ClockProcess(home), home) as clock:
+        yield clock
+        times(request.config).skipped += clock.skipped

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowgauge.compat.names import FAULTS, missing
 from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.plugin.preflight import check_runner_in_reach
 from flowgauge.plugin.session import run_home
@@ -44,17 +45,16 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faults]:
     """Let tasks fail, crash and be slow on purpose; see `Faults`."""
-    from flowgauge.faults.engine import FaultsError, hooks
+    if line := missing(FAULTS):
+        pytest.fail(line, pytrace=False)
+    from flowgauge.faults.engine import hooks
     from flowgauge.faults.process import FaultProcess, faults_folder
     from flowgauge.faults.wanted import wanted_faults
 
     check_runner_in_reach(request)
     config = request.config
     home = run_home(config)
-    try:
-        hooked = hooks(FaultProcess(home, expendable=False, crash_on=IN_OWN_PROCESSES))
-    except FaultsError as error:
-        pytest.fail(str(error), pytrace=False)
+    hooked = hooks(FaultProcess(home, expendable=False, crash_on=IN_OWN_PROCESSES))
     with hooked, wanted_faults(faults_folder(home), config.stash[_SEED], prefect_server) as wanted:
         yield wanted
     lines = wanted.unmet()

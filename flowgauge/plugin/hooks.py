@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _PARTS = (
     "flowgauge.plugin.preflight",
     "flowgauge.plugin.timing",
+    "flowgauge.plugin.features_off",
     "flowgauge.plugin.fixtures",
     "flowgauge.plugin.file_state",
     "flowgauge.plugin.hung_test",

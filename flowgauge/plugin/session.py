@@ -81,6 +81,11 @@ def run_home(config: pytest.Config) -> Path:
     return config.stash[_HOME]
 
 
+def folder_of(config: pytest.Config) -> Path | None:
+    """Return the folder of this run; None if it needed none."""
+    return config.stash.get(_HOME, None)
+
+
 def measures(config: pytest.Config) -> bool:
     """Say whether benchmarks are timed in this run."""
     enabled: bool = config.getoption("benchmark_enable", False)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from flowgauge.compat.names import PRELOADED_POOL, usable
 from flowgauge.mistake import Mistake
 
 if TYPE_CHECKING:
@@ -35,9 +36,14 @@ def threads(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
 
 def processes(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
     """Make Prefect's process pool, whose workers begin with Prefect imported."""
-    from flowgauge.runners.process_pool import PreloadedProcessPoolTaskRunner
+    from prefect.task_runners import ProcessPoolTaskRunner
 
-    return PreloadedProcessPoolTaskRunner(**_pool_options(runner, started))
+    kind = ProcessPoolTaskRunner
+    if usable(PRELOADED_POOL, started.home):
+        from flowgauge.runners.process_pool import PreloadedProcessPoolTaskRunner
+
+        kind = PreloadedProcessPoolTaskRunner
+    return kind(**_pool_options(runner, started))
 
 
 def lean_processes(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
+from flowgauge.compat.names import FAULTS, SAVED_WORK, VIRTUAL_CLOCK, missing, usable
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.faults.process import FaultProcess
 from flowgauge.leftovers.writes import report_writes
@@ -25,13 +26,15 @@ def prepare_worker(home: str, as_shipped: bool) -> None:
     end_with_parent()
     forget_user_settings()
     part = take_part(home, expendable=True)
-    if not as_shipped:
+    if not as_shipped and usable(SAVED_WORK, Path(home)):
         part.enter_context(saved_work())
     report_writes(home)
 
 
 def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
     """Let task runs in this process follow the virtual clock and the faults of a test run.
+
+    What does not work with this Prefect is left out: a test that asks for it has been failed.
 
     Args:
         home: The folder of the run.
@@ -40,9 +43,11 @@ def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
     Returns:
         What ends that when it is closed.
     """
-    from flowgauge.faults.engine import hooks
-
     stack = contextlib.ExitStack()
-    stack.enter_context(clock_hooks(ClockProcess(Path(home))))
-    stack.enter_context(hooks(FaultProcess(Path(home), expendable=expendable)))
+    if not missing(VIRTUAL_CLOCK):
+        stack.enter_context(clock_hooks(ClockProcess(Path(home))))
+    if not missing(FAULTS):
+        from flowgauge.faults.engine import hooks
+
+        stack.enter_context(hooks(FaultProcess(Path(home), expendable=expendable)))
     return stack

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgauge.compat.names import DATABASE_TEMPLATE, usable
 from flowgauge.server.template import cache_folder, copy_template
 
 DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -90,7 +91,8 @@ def _print_to(log: Path) -> None:
 
 
 def _start_from_template(cache: Path, database: Path) -> None:
-    if copy_template(cache, database, _migrate_in_a_fork):
+    home = Path(os.environ["PREFECT_HOME"])
+    if usable(DATABASE_TEMPLATE, home) and copy_template(cache, database, _migrate_in_a_fork):
         os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"
         # They are registered there, which would take most of a second.
         os.environ["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"

@@ -15,6 +15,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from flowgauge.compat.names import (
+    SAVED_WORK,
+    TIDY_HARNESS,
+    WARM_SERVER,
+    note_off,
+    off,
+    usable,
+)
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.isolation import forget_user_settings
@@ -80,7 +88,13 @@ def leased_harness(
         # The harness has no `finally`.
         stack.callback(leased.stop)
         with _instead_of_server_modules(leased):
-            stack.enter_context(_harness_in(_private_copy(_HARNESS), home))
+            module, wrong = _private_copy(_HARNESS)
+            if not wrong:
+                stack.enter_context(_harness_in(module, home))
+        if wrong:
+            note_off(off(WARM_SERVER, wrong), WARM_SERVER, home)
+            leased.stop()
+            stack.enter_context(stock_harness(home))
         changed: dict[Any, Any] = {
             # With heartbeats every synchronous flow run ends by joining a thread that sleeps in
             # steps of one second.
@@ -90,7 +104,7 @@ def leased_harness(
             # Every client would ask for a token first, to be told that there are none.
             changed[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
         stack.enter_context(temporary_settings(changed))
-        if not as_shipped:
+        if not as_shipped and usable(SAVED_WORK, home):
             stack.enter_context(saved_work())
         yield PREFECT_API_URL.value()
 
@@ -110,11 +124,13 @@ def stock_harness(home: Path) -> Iterator[str]:
     from prefect.testing import utilities
 
     forget_user_settings()
-    earlier = frozenset(SubprocessASGIServer._instances.values())
+    tidy = usable(TIDY_HARNESS, home)
+    instances: dict[Any, Any] = SubprocessASGIServer._instances if tidy else {}
+    earlier = frozenset(instances.values())
 
     def stop_servers() -> None:
         # The harness has no `finally`.
-        for server in set(SubprocessASGIServer._instances.values()) - earlier:
+        for server in set(instances.values()) - earlier:
             server.stop()
 
     with contextlib.ExitStack() as stack:
@@ -124,7 +140,11 @@ def stock_harness(home: Path) -> Iterator[str]:
             contextlib.chdir(home),
             patch.dict(os.environ, UVICORN_LOOP=STOCK_LOOP_FACTORY),
         ):
-            stack.enter_context(_harness_in(utilities, home))
+            if tidy:
+                stack.enter_context(_harness_in(utilities, home))
+            else:
+                harness = utilities.prefect_test_harness(server_startup_timeout=START_SECONDS)
+                stack.enter_context(harness)
         yield PREFECT_API_URL.value()
 
 
@@ -144,14 +164,18 @@ def _harness_in(module: Any, home: Path) -> Iterator[None]:
         yield
 
 
-def _private_copy(name: str) -> ModuleType:
-    """Return a module anew, for this use only."""
+def _private_copy(name: str) -> tuple[ModuleType, str]:
+    """Return a module anew, for this use only, and what is not as `WARM_SERVER` needs it."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        return module, f"{name} imports more of the server ({error})"
+    wrong = (each.missing_in(module) for each in WARM_SERVER.names)
+    return module, next(filter(None, wrong), "")
 
 
 @contextmanager

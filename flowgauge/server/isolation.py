@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowgauge.compat.names import OWN_SETTINGS, usable
+
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
 _SPEED = {
     # Task runs are written once a second and not one at a time: on two cores the server takes
@@ -89,6 +91,8 @@ def forget_user_settings() -> None:
     Prefect reads `.env` from the working directory whenever it builds its settings, and offers
     no switch for that; each settings model names the file in its configuration.
     """
+    if not usable(OWN_SETTINGS, Path(os.environ.get("PREFECT_HOME", os.devnull))):
+        return
     from prefect.context import refresh_global_settings_context
     from prefect.settings.base import PrefectBaseSettings
 

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from flowgauge.clock.engine import follow_time
+from flowgauge.compat.names import QUEUED_TRANSACTIONS, usable
 
 LOOP_FACTORY = f"{__name__}:event_loop"
 """For uvicorn's `--loop` or `UVICORN_LOOP`: it is called before the server is imported."""
@@ -25,7 +27,8 @@ STOCK_LOOP_FACTORY = f"{__name__}:stock_event_loop"
 
 def event_loop() -> asyncio.AbstractEventLoop:
     """Return a new event loop, once the server's transactions queue for SQLite."""
-    queue_for_sqlite()
+    if usable(QUEUED_TRANSACTIONS, Path(os.environ["PREFECT_HOME"])):
+        queue_for_sqlite()
     # Asked for by whoever finds the server wedged; what it prints goes to the server's log.
     faulthandler.register(signal.SIGUSR1)
     return _followed_event_loop(home=None)

@@ -28,7 +28,6 @@ from prefect.futures import as_completed, wait
 from prefect.states import Scheduled
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flowgauge.clock.engine import ClockError
 from flowgauge.clock.process import ClockEndedError, ClockProcess
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.clock.virtual_clock import virtual_clock as virtual_clock_of
@@ -545,20 +544,6 @@ def test_a_run_that_outlives_its_test_fails(
         hold.set()
         with pytest.raises(ClockEndedError, match="the test that had the clock is over"):
             run.result(patience())
-
-
-def test_an_unknown_prefect_is_refused(
-    prefect_server: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where Prefect's engine has no such parts, one line says so and nothing is changed."""
-    home = run_home(pytestconfig)
-    monkeypatch.delattr("prefect.concurrency.v1.services.asyncio")
-    with (
-        pytest.raises(ClockError, match=r"does not know the engine of Prefect 3\."),
-        virtual_clock_of(ClockProcess(home), home),
-    ):
-        pass
-    assert vars(prefect.task_engine)["time"] is time
 
 
 def test_a_wait_for_something_else_is_reported(

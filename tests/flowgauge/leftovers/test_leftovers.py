@@ -611,7 +611,7 @@ class ClosedMeanwhile(socket.socket):
 
 
 def test_a_connection_that_is_closed_meanwhile_is_not_left(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that ends while it is looked at is none that a test leaves behind."""
     monkeypatch.setattr(watch_module, "_server_port", lambda: 4200)
@@ -622,5 +622,5 @@ def test_a_connection_that_is_closed_meanwhile_is_not_left(
             Connection(weakref.ref(each), address, threading.current_thread(), "here")
             for each in (closing, kept)
         )
-        (line,) = watch_module._connections(found)
+        (line,) = watch_module._connections(found, tmp_path)
     assert line.endswith("to the Prefect server at 127.0.0.1:4200, made at here")
