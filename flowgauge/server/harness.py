@@ -119,13 +119,16 @@ def stock_harness(home: Path) -> Iterator[str]:
     Yields:
         The address of the server's API.
     """
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
     from prefect.testing import utilities
 
     forget_user_settings()
     tidy = usable(TIDY_HARNESS, home)
-    instances: dict[Any, Any] = SubprocessASGIServer._instances if tidy else {}
+    instances: dict[Any, Any] = {}
+    if tidy:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        instances = SubprocessASGIServer._instances
     earlier = frozenset(instances.values())
 
     def stop_servers() -> None:

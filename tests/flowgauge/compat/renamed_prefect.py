@@ -97,7 +97,7 @@ def hide(copy: Path, module: str, kind: str, method: str) -> None:
     hidden = f'''
 
 def _hide(kind, name):
-    stock = getattr(kind, name)
+    stock, earlier = getattr(kind, name), getattr(kind, "__getattr__", None)
     for owner in kind.__mro__:
         if name in vars(owner):
             delattr(owner, name)
@@ -105,6 +105,8 @@ def _hide(kind, name):
     def __getattr__(self, wanted):
         if wanted == name:
             return stock.__get__(self, type(self))
+        if earlier:
+            return earlier(self, wanted)
         raise AttributeError(wanted)
 
     kind.__getattr__ = __getattr__
