@@ -49,7 +49,7 @@ KEPT = "test_shared_dask_cluster"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what takes long to a run that asks for it: by name, with `--full` or many rounds.
+    """Leave what takes long to a run that asks for it: by name, with `--flow-full` or many rounds.
 
     A run that measures nothing shows of each file that it works, with one test; the others are
     for the night.

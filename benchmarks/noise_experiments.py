@@ -4,7 +4,7 @@
 Not part of the suite, for it takes half an hour:
 
     uv run pytest benchmarks/noise_experiments.py --benchmark-only \
-        --runners sequential,threads,processes,dask-processes --report-dir reports/noise
+        --flow-runners sequential,threads,processes,dask-processes --flow-report-dir reports/noise
 
 Its figures are the last rows that it prints: `verdicts-itself`, of pairs that are the same, and
 `verdicts-slowed`, of those where one is slower by a tenth.

@@ -50,13 +50,13 @@ def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
     """Give the times of all runs; one with the stock harness is the reference of them all."""
     flows = FLOWS if measures(pytestconfig) else 1
     folder: Path = tmp_path_factory.mktemp("suite")
-    rounds = ROUNDS["full" if pytestconfig.getoption("full") else "quick"]
-    stock = time_suite(folder, flows, "--stock-harness")
+    rounds = ROUNDS["full" if pytestconfig.getoption("flow_full") else "quick"]
+    stock = time_suite(folder, flows, "--flow-stock-harness")
     cold = [time_suite(folder, flows) for _ in range(rounds - 1)]
     try:
         # Nothing is kept yet, so this run is as cold; it pays for the next one.
-        cold.append(time_suite(folder, flows, "--keep-server"))
-        runs = [time_suite(folder, flows, "--keep-server") for _ in range(2 * rounds)]
+        cold.append(time_suite(folder, flows, "--flow-keep-server"))
+        runs = [time_suite(folder, flows, "--flow-keep-server") for _ in range(2 * rounds)]
     finally:
         stop_kept(folder / "project")
     return Suites(stock, cold, kept=runs[::2], again=runs[1::2])

@@ -59,7 +59,7 @@ FEATURES: dict[str, Submit] = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Measure one kernel without edges in a quick run, and all in a full one."""
-    full = metafunc.config.getoption("full")
+    full = metafunc.config.getoption("flow_full")
     values = {
         "kernel": KERNELS if full else KERNELS[:1],
         "shape": ("trivial", *EDGES) if full else (),

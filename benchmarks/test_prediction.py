@@ -55,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Measure in a full run only, for it takes minutes; little is done where nothing is timed."""
     timed = measures(metafunc.config)
     found = [HELD_OUT if timed else HELD_OUT[:1]]
-    found = found if metafunc.config.getoption("full") or not timed else []
+    found = found if metafunc.config.getoption("flow_full") or not timed else []
     metafunc.parametrize("drawn", found, ids=["all"] if found else None)
 
 
@@ -72,7 +72,7 @@ def test_prediction(
     """Predicted over measured makespans of random workflows, other shapes and given traces."""
     config = paired.recorder.config
     workers = started_runners.workers
-    traces = [Path(file) for file in config.getoption("workflow")]
+    traces = [Path(file) for file in config.getoption("flow_file")]
     held_out = (*drawn, *(scaled(load(file), workers, seconds=SECONDS) for file in traces))
     fitted = [
         shape(name, workers, steps, seconds=seconds, kernel=kernel)

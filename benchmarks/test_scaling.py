@@ -35,7 +35,7 @@ common = pytest.mark.runners(*COMMON)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Measure in a full run only, for it takes minutes; little is done where nothing is timed."""
-    full = metafunc.config.getoption("full")
+    full = metafunc.config.getoption("flow_full")
     timed = measures(metafunc.config)
     sizes: dict[str, list[Any]] = {
         "numbers": [TASKS if timed else FEW_TASKS],
@@ -122,7 +122,7 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple
 def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -> None:
     """How much sooner more workers end the same work, and more work of which each has as much."""
     if started_runners.borrows(scaling.runner):
-        pytest.skip("--dask-address: a cluster that exists keeps its workers")
+        pytest.skip("--flow-dask-address: a cluster that exists keeps its workers")
     work_seconds = 0.01 if scaling.paired.benchmark.disabled else TASK_SECONDS
     of_one: tuple[float, ...] = ()
     most = started_runners.workers

@@ -39,8 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the files that are given, or else all recipes, of the smallest size, in a full run."""
     if "source" not in metafunc.fixturenames:
         return
-    sources: list[Any] = [Path(file) for file in metafunc.config.getoption("workflow")]
-    if not sources and metafunc.config.getoption("full"):
+    sources: list[Any] = [Path(file) for file in metafunc.config.getoption("flow_file")]
+    if not sources and metafunc.config.getoption("flow_full"):
         sources = [*RECIPES]
     elif not sources and not measures(metafunc.config):
         sources = [SMALL]
@@ -69,13 +69,13 @@ def workflow(
     found = load(source) if isinstance(source, Path) else _drawn(source)
     if isinstance(found, GraphError):
         pytest.skip(str(found))
-    scale = pytestconfig.getoption("time_scale")
+    scale = pytestconfig.getoption("flow_time_scale")
     return scaled(
         found,
         started_runners.workers,
         time_scale=None if scale is None else float(scale),
         seconds=SECONDS,
-        bytes_scale=float(pytestconfig.getoption("bytes_scale")),
+        bytes_scale=float(pytestconfig.getoption("flow_bytes_scale")),
     )
 
 

@@ -1,2 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proved patterns, a pytest plugin and benchmarks for Prefect 3 workflows."""
+"""Proved patterns, a pytest plugin and benchmarks for Prefect 3 workflows.
+
+What a test names stands here; each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowgauge.clock.virtual_clock import UnskippedWait as UnskippedWait
+    from flowgauge.clock.virtual_clock import VirtualClock as VirtualClock
+    from flowgauge.faults.errors import FaultRefused as FaultRefused
+    from flowgauge.faults.errors import InjectedFault as InjectedFault
+    from flowgauge.faults.wanted import Faults as Faults
+    from flowgauge.measure.baselines import Baseline as Baseline
+    from flowgauge.observe.history import History as History
+    from flowgauge.observe.history import HistoryError as HistoryError
+    from flowgauge.observe.ledger import Effect as Effect
+    from flowgauge.observe.ledger import EffectLedger as EffectLedger
+    from flowgauge.plugin.paired import Paired as Paired
+    from flowgauge.plugin.preflight import UntestedPrefectWarning as UntestedPrefectWarning
+    from flowgauge.runners.started import StartedRunners as StartedRunners
+    from flowgauge.runners.table import BaselineKind as BaselineKind
+    from flowgauge.runners.table import ExecutionModel as ExecutionModel
+    from flowgauge.runners.table import Runner as Runner
+    from flowgauge.waiting import patience as patience
+    from flowgauge.waiting import wait_until as wait_until
+
+_MODULES = {
+    "Baseline": "measure.baselines",
+    "BaselineKind": "runners.table",
+    "Effect": "observe.ledger",
+    "EffectLedger": "observe.ledger",
+    "ExecutionModel": "runners.table",
+    "FaultRefused": "faults.errors",
+    "Faults": "faults.wanted",
+    "History": "observe.history",
+    "HistoryError": "observe.history",
+    "InjectedFault": "faults.errors",
+    "Paired": "plugin.paired",
+    "Runner": "runners.table",
+    "StartedRunners": "runners.started",
+    "UnskippedWait": "clock.virtual_clock",
+    "UntestedPrefectWarning": "plugin.preflight",
+    "VirtualClock": "clock.virtual_clock",
+    "patience": "waiting",
+    "wait_until": "waiting",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -163,7 +163,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What a pattern guarantees is proved on all of them; a fact is one of Prefect's engine.
     """
-    if config.getoption("runners"):
+    if config.getoption("flow_runners"):
         return
     for item in items:
         runner = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None

@@ -17,7 +17,7 @@ from flowgauge.waiting import patience
 ROOT = Path(__file__).parents[1]
 ASKED = {
     "-h": "usage:",
-    "--help": "--dask-address=ADDRESS",
+    "--help": "--flow-dask-address=ADDRESS",
     "--version": "pytest 9|pytest 8",
     "--markers": "guarantee",
     "--fixtures": "prefect_server",

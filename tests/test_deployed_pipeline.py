@@ -152,7 +152,7 @@ def test_the_run_is_seen(
     live_server: str, runs: list[dict[str, Any]], page: Page, pytestconfig: pytest.Config
 ) -> None:
     """Prefect's page of the run shows its graph and its artifacts; what is seen is kept."""
-    shots = Path(pytestconfig.getoption("report_dir") or "reports/latest") / "screenshots"
+    shots = Path(pytestconfig.getoption("flow_report_dir") or "reports/latest") / "screenshots"
     address = f"{live_server.removesuffix('/api')}/runs/flow-run/{runs[-1]['id']}"
     with page.expect_response(lambda answer: "/graph-v2" in answer.url) as graph:
         page.goto(address)

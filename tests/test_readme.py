@@ -145,7 +145,7 @@ def test_ones_own_flows(pytester: pytest.Pytester) -> None:
     """
     (example,) = blocks("python", "Your own flows")
     pytester.makepyfile(test_example=example)
-    result = pytester.runpytest_subprocess("--runners", "sequential,threads,processes")
+    result = pytester.runpytest_subprocess("--flow-runners", "sequential,threads,processes")
     result.assert_outcomes(passed=3)
     result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d days.*"])
 

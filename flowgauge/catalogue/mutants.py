@@ -166,7 +166,7 @@ def run_tests(
     Raises:
         subprocess.TimeoutExpired: If they take longer.
     """
-    options = ("-x", "-q", "-n0", "-m", "not nightly", "--runners", runner)
+    options = ("-x", "-q", "-n0", "-m", "not nightly", "--flow-runners", runner)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=copy,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flowgauge server`: the process that `--keep-server` left running for a project."""
+"""`flowgauge server`: the process that `--flow-keep-server` left running for a project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from flowgauge.server.kept import Kept, find_kept, stop_kept
 from flowgauge.server.lease import socket_name
 
-app = App(name="server", help="The test server that --keep-server left running.")
+app = App(name="server", help="The test server that --flow-keep-server left running.")
 
 Project = Annotated[
     Path | None,

@@ -56,7 +56,7 @@ class Faults:
 
     @property
     def seed(self) -> int:
-        """What decides where chance does: `--fault-seed`, or random for each pytest run."""
+        """What decides where chance does: `--flow-fault-seed`, or random for each pytest run."""
         return self._plan.seed
 
     def on(self, task: str, *, at: Point | None = None) -> FaultsOn:

@@ -138,7 +138,7 @@ def measuring(place: Place, only: str | None) -> tuple[str, ...]:
     """Return the command that measures a version; `only` is an expression for pytest's `-k`."""
     chosen = () if only is None else ("-k", only)
     folder = str(place.folder)
-    options = ("--benchmark-only", "-p", "no:cacheprovider", "--report-dir", folder)
+    options = ("--benchmark-only", "-p", "no:cacheprovider", "--flow-report-dir", folder)
     return (str(place.python), "-m", "pytest", "benchmarks", *options, *chosen)
 
 

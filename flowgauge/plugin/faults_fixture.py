@@ -13,7 +13,7 @@ from flowgauge.compat.names import FAULTS, missing
 from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.plugin.preflight import check_runner_in_reach
 from flowgauge.plugin.session import run_home
-from flowgauge.runners.table import IN_OWN_PROCESSES
+from flowgauge.runners import table
 
 if TYPE_CHECKING:
     from flowgauge.faults.wanted import Faults
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option for the seed."""
     group = parser.getgroup("flowgauge")
     group.addoption(
-        "--fault-seed",
+        "--flow-fault-seed",
         metavar="N",
         help="the seed of the faults fixture, to repeat a run in which a test failed"
         " (default: another one for each run)",
@@ -35,11 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the seed, or choose one."""
-    text = config.getoption("fault_seed")
+    text = config.getoption("flow_fault_seed")
     try:
         config.stash[_SEED] = random.SystemRandom().randrange(2**32) if text is None else int(text)
     except ValueError:
-        raise pytest.UsageError(f"--fault-seed {text}: not a seed; give a whole number") from None
+        raise pytest.UsageError(
+            f"--flow-fault-seed {text}: not a seed; give a whole number"
+        ) from None
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faul
     check_runner_in_reach(request)
     config = request.config
     home = run_home(config)
-    hooked = hooks(FaultProcess(home, expendable=False, crash_on=IN_OWN_PROCESSES))
+    hooked = hooks(FaultProcess(home, expendable=False, crash_on=table.IN_OWN_PROCESSES))
     with hooked, wanted_faults(faults_folder(home), config.stash[_SEED], prefect_server) as wanted:
         yield wanted
     lines = wanted.unmet()
@@ -77,5 +79,5 @@ def pytest_runtest_makereport(
             report.longrepr = str(call.excinfo.value)
         if report.failed:
             seed = item.config.stash[_SEED]
-            report.sections.append(("faults", f"--fault-seed {seed} replays it"))
+            report.sections.append(("faults", f"--flow-fault-seed {seed} replays it"))
     return report

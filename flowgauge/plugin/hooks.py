@@ -31,7 +31,7 @@ from flowgauge.plugin.session import (
 from flowgauge.runners.chosen import chosen_runners, default_workers, narrowed
 from flowgauge.runners.dask_cluster import check_dask_address
 from flowgauge.runners.starts import RunnerError
-from flowgauge.runners.table import RUNNERS, names_where
+from flowgauge.runners.table import RUNNERS, add, names_where
 
 if TYPE_CHECKING:
     from flowgauge.plugin.facts import Facts
@@ -59,83 +59,90 @@ FULL_ROUNDS = 10
 """How many rounds each benchmark has at least where everything is measured."""
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the hooks that others may implement."""
+    from flowgauge.plugin import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add the options of the plugin, and the other modules with theirs."""
+    group = parser.getgroup("flowgauge", "task runners and reports (flowgauge)")
     for name in _PARTS:
         # One may be there by `-p`, or refused by it.
         if not (pluginmanager.has_plugin(name) or pluginmanager.is_blocked(name)):
             pluginmanager.register(importlib.import_module(name), name)
     parser.addini("flowgauge", "report guarantees and benchmarks of this project", type="bool")
-    group = parser.getgroup("flowgauge", "task runners and reports (flowgauge)")
     group.addoption(
-        "--runners",
+        "--flow-runners",
         metavar="NAMES",
         help=f"task runners to test on, with commas between: {', '.join(RUNNERS)} (default: all"
         " that are installed; the lean ones where benchmarks are measured, or a test names them)",
     )
     group.addoption(
-        "--dask-address",
+        "--flow-dask-address",
         metavar="ADDRESS",
         help="an existing Dask scheduler for task runners on processes of Dask, for instance"
         " tcp://10.0.0.5:8786",
     )
     group.addoption(
-        "--workers",
+        "--flow-workers",
         metavar="N",
         help="how many tasks may run side by side (default: 2, and the cores there are where"
         " benchmarks are measured)",
     )
     group.addoption(
-        "--report-dir",
+        "--flow-report-dir",
         metavar="DIR",
         type=Path,
         help="where the guarantees and the report go (default: reports/latest)",
     )
     group.addoption(
-        "--full",
+        "--flow-full",
         action="store_true",
         help="measure everything, with more rounds: up to three quarters of an hour in place of"
         " three minutes",
     )
     group.addoption(
-        "--resume",
+        "--flow-resume",
         action="store_true",
         help="go on with benchmarks that were broken off, from what is in the report's folder",
     )
     group.addoption(
-        "--workflow",
+        "--flow-file",
         metavar="FILE",
         action="append",
         default=[],
         help="a trace in WfFormat to measure in place of the built-in workflows; may be repeated",
     )
     group.addoption(
-        "--time-scale",
+        "--flow-time-scale",
         metavar="X",
         help="what the runtimes of workflows are multiplied with (default: so that each takes a"
         " second at most where nothing but the work takes time)",
     )
     group.addoption(
-        "--bytes-scale",
+        "--flow-bytes-scale",
         metavar="X",
         default="0.001",
         help="what the sizes of workflows' results are multiplied with (default: 0.001); a task's"
         " is cut at 1 MB, and those of all tasks together at 64 MB",
     )
     group.addoption(
-        "--publish-artifacts",
+        "--flow-publish-artifacts",
         action="store_true",
         help="show the benchmarks' report in Prefect's pages, too: on the server that Prefect's"
         " settings name outside of tests",
     )
     group.addoption(
-        "--keep-server",
+        "--flow-keep-server",
         action="store_true",
         help="leave the process that starts servers running, for the next run of this project;"
         " `flowgauge server stop` ends it",
     )
     group.addoption(
-        "--stock-harness",
+        "--flow-stock-harness",
         action="store_true",
         help="use Prefect's own test harness as it is: slow, for comparison",
     )
@@ -170,12 +177,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getini("flowgauge"):
         _measure_only_when_asked(config)
     try:
+        for runners in config.hook.pytest_flowgauge_runners(config=config):
+            for runner in runners:
+                add(runner)
         config.stash[RUN] = Run(
-            runners=chosen_runners(config.getoption("runners"), lean=_is_asked_to_measure(config)),
+            runners=chosen_runners(
+                config.getoption("flow_runners"), lean=_is_asked_to_measure(config)
+            ),
             workers=_workers(config),
-            dask_address=config.getoption("dask_address"),
+            dask_address=config.getoption("flow_dask_address"),
             report_dir=(
-                config.getoption("report_dir") or config.rootpath / "reports" / "latest"
+                config.getoption("flow_report_dir") or config.rootpath / "reports" / "latest"
             ).absolute(),
         )
         if config.stash[RUN].dask_address and not hasattr(config, "workerinput"):
@@ -185,8 +197,10 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_workflows(config)
     except Mistake as error:
         raise pytest.UsageError(str(error)) from None
-    if config.getoption("keep_server") and config.getoption("stock_harness"):
-        raise pytest.UsageError("--keep-server: --stock-harness keeps no server; use one of them")
+    if config.getoption("flow_keep_server") and config.getoption("flow_stock_harness"):
+        raise pytest.UsageError(
+            "--flow-keep-server: --flow-stock-harness keeps no server; use one of them"
+        )
     if config.getini("flowgauge"):
         run = config.stash[RUN]
         recorder = GuaranteeRecorder(config, run.runners, run.report_dir)
@@ -199,21 +213,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _workers(config: pytest.Config) -> int:
-    text: str | None = config.getoption("workers")
+    text: str | None = config.getoption("flow_workers")
     if text is None:
         return default_workers() if _is_asked_to_measure(config) else TEST_WORKERS
     if not text.isdecimal() or int(text) < 1:
-        raise RunnerError(f"--workers {text}: not a number of workers; give 1 or more")
+        raise RunnerError(f"--flow-workers {text}: not a number of workers; give 1 or more")
     return int(text)
 
 
 def _check_workflows(config: pytest.Config) -> None:
     """Read what is asked to be measured, to tell of a mistake before anything is."""
-    for file in config.getoption("workflow"):
+    for file in config.getoption("flow_file"):
         from flowgauge.workflows.wfformat import load
 
         load(Path(file))
-    for option in ("time_scale", "bytes_scale"):
+    for option in ("flow_time_scale", "flow_bytes_scale"):
         text = config.getoption(option)
         try:
             is_scale = text is None or 0 <= float(text) < float("inf")
@@ -233,7 +247,7 @@ def _measure_only_when_asked(config: pytest.Config) -> None:
         return
     if not _is_asked_to_measure(config):
         config.option.benchmark_disable = True
-    if config.getoption("full"):
+    if config.getoption("flow_full"):
         config.option.benchmark_min_rounds = max(config.option.benchmark_min_rounds, FULL_ROUNDS)
     table = ("columns", "sort", "group-by", "name", "compare", "histogram", "cprofile", "verbose")
     options = tuple(f"--benchmark-{name}" for name in table)
@@ -250,7 +264,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark is not None:
         try:
             # A mark may name the lean ones, which nothing else chooses by itself.
-            asked = metafunc.config.getoption("runners")
+            asked = metafunc.config.getoption("flow_runners")
             there = names if asked else names_where(lambda runner: runner.installed)
             names = narrowed(there, mark.args)
         except RunnerError as error:
@@ -258,7 +272,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "paired" in metafunc.fixturenames and not measures(metafunc.config):
         # A check that the benchmark works; --benchmark-only runs it on every runner.
         names = names[:1]
-    left_out = pytest.mark.skip(reason="--runners leaves out all task runners of this test")
+    left_out = pytest.mark.skip(reason="--flow-runners leaves out all task runners of this test")
     # Not function scope: Hypothesis refuses fixtures that it can't set up per example.
     metafunc.parametrize(
         "runner_name", names or [pytest.param("none", marks=left_out)], scope="module"
@@ -314,7 +328,7 @@ def publish_report(config: pytest.Config) -> None:
     recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
     if not isinstance(recorder, BenchmarkRecorder) or recorder.report is None:
         return
-    if config.getoption("publish_artifacts"):
+    if config.getoption("flow_publish_artifacts"):
         # Not in this process, whose Prefect has the settings of the tests.
         words = (sys.executable, "-m", "flowgauge", "publish", str(recorder.directory))
         subprocess.run(words, check=False)

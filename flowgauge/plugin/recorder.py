@@ -75,7 +75,7 @@ class BenchmarkRecorder:
     @property
     def full(self) -> bool:
         """Whether everything is to be measured."""
-        return bool(self.config.getoption("full"))
+        return bool(self.config.getoption("flow_full"))
 
     @property
     def budget(self) -> Budget:
@@ -87,11 +87,11 @@ class BenchmarkRecorder:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leave out what the run that is resumed has measured, and take its rows."""
-        if self.config.getoption("resume"):
+        if self.config.getoption("flow_resume"):
             try:
                 self.measured, timelines = load_unfinished(self.directory, versions())
             except ResultsError as error:
-                raise pytest.UsageError(f"--resume: {error}") from None
+                raise pytest.UsageError(f"--flow-resume: {error}") from None
             self.timelines = {(each.workflow, each.runner): each for each in timelines}
             self._passed = set(self.measured)
             left_out = [item for item in items if item.nodeid in self.measured]
@@ -192,7 +192,7 @@ class BenchmarkRecorder:
         terminalreporter.ensure_newline()
         print_report(self.report, Console(file=terminalreporter._tw._file), self.page)
         if (self.directory / UNFINISHED).exists():
-            terminalreporter.line("not all of it was measured: --resume goes on from here")
+            terminalreporter.line("not all of it was measured: --flow-resume goes on from here")
 
 
 def note_start(config: pytest.Config, id: str, runner: str | None, seconds: float) -> None:

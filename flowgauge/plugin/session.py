@@ -94,7 +94,7 @@ def measures(config: pytest.Config) -> bool:
 
 def is_stock(config: pytest.Config) -> bool:
     """Say whether the run wants Prefect's own test harness as it is."""
-    return bool(config.known_args_namespace.stock_harness)
+    return bool(config.known_args_namespace.flow_stock_harness)
 
 
 def start_early(config: pytest.Config) -> None:
@@ -104,7 +104,7 @@ def start_early(config: pytest.Config) -> None:
         config: Of a run that is isolated.
 
     Raises:
-        KeptError: If `--keep-server` can't have its folder.
+        KeptError: If `--flow-keep-server` can't have its folder.
     """
     options = config.known_args_namespace
     if is_stock(config) or any(getattr(options, name, False) for name in RUNS_NOTHING):
@@ -128,7 +128,7 @@ def leased_server(config: pytest.Config) -> ServerProcess:
         config: Of the run.
 
     Raises:
-        KeptError: If `--keep-server` can't have its folder.
+        KeptError: If `--flow-keep-server` can't have its folder.
     """
     if _SERVER not in config.stash:
         from flowgauge.server.harness import early_request
@@ -144,7 +144,7 @@ def _lease(config: pytest.Config) -> Lease:
         from flowgauge.server.lease import KEEPER, lease
 
         home = run_home(config)
-        if config.known_args_namespace.keep_server:
+        if config.known_args_namespace.flow_keep_server:
             taken = lease_kept(config.rootpath, home)
         else:
             taken = lease(home)

@@ -69,9 +69,9 @@ def command_line(arguments: Iterable[str]) -> str:
     given = iter(arguments)
     kept = ["pytest"]
     for argument in given:
-        if argument == "--report-dir":
+        if argument == "--flow-report-dir":
             next(given, None)
-        elif not argument.startswith("--report-dir="):
+        elif not argument.startswith("--flow-report-dir="):
             kept.append(argument)
     return shlex.join(kept)
 

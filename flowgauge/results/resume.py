@@ -51,13 +51,13 @@ def load_unfinished(
     """
     file = directory / UNFINISHED
     if not file.exists():
-        raise ResultsError(f"{directory} holds no unfinished run: measure without --resume")
+        raise ResultsError(f"{directory} holds no unfinished run: measure without --flow-resume")
     kept = Results.load(file)
     tests = kept.fingerprint.get("tests")
     if not isinstance(tests, list) or len(tests) != len(kept.rows):
-        raise ResultsError(f"{file} is broken: measure without --resume")
+        raise ResultsError(f"{file} is broken: measure without --flow-resume")
     if kept.fingerprint.get(_VERSIONS) != dict(versions):
-        raise ResultsError(f"{file} is of other versions: measure without --resume")
+        raise ResultsError(f"{file} is of other versions: measure without --flow-resume")
     measured: dict[str, list[Row]] = {}
     for test, row in zip(tests, kept.rows, strict=True):
         measured.setdefault(str(test), []).append(row)

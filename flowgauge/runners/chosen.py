@@ -18,7 +18,7 @@ def default_workers() -> int:
 
 
 def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
-    """Read the value of `--runners`.
+    """Read the value of `--flow-runners`.
 
     Args:
         text: Names with commas between them, or None for all that are installed.
@@ -34,12 +34,13 @@ def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
         return names_where(lambda runner: runner.installed and (lean or not runner.lean))
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise RunnerError(f"--runners: no task runner named; choose from {', '.join(RUNNERS)}")
+        raise RunnerError(f"--flow-runners: no task runner named; choose from {', '.join(RUNNERS)}")
     for name in names:
-        _check_known(name, "--runners")
+        _check_known(name, "--flow-runners")
         if not (runner := RUNNERS[name]).installed:
             raise RunnerError(
-                f'--runners: {name} needs {runner.package}; pip install "flowgauge[{runner.extra}]"'
+                f"--flow-runners: {name} needs {runner.package};"
+                f' pip install "flowgauge[{runner.extra}]"'
             )
     return names
 

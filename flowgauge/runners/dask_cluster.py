@@ -42,7 +42,7 @@ def check_dask_address(address: str) -> None:
     except ValueError:
         host, port = None, None
     if not host or not port:
-        raise ClusterError(f"--dask-address {address}: not an address like tcp://host:8786")
+        raise ClusterError(f"--flow-dask-address {address}: not an address like tcp://host:8786")
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as connection:
             # A scheduler greets whoever connects; Dask's client would wait for that for ever.
@@ -50,10 +50,10 @@ def check_dask_address(address: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ClusterError(
-            f"--dask-address {address}: no Dask scheduler answers ({reason.lower()}); {advice}"
+            f"--flow-dask-address {address}: no Dask scheduler answers ({reason.lower()}); {advice}"
         ) from None
     if find_spec("distributed") is None:
-        raise ClusterError('--dask-address needs Dask; pip install "flowgauge[dask]"')
+        raise ClusterError('--flow-dask-address needs Dask; pip install "flowgauge[dask]"')
     from distributed import Client
 
     try:
@@ -63,12 +63,12 @@ def check_dask_address(address: str) -> None:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
     except Exception:
         raise ClusterError(
-            f"--dask-address {address}: what answers there is no Dask scheduler of the version"
+            f"--flow-dask-address {address}: what answers there is no Dask scheduler of the version"
             f" installed here; {advice}"
         ) from None
     if not workers:
         raise ClusterError(
-            f"--dask-address {address}: the scheduler has no workers;"
+            f"--flow-dask-address {address}: the scheduler has no workers;"
             f" start some with `dask worker {address}`"
         )
 
@@ -183,7 +183,7 @@ def borrowed_workers(address: str, home: Path) -> Iterator[str]:
             yield (
                 f"the Dask worker {out_of_reach[0]} does not have flowgauge installed, or is not"
                 " on pytest's machine: the virtual clock and faults do not reach it; leave"
-                " --dask-address out, or choose other --runners"
+                " --flow-dask-address out, or choose other --flow-runners"
             )
             return
         client.register_plugin(TakePart())
@@ -230,4 +230,4 @@ def check_workers(address: str) -> None:
     with Client(address, set_as_default=False) as client:
         for worker, why in client.run(fault).items():
             if why:
-                raise ClusterError(f"--dask-address {address}: its worker {worker} {why}")
+                raise ClusterError(f"--flow-dask-address {address}: its worker {worker} {why}")

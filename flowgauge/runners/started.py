@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,13 @@ class StartedRunners:
     _out_of_reach: dict[str, str] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _addresses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def prepare_worker(self) -> Callable[[], None]:
+        """What a worker process calls when it begins; it can be sent there."""
+        from flowgauge.runners.worker_setup import prepare_worker
+
+        return functools.partial(prepare_worker, str(self.home), self.as_shipped)
 
     def task_runner(self, name: str) -> TaskRunner[Any]:
         """Return a new task runner for a flow.

@@ -70,17 +70,11 @@ def lean_dask(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
 def _pool_options(runner: Runner, started: StartedRunners) -> dict[str, Any]:
     from prefect.task_runners import ProcessPoolTaskRunner
 
-    from flowgauge.runners.worker_setup import prepare_worker
-
     if "initializer" not in inspect.signature(ProcessPoolTaskRunner).parameters:
         raise RunnerError(
             f"{runner.name}: before Prefect 3.8 its workers start servers of their own"
         )
-    return {
-        "max_workers": started.workers,
-        "initializer": prepare_worker,
-        "initargs": (str(started.home), started.as_shipped),
-    }
+    return {"max_workers": started.workers, "initializer": started.prepare_worker}
 
 
 def _pattern(runner: Runner) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,12 +49,12 @@ class Runner:
     """A task runner.
 
     Attributes:
-        name: What `--runners`, marks and reports call it.
+        name: What `--flow-runners`, marks and reports call it.
         start: Makes a task runner for a flow, given this record and what the run has started.
         execution: How it goes about a task.
         baseline: What its cost is measured relative to.
         colour: In charts: one of Okabe and Ito's, which most colour-blind people can tell apart,
-            on white and black alike.
+            on white and black alike. Empty for one that is not taken.
         pattern: The pattern of the catalogue that it is; empty where Prefect or an integration
             brings it.
         stock: The runner that the pattern may take the place of; empty where there is none.
@@ -67,7 +68,7 @@ class Runner:
     start: Callable[[Runner, StartedRunners], TaskRunner[Any]]
     execution: ExecutionModel
     baseline: BaselineKind
-    colour: str
+    colour: str = ""
     pattern: str = ""
     stock: str = ""
     cluster: str = ""
@@ -164,6 +165,28 @@ RUNNERS = {
 """By name, in the order of reports."""
 
 
+def add(runner: object) -> None:
+    """Add a task runner to the table, for this process.
+
+    Args:
+        runner: A `Runner` of a name that is not taken.
+
+    Raises:
+        RunnerError: If it is none, or can't be added.
+    """
+    if not isinstance(runner, Runner):
+        raise starts.RunnerError(f"pytest_flowgauge_runners: {runner!r:.60} is no Runner")
+    where = f"pytest_flowgauge_runners: the task runner {runner.name!r}"
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", runner.name):
+        raise starts.RunnerError(f"{where} needs a name of small letters, digits and hyphens")
+    if runner.name in RUNNERS:
+        raise starts.RunnerError(f"{where} is in the table already: choose another name")
+    for other in (runner.stock, runner.cluster):
+        if other and other not in RUNNERS:
+            raise starts.RunnerError(f"{where} names {other!r}, which is no task runner")
+    RUNNERS[runner.name] = runner
+
+
 def names_where(is_wanted: Callable[[Runner], bool]) -> tuple[str, ...]:
     """Return the names of the task runners with a property, in the order of the table.
 
@@ -176,71 +199,25 @@ def names_where(is_wanted: Callable[[Runner], bool]) -> tuple[str, ...]:
     return tuple(name for name, runner in RUNNERS.items() if is_wanted(runner))
 
 
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
+INLINE: tuple[str, ...]
+STOCK: tuple[str, ...]
+LEAN: tuple[str, ...]
+IN_OWN_PROCESSES: tuple[str, ...]
+COMMON: tuple[str, ...]
+
+_WANTED: dict[str, Callable[[Runner], bool]] = {
+    "INLINE": lambda runner: runner.execution.inline,
+    "STOCK": lambda runner: runner.common and not runner.pattern,
+    "LEAN": lambda runner: runner.lean,
+    "IN_OWN_PROCESSES": lambda runner: (
+        runner.common and not runner.pattern and not runner.in_process
+    ),
+    "COMMON": lambda runner: runner.common,
+}
 
 
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
-
-
-INLINE = names_where(lambda runner: runner.execution.inline)
-STOCK = names_where(lambda runner: runner.common and not runner.pattern)
-LEAN = names_where(lambda runner: runner.lean)
-IN_OWN_PROCESSES = tuple(name for name in STOCK if not RUNNERS[name].in_process)
-COMMON = names_where(lambda runner: runner.common)
+def __getattr__(name: str) -> tuple[str, ...]:
+    # As the table is now: a project may have added to it.
+    if name not in _WANTED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return names_where(_WANTED[name])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper that `--keep-server` leaves running for the next pytest run of a project."""
+"""The keeper that `--flow-keep-server` leaves running for the next pytest run of a project."""
 
 from __future__ import annotations
 

@@ -11,7 +11,14 @@ from flowgauge.results.rows import Row
 
 BENCHMARKS = "benchmarks"
 """The entry of a fingerprint that tells the files in which each group was measured."""
-_OPTIONS = ("--full", "--workflow", "--time-scale", "--bytes-scale", "--runners", "--workers")
+_OPTIONS = (
+    "--flow-full",
+    "--flow-file",
+    "--flow-time-scale",
+    "--flow-bytes-scale",
+    "--flow-runners",
+    "--flow-workers",
+)
 
 
 def files_of_groups(measured: Mapping[str, Iterable[Row]]) -> dict[str, list[str]]:
@@ -38,7 +45,7 @@ def command(fingerprint: Mapping[str, Any], group: str) -> str:
         group: The group.
 
     Returns:
-        For example "pytest benchmarks/test_metg.py --benchmark-only --full"; empty where the
+        For example "pytest benchmarks/test_metg.py --benchmark-only --flow-full"; empty where the
         run does not say where it measured the group.
     """
     files = fingerprint.get(BENCHMARKS)
@@ -53,5 +60,5 @@ def _options(fingerprint: Mapping[str, Any]) -> list[str]:
     kept: list[str] = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word.partition("=")[0] in _OPTIONS:
-            kept += [word] if word == "--full" or "=" in word else [word, after]
+            kept += [word] if word == "--flow-full" or "=" in word else [word, after]
     return kept

@@ -95,7 +95,8 @@ def runner_name(row: Row) -> str:
 def colours(names: Sequence[str]) -> tuple[str, ...]:
     """Give each runner its colour: always the same for a known one."""
     spare = iter(_SPARE_COLOURS * len(names))
-    return tuple(RUNNERS[name].colour if name in RUNNERS else next(spare) for name in names)
+    known = {name: runner.colour for name, runner in RUNNERS.items() if runner.colour}
+    return tuple(known.get(name) or next(spare) for name in names)
 
 
 def labels(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -175,7 +175,7 @@ def test_seed(faults):
 def test_what_a_person_sees(pytester: pytest.Pytester) -> None:
     """Each mistake is one line of the report, and a test that fails says how to repeat it."""
     pytester.makepyfile(PROJECT)
-    result = pytester.runpytest_subprocess("--fault-seed=12")
+    result = pytester.runpytest_subprocess("--flow-fault-seed=12")
     result.assert_outcomes(passed=2, failed=3, errors=2)
     printed = result.stdout.str()
     # Prefect logs where a refusal comes from; pytest shows no traceback.
@@ -191,17 +191,17 @@ def test_what_a_person_sees(pytester: pytest.Pytester) -> None:
             "*_ test_misuse _*",
             "faults.on('load').fail_times(0): n is a number of attempts; give 1 or more",
             "*- faults -*",
-            "--fault-seed 12 replays it",
+            "--flow-fault-seed 12 replays it",
             "*_ test_crash _*",
             f"{refused}*",
         ]
     )
-    assert printed.count("--fault-seed 12 replays it") == 5
+    assert printed.count("--flow-fault-seed 12 replays it") == 5
 
 
 def test_a_seed_that_is_none(pytester: pytest.Pytester) -> None:
     """A seed that can't be read ends the run with one line."""
-    result = pytester.runpytest_subprocess("--fault-seed=x")
+    result = pytester.runpytest_subprocess("--flow-fault-seed=x")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     printed = [line for line in result.outlines + result.errlines if line]
-    assert printed == ["ERROR: --fault-seed x: not a seed; give a whole number"]
+    assert printed == ["ERROR: --flow-fault-seed x: not a seed; give a whole number"]

@@ -27,7 +27,7 @@ def test_cost(prefect_server, benchmark):
         (TESTS, "--benchmark-enable", False),
         (BENCHMARKS, "--benchmark-enable", True),
         (BENCHMARKS, "--benchmark-disable", False),
-        (TESTS, "--stock-harness", True),
+        (TESTS, "--flow-stock-harness", True),
     ],
     ids=["no benchmarks", "benchmarks", "benchmarks that are not timed", "stock"],
 )

@@ -31,12 +31,24 @@ def doubles(numbers):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--runners", "nonsense"], "--runners: there is no task runner 'nonsense'; choose from"),
-        (["--runners", ","], "--runners: no task runner named; choose from"),
-        (["--workers", "none"], "--workers none: not a number of workers; give 1 or more"),
-        (["--workers", "0"], "--workers 0: not a number of workers; give 1 or more"),
-        (["--dask-address", "tcp://127.0.0.1:1"], "no Dask scheduler answers (connection refused)"),
-        (["--dask-address", "over there"], "--dask-address over there: not an address like tcp://"),
+        (
+            ["--flow-runners", "nonsense"],
+            "--flow-runners: there is no task runner 'nonsense'; choose from",
+        ),
+        (["--flow-runners", ","], "--flow-runners: no task runner named; choose from"),
+        (
+            ["--flow-workers", "none"],
+            "--flow-workers none: not a number of workers; give 1 or more",
+        ),
+        (["--flow-workers", "0"], "--flow-workers 0: not a number of workers; give 1 or more"),
+        (
+            ["--flow-dask-address", "tcp://127.0.0.1:1"],
+            "no Dask scheduler answers (connection refused)",
+        ),
+        (
+            ["--flow-dask-address", "over there"],
+            "--flow-dask-address over there: not an address like tcp://",
+        ),
     ],
 )
 def test_a_mistake_in_an_option_is_one_line(
@@ -63,7 +75,7 @@ def test_an_address_where_something_else_answers_is_one_line(pytester: pytest.Py
             dask_cluster.CONNECT_TIMEOUT = 1
             """
         )
-        result = pytester.runpytest_subprocess("--dask-address", f"tcp://127.0.0.1:{port}")
+        result = pytester.runpytest_subprocess("--flow-dask-address", f"tcp://127.0.0.1:{port}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "what answers there is no Dask scheduler" in result.stderr.str()
     assert "Traceback" not in result.stderr.str()
@@ -132,7 +144,7 @@ def test_of_pools(runner_name):
     assert "test_any[processes]" in collected
     assert "test_any[lean-" not in collected
     assert "test_two[lean-dask]" in collected
-    named = pytester.runpytest_subprocess("--runners", "lean-processes,threads")
+    named = pytester.runpytest_subprocess("--flow-runners", "lean-processes,threads")
     named.assert_outcomes(passed=4, xfailed=1)
 
 
@@ -187,9 +199,9 @@ def test_later():
     pytest.skip("not today")
 """
     )
-    result = pytester.runpytest_subprocess("--runners", "sequential,threads", "-rs")
+    result = pytester.runpytest_subprocess("--flow-runners", "sequential,threads", "-rs")
     result.assert_outcomes(passed=5, failed=2, xfailed=1, skipped=2)
-    result.stdout.fnmatch_lines(["*--runners leaves out all task runners of this test*"])
+    result.stdout.fnmatch_lines(["*--flow-runners leaves out all task runners of this test*"])
     written = json.loads((pytester.path / "reports/latest/guarantees.json").read_text())
     cells = {
         (row["id"], cell["runner"]): cell["status"]

@@ -115,8 +115,8 @@ def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
         ("{", (), "trace.json is not JSON"),
         (None, (), "trace.json cannot be read: no such file"),
         ("{}", (), 'trace.json: *"workflow"'),
-        ("{", ("--time-scale=-1",), "trace.json is not JSON"),
-        (None, ("--workflow",), "expected one argument"),
+        ("{", ("--flow-time-scale=-1",), "trace.json is not JSON"),
+        (None, ("--flow-file",), "expected one argument"),
     ],
 )
 def test_a_trace_that_cannot_be_measured_is_told(
@@ -125,7 +125,7 @@ def test_a_trace_that_cannot_be_measured_is_told(
     """A broken or missing trace ends the run with one line before anything is collected."""
     if text is not None:
         (project.path / "trace.json").write_text(text)
-    result = project.runpytest_subprocess("--workflow", "trace.json", *options)
+    result = project.runpytest_subprocess("--flow-file", "trace.json", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{says}*"])
     assert "Traceback" not in result.stderr.str()
@@ -133,7 +133,7 @@ def test_a_trace_that_cannot_be_measured_is_told(
 
 @pytest.mark.parametrize(
     ("option", "scale"),
-    [("--time-scale", "-1"), ("--bytes-scale", "nan"), ("--time-scale", "inf")],
+    [("--flow-time-scale", "-1"), ("--flow-bytes-scale", "nan"), ("--flow-time-scale", "inf")],
 )
 def test_a_scale_that_is_none_is_told(project: pytest.Pytester, option: str, scale: str) -> None:
     """A scale below zero, and what is no number, end the run with one line."""
@@ -160,17 +160,17 @@ def test_that_takes_long(paired):
 def test_ctrl_c_keeps_what_was_measured(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is broken off writes its report, and --resume measures only what is missing."""
+    """A run that is broken off writes its report, and --flow-resume measures what is missing."""
     project.makepyfile(test_x_late=INTERRUPTED)
     stopped = project.runpytest_subprocess("--benchmark-only", "-rN")
     assert stopped.ret == pytest.ExitCode.INTERRUPTED
-    stopped.stdout.fnmatch_lines(["report: *index.html", "*--resume goes on from here"])
+    stopped.stdout.fnmatch_lines(["report: *index.html", "*--flow-resume goes on from here"])
     folder = project.path / "reports" / "latest"
     first = Results.load(folder / "results.json").rows
     assert [row.id for row in first] == ["sum"]
 
     monkeypatch.setenv("PATIENT", "1")
-    resumed = project.runpytest_subprocess("--benchmark-only", "--resume")
+    resumed = project.runpytest_subprocess("--benchmark-only", "--flow-resume")
     resumed.assert_outcomes(passed=1, skipped=1, deselected=1)
     resumed.stdout.fnmatch_lines(["*[[]2/2[]] two*"])
     rows = Results.load(folder / "results.json").rows
@@ -181,29 +181,29 @@ def test_ctrl_c_keeps_what_was_measured(
 
 @pytest.mark.nightly
 def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
-    """What failed, be it after it was measured, is no part of what --resume takes over."""
+    """What failed, be it after it was measured, is no part of what --flow-resume takes over."""
     # It measures, and fails when it has.
     project.makepyfile(
         test_x_late=INTERRUPTED.replace("getpid(), signal.SIGINT)", "getpid(), 0)")
         + "    assert 0\n"
     )
     project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, failed=1, skipped=1)
-    again = project.runpytest_subprocess("--benchmark-only", "--resume")
+    again = project.runpytest_subprocess("--benchmark-only", "--flow-resume")
     again.assert_outcomes(failed=1, skipped=1, deselected=1)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "holds no unfinished run: measure without --resume"),
+        (None, "holds no unfinished run: measure without --flow-resume"),
         ("{}", "unfinished.json has no schema_version"),
         (
             '{"schema_version": 1, "fingerprint": {"tests": ["a"]}, "rows": []}',
-            "is broken: measure without --resume",
+            "is broken: measure without --flow-resume",
         ),
         (
             '{"schema_version": 1, "fingerprint": {"tests": [], "versions": {}}, "rows": []}',
-            "is of other versions: measure without --resume",
+            "is of other versions: measure without --flow-resume",
         ),
     ],
 )
@@ -215,8 +215,8 @@ def test_what_cannot_be_resumed_is_told(
     folder.mkdir(parents=True)
     if text is not None:
         (folder / "unfinished.json").write_text(text)
-    result = project.runpytest_subprocess("--benchmark-only", "--resume")
+    result = project.runpytest_subprocess("--benchmark-only", "--flow-resume")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --resume: *{says}*".replace("[", "[[]")])
+    result.stderr.fnmatch_lines([f"ERROR: --flow-resume: *{says}*".replace("[", "[[]")])
     if text is not None:
         assert (folder / "unfinished.json").read_text() == text

@@ -9,7 +9,8 @@ from flowgauge.results.fingerprint import command_line
 
 
 @pytest.mark.parametrize(
-    "place", [[], ["--report-dir", "/home/somebody/my report"], ["--report-dir=reports/mine"]]
+    "place",
+    [[], ["--flow-report-dir", "/home/somebody/my report"], ["--flow-report-dir=reports/mine"]],
 )
 def test_a_command_is_told_without_the_place_of_its_report(place: list[str]) -> None:
     """The command makes the same figures anywhere: it holds no folder of whoever measured."""

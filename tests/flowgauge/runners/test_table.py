@@ -31,7 +31,7 @@ from flowgauge.waiting import wait_until
 
 @given(st.lists(st.sampled_from(sorted(RUNNERS)), min_size=1))
 def test_runners_are_chosen_in_the_order_given(names: list[str]) -> None:
-    """`--runners` takes names in any order, and each once."""
+    """`--flow-runners` takes names in any order, and each once."""
     assert chosen_runners(" , ".join(names)) == tuple(dict.fromkeys(names))
 
 
@@ -45,7 +45,7 @@ def test_any_other_name_is_one_line(name: str) -> None:
 
 
 def test_all_are_chosen_by_default() -> None:
-    """Without `--runners` every task runner is measured, and the lean ones are not tested on."""
+    """Without `--flow-runners` all task runners are measured; the lean ones are not tested on."""
     assert chosen_runners(None) == tuple(RUNNERS)
     stock = chosen_runners(None, lean=False)
     assert stock == ("sequential", "threads", "processes", "dask-threads", "dask-processes")
@@ -125,7 +125,7 @@ def test_each_runner_runs_tasks_where_its_name_says(
 def test_no_more_workers_than_asked_for(
     task_runner: TaskRunner[Any], started_runners: StartedRunners, runner_name: str
 ) -> None:
-    """Tasks run in at most as many threads or processes as `--workers` says."""
+    """Tasks run in at most as many threads or processes as `--flow-workers` says."""
     places = wheres.with_options(task_runner=task_runner)()
     processes = {process for process, _ in places}
     assert len(processes) <= started_runners.workers

@@ -39,7 +39,7 @@ def test_requests_queue_for_the_database(
     prefect_server: str, caplog: pytest.LogCaptureFixture, pytestconfig: pytest.Config
 ) -> None:
     """Flow runs in a row are never answered "503, try again" by a server that is writing."""
-    if pytestconfig.getoption("stock_harness"):
+    if pytestconfig.getoption("flow_stock_harness"):
         pytest.skip("the stock harness's server does answer that, now and then")
     with caplog.at_level(logging.DEBUG, logger="prefect.client"):
         for _ in range(8):

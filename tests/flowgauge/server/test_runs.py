@@ -96,7 +96,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kept_keeper_gives_each_run_a_fresh_server(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
-    """With --keep-server the next run finds the keeper, and nothing of the run before it."""
+    """With --flow-keep-server the next run finds the keeper, and nothing of the run before it."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -108,7 +108,7 @@ def test_flow(prefect_server):
     )
     try:
         for _ in range(2):
-            pytester.runpytest_subprocess("--keep-server").assert_outcomes(passed=1)
+            pytester.runpytest_subprocess("--flow-keep-server").assert_outcomes(passed=1)
             assert len(find_kept(pytester.path)) == 1
         first, second = lines(said)
     finally:
@@ -239,7 +239,7 @@ def test_after_it(prefect_server):
 def test_the_stock_harness_gives_the_same_and_ends_with_a_killed_run(
     pytester: pytest.Pytester, said: Path, prefect_server: str
 ) -> None:
-    """--stock-harness is Prefect's own, slow as it is; its server ends though pytest was killed."""
+    """--flow-stock-harness is Prefect's own, slow; its server ends though pytest was killed."""
     look = """
 def look(url):
     types = ask(url, "/block_types/filter")
@@ -258,7 +258,7 @@ def test_flow(prefect_server):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     )
-    pytester.runpytest_subprocess("--stock-harness")
+    pytester.runpytest_subprocess("--flow-stock-harness")
     (stock,) = lines(said)
     names: dict[str, Any] = {}
     exec(PROJECT + look, names)
@@ -268,11 +268,11 @@ def test_flow(prefect_server):
 
 
 def test_keeping_a_stock_server_is_one_line(pytester: pytest.Pytester, said: Path) -> None:
-    """--keep-server has nothing to keep of a stock harness, and says so."""
-    result = pytester.runpytest_subprocess("--keep-server", "--stock-harness")
+    """--flow-keep-server has nothing to keep of a stock harness, and says so."""
+    result = pytester.runpytest_subprocess("--flow-keep-server", "--flow-stock-harness")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.stderr.str().strip() == (
-        "ERROR: --keep-server: --stock-harness keeps no server; use one of them"
+        "ERROR: --flow-keep-server: --flow-stock-harness keeps no server; use one of them"
     )
 
 
@@ -316,7 +316,7 @@ def test_a_killed_run_leaves_nothing(
     killed.wait()
     wait_until_gone(p.pid for p in psutil.process_iter() if belongs(p, killable))
     assert list(killable.rglob("*")) == []
-    assert subprocess.run([*command, "--runners", "threads"], check=False).returncode == 0
+    assert subprocess.run([*command, "--flow-runners", "threads"], check=False).returncode == 0
 
 
 def belongs(process: psutil.Process, temporary: Path) -> bool:

@@ -31,12 +31,18 @@ def test_a_group_is_measured_by_the_files_of_its_rows() -> None:
     ("run", "options"),
     [
         ("pytest --benchmark-only", ""),
-        ("pytest benchmarks -k submit --benchmark-only --full --report-dir /x", " --full"),
         (
-            "pytest --workflow 'a b.json' --time-scale=0.1",
-            " --workflow 'a b.json' --time-scale=0.1",
+            "pytest benchmarks -k submit --benchmark-only --flow-full --flow-report-dir /x",
+            " --flow-full",
         ),
-        ("pytest --runners threads -q --workers 4", " --runners threads --workers 4"),
+        (
+            "pytest --flow-file 'a b.json' --flow-time-scale=0.1",
+            " --flow-file 'a b.json' --flow-time-scale=0.1",
+        ),
+        (
+            "pytest --flow-runners threads -q --flow-workers 4",
+            " --flow-runners threads --flow-workers 4",
+        ),
     ],
 )
 def test_the_command_keeps_what_decides_what_is_measured(run: str, options: str) -> None:

@@ -85,12 +85,12 @@ def test_results_that_are_missing_are_one_line(capsys: pytest.CaptureFixture[str
 def test_a_benchmark_run_publishes_to_the_users_server(
     prefect_server: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--publish-artifacts reaches the server named outside of the run, not the run's own."""
+    """--flow-publish-artifacts reaches the server named outside of the run, not the run's own."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makepyfile(BENCHMARK)
-    result = pytester.runpytest_subprocess("--benchmark-only", "--publish-artifacts")
+    result = pytester.runpytest_subprocess("--benchmark-only", "--flow-publish-artifacts")
     result.assert_outcomes(passed=1, skipped=1)
     assert "flowgauge-features" in result.stdout.str()
     (row,) = latest(prefect_server, "flowgauge-features")

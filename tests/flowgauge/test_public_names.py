@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a test of somebody else's project may name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import flowgauge
+
+PACKAGE = Path(flowgauge.__file__).parent
+
+
+def test_each_public_name_is_what_its_module_has() -> None:
+    """Every name of `flowgauge.__all__` can be imported, and type checkers see the same one."""
+    typed: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flowgauge."):
+            typed |= {str(it.asname): (str(node.module), it.name) for it in node.names}
+    assert sorted(typed) == sorted(flowgauge.__all__)
+    for public, (module, name) in typed.items():
+        assert getattr(flowgauge, public) is getattr(sys.modules[module], name)
+    assert set(flowgauge.__all__) <= set(dir(flowgauge))
+
+
+def test_another_name_is_missing_as_in_any_module() -> None:
+    """What is not public is an AttributeError that says so."""
+    with pytest.raises(AttributeError, match="module 'flowgauge' has no attribute 'Clock'"):
+        flowgauge.Clock  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    """`import flowgauge` costs nothing: each name is imported when it is used."""
+    code = "import sys, flowgauge; print([m for m in sys.modules if m.startswith('flowgauge.')])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_type_checkers_know_that_it_is_typed() -> None:
+    """The package has the marker that PEP 561 asks for."""
+    assert files("flowgauge").joinpath("py.typed").is_file()
+
+
+def test_options_have_a_prefix_of_their_own(pytester: pytest.Pytester) -> None:
+    """No option of the plugin can be that of another one, nor can its name inside of pytest."""
+    pytester.makeconftest(
+        """
+        def pytest_addoption(parser):
+            group = parser.getgroup("another plugin")
+            for option in ("runners", "workers", "full", "resume", "workflow", "seed"):
+                group.addoption(f"--{option}")
+        """
+    )
+    helped = pytester.runpytest_subprocess("--help").stdout.str()
+    (ours,) = re.findall(
+        r"^task runners and reports \(flowgauge\):\n(.*?)\n\n", helped, re.M | re.S
+    )
+    options = re.findall(r"^  (--\S+?)(?:=| |$)", ours, re.M)
+    assert len(options) > 10
+    assert all(option.startswith("--flow-") for option in options), options
