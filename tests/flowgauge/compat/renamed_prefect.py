@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import prefect
@@ -82,7 +83,8 @@ def move(copy: Path, module: str) -> None:
     parent, _, name = module.rpartition(".")
     words = rf"\b{re.escape(module)}\b|\bfrom {re.escape(parent)} import {name}\b"
     for each in copy.rglob("*.py"):
-        _rewrite(each, lambda text: re.sub(words, lambda found: f"{found[0]}_of_later", text))
+        beside = rf"|\bfrom \.{name}\b" if each.parent == file.parent else ""
+        _rewrite(each, partial(re.compile(words + beside).sub, r"\g<0>_of_later"))
 
 
 def hide(copy: Path, module: str, kind: str, method: str) -> None:

@@ -165,7 +165,7 @@ CHANGES: list[tuple[str, Change, Feature]] = [
     *words(FAULTS, "_staged_value", "write_on_commit", "ResultRecord", "_client_override"),
     *words(FAULTS, "call_explicitly_sync_block_method", "wait_until_empty", "AsyncTransaction"),
     *words(FAULTS, "result_storage"),
-    *words(names.QUEUED_TRANSACTIONS, "begin_transaction", "AioSqliteConfiguration"),
+    *words(names.QUEUED_TRANSACTIONS, "AioSqliteConfiguration"),
     *words(names.WARM_SERVER, "SubprocessASGIServer", "temporary_database_interface"),
     *words(names.PREFECT_SERVICES, "_global_loop"),
     *words(names.OWN_SETTINGS, "PrefectBaseSettings"),
@@ -190,6 +190,12 @@ CHANGES: list[tuple[str, Change, Feature]] = [
             ("prefect.transactions", "Transaction", "commit", FAULTS),
             ("prefect.concurrency.services", "ConcurrencySlotAcquisitionService", "acquire", CLOCK),
             ("prefect.context", "SettingsContext", "serialize", names.SAVED_WORK),
+            (
+                "prefect.server.database.configurations",
+                "AioSqliteConfiguration",
+                "begin_transaction",
+                names.QUEUED_TRANSACTIONS,
+            ),
         )
     ),
     *(

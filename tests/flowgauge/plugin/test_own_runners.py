@@ -107,8 +107,11 @@ def test_all_means_those_of_the_project_too(project: pytest.Pytester) -> None:
         assert f"among_all[{name}]" in collected
 
 
-def test_a_runner_of_the_project_is_measured_and_reported(project: pytest.Pytester) -> None:
+def test_a_runner_of_the_project_is_measured_and_reported(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its rows stand in the report, relative to the baseline that its record names."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     result = project.runpytest_subprocess(
         "--benchmark-only",
         *("-k", "measured", "--benchmark-min-rounds=2", "--benchmark-max-time=0.01"),
