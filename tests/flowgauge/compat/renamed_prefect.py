@@ -98,23 +98,17 @@ def hide(copy: Path, module: str, kind: str, method: str) -> None:
     """
     hidden = f'''
 
-def _hide(kind, name):
-    stock, earlier = getattr(kind, name), getattr(kind, "__getattr__", None)
-    for owner in kind.__mro__:
-        if name in vars(owner):
-            delattr(owner, name)
+class _OfInstances:
+    def __init__(self, stock):
+        self.stock = stock
 
-    def __getattr__(self, wanted):
-        if wanted == name:
-            return stock.__get__(self, type(self))
-        if earlier:
-            return earlier(self, wanted)
-        raise AttributeError(wanted)
-
-    kind.__getattr__ = __getattr__
+    def __get__(self, instance, owner):
+        if instance is None:
+            raise AttributeError("{method}")
+        return self.stock.__get__(instance, owner)
 
 
-_hide({kind}, "{method}")
+{kind}.{method} = _OfInstances({kind}.{method})
 '''
     assert _rewrite(_file(copy, module), lambda text: text + hidden)
 
