@@ -18,7 +18,8 @@ from flowgauge.clock.shared_time import SharedTime
 
 HAND_OVER = 60.0
 """Seconds without any news after which a submitted run, for which a worker seems to be free, is
-held to be queued behind what is not known, and not on its way: a worker may have to start."""
+held to be queued behind what is not known, and not on its way: a worker may have to start. The
+same goes for a task that is being submitted: its runner may wait for a free worker."""
 
 SECOND_LOOK = 0.01
 """Seconds between two looks that must both find nothing going on."""
@@ -214,6 +215,9 @@ class Coordinator:
         polling = frozenset(at[0] for at, wait in self._runs.waits.items() if wait.polls)
         for key in self._runs.busy(sightings, polling):
             run = self._runs.live[key]
+            silence = time.monotonic() - self._last_news
+            if key in sightings and sightings[key].doing == "submits" and silence >= HAND_OVER:
+                continue
             where = sightings[key].where if key in sightings else ""
             return f"{run.kind} {run.name!r}" + (f", which is at {where}" if where else "")
         return None

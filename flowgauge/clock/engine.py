@@ -177,7 +177,8 @@ def _announced(process: ClockProcess, stock: Any) -> Any:
         if not process.time.running:
             return stock(self, *args, **kwargs)
         upstream = _futures_in((args, kwargs))
-        future = stock(self, *args, **kwargs)
+        with process.submission():
+            future = stock(self, *args, **kwargs)
         process.tell(
             about="submit",
             key=str(future.task_run_id),

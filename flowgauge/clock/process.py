@@ -49,6 +49,7 @@ class ClockProcess:
         self.home = home
         self.time = SharedTime(home)
         self._requests: Counter[int] = Counter()
+        self._submissions: Counter[str | None] = Counter()
         self.slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._path = socket_path(home)
         self._lock = threading.Lock()
@@ -91,6 +92,19 @@ class ClockProcess:
             yield
         finally:
             self._requests[thread] -= 1
+
+    @contextlib.contextmanager
+    def submission(self) -> Iterator[None]:
+        """Note that the run here hands a task to its runner, for which it may stand still.
+
+        A thread pool that starts a thread waits until that runs.
+        """
+        run = current_run.get()
+        self._submissions[run] += 1
+        try:
+            yield
+        finally:
+            self._submissions[run] -= 1
 
     def runs_here(self) -> bool:
         """Say whether the code of a run is what runs in this thread now."""
@@ -222,7 +236,10 @@ class ClockProcess:
             if last_in_thread.get(run.thread, key) != key:
                 seen[key] = ("under another run", [], "")
             elif frame := frames.get(run.thread):
-                seen[key] = look_at(frame, is_async=run.is_async)
+                doing, awaited, where = look_at(frame, is_async=run.is_async)
+                if doing == "waits" and self._submissions[key]:
+                    doing = "submits"
+                seen[key] = (doing, awaited, where)
         return seen
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Doing = Literal["running", "waits for runs", "waits", "under another run"]
-"""What the thread of a run does: runs code, waits for futures, waits for something else."""
+Doing = Literal["running", "submits", "waits for runs", "waits", "under another run"]
+"""What the thread of a run does: runs code, hands a task to its runner, waits for futures, waits
+for something else."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class Runs:
         if seen is None:
             return True
         match seen.doing:
-            case "running":
+            case "running" | "submits":
                 return True
             case "under another run":
                 return False

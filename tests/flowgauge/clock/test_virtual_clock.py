@@ -165,6 +165,57 @@ def test_waits_side_by_side_do_not_add_up(
     assert virtual_clock.skipped <= hours * HOUR <= virtual_clock.elapsed
 
 
+class SlowToSubmit(ThreadPoolTaskRunner[Any]):
+    """A runner that stands still while a second task is submitted, as one that starts a thread."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task; the second one once the clock had time to look."""
+        self.submitted = getattr(self, "submitted", 0) + 1
+        if self.submitted == 2:
+            threading.Event().wait(0.5)
+        return super().submit(*args, **kwargs)
+
+
+def test_time_stands_still_while_a_task_is_submitted(
+    virtual_clock: VirtualClock, tmp_path: Path
+) -> None:
+    """Two tasks wait side by side, however long it takes to submit the second one."""
+    path = tmp_path / "attempts.jsonl"
+    runner: TaskRunner[Any] = SlowToSubmit(max_workers=2)
+    fail_once_each.with_options(task_runner=runner)(str(path), 2)
+    assert virtual_clock.skipped <= HOUR <= virtual_clock.elapsed
+
+
+def test_a_runner_that_waits_to_submit_is_waited_for_no_longer_than_for_a_worker(
+    virtual_clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner that submits only to a free worker holds time up for so long, and not for ever."""
+    import flowgauge.clock.coordinator as coordinator
+
+    monkeypatch.setattr(coordinator, "HAND_OVER", 0.5)
+    free = threading.Semaphore(1)
+
+    @task(retries=1, retry_delay_seconds=HOUR)
+    def then_free(path: str, number: int) -> int:
+        done = fail_once.fn(path, number)
+        free.release()
+        return done
+
+    class OneAtATime(ThreadPoolTaskRunner[Any]):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            free.acquire()
+            return super().submit(*args, **kwargs)
+
+    runner: TaskRunner[Any] = OneAtATime(max_workers=2)
+
+    @flow(task_runner=runner)
+    def in_turn(path: str) -> list[int]:
+        return [future.result() for future in [then_free.submit(path, n) for n in range(2)]]
+
+    assert in_turn(str(tmp_path / "attempts.jsonl")) == [0, 1]
+    assert virtual_clock.elapsed >= 2 * HOUR
+
+
 def test_tasks_queue_for_a_worker_that_waits(virtual_clock: VirtualClock, tmp_path: Path) -> None:
     """Three tasks on two threads that wait an hour each take two hours, as they would for real."""
     fail_once_each.with_options(task_runner=threads(2))(str(tmp_path / "attempts.jsonl"), 3)
