@@ -7,7 +7,7 @@ import importlib.metadata
 
 import pytest
 
-from flowgauge.plugin import preflight as surroundings
+from flowgauge.plugin import preflight
 
 FLOW_TEST = """
 import pytest
@@ -63,7 +63,7 @@ def test_an_untested_prefect_is_told(
 ) -> None:
     """A Prefect outside the tested range gives one warning that names both."""
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    surroundings.warn_of_untested_prefect()
+    preflight.warn_of_untested_prefect()
     assert len(recwarn) == warns
     if warns:
         (warning,) = recwarn
@@ -75,9 +75,9 @@ def test_another_server_is_told(prefect_server: str) -> None:
     """A harness of one's own beside the fixture is named, with its address."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    surroundings.check_server_in_use(prefect_server)
+    preflight.check_server_in_use(prefect_server)
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
         pytest.raises(pytest.fail.Exception, match="flows use the Prefect server at http://127"),
     ):
-        surroundings.check_server_in_use(prefect_server)
+        preflight.check_server_in_use(prefect_server)
