@@ -16,7 +16,8 @@ from unittest.mock import patch
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
-from flowgauge.compat.names import DEADLINES, NOW, POLLS, UNSKIPPED, UNSKIPPED_WAITS, Name, usable
+from flowgauge.compat.features import Name, usable
+from flowgauge.compat.names import DEADLINES, NOW, POLLS, UNSKIPPED, UNSKIPPED_WAITS
 
 
 def follow_time(home: str) -> None:

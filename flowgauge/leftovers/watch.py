@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flowgauge.compat.names import PREFECT_SERVICES, usable
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import PREFECT_SERVICES
 from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Connection, Sightings
 from flowgauge.leftovers.files import Folders, is_left

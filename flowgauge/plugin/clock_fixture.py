@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.compat.names import VIRTUAL_CLOCK, missing
+from flowgauge.compat.features import missing
+from flowgauge.compat.names import VIRTUAL_CLOCK
 from flowgauge.plugin.preflight import check_runner_in_reach, check_server_in_use
 from flowgauge.plugin.session import run_home
 from flowgauge.plugin.timing import times

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.compat.names import FAULTS, missing
+from flowgauge.compat.features import missing
+from flowgauge.compat.names import FAULTS
 from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.plugin.preflight import check_runner_in_reach
 from flowgauge.plugin.session import run_home

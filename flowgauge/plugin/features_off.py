@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowgauge.compat.names import features_off
+from flowgauge.compat.features import features_off
 from flowgauge.plugin.session import folder_of
 
 _KEY = "flowgauge_off"

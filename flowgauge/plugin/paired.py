@@ -10,7 +10,7 @@ import pytest
 
 from flowgauge.measure.pairs import Rounds, noise_of, paired_rounds, row
 from flowgauge.plugin.recorder import BenchmarkRecorder
-from flowgauge.results.rows import Row
+from flowgauge.results.rows import Group, Row
 from flowgauge.results.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Paired:
-    """What the `paired` fixture gives: measures one thing beside its reference."""
+    """What the `paired` fixture gives: measures one thing relative to its reference."""
 
     def __init__(
         self, benchmark: BenchmarkFixture, item: pytest.Item, recorder: BenchmarkRecorder
@@ -54,13 +54,14 @@ class Paired:
             check: Says whether an answer, of either, is right.
             per: Units of work in one round of the candidate.
             id: The row's name within its group.
-            group: `features`, `patterns`, `startup`, `deployments`, `harness` or `noise`.
+            group: One of `flowgauge.results.rows.Group`, or its text.
             figure: What the value is, for people.
             runner: The task runner measured, None where there is none.
             against: What the reference is, for people.
             params: What else tells this row from others.
             rounds: How many rounds to do, for what is too slow for the usual number.
         """
+        group = _known(group)
         self.benchmark.group = group
         times = paired_rounds(
             self.benchmark, candidate, reference, check, rounds or self.recorder.budget
@@ -101,7 +102,7 @@ class Paired:
         """
         if not times.candidate:
             return
-        made = row(times, per=per, **labels)
+        made = row(times, per=per, **labels | {"group": _known(labels["group"])})
         self.benchmark.extra_info.update(
             {
                 "runner": made.runner,
@@ -126,3 +127,13 @@ class Paired:
         if self.benchmark.disabled:
             return
         self.recorder.measured.setdefault(self.item.nodeid, []).extend(rows)
+
+
+def _known(group: str) -> Group:
+    """Return a group by its text; a test that names none fails, with one line."""
+    try:
+        return Group(group)
+    except ValueError:
+        pytest.fail(
+            f"paired: there is no group {group!r}; choose from {', '.join(Group)}", pytrace=False
+        )

@@ -7,7 +7,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from flowgauge.compat.names import PRELOADED_POOL, usable
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import PRELOADED_POOL
 from flowgauge.mistake import Mistake
 
 if TYPE_CHECKING:

@@ -199,6 +199,10 @@ def names_where(is_wanted: Callable[[Runner], bool]) -> tuple[str, ...]:
     return tuple(name for name, runner in RUNNERS.items() if is_wanted(runner))
 
 
+def _is_stock(runner: Runner) -> bool:
+    return runner.common and not runner.pattern
+
+
 INLINE: tuple[str, ...]
 STOCK: tuple[str, ...]
 LEAN: tuple[str, ...]
@@ -207,11 +211,9 @@ COMMON: tuple[str, ...]
 
 _WANTED: dict[str, Callable[[Runner], bool]] = {
     "INLINE": lambda runner: runner.execution.inline,
-    "STOCK": lambda runner: runner.common and not runner.pattern,
+    "STOCK": _is_stock,
     "LEAN": lambda runner: runner.lean,
-    "IN_OWN_PROCESSES": lambda runner: (
-        runner.common and not runner.pattern and not runner.in_process
-    ),
+    "IN_OWN_PROCESSES": lambda runner: _is_stock(runner) and not runner.in_process,
     "COMMON": lambda runner: runner.common,
 }
 

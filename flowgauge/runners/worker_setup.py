@@ -8,7 +8,8 @@ from pathlib import Path
 
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
-from flowgauge.compat.names import FAULTS, SAVED_WORK, VIRTUAL_CLOCK, missing, usable
+from flowgauge.compat.features import missing, usable
+from flowgauge.compat.names import FAULTS, SAVED_WORK, VIRTUAL_CLOCK
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.faults.process import FaultProcess
 from flowgauge.leftovers.writes import report_writes

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowgauge.compat.names import DATABASE_TEMPLATE, usable
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import DATABASE_TEMPLATE
 from flowgauge.server.template import cache_folder, copy_template
 
 DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"

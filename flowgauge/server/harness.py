@@ -15,14 +15,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from flowgauge.compat.names import (
-    SAVED_WORK,
-    TIDY_HARNESS,
-    WARM_SERVER,
-    note_off,
-    off,
-    usable,
-)
+from flowgauge.compat.features import note_off, off, usable
+from flowgauge.compat.names import SAVED_WORK, TIDY_HARNESS, WARM_SERVER
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.isolation import forget_user_settings

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowgauge.compat.names import OWN_SETTINGS, usable
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import OWN_SETTINGS
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
 _SPEED = {

@@ -17,7 +17,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from flowgauge.clock.engine import follow_time
-from flowgauge.compat.names import QUEUED_TRANSACTIONS, usable
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import QUEUED_TRANSACTIONS
 
 LOOP_FACTORY = f"{__name__}:event_loop"
 """For uvicorn's `--loop` or `UVICORN_LOOP`: it is called before the server is imported."""

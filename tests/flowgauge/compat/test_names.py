@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flowgauge.compat import names
-from flowgauge.compat.names import Feature, Name, features_off, missing, usable
+from flowgauge.compat.features import Feature, Name, features_off, missing, usable
 from tests.flowgauge.compat.renamed_prefect import (
     copied_prefect,
     hide,

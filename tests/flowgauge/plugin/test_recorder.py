@@ -109,6 +109,19 @@ def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
     assert len(Results.load(project.path / "reports/latest/results.json").rows) == 1
 
 
+@pytest.mark.parametrize("options", [("--benchmark-only",), ()])
+def test_a_group_that_there_is_not_is_told(
+    project: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    """A misspelt group fails its benchmark with one line, also in a run that measures nothing."""
+    project.makepyfile(BENCHMARK.replace('"features"', '"feautres"'))
+    result = project.runpytest_subprocess(*options)
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["paired: there is no group 'feautres'; choose from *"])
+    assert "Traceback" not in result.stdout.str()
+    assert not (project.path / "reports" / "latest" / "results.json").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
