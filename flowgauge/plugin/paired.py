@@ -10,7 +10,7 @@ import pytest
 
 from flowgauge.measure.pairs import Rounds, noise_of, paired_rounds, row
 from flowgauge.plugin.recorder import BenchmarkRecorder
-from flowgauge.results.rows import Group, Row
+from flowgauge.results.rows import Row
 from flowgauge.results.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class Paired:
             check: Says whether an answer, of either, is right.
             per: Units of work in one round of the candidate.
             id: The row's name within its group.
-            group: One of `flowgauge.results.rows.Group`, or its text.
+            group: One of `flowgauge.results.rows.Group`, or a name of one's own: the report shows
+                its rows under that.
             figure: What the value is, for people.
             runner: The task runner measured, None where there is none.
             against: What the reference is, for people.
             params: What else tells this row from others.
             rounds: How many rounds to do, for what is too slow for the usual number.
         """
-        group = _known(group)
         self.benchmark.group = group
         times = paired_rounds(
             self.benchmark, candidate, reference, check, rounds or self.recorder.budget
@@ -102,7 +102,7 @@ class Paired:
         """
         if not times.candidate:
             return
-        made = row(times, per=per, **labels | {"group": _known(labels["group"])})
+        made = row(times, per=per, **labels)
         self.benchmark.extra_info.update(
             {
                 "runner": made.runner,
@@ -127,13 +127,3 @@ class Paired:
         if self.benchmark.disabled:
             return
         self.recorder.measured.setdefault(self.item.nodeid, []).extend(rows)
-
-
-def _known(group: str) -> Group:
-    """Return a group by its text; a test that names none fails, with one line."""
-    try:
-        return Group(group)
-    except ValueError:
-        pytest.fail(
-            f"paired: there is no group {group!r}; choose from {', '.join(Group)}", pytrace=False
-        )
