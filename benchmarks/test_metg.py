@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner
 
 from flowgauge.measure.baselines import Baseline
-from flowgauge.measure.granularity import Cell, Granularity, measure_cell
+from flowgauge.measure.granularity import Granularity, MetgCase, measure_case
 from flowgauge.measure.graph_flow import Submit, perform_task, submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.plugin.paired import Paired
@@ -22,7 +22,7 @@ from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import RUNNERS, STOCK, BaselineKind, names_where
 from flowgauge.workflows.kernels import Speeds
-from flowgauge.workflows.work_items import Order, Output, check_outputs, perform
+from flowgauge.workflows.work_items import TaskResult, TaskSpec, check_results, perform
 from flowgauge.workflows.workflow import Kernel
 
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
@@ -36,10 +36,10 @@ MORE_PROBES = 4
 
 
 @task(cache_policy=NO_CACHE)
-def logging_task(order: Order, inputs: list[Output]) -> Output:
+def logging_task(spec: TaskSpec, inputs: list[TaskResult]) -> TaskResult:
     """Do one task of a workflow, and say so in the run's log."""
-    get_run_logger().log(logging.INFO, "doing %s", order.id)
-    return perform(order, inputs)
+    get_run_logger().log(logging.INFO, "doing %s", spec.id)
+    return perform(spec, inputs)
 
 
 def never_the_same(context: Any, parameters: dict[str, Any]) -> str:
@@ -79,13 +79,13 @@ class Measure:
     ) -> None:
         self.paired, self.pool, self.speeds, self.workers = paired, pool, speeds, started.workers
 
-    def __call__(self, cell: Cell, run: Any, more_probes: int = 0) -> None:
+    def __call__(self, cell: MetgCase, run: Any, more_probes: int = 0) -> None:
         """Measure a cell, or check that it runs where nothing is timed."""
         benchmark = self.paired.benchmark
         benchmark.group = Group.METG
         if benchmark.disabled:
             workflow = cell.workflow(self.workers, 2, 0.001)
-            check_outputs(workflow, self.speeds, benchmark.pedantic(run, args=(workflow,)))
+            check_results(workflow, self.speeds, benchmark.pedantic(run, args=(workflow,)))
             return
         full = self.paired.recorder.full
         benchmark.pedantic(lambda: None)
@@ -97,10 +97,10 @@ class Measure:
         probes = more_probes or probes
         measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
         longest = LONGEST_OF_PLAIN if thorough else LONGEST
-        self.paired.add(measure_cell(measured, longest, targets, probes))
+        self.paired.add(measure_case(measured, longest, targets, probes))
 
     def flow(
-        self, cell: Cell, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit
+        self, cell: MetgCase, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit
     ) -> None:
         """Measure a cell in a flow run of its own."""
         inside_flow(
@@ -121,7 +121,7 @@ def test_metg(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
 ) -> None:
     """From which length on tasks that need nothing of each other keep the machine busy."""
-    measure.flow(Cell(runner_name, kernel, "trivial"), task_runner)
+    measure.flow(MetgCase(runner_name, kernel, "trivial"), task_runner)
 
 
 @pytest.mark.runners(*STOCK)
@@ -129,7 +129,7 @@ def test_metg_with_edges(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, edges: str
 ) -> None:
     """The same for tasks that need the results of others."""
-    measure.flow(Cell(runner_name, kernel, edges), task_runner)
+    measure.flow(MetgCase(runner_name, kernel, edges), task_runner)
 
 
 @pytest.mark.runners(*STOCK)
@@ -137,7 +137,7 @@ def test_metg_of_baselines(
     measure: Measure, baseline: Baseline, kernel: Kernel, shape: str
 ) -> None:
     """The same for what the task runners stand on."""
-    cell = Cell(baseline.name, kernel, shape)
+    cell = MetgCase(baseline.name, kernel, shape)
     is_pool = baseline.name in (BaselineKind.THREADS, BaselineKind.PROCESSES)
     more_probes = MORE_PROBES if is_pool and shape == "trivial" else 0
     measure(cell, lambda graph: baseline.run(graph, measure.speeds), more_probes)
@@ -149,5 +149,5 @@ def test_metg_with_a_feature(
 ) -> None:
     """What a feature of Prefect adds to METG."""
     size = 10**6 if feature == "1 MB results" else 0
-    cell = Cell(runner_name, "native", "trivial", feature, size)
+    cell = MetgCase(runner_name, "native", "trivial", feature, size)
     measure.flow(cell, task_runner, FEATURES[feature])

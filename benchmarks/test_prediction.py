@@ -23,7 +23,7 @@ from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import COMMON
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import random_layered, shape
-from flowgauge.workflows.wfformat import load
+from flowgauge.workflows.wfformat import load_workflow
 from flowgauge.workflows.workflow import Kernel, Workflow
 
 ROUNDS = 2
@@ -73,7 +73,7 @@ def test_prediction(
     config = paired.recorder.config
     workers = started_runners.workers
     traces = [Path(file) for file in config.getoption("flow_file")]
-    held_out = (*drawn, *(scaled(load(file), workers, seconds=SECONDS) for file in traces))
+    held_out = (*drawn, *(scaled(load_workflow(file), workers, seconds=SECONDS) for file in traces))
     fitted = [
         shape(name, workers, steps, seconds=seconds, kernel=kernel)
         for name, steps, seconds, kernel in FITTED

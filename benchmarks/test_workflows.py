@@ -23,8 +23,8 @@ from flowgauge.runners.table import COMMON, STOCK
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.recipes import RECIPES, recipe
 from flowgauge.workflows.shapes import nested, shape
-from flowgauge.workflows.wfformat import load
-from flowgauge.workflows.work_items import check_outputs
+from flowgauge.workflows.wfformat import load_workflow
+from flowgauge.workflows.work_items import check_results
 from flowgauge.workflows.workflow import GraphError, Workflow
 
 SEED = 1
@@ -66,7 +66,7 @@ def workflow(
     """Give a workflow, scaled to this run; skip a recipe that can't be drawn, and say why."""
     if isinstance(source, Workflow):
         return source
-    found = load(source) if isinstance(source, Path) else _drawn(source)
+    found = load_workflow(source) if isinstance(source, Path) else _drawn(source)
     if isinstance(found, GraphError):
         pytest.skip(str(found))
     scale = pytestconfig.getoption("flow_time_scale")
@@ -110,7 +110,7 @@ def test_workflow(
     def measure() -> None:
         # What starts with the first tasks, workers above all, is no part of a makespan.
         warm_up = shape("trivial", workers, 2)
-        check_outputs(warm_up, speeds, submit_all(warm_up, speeds))
+        check_results(warm_up, speeds, submit_all(warm_up, speeds))
         for _ in range(rounds):
             # Of the others the baseline is the same, or a plain call.
             if runner_name in STOCK:

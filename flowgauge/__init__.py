@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flowgauge.clock.virtual_clock import VirtualClock as VirtualClock
     from flowgauge.faults.errors import FaultRefused as FaultRefused
     from flowgauge.faults.errors import InjectedFault as InjectedFault
-    from flowgauge.faults.wanted import Faults as Faults
+    from flowgauge.faults.faults import Faults as Faults
     from flowgauge.measure.baselines import Baseline as Baseline
     from flowgauge.observe.history import History as History
     from flowgauge.observe.history import HistoryError as HistoryError
@@ -36,7 +36,7 @@ _MODULES = {
     "EffectLedger": "observe.ledger",
     "ExecutionModel": "runners.table",
     "FaultRefused": "faults.errors",
-    "Faults": "faults.wanted",
+    "Faults": "faults.faults",
     "History": "observe.history",
     "HistoryError": "observe.history",
     "InjectedFault": "faults.errors",

@@ -14,7 +14,7 @@ from flowgauge.catalogue.catalogue import (
     Pattern,
     catalogue_root,
     guarantee_mismatches,
-    load,
+    load_catalogue,
     mirror_mismatches,
     problems,
     readme_mismatches,
@@ -48,22 +48,22 @@ def test_every_pattern_keeps_the_rules() -> None:
 
 def test_every_guarantee_is_proved_and_every_proof_is_of_a_guarantee() -> None:
     """What the headers promise and state, and what the tests prove, are the same."""
-    assert guarantee_mismatches(load(ROOT), TESTS) == []
+    assert guarantee_mismatches(load_catalogue(ROOT), TESTS) == []
 
 
 def test_every_guarantee_has_a_mutant_and_every_mutant_can_be_made() -> None:
     """Each guarantee has a change that breaks it, which stands beside its tests."""
-    assert mutant_mismatches(load(ROOT), TESTS) == []
+    assert mutant_mismatches(load_catalogue(ROOT), TESTS) == []
 
 
 def test_every_pattern_has_a_row_in_the_readme_and_every_row_a_pattern() -> None:
     """The README's table lists the catalogue, no more and no less."""
-    assert readme_mismatches(load(ROOT), ROOT.parent / "README.md") == []
+    assert readme_mismatches(load_catalogue(ROOT), ROOT.parent / "README.md") == []
 
 
 def test_every_pattern_has_its_test_file_and_every_test_file_its_pattern() -> None:
     """tests/patterns mirrors patterns/."""
-    assert mirror_mismatches(load(ROOT), TESTS) == []
+    assert mirror_mismatches(load_catalogue(ROOT), TESTS) == []
 
 
 def test_the_costs_of_a_pattern_are_rows_of_the_report() -> None:
@@ -71,7 +71,7 @@ def test_the_costs_of_a_pattern_are_rows_of_the_report() -> None:
     reference = Results.load(ROOT.parent / "reports" / "reference" / "results.json")
     measured = {row.id for row in reference.rows}
     written = "".join(file.read_text() for file in (ROOT.parent / "benchmarks").glob("test_*.py"))
-    for pattern in load(ROOT):
+    for pattern in load_catalogue(ROOT):
         for row in named_rows(pattern.costs):
             # Where no run of most of an hour was made since it was written: "not measured yet".
             assert row in measured or f'"{row}"' in written, f"{pattern.name}: {row}"

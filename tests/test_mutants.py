@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue.catalogue import catalogue_root, load
+from flowgauge.catalogue.catalogue import catalogue_root, load_catalogue
 from flowgauge.catalogue.mutants import Mutant, copy_checkout, mutants, proving_tests, run_tests
 
 ROOT = catalogue_root(Path(__file__).parent).parent
@@ -18,14 +18,16 @@ HANGS = 500
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    "mutant", mutants(load(ROOT / "patterns"), TESTS), ids=lambda m: f"{m.pattern}-{m.name}"
+    "mutant",
+    mutants(load_catalogue(ROOT / "patterns"), TESTS),
+    ids=lambda m: f"{m.pattern}-{m.name}",
 )
 def test_a_mutant_fails_a_test_of_the_guarantee_that_it_breaks(
     tmp_path: Path, mutant: Mutant
 ) -> None:
     """A named mutant of a pattern fails at least one test of the guarantee that it breaks."""
     copy = copy_checkout(ROOT, tmp_path / "copy")
-    pattern = next(p for p in load(copy / "patterns") if p.name == mutant.pattern)
+    pattern = next(p for p in load_catalogue(copy / "patterns") if p.name == mutant.pattern)
     mutant.apply(pattern.path.parent)
     nodes = [f"tests/patterns/{node}" for node in proving_tests(mutant, TESTS)]
     assert nodes, "no test of this guarantee"

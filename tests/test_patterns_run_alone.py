@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flowgauge.catalogue.catalogue import Pattern, catalogue_root, load
+from flowgauge.catalogue.catalogue import Pattern, catalogue_root, load_catalogue
 from flowgauge.catalogue.copies import copy
 from flowgauge.runners.process_pool import preloaded_context
 from flowgauge.server.isolation import forget_user_settings
 from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]
-PATTERNS = load(catalogue_root())
+PATTERNS = load_catalogue(catalogue_root())
 LONG = ("deployments/", "pipelines/")
 
 

@@ -17,8 +17,8 @@ from flowgauge.catalogue.headers import (
     read,
     spelt_name,
 )
-from flowgauge.catalogue.marks import Kind, proofs
-from flowgauge.catalogue.rules import faults
+from flowgauge.catalogue.marks import MarkKind, proofs
+from flowgauge.catalogue.rules import violations
 
 __all__ = [
     "CatalogueError",
@@ -26,9 +26,9 @@ __all__ = [
     "Guarantee",
     "Pattern",
     "catalogue_root",
-    "find",
+    "find_pattern",
     "guarantee_mismatches",
-    "load",
+    "load_catalogue",
     "mirror_mismatches",
     "problems",
     "readme_mismatches",
@@ -61,7 +61,7 @@ def catalogue_root(start: Path | None = None) -> Path:
     raise CatalogueError(f"no patterns/ beside a pyproject.toml in {start} or above it")
 
 
-def load(root: Path) -> tuple[Pattern, ...]:
+def load_catalogue(root: Path) -> tuple[Pattern, ...]:
     """Read the header of every pattern.
 
     Args:
@@ -76,7 +76,7 @@ def load(root: Path) -> tuple[Pattern, ...]:
     return tuple(read(root, path) for path in _files(root))
 
 
-def find(root: Path, name: str) -> Pattern:
+def find_pattern(root: Path, name: str) -> Pattern:
     """Read one pattern.
 
     Args:
@@ -108,7 +108,7 @@ def problems(root: Path) -> list[str]:
     Returns:
         One line for each fault, empty if there is none.
     """
-    return [fault for path in _files(root) for fault in faults(root, path)]
+    return [fault for path in _files(root) for fault in violations(root, path)]
 
 
 def guarantee_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[str]:
@@ -124,7 +124,7 @@ def guarantee_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[
     Raises:
         CatalogueError: If a test file can't be read.
     """
-    promised: dict[tuple[str, str], Kind] = {}
+    promised: dict[tuple[str, str], MarkKind] = {}
     for pattern in patterns:
         promised |= {(pattern.name, each.id): "guarantee" for each in pattern.guarantees}
         promised |= {(pattern.name, each.id): "fact" for each in pattern.facts}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 
-from flowgauge.catalogue.catalogue import find
+from flowgauge.catalogue.catalogue import find_pattern
 from flowgauge.catalogue.headers import CatalogueError, Pattern
 from flowgauge.catalogue.stamp import Stamp, content, read_stamp, stamped, unstamped
 from flowgauge.files import write_whole
@@ -173,7 +173,7 @@ def copied_stem(pattern: Pattern, patterns: Sequence[Pattern]) -> str:
 
 def _found(root: Path, file: Path, stamp: Stamp) -> Copy:
     try:
-        return Copy(find(root, stamp.pattern), file, stamp)
+        return Copy(find_pattern(root, stamp.pattern), file, stamp)
     except CatalogueError as error:
         raise CatalogueError(f"{file} is a copy of what is gone: {error}") from None
 

@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 from flowgauge.catalogue.headers import CatalogueError
 
-Kind = Literal["guarantee", "fact"]
+MarkKind = Literal["guarantee", "fact"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Proof:
         fixtures: The names of the test's parameters.
     """
 
-    kind: Kind
+    kind: MarkKind
     pattern: str
     id: str
     file: Path
@@ -92,9 +92,9 @@ def _below(
             arguments = getattr(child, "args", None)
             fixtures = frozenset(a.arg for a in arguments.args) if arguments else frozenset()
             for kind, call in own:
-                if kind in get_args(Kind):
+                if kind in get_args(MarkKind):
                     pattern, id_ = _words(call, kind, path, names)
-                    yield Proof(cast(Kind, kind), pattern, id_, path, name, marks, fixtures)
+                    yield Proof(cast(MarkKind, kind), pattern, id_, path, name, marks, fixtures)
         yield from _below(child, path, names, name, marks)
 
 

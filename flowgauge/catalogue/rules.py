@@ -20,7 +20,7 @@ _REFERENCE = re.compile(r"`(([a-z_]+)/[a-z_]+)`")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def faults(root: Path, path: Path) -> list[str]:
+def violations(root: Path, path: Path) -> list[str]:
     """Say what keeps a file from being a pattern that can be copied alone.
 
     Args:

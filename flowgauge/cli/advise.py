@@ -118,12 +118,12 @@ def _bytes(text: str) -> int:
 
 def _workflow(file: Path, time_scale: float, kernel: Kernel) -> Workflow:
     """Read a workflow and scale it."""
-    from flowgauge.workflows.wfformat import load
+    from flowgauge.workflows.wfformat import load_workflow
 
     if not (math.isfinite(time_scale) and time_scale >= 0):
         raise AdviseError(f"--time-scale {time_scale:g}: give a number of zero or more")
     try:
-        trace = load(file)
+        trace = load_workflow(file)
     except GraphError as error:
         raise AdviseError(str(error)) from None
     tasks = (

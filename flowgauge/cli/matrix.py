@@ -24,7 +24,7 @@ from flowgauge.measure.prefect_versions import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flowgauge.report.model.trend import Line
+    from flowgauge.report.model.trend import TrendLine
 
 _COLOURS = {"slower": "red", "faster": "green"}
 
@@ -88,7 +88,7 @@ def show(found: Sequence[Measured], output: Path) -> int:
     return int(bool(failures))
 
 
-def _table(lines: Sequence[Line], versions: Sequence[str]) -> Table:
+def _table(lines: Sequence[TrendLine], versions: Sequence[str]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -36,7 +36,7 @@ def list_patterns(
     *words: Annotated[str, Parameter(name="WORDS", help="Words of a problem to search by.")],
 ) -> None:
     """List the patterns, or those with some words, one a line where it is no terminal."""
-    patterns = catalogue.load(catalogue.catalogue_root())
+    patterns = catalogue.load_catalogue(catalogue.catalogue_root())
     if words and not (patterns := search(patterns, " ".join(words))):
         raise CatalogueError(f'no pattern has the words "{" ".join(words)}": try others')
     if sys.stdout.isatty():
@@ -53,7 +53,7 @@ def show(
     code: Annotated[bool, Parameter(negative=(), help="Print the file instead.")] = False,
 ) -> None:
     """Show what a pattern is for, what it guarantees, what it costs and what it needs."""
-    pattern = catalogue.find(catalogue.catalogue_root(), name)
+    pattern = catalogue.find_pattern(catalogue.catalogue_root(), name)
     if code:
         print(pattern.path.read_text(encoding="utf-8"), end="")
         return
@@ -89,9 +89,9 @@ def copy(
 ) -> None:
     """Copy patterns into a project; they need nothing else of this one."""
     root = catalogue.catalogue_root()
-    patterns = catalogue.load(root)
+    patterns = catalogue.load_catalogue(root)
     names, destination = _asked((name, *more), patterns)
-    wanted = [catalogue.find(root, each) for each in dict.fromkeys(names)]
+    wanted = [catalogue.find_pattern(root, each) for each in dict.fromkeys(names)]
     if len(wanted) > 1 and destination.suffix == ".py" and not destination.is_dir():
         raise CatalogueError(f"{destination} can be one pattern only: name a folder")
     for pattern in wanted:
@@ -151,7 +151,7 @@ def _asked(words: Sequence[str], patterns: Sequence[Pattern]) -> tuple[Sequence[
     is_place = destination.exists() or last.endswith(("/", ".py"))
     if last.partition("/")[0] in topics and not is_place:
         # Rather a name with a mistake in it than a folder.
-        catalogue.find(catalogue.catalogue_root(), last)
+        catalogue.find_pattern(catalogue.catalogue_root(), last)
     if destination.suffix not in ("", ".py") and not (destination.is_dir() or last.endswith("/")):
         raise CatalogueError(f"{last}: name a folder, or a file ending in .py; {last}/ is a folder")
     return names, destination
@@ -159,12 +159,12 @@ def _asked(words: Sequence[str], patterns: Sequence[Pattern]) -> tuple[Sequence[
 
 def _copies(place: str, copied: str | None) -> tuple[copies.Copy, ...]:
     root = catalogue.catalogue_root()
-    patterns = catalogue.load(root)
+    patterns = catalogue.load_catalogue(root)
     if copied is None:
         if place in {pattern.name for pattern in patterns} and not Path(place).exists():
             raise CatalogueError(f"{place} is a pattern: name its copy, alone or behind it")
         return copies.find_copies(root, Path(place))
-    pattern = catalogue.find(root, place)
+    pattern = catalogue.find_pattern(root, place)
     stem = copies.copied_stem(pattern, patterns)
     return (copies.named_copy(pattern, Path(copied), stem),)
 

@@ -43,7 +43,7 @@ def _root(project: Path | None) -> Path:
 
 def _described(kept: Sequence[Kept]) -> str:
     return ", ".join(
-        f"server process {keeper.pid}"
-        + ("" if keeper.path.name == socket_name() else ", which runs other code than this")
-        for keeper in kept
+        f"server process {zygote.pid}"
+        + ("" if zygote.path.name == socket_name() else ", which runs other code than this")
+        for zygote in kept
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowgauge.clock.runs import Runs, Sighting
+from flowgauge.clock.runs import Runs, RunStatus
 from flowgauge.clock.shared_time import SharedTime
 
 HAND_OVER = 60.0
@@ -200,7 +200,7 @@ class Coordinator:
             process.answers[question] = self._loop.create_future()
             answers.append(process.answers[question])
             process.tell({"about": "look", "question": question})
-        sightings: dict[str, Sighting] = {}
+        sightings: dict[str, RunStatus] = {}
         done, pending = await asyncio.wait(answers, timeout=1) if answers else (set(), set())
         if pending:
             return "a process that does not answer"
@@ -211,7 +211,7 @@ class Coordinator:
             if seen["requests"]:
                 return "a request to the Prefect server"
             for key, doing, awaited, where in seen["runs"]:
-                sightings[key] = Sighting(doing, frozenset(awaited), where)
+                sightings[key] = RunStatus(doing, frozenset(awaited), where)
         polling = frozenset(at[0] for at, wait in self._runs.waits.items() if wait.polls)
         for key in self._runs.busy(sightings, polling):
             run = self._runs.live[key]

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
-from flowgauge.compat.features import Name, usable
+from flowgauge.compat.features import PrivateName, usable
 from flowgauge.compat.names import DEADLINES, NOW, POLLS, UNSKIPPED, UNSKIPPED_WAITS
 
 
@@ -74,7 +74,7 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     return stack
 
 
-def _by_sleeper(names: Iterable[Name]) -> dict[tuple[str, str], set[str]]:
+def _by_sleeper(names: Iterable[PrivateName]) -> dict[tuple[str, str], set[str]]:
     """Return the waiting functions of each module by the module whose `sleep` they call."""
     found: dict[tuple[str, str], set[str]] = {}
     for name in names:

@@ -32,7 +32,7 @@ class ClockEndedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class _Run:
+class _OpenRun:
     thread: int
     is_async: bool
 
@@ -55,7 +55,7 @@ class ClockProcess:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._pid = 0
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, _OpenRun] = {}
         self._ids = itertools.count(1)
         self._sleepers: dict[int, threading.Event | tuple[Any, asyncio.Event]] = {}
 
@@ -73,7 +73,7 @@ class ClockProcess:
             Nothing.
         """
         parent = current_run.get()
-        self._runs[key] = _Run(threading.get_ident(), is_async)
+        self._runs[key] = _OpenRun(threading.get_ident(), is_async)
         self.tell(about="begin", key=key, name=name, kind=kind, parent=parent)
         current_run.set(key)
         try:
@@ -255,7 +255,7 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
         is_async: Whether an event loop runs there.
 
     Returns:
-        As in `flowgauge.clock.runs.Sighting`.
+        As in `flowgauge.clock.runs.RunStatus`.
     """
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     if is_async and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":

@@ -71,7 +71,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class RunStatus:
     """What a process sees of one of its runs.
 
     Attributes:
@@ -180,7 +180,7 @@ class Runs:
         return taken < submission.slots
 
     def busy(
-        self, sightings: Mapping[str, Sighting], polling: frozenset[int] = frozenset()
+        self, sightings: Mapping[str, RunStatus], polling: frozenset[int] = frozenset()
     ) -> list[str]:
         """Return the runs that may still do something before the next deadline.
 
@@ -199,7 +199,7 @@ class Runs:
         ]
 
     def _is_busy(
-        self, key: str, run: LiveRun, seen: Sighting | None, polling: frozenset[int]
+        self, key: str, run: LiveRun, seen: RunStatus | None, polling: frozenset[int]
     ) -> bool:
         if seen is None:
             return True

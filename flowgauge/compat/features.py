@@ -18,7 +18,7 @@ _OFF = "off.txt"
 
 
 @dataclass(frozen=True)
-class Name:
+class PrivateName:
     """Something in a module.
 
     Attributes:
@@ -71,7 +71,7 @@ class Feature:
     """
 
     name: str
-    names: tuple[Name, ...]
+    names: tuple[PrivateName, ...]
     instead: str = ""
 
 

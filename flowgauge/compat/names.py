@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from flowgauge.compat.features import Feature, Name
+from flowgauge.compat.features import Feature, PrivateName
 
 DEADLINES = (
-    Name("prefect.task_engine", "SyncTaskRunEngine.wait_until_ready", ("time", "sleep")),
-    Name("prefect.task_engine", "AsyncTaskRunEngine.wait_until_ready", ("anyio", "sleep")),
-    Name(
+    PrivateName("prefect.task_engine", "SyncTaskRunEngine.wait_until_ready", ("time", "sleep")),
+    PrivateName("prefect.task_engine", "AsyncTaskRunEngine.wait_until_ready", ("anyio", "sleep")),
+    PrivateName(
         "prefect.utilities.engine",
         "propose_state_sync.<locals>.set_state_and_handle_waits",
         ("time", "sleep"),
     ),
-    Name(
+    PrivateName(
         "prefect.utilities.engine",
         "propose_state.<locals>.set_state_and_handle_waits",
         ("anyio", "sleep"),
@@ -23,17 +23,17 @@ DEADLINES = (
 calls."""
 
 POLLS = (
-    Name(
+    PrivateName(
         "prefect.concurrency.services",
         "ConcurrencySlotAcquisitionService.acquire",
         ("asyncio", "sleep"),
     ),
-    Name(
+    PrivateName(
         "prefect.concurrency.services",
         "ConcurrencySlotAcquisitionWithLeaseService.acquire",
         ("asyncio", "sleep"),
     ),
-    Name(
+    PrivateName(
         "prefect.concurrency.v1.services",
         "ConcurrencySlotAcquisitionService.acquire",
         ("asyncio", "sleep"),
@@ -42,13 +42,13 @@ POLLS = (
 """The same of functions that ask again and again, for a concurrency slot."""
 
 ENGINES = (
-    Name("prefect.task_engine", "SyncTaskRunEngine.initialize_run"),
-    Name("prefect.task_engine", "AsyncTaskRunEngine.initialize_run"),
-    Name("prefect.flow_engine", "FlowRunEngine.initialize_run"),
-    Name("prefect.flow_engine", "AsyncFlowRunEngine.initialize_run"),
+    PrivateName("prefect.task_engine", "SyncTaskRunEngine.initialize_run"),
+    PrivateName("prefect.task_engine", "AsyncTaskRunEngine.initialize_run"),
+    PrivateName("prefect.flow_engine", "FlowRunEngine.initialize_run"),
+    PrivateName("prefect.flow_engine", "AsyncFlowRunEngine.initialize_run"),
 )
 
-NOW = Name("prefect.types._datetime", "now", ("tz",))
+NOW = PrivateName("prefect.types._datetime", "now", ("tz",))
 
 VIRTUAL_CLOCK = Feature(
     "the virtual clock",
@@ -57,12 +57,12 @@ VIRTUAL_CLOCK = Feature(
         *DEADLINES,
         *POLLS,
         *ENGINES,
-        Name("prefect.client.base", "PrefectHttpxSyncClient.send"),
-        Name("prefect.client.base", "PrefectHttpxAsyncClient.send"),
+        PrivateName("prefect.client.base", "PrefectHttpxSyncClient.send"),
+        PrivateName("prefect.client.base", "PrefectHttpxAsyncClient.send"),
         # Read from the frames of whoever waits for futures.
-        Name("prefect.futures", "PrefectFuture.task_run_id"),
-        Name("prefect.futures", "wait", ("not_done",)),
-        Name("prefect.futures", "as_completed", ("pending",)),
+        PrivateName("prefect.futures", "PrefectFuture.task_run_id"),
+        PrivateName("prefect.futures", "wait", ("not_done",)),
+        PrivateName("prefect.futures", "as_completed", ("pending",)),
     ),
 )
 
@@ -76,7 +76,7 @@ UNSKIPPED = (
 
 UNSKIPPED_WAITS = Feature(
     "telling of waits that are not skipped",
-    tuple(Name(module, f"{sleeper}.sleep") for module, sleeper, _ in UNSKIPPED),
+    tuple(PrivateName(module, f"{sleeper}.sleep") for module, sleeper, _ in UNSKIPPED),
     instead="a run that waits in real time waits without a word",
 )
 
@@ -84,49 +84,49 @@ FAULTS = Feature(
     "injecting faults",
     (
         *(
-            Name("prefect.task_engine", f"{engine}.{method}")
+            PrivateName("prefect.task_engine", f"{engine}.{method}")
             for engine in ("SyncTaskRunEngine", "AsyncTaskRunEngine")
             for method in ("start", "transaction_context", "handle_success", "call_hooks")
         ),
-        Name("prefect.transactions", "Transaction.commit"),
-        Name("prefect.transactions", "AsyncTransaction.commit"),
-        Name("prefect.transactions", "Transaction._staged_value"),
-        Name("prefect.transactions", "Transaction.on_commit_hooks"),
-        Name("prefect.transactions", "Transaction.write_on_commit"),
-        Name("prefect.results", "ResultStore.result_storage"),
-        Name("prefect.results", "ResultStore.cache"),
-        Name("prefect._internal.result_records", "ResultRecord"),
-        Name("prefect._internal.compatibility.blocks", "call_explicitly_sync_block_method"),
+        PrivateName("prefect.transactions", "Transaction.commit"),
+        PrivateName("prefect.transactions", "AsyncTransaction.commit"),
+        PrivateName("prefect.transactions", "Transaction._staged_value"),
+        PrivateName("prefect.transactions", "Transaction.on_commit_hooks"),
+        PrivateName("prefect.transactions", "Transaction.write_on_commit"),
+        PrivateName("prefect.results", "ResultStore.result_storage"),
+        PrivateName("prefect.results", "ResultStore.cache"),
+        PrivateName("prefect._internal.result_records", "ResultRecord"),
+        PrivateName("prefect._internal.compatibility.blocks", "call_explicitly_sync_block_method"),
         # The queue to pytest's process, in a worker of a process pool.
-        Name("prefect.events.worker", "EventsWorker._client_override"),
-        Name("prefect.events.worker", "EventsWorker.wait_until_empty"),
+        PrivateName("prefect.events.worker", "EventsWorker._client_override"),
+        PrivateName("prefect.events.worker", "EventsWorker.wait_until_empty"),
         # Below Prefect's clients.
-        Name("httpx", "HTTPTransport.handle_request"),
-        Name("httpx", "AsyncHTTPTransport.handle_async_request"),
-        Name("websockets.asyncio.client", "ClientConnection.send"),
-        Name("websockets.asyncio.client", "connect.create_connection"),
+        PrivateName("httpx", "HTTPTransport.handle_request"),
+        PrivateName("httpx", "AsyncHTTPTransport.handle_async_request"),
+        PrivateName("websockets.asyncio.client", "ClientConnection.send"),
+        PrivateName("websockets.asyncio.client", "connect.create_connection"),
     ),
 )
 
 SAVED_WORK = Feature(
     "work that is done once for all runs of a process",
     (
-        Name("prefect.client.orchestration", "ssl.create_default_context"),
-        Name("prefect.context", "SettingsContext.serialize"),
+        PrivateName("prefect.client.orchestration", "ssl.create_default_context"),
+        PrivateName("prefect.context", "SettingsContext.serialize"),
     ),
     instead="each run reads certificates and writes settings anew",
 )
 
 PRELOADED_POOL = Feature(
     "workers of the stock process pool that begin with Prefect imported",
-    (Name("prefect.task_runners", "ProcessPoolTaskRunner.__enter__", ("multiprocessing",)),),
+    (PrivateName("prefect.task_runners", "ProcessPoolTaskRunner.__enter__", ("multiprocessing",)),),
     instead="each worker imports Prefect when it starts",
 )
 
 WARM_SERVER = Feature(
     "the server that starts while pytest collects",
     (
-        Name(
+        PrivateName(
             "prefect.testing.utilities",
             "prefect_test_harness",
             ("mkdtemp", "atexit", "SubprocessASGIServer", "temporary_database_interface"),
@@ -138,8 +138,8 @@ WARM_SERVER = Feature(
 TIDY_HARNESS = Feature(
     "removing what Prefect's own harness leaves",
     (
-        Name("prefect.testing.utilities", "prefect_test_harness", ("mkdtemp", "atexit")),
-        Name("prefect.server.api.server", "SubprocessASGIServer._instances"),
+        PrivateName("prefect.testing.utilities", "prefect_test_harness", ("mkdtemp", "atexit")),
+        PrivateName("prefect.server.api.server", "SubprocessASGIServer._instances"),
     ),
     instead="its folder may stay, and its server if the run is broken off",
 )
@@ -147,11 +147,11 @@ TIDY_HARNESS = Feature(
 DATABASE_TEMPLATE = Feature(
     "databases copied from one that was made before",
     (
-        Name("prefect.plugins", "load_prefect_collections"),
-        Name("prefect.server.database", "provide_database_interface"),
-        Name("prefect.server.database.interface", "PrefectDBInterface.create_db"),
-        Name("prefect.server.database.interface", "PrefectDBInterface.session"),
-        Name("prefect.server.models.block_registration", "run_block_auto_registration"),
+        PrivateName("prefect.plugins", "load_prefect_collections"),
+        PrivateName("prefect.server.database", "provide_database_interface"),
+        PrivateName("prefect.server.database.interface", "PrefectDBInterface.create_db"),
+        PrivateName("prefect.server.database.interface", "PrefectDBInterface.session"),
+        PrivateName("prefect.server.models.block_registration", "run_block_auto_registration"),
     ),
     instead="each server makes its own",
 )
@@ -159,22 +159,22 @@ DATABASE_TEMPLATE = Feature(
 OWN_SETTINGS = Feature(
     "settings apart from the user's",
     (
-        Name("prefect.context", "refresh_global_settings_context"),
-        Name("prefect.settings.base", "PrefectBaseSettings.model_config"),
+        PrivateName("prefect.context", "refresh_global_settings_context"),
+        PrivateName("prefect.settings.base", "PrefectBaseSettings.model_config"),
     ),
     instead="a .env file in the working directory counts, and settings that were read before",
 )
 
 PREFECT_SERVICES = Feature(
     "telling connections of Prefect's services from those of a test",
-    (Name("prefect._internal.concurrency.threads", "_global_loop"),),
+    (PrivateName("prefect._internal.concurrency.threads", "_global_loop"),),
     instead="a test may leave connections to the server",
 )
 
 QUEUED_TRANSACTIONS = Feature(
     "transactions of the server that wait for each other",
     (
-        Name(
+        PrivateName(
             "prefect.server.database.configurations",
             "AioSqliteConfiguration.begin_transaction",
             ("with_for_update",),

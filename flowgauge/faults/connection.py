@@ -16,7 +16,7 @@ from flowgauge.faults.plan import Plan
 from flowgauge.faults.process import FaultProcess
 
 
-class Connection:
+class LossyConnection:
     """Refuses requests below Prefect's client, whose own retries and waits then follow.
 
     HTTP requests and the websocket that takes events (and with them the states of task runs)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-Point = Literal[
+FaultPoint = Literal[
     "before the body", "after the effect", "before the result is stored", "after completion"
 ]
 """Moments in a task run at which a test can place a fault.
@@ -27,8 +27,8 @@ Point = Literal[
 
 A run that finds its result in the cache has no body and gets to none of them.
 """
-POINTS: tuple[Point, ...] = get_args(Point)
-Moment = Point | Literal["after the result is stored"]
+FAULT_POINTS: tuple[FaultPoint, ...] = get_args(FaultPoint)
+Moment = FaultPoint | Literal["after the result is stored"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LoseConnection:
     requests: int
 
 
-Effect = Fail | FailSometimes | Slow | Crash | CorruptResult | LoseConnection
+FaultEffect = Fail | FailSometimes | Slow | Crash | CorruptResult | LoseConnection
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Fault:
     number: int
     task: str
     at: Moment
-    effect: Effect
+    effect: FaultEffect
     call: str
 
     def concerns(self, task: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from prefect.events.worker import EventsWorker
 
-from flowgauge.faults.connection import Connection
+from flowgauge.faults.connection import LossyConnection
 from flowgauge.faults.errors import Refusal
 from flowgauge.faults.plan import (
     Crash,
@@ -47,7 +47,7 @@ class Points:
             process: This process's side of the faults.
         """
         self.process = process
-        self.connection = Connection(process)
+        self.connection = LossyConnection(process)
 
     def wait(self, engine: Any, at: Moment) -> None:
         """Let what is due at a point strike, in the thread of a sync task.

@@ -10,11 +10,11 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowgauge.leftovers.writes import PATHS, Write, origin, stands_at, written
+from flowgauge.leftovers.writes import PATHS, Write, file_state, origin, written
 
 
 @dataclass(frozen=True, eq=False)
-class Connection:
+class OpenedConnection:
     """A socket that was connected while a test ran."""
 
     socket: weakref.ref[socket.socket]
@@ -24,7 +24,7 @@ class Connection:
 
 
 @dataclass
-class Sightings:
+class Activity:
     """What this process did since a test began.
 
     Attributes:
@@ -38,7 +38,7 @@ class Sightings:
     threads: weakref.WeakKeyDictionary[threading.Thread, str] = field(
         default_factory=weakref.WeakKeyDictionary
     )
-    connections: list[Connection] = field(default_factory=list)
+    connections: list[OpenedConnection] = field(default_factory=list)
     processes: bool = False
 
     def note(self, event: str, args: tuple[Any, ...]) -> None:
@@ -46,7 +46,9 @@ class Sightings:
         match event, args:
             case "socket.connect", (connected, address):
                 here = threading.current_thread()
-                self.connections.append(Connection(weakref.ref(connected), address, here, origin()))
+                self.connections.append(
+                    OpenedConnection(weakref.ref(connected), address, here, origin())
+                )
             case (("_thread.start_new_thread" | "_thread.start_joinable_thread"), (function, *_)):
                 started = getattr(function, "__self__", None)
                 if isinstance(started, threading.Thread):
@@ -56,7 +58,7 @@ class Sightings:
             case _:
                 path = written(event, args)
                 if path is not None and path not in self.written:
-                    self.written[path] = Write(stands_at(path), origin())
+                    self.written[path] = Write(file_state(path), origin())
 
 
 _EVENTS = {
@@ -69,11 +71,11 @@ _EVENTS = {
     "socket.connect",
     "subprocess.Popen",
 }
-_watching: Sightings | None = None
+_watching: Activity | None = None
 _installed = False
 
 
-def watch(sightings: Sightings | None) -> None:
+def watch(sightings: Activity | None) -> None:
     """Note from now on what this process does; None ends it.
 
     Args:

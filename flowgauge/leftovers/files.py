@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import process
 from pathlib import Path
 
-from flowgauge.leftovers.writes import Stood, stands_at
+from flowgauge.leftovers.writes import FileState, file_state
 
 _NAMES = ("__pycache__", ".hypothesis", ".benchmarks", ".pytest_cache", ".coverage")
 _SERVED = "runner_storage"
@@ -65,14 +65,14 @@ def temporary_folders(basetemp: Path) -> tuple[Path, ...]:
     return (basetemp, shared) if shared.name.startswith("pytest-of-") else (basetemp,)
 
 
-def is_left(path: str, before: Stood | None) -> bool:
+def is_left(path: str, before: FileState | None) -> bool:
     """Say whether something stands at a path that was not there, or not the same.
 
     Args:
         path: An absolute path.
         before: What stood there when it was first written to, or None.
     """
-    now = stands_at(path)
+    now = file_state(path)
     if now is None or now.is_device:
         return False
     return before is None or (now != before and not before.is_folder)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from flowgauge.compat.features import usable
 from flowgauge.compat.names import PREFECT_SERVICES
 from flowgauge.leftovers import audit, processes
-from flowgauge.leftovers.audit import Connection, Sightings
+from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
 from flowgauge.leftovers.writes import line_of, report_sizes, reported
 from flowgauge.waiting import patience
@@ -37,12 +37,12 @@ class Present:
     pids: set[int]
     nannies: frozenset[Any]
     threads: set[threading.Thread]
-    connections: frozenset[Connection]
+    connections: frozenset[OpenedConnection]
     listed: set[str]
     written: set[str]
 
 
-class Watch:
+class LeftoverWatch:
     """Watches one test.
 
     What fixtures of a larger scope start meanwhile is adopted: it belongs to the run.
@@ -56,7 +56,7 @@ class Watch:
         """
         global _current
         self._folders = folders
-        self._sightings = Sightings()
+        self._sightings = Activity()
         self._read = report_sizes(folders.home)
         self._before = self._present()
         _current = self
@@ -174,7 +174,7 @@ class Watch:
         return self._sightings.processes or bool(processes.descendants(processes.running()))
 
 
-_current: Watch | None = None
+_current: LeftoverWatch | None = None
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def _processes(now: Present, before: Present) -> list[str]:
     return [f"process {pid}: {command}" for pid, command in sorted(found.items())]
 
 
-def _connections(new: frozenset[Connection], home: Path) -> list[str]:
+def _connections(new: frozenset[OpenedConnection], home: Path) -> list[str]:
     if not new or ("prefect" in sys.modules and not usable(PREFECT_SERVICES, home)):
         return []
     lines = []

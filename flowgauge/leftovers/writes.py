@@ -22,7 +22,7 @@ _OWN = os.path.dirname(__file__)
 
 
 @dataclass(frozen=True)
-class Stood:
+class FileState:
     """What stood at a path; it changed if this did.
 
     Attributes:
@@ -48,13 +48,13 @@ class Stood:
         return stat.S_ISDIR(self.mode)
 
 
-def stands_at(path: str) -> Stood | None:
+def file_state(path: str) -> FileState | None:
     """Return what stands at a path, or None."""
     try:
         found = os.lstat(path)
     except (OSError, ValueError):
         return None
-    return Stood(found.st_mode, found.st_mtime_ns, found.st_size, found.st_ino)
+    return FileState(found.st_mode, found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Write:
         origin: The line of code that did it.
     """
 
-    stood: Stood | None
+    stood: FileState | None
     origin: str
 
 
@@ -139,7 +139,7 @@ def report_writes(home: str) -> None:
         try:
             path = written(event, args) if event in PATHS else None
             if path and not path.startswith(own):
-                stood = stands_at(path)
+                stood = file_state(path)
                 line = json.dumps([path, stood and astuple(stood), origin()])
                 with open(report, "a") as file:
                     file.write(line + "\n")
@@ -188,6 +188,6 @@ def reported(home: Path, read: dict[str, int]) -> dict[str, Write]:
         read[process] = start + len(text) + 1
         for line in text.splitlines():
             path, stood, where = json.loads(line)
-            write = Write(stood and Stood(*stood), f"{where} (process {process})")
+            write = Write(stood and FileState(*stood), f"{where} (process {process})")
             found.setdefault(path, write)
     return found

@@ -14,7 +14,7 @@ from flowgauge.runners.parent_process import end_with_parent
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import RUNNERS, BaselineKind
 from flowgauge.workflows.kernels import Speeds
-from flowgauge.workflows.work_items import Output
+from flowgauge.workflows.work_items import TaskResult
 from flowgauge.workflows.workflow import Workflow
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Baseline:
 
     name: str
     map: Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
-    run: Callable[[Workflow, Speeds], Mapping[str, Output]]
+    run: Callable[[Workflow, Speeds], Mapping[str, TaskResult]]
 
 
 @contextlib.contextmanager

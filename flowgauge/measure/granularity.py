@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Outcome, Row, Unit
 from flowgauge.workflows.kernels import Speeds, expected, work
 from flowgauge.workflows.shapes import shape
-from flowgauge.workflows.work_items import Output, check_outputs
+from flowgauge.workflows.work_items import RunWorkflow, check_results
 from flowgauge.workflows.workflow import Kernel, Workflow
 
 BARE = "bare process pool"
@@ -33,11 +33,10 @@ _BARE_SECONDS = 0.25
 _LONG_TASKS = (0.1, 0.5)
 """Seconds from each of which on there is a round less: noise, which is short, matters little."""
 _MIN_STEPS, _MAX_STEPS = 4, 16
-Run = Callable[[Workflow], Mapping[str, Output]]
 
 
 @dataclass(frozen=True)
-class Cell:
+class MetgCase:
     """What METG is measured for.
 
     Attributes:
@@ -88,8 +87,8 @@ class Granularity:
         steps: How many tasks each worker does in a run at most: more where they are quick.
     """
 
-    cell: Cell
-    run: Run
+    cell: MetgCase
+    run: RunWorkflow
     pool: Executor
     speeds: Speeds
     workers: int
@@ -145,7 +144,7 @@ class Granularity:
         start = self.clock()
         outputs = self.run(workflow)
         seconds = self.clock() - start
-        check_outputs(workflow, self.speeds, outputs)
+        check_results(workflow, self.speeds, outputs)
         self.settle()
         return seconds
 
@@ -171,7 +170,7 @@ class Granularity:
         return elapsed / steps
 
 
-def measure_cell(
+def measure_case(
     granularity: Granularity, longest: float, targets: Sequence[float] = TARGETS, probes: int = 3
 ) -> list[Row]:
     """Measure the METG of a cell.

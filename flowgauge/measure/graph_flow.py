@@ -13,21 +13,21 @@ from prefect.cache_policies import NO_CACHE
 
 from flowgauge.measure.host import inside_flow
 from flowgauge.workflows.kernels import Speeds
-from flowgauge.workflows.work_items import Order, Output, perform
+from flowgauge.workflows.work_items import TaskResult, TaskSpec, perform
 from flowgauge.workflows.workflow import GraphError, Task, Workflow
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect.task_runners import TaskRunner
 
-Submit = Callable[..., "PrefectFuture[Output]"]
-"""Submits the task of an order: `submit(order, inputs, wait_for=futures)`."""
+Submit = Callable[..., "PrefectFuture[TaskResult]"]
+"""Submits the task with a spec: `submit(spec, inputs, wait_for=futures)`."""
 
 
-@task(task_run_name="{order.id}", cache_policy=NO_CACHE)
-def perform_task(order: Order, inputs: list[Output]) -> Output:
+@task(task_run_name="{spec.id}", cache_policy=NO_CACHE)
+def perform_task(spec: TaskSpec, inputs: list[TaskResult]) -> TaskResult:
     """Do one task of a workflow."""
-    return perform(order, inputs)
+    return perform(spec, inputs)
 
 
 def run_as_flow(
@@ -35,7 +35,7 @@ def run_as_flow(
     task_runner: Callable[[], TaskRunner[Any]],
     speeds: Speeds,
     submit: Submit = perform_task.submit,
-) -> dict[str, Output]:
+) -> dict[str, TaskResult]:
     """Run a workflow as a flow, its subflows as subflows.
 
     Args:
@@ -51,14 +51,14 @@ def run_as_flow(
         GraphError: If a subflow would have to start before a task that it needs, and end before
             one that needs it.
     """
-    outputs: dict[str, Output] = {}
+    outputs: dict[str, TaskResult] = {}
     _run_level(workflow.tasks, (), outputs, task_runner, speeds, submit)
     return outputs
 
 
 def submit_all(
     workflow: Workflow, speeds: Speeds, submit: Submit = perform_task.submit
-) -> dict[str, Output]:
+) -> dict[str, TaskResult]:
     """Submit the tasks of a workflow in the flow run that this is called from, and wait.
 
     Args:
@@ -69,13 +69,13 @@ def submit_all(
     Returns:
         The result of each task by its id.
     """
-    futures: dict[str, PrefectFuture[Output]] = {}
+    futures: dict[str, PrefectFuture[TaskResult]] = {}
     for each in workflow.tasks:
         futures[each.id] = _submitted(each, futures, {}, speeds, submit)
     return {id: future.result() for id, future in futures.items()}
 
 
-def run_on_pool(workflow: Workflow, pool: Executor, speeds: Speeds) -> dict[str, Output]:
+def run_on_pool(workflow: Workflow, pool: Executor, speeds: Speeds) -> dict[str, TaskResult]:
     """Run a workflow on a bare pool: each task when its parents have ended.
 
     Args:
@@ -86,18 +86,18 @@ def run_on_pool(workflow: Workflow, pool: Executor, speeds: Speeds) -> dict[str,
     Returns:
         The result of each task by its id.
     """
-    outputs: dict[str, Output] = {}
+    outputs: dict[str, TaskResult] = {}
     waits = {each.id: len(set(each.parents)) for each in workflow.tasks}
     children: dict[str, list[Task]] = {each.id: [] for each in workflow.tasks}
     for each in workflow.tasks:
         for parent in set(each.parents):
             children[parent].append(each)
     ready = [each for each in workflow.tasks if not waits[each.id]]
-    running: set[Future[Output]] = set()
+    running: set[Future[TaskResult]] = set()
     while ready or running:
         for each in ready:
             inputs = [outputs[id] for id in each.needs]
-            running.add(pool.submit(perform, Order.of(each, speeds), inputs))
+            running.add(pool.submit(perform, TaskSpec.of(each, speeds), inputs))
         ended, running = wait(running, return_when=FIRST_COMPLETED)
         ready = []
         for future in ended:
@@ -109,7 +109,7 @@ def run_on_pool(workflow: Workflow, pool: Executor, speeds: Speeds) -> dict[str,
     return outputs
 
 
-def run_on_dask(workflow: Workflow, client: Any, speeds: Speeds) -> dict[str, Output]:
+def run_on_dask(workflow: Workflow, client: Any, speeds: Speeds) -> dict[str, TaskResult]:
     """Run a workflow on bare Dask, whose scheduler knows its edges.
 
     Args:
@@ -124,23 +124,23 @@ def run_on_dask(workflow: Workflow, client: Any, speeds: Speeds) -> dict[str, Ou
     for each in workflow.tasks:
         futures[each.id] = client.submit(
             _perform_after,
-            Order.of(each, speeds),
+            TaskSpec.of(each, speeds),
             [futures[id] for id in each.needs],
             [futures[id] for id in each.after],
             pure=False,
         )
-    outputs: dict[str, Output] = client.gather(futures)
+    outputs: dict[str, TaskResult] = client.gather(futures)
     return outputs
 
 
-def _perform_after(order: Order, inputs: list[Output], after: list[Output]) -> Output:
-    return perform(order, inputs)
+def _perform_after(spec: TaskSpec, inputs: list[TaskResult], after: list[TaskResult]) -> TaskResult:
+    return perform(spec, inputs)
 
 
 def _run_level(
     tasks: Iterable[Task],
     path: tuple[str, ...],
-    outputs: dict[str, Output],
+    outputs: dict[str, TaskResult],
     task_runner: Callable[[], TaskRunner[Any]],
     speeds: Speeds,
     submit: Submit,
@@ -149,7 +149,7 @@ def _run_level(
     steps = _steps(tasks, path)
 
     def body() -> None:
-        futures: dict[str, PrefectFuture[Output]] = {}
+        futures: dict[str, PrefectFuture[TaskResult]] = {}
         for step in steps:
             if isinstance(step, Task):
                 futures[step.id] = _submitted(step, futures, outputs, speeds, submit)
@@ -167,14 +167,16 @@ def _run_level(
 
 def _submitted(
     each: Task,
-    futures: Mapping[str, PrefectFuture[Output]],
-    outputs: Mapping[str, Output],
+    futures: Mapping[str, PrefectFuture[TaskResult]],
+    outputs: Mapping[str, TaskResult],
     speeds: Speeds,
     submit: Submit,
-) -> PrefectFuture[Output]:
+) -> PrefectFuture[TaskResult]:
     inputs = [futures.get(id) or outputs[id] for id in each.needs]
     return submit(
-        Order.of(each, speeds), inputs, wait_for=[futures[id] for id in each.after if id in futures]
+        TaskSpec.of(each, speeds),
+        inputs,
+        wait_for=[futures[id] for id in each.after if id in futures],
     )
 
 

@@ -62,7 +62,7 @@ class Load:
         return told
 
 
-def load() -> Load:
+def load_now() -> Load:
     """Look at what the processors have done so far."""
     everything, stolen = _of_machine()
     return Load(time.monotonic(), _of_this_run(), everything, stolen, _throttled())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flowgauge.mistake import Mistake
 from flowgauge.results.rows import Results, ResultsError
-from flowgauge.server.lease import KEEPER
+from flowgauge.server.lease import ZYGOTE
 
 _LEAST, _BELOW = (3, 6), (4,)
 _GROUP = "test"
@@ -191,8 +191,8 @@ def measure(project: Path, place: Place, only: str | None = None) -> Measured:
 
 def _logged(command: Sequence[str], folder: Path, log: Path) -> int:
     """Run a command, add what it prints to a file, and return its exit status."""
-    # A run within this one would share its keeper.
-    environment = {name: text for name, text in os.environ.items() if name != KEEPER}
+    # A run within this one would share its zygote.
+    environment = {name: text for name, text in os.environ.items() if name != ZYGOTE}
     with (
         log.open("ab") as written,
         subprocess.Popen(

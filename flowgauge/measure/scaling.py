@@ -13,7 +13,7 @@ from flowgauge.measure.host import inside_flow
 from flowgauge.runners.started import StartedRunners
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import shape
-from flowgauge.workflows.work_items import check_outputs
+from flowgauge.workflows.work_items import check_results
 from flowgauge.workflows.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def seconds_of_rounds(
             start = time.perf_counter()
             outputs = submit_all(workflow, speeds)
             seconds.append(time.perf_counter() - start)
-            check_outputs(workflow, speeds, outputs)
+            check_results(workflow, speeds, outputs)
 
     inside_flow(task_runner, body)
     return tuple(seconds)

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowgauge.server.lease import KEEPER
+from flowgauge.server.lease import ZYGOTE
 
 _TESTS = """
 import os, sys, time
@@ -67,8 +67,8 @@ def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
     (project / "test_flows.py").write_text(_TESTS.format(flows=flows))
     times = folder / "times"
     times.unlink(missing_ok=True)
-    # A run within this one would share its keeper.
-    environment = {name: text for name, text in os.environ.items() if name != KEEPER}
+    # A run within this one would share its zygote.
+    environment = {name: text for name, text in os.environ.items() if name != ZYGOTE}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     begun, start = time.time(), time.perf_counter()
     subprocess.run(command, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)

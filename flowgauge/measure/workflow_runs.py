@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flowgauge.measure.pairs import Rounds
 from flowgauge.results.timelines import Timeline, timeline
 from flowgauge.workflows.kernels import Speeds
-from flowgauge.workflows.work_items import Output, check_outputs, makespan
+from flowgauge.workflows.work_items import RunWorkflow, check_results, makespan
 from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 LOWER_BOUND = "lower bound"
@@ -20,7 +19,6 @@ KERNEL: Kernel = "native"
 """The work that a trace's tasks are given: it uses a core each, whichever runner has it."""
 MAX_TASK_BYTES = 10**6
 MAX_WORKFLOW_BYTES = 64 * 10**6
-Run = Callable[[Workflow], Mapping[str, Output]]
 
 
 def scaled(
@@ -81,7 +79,7 @@ class Makespans:
 
     workflow: Workflow
     runner: str
-    run: Run
+    run: RunWorkflow
     speeds: Speeds
     workers: int
     timelines: list[Timeline] = field(default_factory=list)
@@ -96,7 +94,7 @@ class Makespans:
             WrongInputError: If a task was given, or gave, something wrong, or began too early.
         """
         outputs = self.run(self.workflow)
-        check_outputs(self.workflow, self.speeds, outputs)
+        check_results(self.workflow, self.speeds, outputs)
         bound = self.workflow.lower_bound(self.workers)
         self.timelines.append(timeline(self.workflow.name, self.runner, bound, outputs.values()))
         return makespan(outputs.values())

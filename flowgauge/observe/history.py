@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flowgauge.observe.state_expression import after_any, may_end, next_names, parse
+from flowgauge.observe.state_expression import after_any, may_end, next_names, parse_expression
 from flowgauge.waiting import patience
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class History:
         Raises:
             ExpressionError: If the expression can't be read.
         """
-        left = frozenset({parse(expression)})
+        left = frozenset({parse_expression(expression)})
         matched = 0
         for step in self.steps:
             following = after_any(left, step.name)

@@ -19,7 +19,7 @@ class ExpressionError(ValueError):
 
 
 @dataclass(frozen=True)
-class Name:
+class StateName:
     """One state."""
 
     name: str
@@ -48,13 +48,13 @@ class Repeat:
     most: int | None
 
 
-Expression = Name | Sequence | Choice | Repeat
+Expression = StateName | Sequence | Choice | Repeat
 
 
 def may_end(expression: Expression) -> bool:
     """Say whether nothing at all matches."""
     match expression:
-        case Name():
+        case StateName():
             return False
         case Sequence(parts):
             return all(map(may_end, parts))
@@ -67,7 +67,7 @@ def may_end(expression: Expression) -> bool:
 def next_names(expression: Expression) -> Iterator[str]:
     """Yield the names that a match may begin with."""
     match expression:
-        case Name(name):
+        case StateName(name):
             yield name
         case Sequence(parts):
             for part in parts:
@@ -95,7 +95,7 @@ def after(expression: Expression, name: str) -> frozenset[Expression]:
         many: reading a history takes time that grows with its length and no faster.
     """
     match expression:
-        case Name(own):
+        case StateName(own):
             return frozenset({Sequence(())} if own == name else ())
         case Sequence(parts):
             found: set[Expression] = set()
@@ -139,7 +139,7 @@ class _Token:
 _REPEATS: dict[str, tuple[int, int | None]] = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
 
-def parse(text: str) -> Expression:
+def parse_expression(text: str) -> Expression:
     """Read an expression.
 
     Args:
@@ -209,7 +209,7 @@ def _sequence(text: str, tokens: list[_Token], place: int) -> tuple[Expression, 
 
 def _part(text: str, tokens: list[_Token], place: int) -> tuple[Expression, int]:
     if tokens[place].is_name:
-        return Name(tokens[place].text), place + 1
+        return StateName(tokens[place].text), place + 1
     part, place = _choice(text, tokens, place + 1)
     if tokens[place].text != ")" or tokens[place].is_name:
         raise _unexpected(text, tokens[place], "a state's name or )")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue.catalogue import find
+from flowgauge.catalogue.catalogue import find_pattern
 from flowgauge.catalogue.headers import CatalogueError, Fact
 from flowgauge.compat.tested_prefect import installed_prefect, is_tested
 
@@ -57,7 +57,7 @@ class Facts:
 
     def _read(self, pattern: str) -> dict[str, Fact]:
         try:
-            return {fact.id: fact for fact in find(self._root, pattern).facts}
+            return {fact.id: fact for fact in find_pattern(self._root, pattern).facts}
         except CatalogueError as error:
             raise pytest.UsageError(str(error)) from None
 

@@ -17,7 +17,7 @@ from flowgauge.plugin.session import run_home
 from flowgauge.runners import table
 
 if TYPE_CHECKING:
-    from flowgauge.faults.wanted import Faults
+    from flowgauge.faults.faults import Faults
 
 _SEED = pytest.StashKey[int]()
 _PASSED = pytest.StashKey[bool]()
@@ -51,8 +51,8 @@ def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faul
     if line := missing(FAULTS):
         pytest.fail(line, pytrace=False)
     from flowgauge.faults.engine import hooks
+    from flowgauge.faults.faults import wanted_faults
     from flowgauge.faults.process import FaultProcess, faults_folder
-    from flowgauge.faults.wanted import wanted_faults
 
     check_runner_in_reach(request)
     config = request.config

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.plugin.preflight import warn_of_untested_prefect
-from flowgauge.plugin.session import RUN, SERVER_LOST, is_stock, leased_server, measures, run_home
+from flowgauge.plugin.session import (
+    RUN_OPTIONS,
+    SERVER_LOST,
+    is_stock,
+    leased_server,
+    measures,
+    run_home,
+)
 from flowgauge.plugin.timing import times
 from flowgauge.runners.dask_cluster import ClusterError
 from flowgauge.runners.started import StartedRunners
@@ -75,7 +82,7 @@ def started_runners(
     """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
     from flowgauge.plugin.recorder import note_start
 
-    run = pytestconfig.stash[RUN]
+    run = pytestconfig.stash[RUN_OPTIONS]
     started = StartedRunners(
         run.workers, run_home(pytestconfig), _as_shipped(request.session), run.dask_address
     )

@@ -20,9 +20,9 @@ import pytest
 from flowgauge.mistake import Mistake
 from flowgauge.plugin.proofs import GuaranteeRecorder, bind_proof
 from flowgauge.plugin.session import (
-    RUN,
+    RUN_OPTIONS,
     SERVER_LOST,
-    Run,
+    RunOptions,
     measures,
     release_server,
     run_home,
@@ -180,7 +180,7 @@ def pytest_configure(config: pytest.Config) -> None:
         for runners in config.hook.pytest_flowgauge_runners(config=config):
             for runner in runners:
                 add(runner)
-        config.stash[RUN] = Run(
+        config.stash[RUN_OPTIONS] = RunOptions(
             runners=chosen_runners(
                 config.getoption("flow_runners"), lean=_is_asked_to_measure(config)
             ),
@@ -190,8 +190,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 config.getoption("flow_report_dir") or config.rootpath / "reports" / "latest"
             ).absolute(),
         )
-        if config.stash[RUN].dask_address and not hasattr(config, "workerinput"):
-            check_dask_address(config.stash[RUN].dask_address or "")
+        if config.stash[RUN_OPTIONS].dask_address and not hasattr(config, "workerinput"):
+            check_dask_address(config.stash[RUN_OPTIONS].dask_address or "")
         if config.getini("flowgauge"):
             start_early(config)
         _check_workflows(config)
@@ -202,7 +202,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "--flow-keep-server: --flow-stock-harness keeps no server; use one of them"
         )
     if config.getini("flowgauge"):
-        run = config.stash[RUN]
+        run = config.stash[RUN_OPTIONS]
         recorder = GuaranteeRecorder(config, run.runners, run.report_dir)
         config.pluginmanager.register(recorder, "flowgauge-guarantees")
         if config.pluginmanager.has_plugin("benchmark"):
@@ -224,9 +224,9 @@ def _workers(config: pytest.Config) -> int:
 def _check_workflows(config: pytest.Config) -> None:
     """Read what is asked to be measured, to tell of a mistake before anything is."""
     for file in config.getoption("flow_file"):
-        from flowgauge.workflows.wfformat import load
+        from flowgauge.workflows.wfformat import load_workflow
 
-        load(Path(file))
+        load_workflow(Path(file))
     for option in ("flow_time_scale", "flow_bytes_scale"):
         text = config.getoption(option)
         try:
@@ -259,7 +259,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for `task_runner` or `runner_name` on every runner it may use."""
     if "runner_name" not in metafunc.fixturenames:
         return
-    names = metafunc.config.stash[RUN].runners
+    names = metafunc.config.stash[RUN_OPTIONS].runners
     mark = metafunc.definition.get_closest_marker("runners")
     if mark is not None:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowgauge.plugin.session import RUN, run_home
+from flowgauge.plugin.session import RUN_OPTIONS, run_home
 
 if TYPE_CHECKING:
     from flowgauge.leftovers.files import Folders
@@ -96,9 +96,9 @@ def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if not (request.config.getini("flowgauge") or "prefect_server" in request.fixturenames):
         yield
         return
-    from flowgauge.leftovers.watch import Watch
+    from flowgauge.leftovers.watch import LeftoverWatch
 
-    watch = Watch(_folders(request.config, request.getfixturevalue("tmp_path_factory")))
+    watch = LeftoverWatch(_folders(request.config, request.getfixturevalue("tmp_path_factory")))
     try:
         yield
         marks = request.node.iter_markers("leaves")
@@ -115,7 +115,7 @@ def _folders(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) ->
 
     def allowed() -> tuple[Path, ...]:
         temporary = temporary_folders(tmp_path_factory.getbasetemp())
-        return (config.stash[RUN].report_dir, *temporary)
+        return (config.stash[RUN_OPTIONS].report_dir, *temporary)
 
     return Folders(run_home(config), allowed, alone=not hasattr(config, "workerinput"))
 

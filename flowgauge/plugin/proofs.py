@@ -12,7 +12,7 @@ import pytest
 from flowgauge.runners.table import RUNNERS
 
 if TYPE_CHECKING:
-    from flowgauge.report.model.guarantees import Outcome
+    from flowgauge.report.model.guarantees import ProofOutcome
 
 _PROPERTY = "flowgauge_guarantee"
 """The user property that carries a guarantee in a test's report, also between processes."""
@@ -72,7 +72,7 @@ class GuaranteeRecorder:
         self.config = config
         self.runners = runners
         self.directory = directory
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[ProofOutcome] = []
         self.summary = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -80,14 +80,14 @@ class GuaranteeRecorder:
         status = _status(report)
         if status is None:
             return
-        from flowgauge.report.model.guarantees import Outcome
+        from flowgauge.report.model.guarantees import ProofOutcome
 
         for name, value in report.user_properties:
             if name == _PROPERTY:
                 bound: dict[str, Any] = dict(value)  # type: ignore[call-overload]
                 reason = bound.pop("reason") or _skip_reason(report)
                 only: list[str] = bound.pop("only")
-                proof = Outcome(**bound, status=status, reason=reason, test=report.nodeid)
+                proof = ProofOutcome(**bound, status=status, reason=reason, test=report.nodeid)
                 self.outcomes.append(proof)
                 for runner in self.runners:
                     if only and runner not in only:
@@ -102,18 +102,18 @@ class GuaranteeRecorder:
             return
         if all(outcome.status == "not run" for outcome in self.outcomes):
             return
-        from flowgauge.catalogue.catalogue import CatalogueError, load
-        from flowgauge.report.model.guarantees import Matrix
+        from flowgauge.catalogue.catalogue import CatalogueError, load_catalogue
+        from flowgauge.report.model.guarantees import GuaranteeMatrix
         from flowgauge.report.render.guarantees import write_matrix
 
         catalogue = self.config.rootpath / "patterns"
         unread = ""
         try:
-            patterns = load(catalogue) if catalogue.is_dir() else ()
+            patterns = load_catalogue(catalogue) if catalogue.is_dir() else ()
         except CatalogueError as error:
             patterns = ()
             unread = f"; without the catalogue: {error}"
-        matrix = Matrix.build(patterns, self.runners, self.outcomes)
+        matrix = GuaranteeMatrix.build(patterns, self.runners, self.outcomes)
         page = _shown(write_matrix(matrix, self.directory), self.config.rootpath)
         self.summary = f"guarantees: {matrix.summary()} ({page}){unread}"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowgauge.measure.load import Load, load, peak_memory_mib
+from flowgauge.measure.load import Load, load_now, peak_memory_mib
 from flowgauge.measure.pairs import Budget, Rounds, row
 from flowgauge.plugin.progress import Progress
 from flowgauge.results.fingerprint import versions
@@ -109,7 +109,7 @@ class BenchmarkRecorder:
         self.progress.total = self.progress.earlier + len(self._names)
         self._begun = time.monotonic()
         if self._names and not self.config.getoption("benchmark_disable"):
-            self._load = load()
+            self._load = load_now()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Draw how far the run is, on a terminal, while a benchmark runs."""
@@ -167,7 +167,7 @@ class BenchmarkRecorder:
         from flowgauge.results.fingerprint import command_line, fingerprint
 
         command = command_line(sys.argv[1:])
-        since = load().since(self._load) if self._load else {}
+        since = load_now().since(self._load) if self._load else {}
         found: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
         found |= {
             "peak_memory_mib": peak_memory_mib(),

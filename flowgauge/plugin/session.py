@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """What one pytest run was asked for."""
 
     runners: tuple[str, ...]
@@ -30,7 +30,7 @@ class Run:
     report_dir: Path
 
 
-RUN = pytest.StashKey[Run]()
+RUN_OPTIONS = pytest.StashKey[RunOptions]()
 SERVER_LOST = pytest.StashKey[str]()
 """Why the server had to be ended while tests were running, in a few lines."""
 _HOME = pytest.StashKey[Path]()
@@ -116,7 +116,7 @@ def start_early(config: pytest.Config) -> None:
 
 
 def _only_distributes(options: object) -> bool:
-    """Say whether pytest-xdist runs the tests in other processes, which share the keeper."""
+    """Say whether pytest-xdist runs the tests in other processes, which share the zygote."""
     distributes = getattr(options, "numprocesses", None) or getattr(options, "tx", None)
     return bool(distributes) and "PYTEST_XDIST_WORKER" not in os.environ
 
@@ -141,7 +141,7 @@ def leased_server(config: pytest.Config) -> ServerProcess:
 def _lease(config: pytest.Config) -> Lease:
     if _LEASE not in config.stash:
         from flowgauge.server.kept import lease_kept
-        from flowgauge.server.lease import KEEPER, lease
+        from flowgauge.server.lease import ZYGOTE, lease
 
         home = run_home(config)
         if config.known_args_namespace.flow_keep_server:
@@ -149,11 +149,11 @@ def _lease(config: pytest.Config) -> Lease:
         else:
             taken = lease(home)
         config.stash[_LEASE] = taken
-        if taken.keeper:
+        if taken.zygote:
             # It forks the server when it has imported what that needs, maybe during a test.
-            belongs_to_run(taken.keeper.pid)
+            belongs_to_run(taken.zygote.pid)
         # Put back with the rest of the environment at the end.
-        os.environ[KEEPER] = str(taken.socket_path)
+        os.environ[ZYGOTE] = str(taken.socket_path)
     return config.stash[_LEASE]
 
 

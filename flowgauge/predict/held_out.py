@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,13 +17,12 @@ from flowgauge.predict.prediction import Predictor, fit
 from flowgauge.predict.simulation import Machine
 from flowgauge.results.rows import Group, Row
 from flowgauge.workflows.kernels import Speeds, expected, work
-from flowgauge.workflows.work_items import Output, check_outputs
+from flowgauge.workflows.work_items import RunWorkflow, check_results
 from flowgauge.workflows.workflow import Workflow
 
 PACE_SECONDS = 0.05
 """The work that each process of the bare pool does to tell how loaded the machine is."""
 MEASURED = "what was measured"
-Run = Callable[[Workflow], Mapping[str, Output]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Timed:
 
 def time_workflows(
     workflows: Sequence[Workflow],
-    run: Run,
+    run: RunWorkflow,
     pool: Executor,
     speeds: Speeds,
     workers: int,
@@ -82,7 +81,7 @@ def time_workflows(
             start = time.perf_counter()
             outputs = run(workflow)
             seconds[index].append(time.perf_counter() - start)
-            check_outputs(workflow, speeds, outputs)
+            check_results(workflow, speeds, outputs)
             after = _pace(pool, speeds, workers)
             paces[index].append(statistics.harmonic_mean([before, after]))
             before = after

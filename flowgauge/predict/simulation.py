@@ -106,7 +106,7 @@ class _Clock:
         return 1.0, share, share / max(locking, 1)
 
 
-class _Run:
+class _Simulation:
     """One workflow on one task runner."""
 
     def __init__(
@@ -225,6 +225,6 @@ def simulated_makespan(workflow: Workflow, runner: str, costs: Costs, machine: M
     Returns:
         Seconds from the first submission to the end of the last task.
     """
-    run = _Run(workflow, RUNNERS[runner].execution, costs, machine)
+    run = _Simulation(workflow, RUNNERS[runner].execution, costs, machine)
     run.submit_next()
     return run.clock.run()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from flowgauge.json_file import EXACT
-from flowgauge.workflows.work_items import Output
+from flowgauge.workflows.work_items import TaskResult
 
 _DIGITS = 6
 
@@ -59,7 +59,9 @@ class Timeline:
         return max((span.end for span in self.spans), default=0.0)
 
 
-def timeline(workflow: str, runner: str, lower_bound: float, outputs: Iterable[Output]) -> Timeline:
+def timeline(
+    workflow: str, runner: str, lower_bound: float, outputs: Iterable[TaskResult]
+) -> Timeline:
     """Make a timeline of what the workers of a run gave back.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process does that the keeper forked to be a server."""
+"""What a process does that the zygote forked to be a server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def become_server(request: ServerRequest, listening: socket.socket) -> None:
     os.setsid()
     _print_to(Path(request.log))
     os.chdir(request.folder)
-    # The keeper's: runs that share it share a template, too.
+    # The zygote's: runs that share it share a template, too.
     cache = cache_folder()
     os.environ.clear()
     os.environ.update(request.environment)
@@ -59,7 +59,7 @@ def become_server(request: ServerRequest, listening: socket.socket) -> None:
     _start_from_template(cache, Path(request.database))
     from flowgauge.server.isolation import forget_user_settings
 
-    # The keeper read its settings when it imported Prefect.
+    # The zygote read its settings when it imported Prefect.
     forget_user_settings()
     _serve(listening)
 

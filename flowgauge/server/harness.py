@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect's own test harness, around a server that the keeper forked or around its own."""
+"""Prefect's own test harness, around a server that the zygote forked or around its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowgauge.server.isolation import forget_user_settings
 from flowgauge.server.lease import ServerProcess
 from flowgauge.server.patches import LOOP_FACTORY, STOCK_LOOP_FACTORY
 from flowgauge.server.supervisor import STOP_SECONDS
-from flowgauge.server.watch import START_SECONDS, Watch, wait_until_healthy
+from flowgauge.server.watch import START_SECONDS, ServerWatch, wait_until_healthy
 
 _HARNESS = "prefect.testing.utilities"
 _EPHEMERAL = {
@@ -205,7 +205,7 @@ class _LeasedServer:
     def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
         self.server = server
         self._tell = tell
-        self._watch: Watch | None = None
+        self._watch: ServerWatch | None = None
         self._instances: dict[int | None, Any] = {}
 
     def __call__(self, port: int) -> _LeasedServer:
@@ -233,7 +233,7 @@ class _LeasedServer:
             wanted = replace(request, environment=environment | settings)
             self.server = ServerProcess.start(self.server.lease, wanted)
         wait_until_healthy(self.server)
-        self._watch = Watch(self.server, self._tell)
+        self._watch = ServerWatch(self.server, self._tell)
 
     def stop(self) -> None:
         if self._watch is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code a keeper runs: one that runs other code than this process is of no use to it."""
+"""Which code a zygote runs: one that runs other code than this process is of no use to it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper that `--flow-keep-server` leaves running for the next pytest run of a project."""
+"""The zygote that `--flow-keep-server` leaves running for the next pytest run of a project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowgauge.mistake import Mistake
-from flowgauge.server.lease import Lease, connected, listen, socket_name, start_keeper
+from flowgauge.server.lease import Lease, connected, listen, socket_name, start_zygote
 
 _END_SECONDS = 5
 
@@ -28,7 +28,7 @@ class KeptError(Mistake):
 
 @dataclass(frozen=True)
 class Kept:
-    """A keeper that was left running.
+    """A zygote that was left running.
 
     Attributes:
         pid: Its process id.
@@ -40,7 +40,7 @@ class Kept:
 
 
 def lease_kept(root: Path, home: Path) -> Lease:
-    """Lease from the project's kept keeper; one that is dead or runs other code is replaced.
+    """Lease from the project's kept zygote; one that is dead or runs other code is replaced.
 
     Args:
         root: The folder of the project.
@@ -50,7 +50,7 @@ def lease_kept(root: Path, home: Path) -> Lease:
         A lease; close it.
 
     Raises:
-        KeptError: If the folder for kept keepers belongs to somebody else.
+        KeptError: If the folder for kept zygotes belongs to somebody else.
     """
     with _locked(root) as folder:
         path = folder / socket_name()
@@ -62,32 +62,32 @@ def lease_kept(root: Path, home: Path) -> Lease:
             _end(stale)
         _clear(folder)
         with listen(path) as listening, path.with_suffix(".pid").open("w") as pid_file:
-            # Held by the keeper as long as it lives, and by nobody after that.
+            # Held by the zygote as long as it lives, and by nobody after that.
             fcntl.flock(pid_file, fcntl.LOCK_EX)
             made = connected(path, home)
-            keeper = start_keeper(listening, pid_file.fileno())
-            pid_file.write(str(keeper.pid))
-        keeper.returncode = 0  # Not this process's to wait for.
+            zygote = start_zygote(listening, pid_file.fileno())
+            pid_file.write(str(zygote.pid))
+        zygote.returncode = 0  # Not this process's to wait for.
         return made
 
 
 def find_kept(root: Path) -> list[Kept]:
-    """Return the keepers of a project that are alive."""
+    """Return the zygotes of a project that are alive."""
     return _kept(_folder(root))
 
 
 def stop_kept(root: Path) -> list[Kept]:
-    """End the keepers of a project, and return those that were alive."""
+    """End the zygotes of a project, and return those that were alive."""
     if not _folder(root).exists():
         return []
     with _locked(root) as folder:
         kept = _kept(folder)
-        for keeper in kept:
-            _end(keeper)
+        for zygote in kept:
+            _end(zygote)
         _clear(folder)
         folder.rmdir()
         with contextlib.suppress(OSError):
-            # Not where another project has a keeper.
+            # Not where another project has a zygote.
             folder.parent.rmdir()
         return kept
 
@@ -110,7 +110,7 @@ def _is_free(descriptor: int) -> bool:
 
 
 def _end(kept: Kept) -> None:
-    """End a keeper, stopped or wedged as it may be; its lock tells when it has gone."""
+    """End a zygote, stopped or wedged as it may be; its lock tells when it has gone."""
     with kept.path.with_suffix(".pid").open() as file:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
@@ -129,7 +129,7 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[Path]:
-    """Hold the folder for the kept keepers of a project."""
+    """Hold the folder for the kept zygotes of a project."""
     folder = _folder(root)
     _own(folder.parent)
     _own(folder)
@@ -143,7 +143,7 @@ def _locked(root: Path) -> Iterator[Path]:
 
 
 def _folder(root: Path) -> Path:
-    """Return where the sockets of a project's keepers go; their paths must be short."""
+    """Return where the sockets of a project's zygotes go; their paths must be short."""
     bases = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir())
     short = (base for base in bases if base.startswith("/") and len(base) < 60)
     project = hashlib.sha256(str(root).encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest run's hold on a keeper, and on the server that the keeper forked for it."""
+"""A pytest run's hold on a zygote, and on the server that the zygote forked for it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from typing import Any
 from flowgauge.server.forked import ServerRequest
 from flowgauge.server.identity import code_identity
 
-KEEPER = "FLOWGAUGE_KEEPER"
-"""Where processes that a run starts (those of pytest-xdist, for instance) find its keeper."""
+ZYGOTE = "FLOWGAUGE_ZYGOTE"
+"""Where processes that a run starts (those of pytest-xdist, for instance) find its zygote."""
 _END_SECONDS = 20
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass
 class Lease:
-    """A connection to a keeper; when it closes, its server ends.
+    """A connection to a zygote; when it closes, its server ends.
 
     When it closes because this process was killed, the run's folder is removed, too.
 
     Attributes:
         connection: To the supervisor of this run.
-        socket_path: Where the keeper listens.
-        log: What the keeper prints.
-        keeper: The keeper's process, where it ends with this run.
+        socket_path: Where the zygote listens.
+        log: What the zygote prints.
+        zygote: The zygote's process, where it ends with this run.
     """
 
     connection: socket.socket
     socket_path: Path
     log: Path
-    keeper: subprocess.Popen[bytes] | None = None
+    zygote: subprocess.Popen[bytes] | None = None
     _spoke: bool = False
     _unread: bytes = b""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,27 +72,27 @@ class Lease:
             return [json.loads(line) for line in lines]
 
     def close(self) -> None:
-        """End what was leased, and wait for the keeper where it ends with this run.
+        """End what was leased, and wait for the zygote where it ends with this run.
 
         The folder of the run stays: this process is there to remove it.
         """
         self.send(home="")
-        if self.keeper is None:
+        if self.zygote is None:
             self.connection.close()
             return
         if not self._spoke and not self.receive(0):
             # It is importing, and would notice only later that the run has gone.
-            self.keeper.terminate()
+            self.zygote.terminate()
         self.connection.close()
         try:
-            self.keeper.wait(_END_SECONDS)
+            self.zygote.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            self.keeper.kill()
-            self.keeper.wait()
+            self.zygote.kill()
+            self.zygote.wait()
 
 
 def lease(home: Path) -> Lease:
-    """Lease from the keeper of the run that this one is a part of, or from a new one.
+    """Lease from the zygote of the run that this one is a part of, or from a new one.
 
     Args:
         home: The folder of the run.
@@ -100,25 +100,25 @@ def lease(home: Path) -> Lease:
     Returns:
         A lease; close it.
     """
-    inherited = Path(os.environ.get(KEEPER, ""))
+    inherited = Path(os.environ.get(ZYGOTE, ""))
     if inherited.name == socket_name():
         with contextlib.suppress(OSError):
             return connected(inherited, home)
     path = home / socket_name()
     with listen(path) as listening:
         made = connected(path, home)
-        made.keeper = start_keeper(listening)
+        made.zygote = start_zygote(listening)
     return made
 
 
 def socket_name() -> str:
-    """Return the name of the socket of a keeper that runs the same code as this process."""
+    """Return the name of the socket of a zygote that runs the same code as this process."""
     return f"{code_identity()}.sock"
 
 
 def listen(path: Path) -> socket.socket:
-    """Return a socket for a keeper that is yet to start: connections wait there for it."""
-    # One is there where an earlier keeper was ended while it was importing.
+    """Return a socket for a zygote that is yet to start: connections wait there for it."""
+    # One is there where an earlier zygote was ended while it was importing.
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
@@ -127,7 +127,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def connected(path: Path, home: Path) -> Lease:
-    """Return a connection to a keeper that listens, and answers or will.
+    """Return a connection to a zygote that listens, and answers or will.
 
     Args:
         path: Its socket.
@@ -147,8 +147,8 @@ def connected(path: Path, home: Path) -> Lease:
     return made
 
 
-def start_keeper(listening: socket.socket, lock: int | None = None) -> subprocess.Popen[bytes]:
-    """Start a keeper in a session of its own: no Ctrl-C for pytest is one for it.
+def start_zygote(listening: socket.socket, lock: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a zygote in a session of its own: no Ctrl-C for pytest is one for it.
 
     Args:
         listening: Where it is to listen, bound to a path.
@@ -162,7 +162,7 @@ def start_keeper(listening: socket.socket, lock: int | None = None) -> subproces
     descriptor = listening.fileno()
     # A numeric library that starts threads when it is imported would forbid to fork.
     environment = os.environ | dict.fromkeys(_ONE_THREAD, "1")
-    command = [sys.executable, "-m", "flowgauge.server.keeper", str(descriptor)]
+    command = [sys.executable, "-m", "flowgauge.server.zygote", str(descriptor)]
     held = () if lock is None else (lock,)
     with path.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(

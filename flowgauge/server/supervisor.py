@@ -120,7 +120,7 @@ class _Supervisor:
         for line in lines:
             message = json.loads(line)
             if gone:
-                # A run that was killed while the keeper was importing wants nothing any more.
+                # A run that was killed while the zygote was importing wants nothing any more.
                 message.pop("start", None)
             self._obey(**message)
         return not gone
@@ -197,7 +197,7 @@ def _has_orphans(folder: str) -> bool:
         return Path(folder).exists()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # Keepers and supervisors have the environment of some run, too.
+            # Zygotes and supervisors have the environment of some run, too.
             if os.getsid(int(process.name)) != os.getsid(0):
                 environment = (process / "environ").read_bytes()
                 if f"PREFECT_HOME={folder}\0".encode() in environment:

@@ -105,7 +105,7 @@ def answers(server: ServerProcess, timeout: float) -> bool:
         connection.close()
 
 
-class Watch:
+class ServerWatch:
     """A thread that asks a server for its health until it is told to stop."""
 
     def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
@@ -169,7 +169,7 @@ def _ended(server: ServerProcess, why: str) -> str:
     printed = _text(Path(server.request.log))
     doing = what_it_does(server)
     server.stop(patience=0)
-    # The keeper's log says why a server could not begin.
+    # The zygote's log says why a server could not begin.
     lines = (printed or _text(server.lease.log)).splitlines()[-_TAIL_LINES:]
     told = ("its log ends:", *lines) if lines else ("its log is empty",)
     return "\n".join((f"the Prefect server of this run {why}", *told, *doing))

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from flowgauge.workflows.wfformat import load
+from flowgauge.workflows.wfformat import load_workflow
 from flowgauge.workflows.workflow import GraphError, Workflow
 
 RECIPES: Mapping[str, int] = {"Blast": 45, "Epigenomics": 43, "Montage": 60, "Seismology": 103}
@@ -64,7 +64,7 @@ def recipe(name: str, tasks: int, seed: int) -> Workflow:
         if done.returncode:
             *_, last = done.stderr.strip().splitlines() or ["it says nothing"]
             raise GraphError(f"WfCommons can't draw {name} of {tasks} tasks: {last}")
-        return Workflow(name.lower(), load(file).tasks)
+        return Workflow(name.lower(), load_workflow(file).tasks)
 
 
 def _draw(name: str, tasks: int, seed: int, file: Path) -> None:

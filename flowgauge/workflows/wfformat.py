@@ -20,7 +20,7 @@ from flowgauge.workflows.workflow import GraphError, Task, Workflow
 SCHEMA_VERSION = "1.5"
 
 
-def load(path: Path) -> Workflow:
+def load_workflow(path: Path) -> Workflow:
     """Read a workflow.
 
     Args:
@@ -38,12 +38,12 @@ def load(path: Path) -> Workflow:
     except JsonFileError as error:
         raise GraphError(str(error)) from None
     try:
-        return parse(document)
+        return parse_workflow(document)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
 
 
-def parse(document: Any) -> Workflow:
+def parse_workflow(document: Any) -> Workflow:
     """Read a workflow from what a WfFormat file holds.
 
     Args:
@@ -75,7 +75,7 @@ def parse(document: Any) -> Workflow:
     return workflow
 
 
-def dump(workflow: Workflow, path: Path) -> None:
+def dump_workflow(workflow: Workflow, path: Path) -> None:
     """Write a workflow as WfFormat; each task with a result writes one file.
 
     Args:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flowgauge.workflows.kernels import Speeds, expected, work
@@ -18,7 +18,7 @@ class WrongInputError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Order:
+class TaskSpec:
     """One task, as its worker needs it.
 
     Attributes:
@@ -36,14 +36,14 @@ class Order:
     output_bytes: int
 
     @classmethod
-    def of(cls, task: Task, speeds: Speeds) -> Order:
-        """Return the order for a task on a machine of such speeds."""
+    def of(cls, task: Task, speeds: Speeds) -> TaskSpec:
+        """Return the spec of a task for a machine with these speeds."""
         iterations = speeds.iterations(task.kernel, task.seconds)
         return cls(task.id, task.needs, task.kernel, iterations, task.output_bytes)
 
 
 @dataclass(frozen=True)
-class Output:
+class TaskResult:
     """The result of one task.
 
     Attributes:
@@ -63,11 +63,15 @@ class Output:
     worker: str
 
 
-def perform(order: Order, inputs: Sequence[Output]) -> Output:
+RunWorkflow = Callable[[Workflow], Mapping[str, TaskResult]]
+"""Runs a workflow and returns the result of each task by its id."""
+
+
+def perform(spec: TaskSpec, inputs: Sequence[TaskResult]) -> TaskResult:
     """Check what a task is given, and do its work.
 
     Args:
-        order: The task.
+        spec: The task.
         inputs: The results of its parents, in the order of `needs`.
 
     Returns:
@@ -78,24 +82,24 @@ def perform(order: Order, inputs: Sequence[Output]) -> Output:
     """
     started = time.time()
     given = tuple(each.id for each in inputs)
-    if given != order.needs:
-        raise WrongInputError(f'task "{order.id}" needs {order.needs} and was given {given}')
+    if given != spec.needs:
+        raise WrongInputError(f'task "{spec.id}" needs {spec.needs} and was given {given}')
     for each in inputs:
-        _check_payload(order.id, each)
-    answer = work(order.kernel, order.iterations)
-    payload = _payload(order.id, order.output_bytes)
+        _check_payload(spec.id, each)
+    answer = work(spec.kernel, spec.iterations)
+    payload = _payload(spec.id, spec.output_bytes)
     worker = f"{os.getpid()}-{threading.get_ident()}"
-    return Output(order.id, answer, payload, started, time.time(), worker)
+    return TaskResult(spec.id, answer, payload, started, time.time(), worker)
 
 
-def check_outputs(
-    workflow: Workflow, speeds: Speeds, outputs: Mapping[str, Output], *, order: bool = True
+def check_results(
+    workflow: Workflow, speeds: Speeds, outputs: Mapping[str, TaskResult], *, order: bool = True
 ) -> None:
     """Check that a workflow was done, all of it and as its edges say.
 
     Args:
         workflow: What was to be done.
-        speeds: The speeds that its orders were made with.
+        speeds: The speeds that its specs were made with.
         outputs: The result of each task by its id.
         order: Whether the clocks of the workers are the same, so that the order can be checked.
 
@@ -106,7 +110,7 @@ def check_outputs(
         missing = sorted({task.id for task in workflow.tasks} ^ outputs.keys())
         raise WrongInputError(f"of {workflow.name}, missing or too many: {missing[:5]}")
     for task in workflow.tasks:
-        output, told = outputs[task.id], Order.of(task, speeds)
+        output, told = outputs[task.id], TaskSpec.of(task, speeds)
         if output.id != task.id or output.answer != expected(told.kernel, told.iterations):
             raise WrongInputError(f'task "{task.id}" gave a wrong answer: {output.answer}')
         if len(output.payload) != task.output_bytes:
@@ -116,7 +120,7 @@ def check_outputs(
                 raise WrongInputError(f'task "{task.id}" began before "{parent}" had ended')
 
 
-def makespan(outputs: Iterable[Output]) -> float:
+def makespan(outputs: Iterable[TaskResult]) -> float:
     """Return the seconds from the begin of the first task's work to the end of the last one's."""
     outputs = tuple(outputs)
     return max(each.ended for each in outputs) - min(each.started for each in outputs)
@@ -127,7 +131,7 @@ def _payload(id: str, size: int) -> bytes:
     return (mark * (size // len(mark) + 1))[:size]
 
 
-def _check_payload(id: str, given: Output) -> None:
+def _check_payload(id: str, given: TaskResult) -> None:
     # The ends are enough to tell one that was cut, or is another's; all of it would be work.
     mark = _payload(given.id, min(len(given.payload), 256))
     if not given.payload.startswith(mark):

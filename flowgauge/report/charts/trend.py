@@ -13,14 +13,14 @@ import vl_convert
 from flowgauge.report.charts.axes import RATIOS, log_axis
 from flowgauge.report.charts.charts import VEGA_LITE, theme
 from flowgauge.report.model.labels import NO_RUNNER, colours
-from flowgauge.report.model.trend import Line
+from flowgauge.report.model.trend import TrendLine
 
 _COLUMNS = 3
 _WIDTH = 200
 _HEIGHT = 130
 
 
-def trend_chart(lines: Iterable[Line], versions: Sequence[str]) -> str | None:
+def trend_chart(lines: Iterable[TrendLine], versions: Sequence[str]) -> str | None:
     """Draw how many times the first version's cost each later one has, a panel for each row.
 
     Args:
@@ -67,7 +67,7 @@ def trend_chart(lines: Iterable[Line], versions: Sequence[str]) -> str | None:
     return vl_convert.vegalite_to_svg(json.dumps(drawn), vl_version=VEGA_LITE)
 
 
-def _records(line: Line, versions: Sequence[str]) -> list[dict[str, Any]]:
+def _records(line: TrendLine, versions: Sequence[str]) -> list[dict[str, Any]]:
     """Return what is drawn of a line: nothing where no later version can be compared."""
     shared = {"label": line.label, "runner": line.runner}
     found = [

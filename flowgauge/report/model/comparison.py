@@ -14,7 +14,7 @@ from flowgauge.report.model.verdicts import Bands, band, judged, noise_bands, wi
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Outcome, Results, Row, Unit
 
-Verdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
+ChangeVerdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
 _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
 _VERSIONS = ("python", "versions")
 _MORE_IS_BETTER = (Unit.RUNS_PER_MINUTE, Unit.BUSY, Unit.EFFICIENCY)
@@ -39,7 +39,7 @@ class Change:
     old: Row
     new: Row
     ratio: Interval | None
-    verdict: Verdict
+    verdict: ChangeVerdict
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _quotient(old: Interval, new: Interval) -> Interval:
     )
 
 
-def _verdict(old: Row, new: Row, found: Interval, bands: Bands) -> Verdict:
+def _verdict(old: Row, new: Row, found: Interval, bands: Bands) -> ChangeVerdict:
     if min(old.rounds, new.rounds) < _LEAST_ROUNDS:
         return "too few rounds"
     return judged(found, band(new, bands))

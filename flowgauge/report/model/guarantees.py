@@ -19,7 +19,7 @@ MARKS = dict(zip(STATUSES, "✗⊘✓·", strict=True))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProofOutcome:
     """What one test says about one guarantee.
 
     Attributes:
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GuaranteeCell:
     """What is known about a guarantee on one task runner, or on any if `runner` is None."""
 
     runner: str | None
@@ -67,20 +67,20 @@ class Note:
     """Why some cells of a row are not proved, said once for all of them."""
 
     runners: tuple[str, ...]
-    cell: Cell
+    cell: GuaranteeCell
 
 
 @dataclass(frozen=True)
-class Row:
+class GuaranteeRow:
     """A guarantee: one cell for each task runner, or a single one for all of them."""
 
     id: str
     text: str
-    cells: tuple[Cell, ...]
+    cells: tuple[GuaranteeCell, ...]
 
     def notes(self) -> tuple[Note, ...]:
         """Return what is to be said about the cells that are not proved."""
-        alike: dict[tuple[str, str, int | None], list[Cell]] = {}
+        alike: dict[tuple[str, str, int | None], list[GuaranteeCell]] = {}
         for cell in self.cells:
             if cell.status == "failed" or cell.reason:
                 alike.setdefault((cell.status, cell.reason, cell.issue), []).append(cell)
@@ -95,7 +95,7 @@ class PatternRows:
 
     name: str
     summary: str
-    rows: tuple[Row, ...]
+    rows: tuple[GuaranteeRow, ...]
 
     def counts(self) -> dict[str, int]:
         """Return how many cells there are of each status that occurs."""
@@ -103,7 +103,7 @@ class PatternRows:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class GuaranteeMatrix:
     """Pattern by guarantee by task runner."""
 
     runners: tuple[str, ...]
@@ -111,7 +111,7 @@ class Matrix:
 
     @classmethod
     def build(
-        cls, patterns: Sequence[Pattern], runners: tuple[str, ...], outcomes: Iterable[Outcome]
+        cls, patterns: Sequence[Pattern], runners: tuple[str, ...], outcomes: Iterable[ProofOutcome]
     ) -> Self:
         """Gather what a test run says about each guarantee.
 
@@ -126,7 +126,7 @@ class Matrix:
         outcomes = tuple(outcomes)
         spoken = (o.runner for o in outcomes if o.runner and o.status != "not run")
         columns = tuple(dict.fromkeys((*runners, *spoken)))
-        by_guarantee: dict[str, dict[str, list[Outcome]]] = {}
+        by_guarantee: dict[str, dict[str, list[ProofOutcome]]] = {}
         for pattern in patterns:
             by_guarantee[pattern.name] = {id_: [] for id_ in pattern.ids}
         for outcome in outcomes:
@@ -146,7 +146,7 @@ class Matrix:
                     name,
                     summaries.get(name, ""),
                     tuple(
-                        Row(id_, texts.get((name, id_), ""), _cells(columns, spoken_of))
+                        GuaranteeRow(id_, texts.get((name, id_), ""), _cells(columns, spoken_of))
                         for id_, spoken_of in guarantees.items()
                     ),
                 )
@@ -173,7 +173,7 @@ def counted(count: int, status: str) -> str:
     return f"{count} {status if count == 1 else status.replace('does', 'do')}"
 
 
-def _cells(columns: tuple[str, ...], outcomes: Sequence[Outcome]) -> tuple[Cell, ...]:
+def _cells(columns: tuple[str, ...], outcomes: Sequence[ProofOutcome]) -> tuple[GuaranteeCell, ...]:
     """Return the cells of a guarantee: one for all runners, if no test of it ran on one."""
     anywhere = [o for o in outcomes if o.runner not in columns]
     if len(anywhere) == len(outcomes):
@@ -181,7 +181,9 @@ def _cells(columns: tuple[str, ...], outcomes: Sequence[Outcome]) -> tuple[Cell,
     return tuple(_runner_cell(column, outcomes, anywhere) for column in columns)
 
 
-def _runner_cell(column: str, outcomes: Sequence[Outcome], anywhere: Sequence[Outcome]) -> Cell:
+def _runner_cell(
+    column: str, outcomes: Sequence[ProofOutcome], anywhere: Sequence[ProofOutcome]
+) -> GuaranteeCell:
     here = [o for o in outcomes if o.runner == column]
     # A test without a runner can spoil a cell, but it proves nothing about a runner that no
     # test ran on.
@@ -189,11 +191,11 @@ def _runner_cell(column: str, outcomes: Sequence[Outcome], anywhere: Sequence[Ou
     return _cell(column, [*here, *heard])
 
 
-def _cell(runner: str | None, outcomes: Sequence[Outcome]) -> Cell:
+def _cell(runner: str | None, outcomes: Sequence[ProofOutcome]) -> GuaranteeCell:
     if not outcomes:
-        return Cell(runner, "not run")
+        return GuaranteeCell(runner, "not run")
     status = min((o.status for o in outcomes), key=STATUSES.index)
     speaking = [o for o in outcomes if o.status == status]
     told = next((o for o in speaking if o.reason), speaking[0])
     tests = tuple(dict.fromkeys(o.test for o in speaking))
-    return Cell(runner, status, told.reason, told.issue, tests)
+    return GuaranteeCell(runner, status, told.reason, told.issue, tests)

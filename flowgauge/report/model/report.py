@@ -11,7 +11,7 @@ from flowgauge.report.model.glossary import glossary
 from flowgauge.report.model.headline import details, headline, machine
 from flowgauge.report.model.labels import groups, kernels, runners
 from flowgauge.report.model.questions import Question, questions
-from flowgauge.report.model.tables import Line, Matrix, lines, matrix
+from flowgauge.report.model.tables import Pivot, TableRow, pivot, table_rows
 from flowgauge.report.model.verdicts import noise_bands, warnings
 from flowgauge.results.rows import Results
 
@@ -29,8 +29,8 @@ class Section:
 
     name: str
     title: str
-    matrix: Matrix
-    lines: tuple[Line, ...]
+    matrix: Pivot
+    lines: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def report_on(results: Results) -> Report:
         details=details(fingerprint),
         questions=questions(rows),
         sections=tuple(
-            Section(each.name, each.title, matrix(each.rows, bands), lines(each.rows, bands))
+            Section(each.name, each.title, pivot(each.rows, bands), table_rows(each.rows, bands))
             for each in found
         ),
         runners=runners(rows),

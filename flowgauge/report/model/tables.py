@@ -39,7 +39,7 @@ SAME = "≈"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of a table.
 
     Attributes:
@@ -56,20 +56,20 @@ class Cell:
         return not isinstance(self.key, str)
 
 
-_NONE = Cell("", None)
+_NONE = TableCell("", None)
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One row of the results as cells, in the order of `COLUMNS`."""
 
     runner: str
     kernel: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Pivot:
     """What was measured (down) by runner (across).
 
     Attributes:
@@ -83,12 +83,12 @@ class Matrix:
     kernels: tuple[str, ...]
 
 
-def lines(rows: Sequence[Row], bands: Bands) -> tuple[Line, ...]:
+def table_rows(rows: Sequence[Row], bands: Bands) -> tuple[TableRow, ...]:
     """Write out every figure of every row."""
-    return tuple(Line(runner_name(row), kernel_name(row), _cells(row, bands)) for row in rows)
+    return tuple(TableRow(runner_name(row), kernel_name(row), _cells(row, bands)) for row in rows)
 
 
-def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
+def pivot(rows: Sequence[Row], bands: Bands) -> Pivot:
     """Lay rows out by runner.
 
     Args:
@@ -107,7 +107,7 @@ def matrix(rows: Sequence[Row], bands: Bands) -> Matrix:
         cost = figure_text(row), ratio_text(row, bands)
         shown.setdefault(label, {})[runner_name(row)] = cost
         kernels[label] = kernel_name(row)
-    return Matrix(
+    return Pivot(
         across,
         tuple((label, tuple(costs.get(name) for name in across)) for label, costs in shown.items()),
         tuple(kernels.values()),
@@ -121,22 +121,22 @@ def ratio_text(row: Row, bands: Bands) -> str:
     return SAME if verdict(row, bands) == "no difference seen" else ratio(row.ratio.median)
 
 
-def _cells(row: Row, bands: Bands) -> tuple[Cell, ...]:
+def _cells(row: Row, bands: Bands) -> tuple[TableCell, ...]:
     settings = params_text(row)
     judged = verdict_text(row, bands)
     return (
-        Cell(row.id, row.id),
-        Cell(runner_name(row), runner_name(row)),
-        Cell(figure_text(row), row.value.median),
-        Cell(interval_text(row), row.value.low),
-        Cell(ratio(row.ratio.median), row.ratio.median) if row.ratio else _NONE,
-        Cell(f"{ratio(row.ratio.low)} – {ratio(row.ratio.high)}", row.ratio.low)
+        TableCell(row.id, row.id),
+        TableCell(runner_name(row), runner_name(row)),
+        TableCell(figure_text(row), row.value.median),
+        TableCell(interval_text(row), row.value.low),
+        TableCell(ratio(row.ratio.median), row.ratio.median) if row.ratio else _NONE,
+        TableCell(f"{ratio(row.ratio.low)} – {ratio(row.ratio.high)}", row.ratio.low)
         if row.ratio
         else _NONE,
-        Cell(judged, judged),
-        Cell(row.reference or "", row.reference or ""),
-        Cell(str(row.rounds), row.rounds),
-        Cell("" if row.relative_iqr is None else f"{row.relative_iqr:.0%}", row.relative_iqr),
-        Cell(row.figure, row.figure),
-        Cell(settings, settings),
+        TableCell(judged, judged),
+        TableCell(row.reference or "", row.reference or ""),
+        TableCell(str(row.rounds), row.rounds),
+        TableCell("" if row.relative_iqr is None else f"{row.relative_iqr:.0%}", row.relative_iqr),
+        TableCell(row.figure, row.figure),
+        TableCell(settings, settings),
     )

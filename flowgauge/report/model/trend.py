@@ -15,7 +15,7 @@ _Key = tuple[str, str, str | None, str, str]
 
 
 @dataclass(frozen=True)
-class Point:
+class TrendPoint:
     """One row as one version has it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Line:
+class TrendLine:
     """One row through all versions.
 
     Attributes:
@@ -59,10 +59,10 @@ class Line:
     group: str
     label: str
     runner: str
-    points: tuple[Point, ...]
+    points: tuple[TrendPoint, ...]
 
 
-def trend(runs: Mapping[str, Results]) -> tuple[Line, ...]:
+def trend(runs: Mapping[str, Results]) -> tuple[TrendLine, ...]:
     """Follow each row through the versions.
 
     Args:
@@ -77,12 +77,12 @@ def trend(runs: Mapping[str, Results]) -> tuple[Line, ...]:
     rows = [{_key(row): row for row in run.rows if not _left_out(row)} for run in runs.values()]
     shown = {key: row for found in reversed(rows) for key, row in found.items()}
     return tuple(
-        Line(
+        TrendLine(
             group=row.group,
             label=" ".join(filter(None, (row.id, params_text(row)))),
             runner=runner_name(row),
             points=tuple(
-                Point(found.get(_key(row)), changed.get(_key(row)))
+                TrendPoint(found.get(_key(row)), changed.get(_key(row)))
                 for found, changed in zip(rows, [{}, *changes], strict=True)
             ),
         )

@@ -9,10 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flowgauge.files import write_whole
-from flowgauge.report.model.guarantees import MARKS, Matrix, PatternRows, Row, counted
+from flowgauge.report.model.guarantees import (
+    MARKS,
+    GuaranteeMatrix,
+    GuaranteeRow,
+    PatternRows,
+    counted,
+)
 
 
-def write_matrix(matrix: Matrix, directory: Path) -> Path:
+def write_matrix(matrix: GuaranteeMatrix, directory: Path) -> Path:
     """Write the matrix as `guarantees.html`, `.md` and `.json`, each whole or not at all.
 
     Args:
@@ -33,18 +39,18 @@ def write_matrix(matrix: Matrix, directory: Path) -> Path:
     return page
 
 
-def to_json(matrix: Matrix) -> str:
+def to_json(matrix: GuaranteeMatrix) -> str:
     """Return the matrix as JSON, for other programs."""
     return json.dumps({"schema_version": 1, **asdict(matrix)}, indent=2, ensure_ascii=False)
 
 
-def to_markdown(matrix: Matrix) -> str:
+def to_markdown(matrix: GuaranteeMatrix) -> str:
     """Return the matrix as Markdown, a table for each pattern."""
     sections = (_markdown(pattern, matrix.runners) for pattern in matrix.patterns)
     return "\n".join(("# Guarantees\n", f"{matrix.summary() or 'none'}\n", *sections))
 
 
-def to_html(matrix: Matrix) -> str:
+def to_html(matrix: GuaranteeMatrix) -> str:
     """Return the matrix as one page that needs no network."""
     # Here: jinja2 takes long to import, and most runs of pytest write no matrix.
     from flowgauge.report.render.templates import fill_in
@@ -73,7 +79,7 @@ def _table_line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _markdown_notes(row: Row) -> Iterator[str]:
+def _markdown_notes(row: GuaranteeRow) -> Iterator[str]:
     for note in row.notes():
         where = f" on {', '.join(note.runners)}" if note.runners else ""
         failed = "; ".join(f"`{test}`" for test in note.cell.tests)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowgauge.report.model.glossary import COMMAND, NOT_MEASURED
 from flowgauge.report.model.questions import Question
 from flowgauge.report.model.report import Report, Section
-from flowgauge.report.model.tables import COLUMNS, Matrix
+from flowgauge.report.model.tables import COLUMNS, Pivot
 
 if TYPE_CHECKING:
     from flowgauge.report.charts.drawings import Drawing
@@ -72,7 +72,7 @@ def _section(section: Section, again: str) -> Iterator[str]:
     yield "</details>"
 
 
-def _matrix(shown: Matrix) -> str:
+def _matrix(shown: Pivot) -> str:
     body = [
         (label, *(" ".join(filter(None, cost)) if cost else "" for cost in costs))
         for label, costs in shown.lines

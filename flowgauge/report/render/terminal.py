@@ -12,7 +12,7 @@ from rich.text import Text
 from flowgauge.report.model.formats import ratio
 from flowgauge.report.model.labels import figure_text, interval_text, params_text, runner_name
 from flowgauge.report.model.report import Report
-from flowgauge.report.model.tables import SAME, Matrix
+from flowgauge.report.model.tables import SAME, Pivot
 from flowgauge.results.rows import Group, Row
 
 
@@ -48,13 +48,13 @@ def line(row: Row) -> str:
     return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{beside}"
 
 
-def _table(shown: Matrix, console: Console) -> Table:
+def _table(shown: Pivot, console: Console) -> Table:
     wide = _laid_out(shown, " ")
     fits = Console(width=1000).measure(wide).maximum <= console.width
     return wide if fits else _laid_out(shown, "\n")
 
 
-def _laid_out(shown: Matrix, between: str) -> Table:
+def _laid_out(shown: Pivot, between: str) -> Table:
     gap = 1 if between == "\n" else 2
     table = Table(box=None, padding=(0, gap, 0, 0))
     table.add_column("", overflow="fold")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from flowgauge.files import write_whole
 from flowgauge.report.charts.trend import trend_chart
-from flowgauge.report.model.trend import Line
+from flowgauge.report.model.trend import TrendLine
 from flowgauge.report.render.templates import fill_in
 
 
 def write_trend(
-    lines: Sequence[Line], versions: Sequence[str], notes: Iterable[str], folder: Path
+    lines: Sequence[TrendLine], versions: Sequence[str], notes: Iterable[str], folder: Path
 ) -> Path:
     """Write a page and a chart for each group of rows.
 
@@ -29,7 +29,7 @@ def write_trend(
     Raises:
         OSError: If the folder cannot be written to.
     """
-    groups: dict[str, list[Line]] = {}
+    groups: dict[str, list[TrendLine]] = {}
     for line in lines:
         groups.setdefault(line.group, []).append(line)
     charts = {

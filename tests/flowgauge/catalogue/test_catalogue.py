@@ -11,8 +11,8 @@ from flowgauge.catalogue import catalogue
 from flowgauge.catalogue.catalogue import (
     CatalogueError,
     catalogue_root,
-    find,
-    load,
+    find_pattern,
+    load_catalogue,
 )
 
 PATTERN = '''\
@@ -69,14 +69,14 @@ def test_what_begins_with_an_underscore_is_no_pattern(root: Path) -> None:
     """Private files, packages' own files and caches are not read."""
     for name in ("retries/_shared", "retries/__init__", "_old/retries", ".hidden/x"):
         placed(root, "not a pattern", name)
-    assert [pattern.name for pattern in load(root)] == ["retries/backoff"]
+    assert [pattern.name for pattern in load_catalogue(root)] == ["retries/backoff"]
 
 
 def test_patterns_are_sorted_by_name(root: Path) -> None:
     """Patterns come in the order of their names."""
     for name in ("tasks/b", "caching/c", "tasks/a"):
         placed(root, name=name)
-    names = [pattern.name for pattern in load(root)]
+    names = [pattern.name for pattern in load_catalogue(root)]
     assert names == ["caching/c", "retries/backoff", "tasks/a", "tasks/b"]
 
 
@@ -87,19 +87,19 @@ def test_a_misspelt_name_is_answered_with_the_right_one(root: Path, name: str) -
     """A name that is nearly right gets the right one as an answer."""
     placed(root, name="tasks/basics")
     with pytest.raises(CatalogueError, match='did you mean "retries/backoff"'):
-        find(root, name)
+        find_pattern(root, name)
 
 
 def test_a_name_like_no_other_is_answered_with_where_names_are(root: Path) -> None:
     """A name that is like none gets the command that lists them."""
     with pytest.raises(CatalogueError, match='no pattern "zzz": flowgauge list'):
-        find(root, "zzz")
+        find_pattern(root, "zzz")
 
 
 def test_a_pattern_is_found_beside_a_broken_one(root: Path) -> None:
     """One pattern can be read while another is broken."""
     placed(root, "", name="retries/broken")
-    assert find(root, "retries/backoff").summary == "Retry a flaky call."
+    assert find_pattern(root, "retries/backoff").summary == "Retry a flaky call."
 
 
 def test_the_catalogue_of_a_checkout_is_found_from_below(root: Path) -> None:

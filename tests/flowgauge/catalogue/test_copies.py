@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue.catalogue import CatalogueError, find, load
+from flowgauge.catalogue.catalogue import CatalogueError, find_pattern, load_catalogue
 from flowgauge.catalogue.copies import Copy, copied_stem, copy, find_copies, named_copy, update
 from flowgauge.catalogue.stamp import read_stamp, unstamped
 from tests.flowgauge.catalogue.test_catalogue import PATTERN
@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 def copied(root: Path, project: Path, name: str = "retries/backoff") -> Copy:
     """Copy a pattern into a project, and return the copy as it is found there."""
-    pattern = find(root, name)
+    pattern = find_pattern(root, name)
     (found,) = find_copies(root, copy(pattern, project, pattern.path.stem))
     return found
 
@@ -58,7 +58,7 @@ def test_a_pattern_is_copied_to_a_folder_or_a_name(
 ) -> None:
     """A destination that ends in .py names the copy, any other one is its folder."""
     (project / "here").mkdir()
-    pattern = find(root, "retries/backoff")
+    pattern = find_pattern(root, "retries/backoff")
     assert copy(pattern, project / destination, "backoff") == project / file
     assert unstamped((project / file).read_text()) == PATTERN
 
@@ -74,7 +74,7 @@ def test_a_copy_says_where_it_is_from(root: Path, project: Path) -> None:
 
 def test_a_copy_overwrites_nothing_unless_forced(root: Path, project: Path) -> None:
     """A file that is there stays as it is, until `force` says otherwise."""
-    pattern, target = find(root, "retries/backoff"), project / "backoff.py"
+    pattern, target = find_pattern(root, "retries/backoff"), project / "backoff.py"
     target.write_text("mine")
     with pytest.raises(CatalogueError, match=r"backoff\.py exists: .*--force"):
         copy(pattern, project, "backoff")
@@ -88,9 +88,9 @@ def test_a_link_that_leads_nowhere_is_not_replaced_unless_forced(root: Path, pro
     target = project / "backoff.py"
     target.symlink_to(project / "gone.py")
     with pytest.raises(CatalogueError, match=r"backoff\.py exists"):
-        copy(find(root, "retries/backoff"), project, "backoff")
+        copy(find_pattern(root, "retries/backoff"), project, "backoff")
     assert target.is_symlink()
-    copy(find(root, "retries/backoff"), project, "backoff", force=True)
+    copy(find_pattern(root, "retries/backoff"), project, "backoff", force=True)
     assert not target.is_symlink()
     assert not (project / "gone.py").exists()
 
@@ -99,7 +99,7 @@ def test_a_file_is_no_folder(root: Path, project: Path) -> None:
     """A destination that is a file of another kind is refused, and stays as it is."""
     (project / "notes.txt").write_text("mine")
     with pytest.raises(CatalogueError, match=r"notes\.txt is a file: name a folder"):
-        copy(find(root, "retries/backoff"), project / "notes.txt", "backoff", force=True)
+        copy(find_pattern(root, "retries/backoff"), project / "notes.txt", "backoff", force=True)
     assert (project / "notes.txt").read_text() == "mine"
 
 
@@ -135,7 +135,7 @@ def test_other_line_ends_are_no_change(root: Path, project: Path) -> None:
 
 def test_a_copy_is_renewed(root: Path, project: Path) -> None:
     """A copy that nobody changed becomes what the pattern is now, under the name that it has."""
-    pattern = find(root, "retries/backoff")
+    pattern = find_pattern(root, "retries/backoff")
     copy(pattern, project / "mine.py", "backoff")
     (root / "retries" / "backoff.py").write_text(NEWER)
     (found,) = find_copies(root, project)
@@ -174,7 +174,7 @@ def test_a_copy_that_was_changed_is_not_lost(root: Path, project: Path) -> None:
 
 def test_a_copy_made_by_hand_is_compared_by_name(root: Path, project: Path) -> None:
     """A file without a stamp is compared with the pattern that is named, and keeps its changes."""
-    pattern = find(root, "retries/backoff")
+    pattern = find_pattern(root, "retries/backoff")
     (project / "backoff.py").write_text(PATTERN)
     for place in (project, project / "backoff.py"):
         assert named_copy(pattern, place, "backoff").diff() == ""
@@ -187,7 +187,7 @@ def test_a_copy_made_by_hand_is_compared_by_name(root: Path, project: Path) -> N
 
 def test_what_is_no_copy_is_told(root: Path, project: Path) -> None:
     """A file that is missing, is not text or has no stamp gives one line."""
-    pattern, file = find(root, "retries/backoff"), project / "backoff.py"
+    pattern, file = find_pattern(root, "retries/backoff"), project / "backoff.py"
     with pytest.raises(CatalogueError, match="cannot be read: no such file"):
         named_copy(pattern, file, "backoff")
     file.write_text(PATTERN)
@@ -203,7 +203,7 @@ def test_what_is_no_copy_is_told(root: Path, project: Path) -> None:
 def test_copies_are_found_in_the_folders_of_a_project(root: Path, project: Path) -> None:
     """A folder is searched for copies; hidden folders and files that are no text are left out."""
     for folder in ("", "flows", ".venv"):
-        copy(find(root, "retries/backoff"), project / folder, "backoff")
+        copy(find_pattern(root, "retries/backoff"), project / folder, "backoff")
     (project / "image.py").write_bytes(b"\xff")
     copied(root, project, "deployments/two_ways")
     assert [each.path.relative_to(project).as_posix() for each in find_copies(root, project)] == [
@@ -227,7 +227,7 @@ def test_names_that_several_topics_have_get_the_topic(root: Path) -> None:
     """Copies of all patterns can lie in one folder."""
     (root / "tasks").mkdir()
     (root / "tasks" / "backoff.py").write_text(PATTERN)
-    patterns = load(root)
+    patterns = load_catalogue(root)
     assert {each.name: copied_stem(each, patterns) for each in patterns} == {
         "deployments/two_ways": "two_ways",
         "retries/backoff": "retries_backoff",
@@ -256,7 +256,7 @@ def test_a_folder_overwrites_no_file_and_writes_none(root: Path, project: Path) 
     folder.mkdir()
     (folder / "steps.py").write_text("mine")
     with pytest.raises(CatalogueError, match=r"steps\.py exists: .*--force"):
-        copy(find(root, "deployments/two_ways"), project, "two_ways")
+        copy(find_pattern(root, "deployments/two_ways"), project, "two_ways")
     assert [file.name for file in folder.iterdir()] == ["steps.py"]
     assert (folder / "steps.py").read_text() == "mine"
 
@@ -264,7 +264,7 @@ def test_a_folder_overwrites_no_file_and_writes_none(root: Path, project: Path) 
 def test_a_folder_has_no_name_of_one_file(root: Path, project: Path) -> None:
     """A destination that names a file is refused for a pattern of several."""
     with pytest.raises(CatalogueError, match="name a folder for the copy"):
-        copy(find(root, "deployments/two_ways"), project / "mine.py", "two_ways")
+        copy(find_pattern(root, "deployments/two_ways"), project / "mine.py", "two_ways")
 
 
 def test_a_folder_is_compared_file_by_file(root: Path, project: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.catalogue.catalogue import load, problems
+from flowgauge.catalogue.catalogue import load_catalogue, problems
 from flowgauge.catalogue.headers import CatalogueError, Fact, Guarantee, Pattern
 
 PATTERN = '''\
@@ -82,7 +82,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_header_is_read_without_its_line_ends(root: Path) -> None:
     """Every part of a header is read, each paragraph and each item on a line of its own."""
-    (pattern,) = load(root)
+    (pattern,) = load_catalogue(root)
     assert pattern == Pattern(
         name="retries/backoff",
         path=root / "retries" / "backoff.py",
@@ -111,7 +111,7 @@ Not for:"""
 
 def test_facts_are_read_with_their_versions(root: Path) -> None:
     """A header may say what Prefect does, and in which versions that was seen."""
-    (pattern,) = load(placed(root, PATTERN.replace("Not for:", FACTS)))
+    (pattern,) = load_catalogue(placed(root, PATTERN.replace("Not for:", FACTS)))
     assert pattern.facts == (
         Fact(
             "dropped",
@@ -184,7 +184,7 @@ def test_what_a_header_was_made_of_is_read_back(
     head = "".join(PATTERN.partition("# ///\n")[:2])
     root = placed(tmp_path_factory.getbasetemp() / "generated", f"{head}{docstring + chr(10)!r}")
 
-    (pattern,) = load(root)
+    (pattern,) = load_catalogue(root)
 
     assert pattern.summary == summary
     assert pattern.guarantees == tuple(Guarantee(k, v) for k, v in guarantees.items())
@@ -225,7 +225,7 @@ def test_a_broken_header_is_told_in_one_line(root: Path, old: str, new: str, fau
     assert old in PATTERN
     placed(root, PATTERN.replace(old, new, 1))
     with pytest.raises(CatalogueError) as error:
-        load(root)
+        load_catalogue(root)
     assert str(error.value).startswith("patterns/retries/backoff.py: ")
     assert fault in str(error.value)
     assert "\n" not in str(error.value)
@@ -259,7 +259,7 @@ def test_a_folder_of_files_is_one_pattern(root: Path) -> None:
     (root / "flows" / "two_ways" / "prefect.yaml").touch()
     (root / "flows" / "two_ways" / ".hidden").touch()
     (root / "flows" / "two_ways" / "__pycache__").mkdir()
-    pattern, _ = load(root)
+    pattern, _ = load_catalogue(root)
     assert pattern.name == "flows/two_ways"
     assert pattern.is_folder
     assert [file.name for file in pattern.companions] == ["prefect.yaml", "steps.py"]

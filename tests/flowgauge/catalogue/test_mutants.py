@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.catalogue.catalogue import CatalogueError, Pattern, load
+from flowgauge.catalogue.catalogue import CatalogueError, Pattern, load_catalogue
 from flowgauge.catalogue.mutants import Mutant, mutant_mismatches, mutants, proving_tests
 from tests.flowgauge.catalogue.test_headers import PATTERN, placed
 
@@ -28,7 +28,7 @@ runner = "processes"
 @pytest.fixture
 def patterns(tmp_path: Path) -> tuple[Pattern, ...]:
     """Give a catalogue of one pattern."""
-    return load(placed(tmp_path / "patterns"))
+    return load_catalogue(placed(tmp_path / "patterns"))
 
 
 @pytest.fixture

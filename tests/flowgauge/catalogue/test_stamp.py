@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.catalogue.catalogue import catalogue_root, load
+from flowgauge.catalogue.catalogue import catalogue_root, load_catalogue
 from flowgauge.catalogue.stamp import Stamp, content, read_stamp, stamped, unstamped
 from flowgauge.compat.tested_prefect import PROVED_WITH
 from tests.flowgauge.catalogue.test_headers import PATTERN
@@ -36,7 +36,7 @@ def test_a_stamp_is_read_back_and_taken_off(text: str) -> None:
 
 def test_every_pattern_of_the_catalogue_can_be_stamped() -> None:
     """All patterns can carry a stamp, and none has one before it is copied."""
-    for pattern in load(catalogue_root()):
+    for pattern in load_catalogue(catalogue_root()):
         text = pattern.path.read_text()
         assert read_stamp(text) is None
         assert read_stamp(stamped(text, STAMP)) == STAMP

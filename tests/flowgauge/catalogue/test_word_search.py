@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from flowgauge.catalogue.catalogue import catalogue_root, load
+from flowgauge.catalogue.catalogue import catalogue_root, load_catalogue
 from flowgauge.catalogue.headers import Pattern
 from flowgauge.catalogue.word_search import search
 
-PATTERNS = load(catalogue_root())
+PATTERNS = load_catalogue(catalogue_root())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from flowgauge.cli.app import run
 from flowgauge.predict.simulation import Machine
 from flowgauge.runners.table import RUNNERS, names_where
 from flowgauge.workflows.shapes import shape
-from flowgauge.workflows.wfformat import dump
+from flowgauge.workflows.wfformat import dump_workflow
 from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, results, rows_of
 
 Captured = pytest.CaptureFixture[str]
@@ -111,7 +111,7 @@ def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None
     ]
     results(*rows).save(measured / "few.json")
     trace = measured / "trace.json"
-    dump(shape("chain", 4, 5, seconds=4.0, output_bytes=10), trace)
+    dump_workflow(shape("chain", 4, 5, seconds=4.0, output_bytes=10), trace)
     told = (
         "payloads were not measured on threads: ",
         "tasks that need others were not measured on threads: ",
@@ -125,7 +125,7 @@ def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None
 def test_a_workflow_is_read_and_scaled(measured: Path, capsys: Captured) -> None:
     """A trace is forecast as it is, its runtimes scaled; half as long takes about half."""
     trace = measured / "trace.json"
-    dump(shape("stencil", 4, 5, seconds=4.0), trace)
+    dump_workflow(shape("stencil", 4, 5, seconds=4.0), trace)
     whole, half = (
         makespans(advised(capsys, "--workflow", str(trace), "--time-scale", scale))["processes"]
         for scale in ("1", "0.5")

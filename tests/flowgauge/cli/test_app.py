@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.catalogue import copies
-from flowgauge.catalogue.catalogue import catalogue_root, find, load
+from flowgauge.catalogue.catalogue import catalogue_root, find_pattern, load_catalogue
 from flowgauge.catalogue.stamp import Stamp, stamped, unstamped
 from flowgauge.cli.app import run
 from flowgauge.results.rows import Results
@@ -37,7 +37,7 @@ def test_list_prints_a_line_for_each_pattern_into_a_pipe(capsys: Captured) -> No
     """Into a pipe, a pattern is a line of name, summary and guarantees with tabs between."""
     assert run(["list"]) == 0
     assert [line.split("\t") for line in capsys.readouterr().out.splitlines()] == [
-        [p.name, p.summary, ", ".join(g.id for g in p.guarantees)] for p in load(ROOT)
+        [p.name, p.summary, ", ".join(g.id for g in p.guarantees)] for p in load_catalogue(ROOT)
     ]
 
 
@@ -51,7 +51,7 @@ def test_list_draws_a_table_on_a_terminal(
     assert run(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("pattern" in line and "guarantees" in line for line in lines)
-    assert any(NAME in line and find(ROOT, NAME).summary in line for line in lines)
+    assert any(NAME in line and find_pattern(ROOT, NAME).summary in line for line in lines)
 
 
 def test_list_finds_patterns_by_the_words_of_a_problem(capsys: Captured) -> None:
@@ -59,12 +59,12 @@ def test_list_finds_patterns_by_the_words_of_a_problem(capsys: Captured) -> None
     assert run(["list", "never", "hits", "the", "cache"]) == 0
     names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert "caching/scope" in names[:3]
-    assert len(names) < len(load(ROOT))
+    assert len(names) < len(load_catalogue(ROOT))
 
 
 def test_show_prints_the_whole_header(capsys: Captured) -> None:
     """All that the header says is shown, whatever the width of the terminal."""
-    for pattern in load(ROOT):
+    for pattern in load_catalogue(ROOT):
         assert run(["show", pattern.name]) == 0
         words = " ".join(capsys.readouterr().out.split())
         for text in (
@@ -92,7 +92,7 @@ def test_show_prints_the_figures_of_the_reference_run(capsys: Captured) -> None:
 def test_show_prints_the_code_alone(capsys: Captured) -> None:
     """With --code the file itself is printed, and nothing else."""
     assert run(["show", NAME, "--code"]) == 0
-    assert capsys.readouterr().out == find(ROOT, NAME).path.read_text()
+    assert capsys.readouterr().out == find_pattern(ROOT, NAME).path.read_text()
 
 
 def test_copy_prints_the_file_it_made_and_what_it_needs(
@@ -103,8 +103,11 @@ def test_copy_prints_the_file_it_made_and_what_it_needs(
     assert run(["copy", NAME]) == 0
     out, err = capsys.readouterr()
     assert out == "backoff.py\n"
-    assert err == f"they need: uv add {shlex.join(sorted(find(ROOT, NAME).dependencies))}\n"
-    assert unstamped((tmp_path / "backoff.py").read_text()) == find(ROOT, NAME).path.read_text()
+    assert err == f"they need: uv add {shlex.join(sorted(find_pattern(ROOT, NAME).dependencies))}\n"
+    assert (
+        unstamped((tmp_path / "backoff.py").read_text())
+        == find_pattern(ROOT, NAME).path.read_text()
+    )
 
 
 def test_copy_takes_several_patterns(capsys: Captured, tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_copy_takes_several_patterns(capsys: Captured, tmp_path: Path) -> None:
     assert run(["copy", "tasks/basics", "flows/basics", NAME, str(tmp_path / "new")]) == 0
     copies = [tmp_path / "new" / f for f in ("tasks_basics.py", "flows_basics.py", "backoff.py")]
     assert capsys.readouterr().out.split() == [str(file) for file in copies]
-    assert unstamped(copies[1].read_text()) == find(ROOT, "flows/basics").path.read_text()
+    assert unstamped(copies[1].read_text()) == find_pattern(ROOT, "flows/basics").path.read_text()
 
 
 @pytest.mark.parametrize("here", [[], ["."], ["./"], [""]])
@@ -133,7 +136,7 @@ def test_copy_overwrites_when_forced(capsys: Captured, tmp_path: Path) -> None:
     assert capsys.readouterr().err.count("\n") == 1
     assert target.read_text() == "mine"
     assert run(["copy", NAME, str(target), "--force"]) == 0
-    assert unstamped(target.read_text()) == find(ROOT, NAME).path.read_text()
+    assert unstamped(target.read_text()) == find_pattern(ROOT, NAME).path.read_text()
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["with a name", "by its stamp"])
@@ -141,7 +144,7 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(
     capsys: Captured, tmp_path: Path, named: bool
 ) -> None:
     """The status is 0 and nothing is printed for a fresh copy, 1 with a diff for a changed one."""
-    file = copies.copy(find(ROOT, NAME), tmp_path, "backoff")
+    file = copies.copy(find_pattern(ROOT, NAME), tmp_path, "backoff")
     command = ["diff", *[NAME] * named, str(file)]
     assert run(command) == 0
     assert capsys.readouterr() == ("", "")
@@ -155,11 +158,11 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(
 def test_update_renews_what_nobody_changed_here(capsys: Captured, tmp_path: Path) -> None:
     """Copies of an older version become those of this one; one that was changed is kept."""
     names = ("backoff", "only_on")
-    old, mine = (copies.copy(find(ROOT, f"retries/{n}"), tmp_path, n) for n in names)
+    old, mine = (copies.copy(find_pattern(ROOT, f"retries/{n}"), tmp_path, n) for n in names)
     assert run(["update", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{old} is up to date\n{mine} is up to date\n"
     # As an older version had copied it.
-    text = find(ROOT, NAME).path.read_text().replace("50", "40")
+    text = find_pattern(ROOT, NAME).path.read_text().replace("50", "40")
     old.write_text(stamped(text, replace(Stamp.of(NAME, {"": text}), version="0.0.1")))
     mine.write_text(mine.read_text() + "# mine\n")
     assert run(["diff", str(old)]) == 1
@@ -169,7 +172,7 @@ def test_update_renews_what_nobody_changed_here(capsys: Captured, tmp_path: Path
     assert out == f"{old} updated\n"
     assert err.startswith(f"flowgauge: {mine} was changed here: ")
     assert err.count("\n") == 1
-    assert unstamped(old.read_text()) == find(ROOT, NAME).path.read_text()
+    assert unstamped(old.read_text()) == find_pattern(ROOT, NAME).path.read_text()
     assert mine.read_text().endswith("# mine\n")
     assert run(["update", str(mine), "--force"]) == 0
     assert not mine.read_text().endswith("# mine\n")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.clock.runs import Doing, Runs, Sighting
+from flowgauge.clock.runs import Doing, Runs, RunStatus
 
-IDLE = Sighting("waits")
-RUNNING = Sighting("running")
+IDLE = RunStatus("waits")
+RUNNING = RunStatus("running")
 
 
 def flow_with_task() -> Runs:
@@ -26,7 +26,7 @@ def flow_with_task() -> Runs:
 def test_a_flow_that_waits_for_its_waiting_task_is_not_busy() -> None:
     """Nothing is going on where the one run that does not wait waits for the one that does."""
     runs = flow_with_task()
-    waits = Sighting("waits for runs", frozenset({"task"}))
+    waits = RunStatus("waits for runs", frozenset({"task"}))
     assert runs.busy({"flow": waits}) == []
     assert runs.skippable_until() == 60.0
 
@@ -37,7 +37,7 @@ def test_a_flow_whose_awaited_task_has_ended_is_about_to_wake() -> None:
     runs.submit(1, "quick", "flow", (), 2)
     runs.begin(2, "quick", "count", "task", None)
     runs.end("quick")
-    waits = Sighting("waits for runs", frozenset({"quick", "task"}))
+    waits = RunStatus("waits for runs", frozenset({"quick", "task"}))
     assert runs.busy({"flow": waits}) == ["flow"]
 
 
@@ -45,7 +45,7 @@ def test_a_flow_whose_awaited_task_has_ended_is_about_to_wake() -> None:
 def test_only_running_code_is_busy_above_a_waiting_task(doing: Doing) -> None:
     """A flow with a waiting task is busy exactly while its own code runs."""
     runs = flow_with_task()
-    assert bool(runs.busy({"flow": Sighting(doing)})) == (doing == "running")
+    assert bool(runs.busy({"flow": RunStatus(doing)})) == (doing == "running")
 
 
 def test_a_task_that_waits_for_something_of_its_own_is_busy() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flowgauge.compat import names
-from flowgauge.compat.features import Feature, Name, features_off, missing, usable
+from flowgauge.compat.features import Feature, PrivateName, features_off, missing, usable
 from tests.flowgauge.compat.renamed_prefect import (
     copied_prefect,
     hide,
@@ -71,46 +71,49 @@ def module(monkeypatch: pytest.MonkeyPatch) -> str:
 )
 def test_what_is_there_is_not_missing(module: str, path: str, uses: tuple[str, ...]) -> None:
     """Methods, fields of classes, functions in functions, and what their code uses are found."""
-    assert Name(module, path, uses).missing() == ""
+    assert PrivateName(module, path, uses).missing() == ""
 
 
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        (Name("no_such.module", "start"), "there is no module no_such.module"),
-        (Name("prefect.no_such", "start"), "there is no module prefect.no_such"),
-        (Name("somebodys_engine", "Motor.start"), "somebodys_engine has no Motor.start"),
-        (Name("somebodys_engine", "Engine.begin"), "somebodys_engine has no Engine.begin"),
+        (PrivateName("no_such.module", "start"), "there is no module no_such.module"),
+        (PrivateName("prefect.no_such", "start"), "there is no module prefect.no_such"),
+        (PrivateName("somebodys_engine", "Motor.start"), "somebodys_engine has no Motor.start"),
+        (PrivateName("somebodys_engine", "Engine.begin"), "somebodys_engine has no Engine.begin"),
         (
-            Name("somebodys_engine", "waits.<locals>.other"),
+            PrivateName("somebodys_engine", "waits.<locals>.other"),
             "somebodys_engine has no waits.<locals>.other",
         ),
-        (Name("somebodys_engine", "time.<locals>.x"), "somebodys_engine has no time.<locals>.x"),
         (
-            Name("somebodys_engine", "waits.<locals>.inner", ("anyio", "sleep")),
+            PrivateName("somebodys_engine", "time.<locals>.x"),
+            "somebodys_engine has no time.<locals>.x",
+        ),
+        (
+            PrivateName("somebodys_engine", "waits.<locals>.inner", ("anyio", "sleep")),
             "waits.<locals>.inner of somebodys_engine does not use anyio",
         ),
         (
-            Name("somebodys_engine", "Engine.start", ("right",)),
+            PrivateName("somebodys_engine", "Engine.start", ("right",)),
             "Engine.start of somebodys_engine does not use right",
         ),
     ],
 )
-def test_what_is_missing_is_told(module: str, name: Name, line: str) -> None:
+def test_what_is_missing_is_told(module: str, name: PrivateName, line: str) -> None:
     """Whatever step is missing, the line says which module and what of it."""
     assert name.missing() == line
 
 
 def test_a_feature_that_is_off_is_noted_once_for_a_run(module: str, tmp_path: Path) -> None:
     """However many processes find it off, the run has one line, with what is done instead."""
-    gone = Feature("the flight", (Name(module, "Wing.flap"),), instead="it walks")
+    gone = Feature("the flight", (PrivateName(module, "Wing.flap"),), instead="it walks")
     for _ in range(2):
         assert not usable(gone, tmp_path)
     (line,) = features_off(tmp_path)
     assert line.startswith("the flight: off with Prefect ")
     assert "where somebodys_engine has no Wing.flap" in line
     assert line.endswith(": it walks")
-    assert usable(Feature("the walk", (Name(module, "Engine.start"),)), tmp_path)
+    assert usable(Feature("the walk", (PrivateName(module, "Engine.start"),)), tmp_path)
     assert not usable(gone, tmp_path / "on another machine")
     assert missing(gone) in line
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from flowgauge.catalogue.catalogue import catalogue_root, load
+from flowgauge.catalogue.catalogue import catalogue_root, load_catalogue
 from flowgauge.compat.tested_prefect import (
     PROVED_WITH,
     TESTED_PREFECT,
@@ -49,7 +49,7 @@ def test_every_pattern_takes_the_prefect_that_the_project_takes() -> None:
     """The bounds of a header are those of the project, which begin with the tested range."""
     (ours,) = (d for d in PROJECT["project"]["dependencies"] if Requirement(d).name == "prefect")
     assert f">={MINORS[0]}" in ours
-    for pattern in load(ROOT / "patterns"):
+    for pattern in load_catalogue(ROOT / "patterns"):
         taken = [d for d in pattern.dependencies if Requirement(d).name == "prefect"]
         # One needs no Prefect. Two stand on what Prefect may change with each minor version.
         assert taken in ([], [ours], [f"prefect{TESTED}"]), pattern.name
@@ -63,6 +63,6 @@ def test_the_readme_names_the_tested_versions() -> None:
 
 def test_no_fact_is_of_a_version_that_was_not_tested() -> None:
     """A header states what Prefect does in versions that the tests are run with."""
-    for pattern in load(ROOT / "patterns"):
+    for pattern in load_catalogue(ROOT / "patterns"):
         for fact in pattern.facts:
             assert set(fact.versions) <= set(MINORS), f"{pattern.name} {fact.id}"

@@ -16,8 +16,8 @@ from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 
 from flowgauge.faults.engine import hooks
+from flowgauge.faults.faults import Faults, wanted_faults
 from flowgauge.faults.process import FaultProcess, faults_folder
-from flowgauge.faults.wanted import Faults, wanted_faults
 from flowgauge.plugin.session import run_home
 from flowgauge.runners.table import IN_OWN_PROCESSES
 

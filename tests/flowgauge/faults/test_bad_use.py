@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from flowgauge.faults.faults import Faults, wanted_faults
 from flowgauge.faults.process import FaultProcess, faults_folder
-from flowgauge.faults.wanted import Faults, wanted_faults
 
 
 class Unsendable(Exception):

@@ -14,9 +14,9 @@ from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from flowgauge.faults.connection import Connection
+from flowgauge.faults.connection import LossyConnection
+from flowgauge.faults.faults import Faults, wanted_faults
 from flowgauge.faults.process import FaultProcess, faults_folder
-from flowgauge.faults.wanted import Faults, wanted_faults
 from flowgauge.observe.history import run_history
 from tests.flowgauge.faults.conftest import RunTasks
 
@@ -85,16 +85,16 @@ def test_states_survive_a_broken_websocket(
 
 
 @pytest.fixture
-def lost(tmp_path: Path) -> Iterator[Connection]:
+def lost(tmp_path: Path) -> Iterator[LossyConnection]:
     """Give a connection to a server that is lost for one request of each kind."""
     with wanted_faults(faults_folder(tmp_path), 1, "http://127.0.0.1:4200/api") as wanted:
         wanted.on("ask").slow(0)
-        connection = Connection(FaultProcess(tmp_path, expendable=False))
+        connection = LossyConnection(FaultProcess(tmp_path, expendable=False))
         connection.lose(1)
         yield connection
 
 
-def test_other_servers_are_reached(lost: Connection) -> None:
+def test_other_servers_are_reached(lost: LossyConnection) -> None:
     """Requests to another server than Prefect's do not fail, nor are they counted."""
     assert not lost.refuses("http", "127.0.0.1", 4201)
     assert not lost.refuses("http", "localhost", 4200)
@@ -102,13 +102,13 @@ def test_other_servers_are_reached(lost: Connection) -> None:
     assert not lost.refuses("http", "127.0.0.1", 4200)
 
 
-def test_kinds_of_requests_are_counted_apart(lost: Connection) -> None:
+def test_kinds_of_requests_are_counted_apart(lost: LossyConnection) -> None:
     """What Prefect sends over its websocket does not save a task's own request."""
     assert lost.refuses("websocket", "127.0.0.1", 4200)
     assert lost.refuses("http", "127.0.0.1", 4200)
 
 
-def test_the_connection_is_back_after_the_test(lost: Connection, tmp_path: Path) -> None:
+def test_the_connection_is_back_after_the_test(lost: LossyConnection, tmp_path: Path) -> None:
     """A worker that outlives the test does not go on losing its connection in the next one."""
     with wanted_faults(faults_folder(tmp_path), 1, "http://127.0.0.1:4200/api") as next_test:
         next_test.on("ask").slow(0)

@@ -12,8 +12,8 @@ import pytest
 from prefect import task
 
 from flowgauge.faults.errors import FaultRefused
-from flowgauge.faults.plan import Point
-from flowgauge.faults.wanted import Faults
+from flowgauge.faults.faults import Faults
+from flowgauge.faults.plan import FaultPoint
 from flowgauge.observe.history import History, run_history
 from flowgauge.waiting import wait_until
 from tests.flowgauge.faults.conftest import RunTasks
@@ -53,7 +53,7 @@ def history_of(run: UUID, states: int) -> History:
     ],
 )
 def test_a_pool_does_not_survive(
-    faults: Faults, run_tasks: RunTasks, point: Point, states: str
+    faults: Faults, run_tasks: RunTasks, point: FaultPoint, states: str
 ) -> None:
     """With a worker the whole pool is gone; Prefect retries nothing, and the run stays as it was.
 

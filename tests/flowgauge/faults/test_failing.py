@@ -26,9 +26,9 @@ from prefect.transactions import Transaction, transaction
 
 from flowgauge.faults import InjectedFault
 from flowgauge.faults.engine import hooks
-from flowgauge.faults.plan import POINTS, FailSometimes, Fault, Point
+from flowgauge.faults.faults import Faults
+from flowgauge.faults.plan import FAULT_POINTS, FailSometimes, Fault, FaultPoint
 from flowgauge.faults.process import FaultProcess
-from flowgauge.faults.wanted import Faults
 from flowgauge.observe.history import History, run_history
 from tests.flowgauge.faults.conftest import Outcome, RunTasks, unchecked
 
@@ -251,15 +251,15 @@ def test_the_refusal_in_a_pool_is_still_needed() -> None:
 def test_a_cached_result_has_no_body(unchecked_faults: Faults) -> None:
     """A run that finds its result in the cache gets to no point at which it could fail."""
     assert store("once") == "once"
-    for point in POINTS:
+    for point in FAULT_POINTS:
         unchecked_faults.on("store", at=point).fail_times(1)
     state = store("once", return_state=True)
     assert state.name == "Cached"
-    assert len(unchecked_faults.unmet()) == len(POINTS)
+    assert len(unchecked_faults.unmet()) == len(FAULT_POINTS)
 
 
 @pytest.mark.parametrize("point", ["before the body", "after the effect"])
-def test_generators(faults: Faults, point: Point) -> None:
+def test_generators(faults: Faults, point: FaultPoint) -> None:
     """A generator task fails like any other."""
     faults.on("count_up", at=point).fail_times(3)
     with pytest.raises(InjectedFault):

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowgauge.faults.faults import wanted_faults
 from flowgauge.faults.journal import Journal
-from flowgauge.faults.plan import Effect, Fail, FailSometimes, Fault, describe
+from flowgauge.faults.plan import Fail, FailSometimes, Fault, FaultEffect, describe
 from flowgauge.faults.process import FaultProcess, faults_folder
-from flowgauge.faults.wanted import wanted_faults
 
 SEEDS = st.integers(0, 2**32)
 PROBABILITIES = st.floats(0, 1)
 
 
-def fault(effect: Effect) -> Fault:
+def fault(effect: FaultEffect) -> Fault:
     """Return a fault of every task."""
     return Fault(0, "*", "before the body", effect, "faults.on('*')")
 

@@ -18,11 +18,11 @@ import pytest
 
 from flowgauge.leftovers import processes
 from flowgauge.leftovers import watch as watch_module
-from flowgauge.leftovers.audit import Connection
+from flowgauge.leftovers.audit import OpenedConnection
 from flowgauge.leftovers.files import Folders
-from flowgauge.leftovers.watch import Watch
+from flowgauge.leftovers.watch import LeftoverWatch
 from flowgauge.leftovers.writes import reported
-from flowgauge.server.lease import KEEPER
+from flowgauge.server.lease import ZYGOTE
 from flowgauge.server.template import cache_folder
 from flowgauge.waiting import patience
 
@@ -519,8 +519,8 @@ def test_a_server_that_starts_during_a_test_is_not_left(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server that a later test may need is forked when it is ready, and is the run's."""
-    # Otherwise it would be forked by the keeper of this run.
-    monkeypatch.delenv(KEEPER, raising=False)
+    # Otherwise it would be forked by the zygote of this run.
+    monkeypatch.delenv(ZYGOTE, raising=False)
     project.makepyfile(
         """
         import psutil
@@ -564,7 +564,7 @@ def test_what_may_be_left_is_not_waited_for(
     """A kind that a test may leave costs no waiting, however patient the check is."""
     monkeypatch.setattr(watch_module, "PATIENCE", float("inf"))
     ends = threading.Event()
-    watch = Watch(Folders(tmp_path, lambda: (), alone=True))
+    watch = LeftoverWatch(Folders(tmp_path, lambda: (), alone=True))
     thread = threading.Thread(target=ends.wait)
     thread.start()
     try:
@@ -590,7 +590,7 @@ def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.Monk
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", listed)
-    watch = Watch(Folders(tmp_path, lambda: (), alone=True))
+    watch = LeftoverWatch(Folders(tmp_path, lambda: (), alone=True))
     assert watch.left() == {}
     assert watch.appeared() == []
     watch.close()
@@ -619,7 +619,7 @@ def test_a_connection_that_is_closed_meanwhile_is_not_left(
     closing, kept = ClosedMeanwhile(), socket.socket()
     with closing, kept:
         found = frozenset(
-            Connection(weakref.ref(each), address, threading.current_thread(), "here")
+            OpenedConnection(weakref.ref(each), address, threading.current_thread(), "here")
             for each in (closing, kept)
         )
         (line,) = watch_module._connections(found, tmp_path)

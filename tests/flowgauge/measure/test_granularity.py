@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from flowgauge.measure.granularity import Cell, Granularity, measure_cell
+from flowgauge.measure.granularity import Granularity, MetgCase, measure_case
 from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.results.rows import Outcome
 from flowgauge.workflows.kernels import Speeds
-from flowgauge.workflows.work_items import Output, WrongInputError
+from flowgauge.workflows.work_items import TaskResult, WrongInputError
 from flowgauge.workflows.workflow import Workflow
 
 T = TypeVar("T")
@@ -57,10 +57,10 @@ class Machine(Executor):
         self.now += sum(n / SPEEDS.per_second[kernel] for kernel, n in calls) / WORKERS
         return iter([fn(*call) for call in calls])
 
-    def runner(self, overhead: float) -> Callable[[Workflow], Mapping[str, Output]]:
+    def runner(self, overhead: float) -> Callable[[Workflow], Mapping[str, TaskResult]]:
         """Return a runner that takes some time for each task beside its work."""
 
-        def run(workflow: Workflow) -> Mapping[str, Output]:
+        def run(workflow: Workflow) -> Mapping[str, TaskResult]:
             self.done.append("run")
             longer = tuple(
                 dataclasses.replace(task, seconds=task.seconds + overhead)
@@ -71,7 +71,7 @@ class Machine(Executor):
 
         return run
 
-    def measured(self, cell: Cell, overhead: float = OVERHEAD) -> Granularity:
+    def measured(self, cell: MetgCase, overhead: float = OVERHEAD) -> Granularity:
         """Return what measures a runner on this machine."""
         run = self.runner(overhead)
         return Granularity(
@@ -85,9 +85,9 @@ def machine() -> Machine:
     return Machine()
 
 
-def slow(shape: str) -> Cell:
+def slow(shape: str) -> MetgCase:
     """Return the cell of a runner on tasks in pure Python."""
-    return Cell("slow", "python", shape)
+    return MetgCase("slow", "python", shape)
 
 
 @pytest.mark.parametrize("shape", ["trivial", "stencil"])
@@ -138,9 +138,9 @@ def test_long_tasks_have_fewer_rounds(machine: Machine) -> None:
 def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:
     """A runner that leaves work out, and so is quick, is found out."""
 
-    def lazy(workflow: Workflow) -> Mapping[str, Output]:
+    def lazy(workflow: Workflow) -> Mapping[str, TaskResult]:
         return {
-            task.id: Output(task.id, 0, b"", time.time(), time.time(), "w")
+            task.id: TaskResult(task.id, 0, b"", time.time(), time.time(), "w")
             for task in workflow.tasks
         }
 
@@ -152,7 +152,7 @@ def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:
 
 def test_a_cell_has_rows(machine: Machine) -> None:
     """Each amount of work that was tried is a row, and then METG of each target."""
-    rows = measure_cell(machine.measured(slow("trivial")), longest=0.1)
+    rows = measure_case(machine.measured(slow("trivial")), longest=0.1)
     *curve, half, most = rows
     assert [row.id for row in rows] == ["curve"] * len(curve) + ["metg-50", "metg-90"]
     assert {row.group for row in rows} == {"metg"}
@@ -169,7 +169,7 @@ def test_a_cell_has_rows(machine: Machine) -> None:
 
 def test_what_was_not_reached_is_not_never(machine: Machine) -> None:
     """Where no task was long enough, the row says how far the tasks came that were tried."""
-    *_, most = measure_cell(machine.measured(slow("trivial")), longest=OVERHEAD)
+    *_, most = measure_case(machine.measured(slow("trivial")), longest=OVERHEAD)
     assert (most.id, most.unit) == ("metg-90", "efficiency")
     assert most.outcome is Outcome.BEYOND
     assert most.value.median == pytest.approx(0.5)
@@ -182,8 +182,8 @@ def test_the_plain_cell_of_a_runner_tells_its_noise(
     machine: Machine, shape: str, feature: str, rows: int
 ) -> None:
     """Tasks without work are timed beside themselves, once for each runner."""
-    cell = Cell("slow", "native", shape, feature)
-    found = measure_cell(machine.measured(cell), longest=0.01)
+    cell = MetgCase("slow", "native", shape, feature)
+    found = measure_case(machine.measured(cell), longest=0.01)
     noise = [row for row in found if row.group == "noise"]
     assert len(noise) == rows
     for row in noise:

@@ -20,7 +20,7 @@ from prefect.task_runners import TaskRunner
 from flowgauge.measure.graph_flow import run_as_flow, run_on_dask, run_on_pool
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import SHAPES, nested, random_layered, shape
-from flowgauge.workflows.work_items import check_outputs
+from flowgauge.workflows.work_items import check_results
 from flowgauge.workflows.workflow import GraphError, Kernel, Task, Workflow
 
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
@@ -53,7 +53,7 @@ def make_runner(task_runner: TaskRunner[Any]) -> Callable[[], TaskRunner[Any]]:
 @pytest.mark.usefixtures("prefect_server")
 def test_a_workflow_is_a_flow(make_runner: Callable[[], TaskRunner[Any]]) -> None:
     """On each runner every task is given the results of its parents, after they have ended."""
-    check_outputs(MIXED, SPEEDS, run_as_flow(MIXED, make_runner, SPEEDS))
+    check_results(MIXED, SPEEDS, run_as_flow(MIXED, make_runner, SPEEDS))
 
 
 @pytest.mark.parametrize("workflow", SHAPED, ids=lambda workflow: workflow.name)
@@ -63,7 +63,7 @@ def test_any_workflow_is_a_flow(
     workflow: Workflow, make_runner: Callable[[], TaskRunner[Any]]
 ) -> None:
     """Whatever its shape, every task is given the results of its parents, after they have ended."""
-    check_outputs(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
+    check_results(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
 
 
 @pytest.mark.nightly
@@ -74,7 +74,7 @@ def test_any_workflow_is_a_flow_where_tasks_start_slowly(
     workflow: Workflow, make_runner: Callable[[], TaskRunner[Any]]
 ) -> None:
     """Whatever its shape, every task is given the results of its parents, after they have ended."""
-    check_outputs(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
+    check_results(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
 
 
 @pytest.mark.runners("threads")
@@ -120,7 +120,7 @@ def test_a_pool_runs_any_shape(name: str, width: int, steps: int) -> None:
     """On a bare pool every task is given the results of its parents, after they have ended."""
     workflow = shape(name, width, steps, **WORK)
     with ThreadPoolExecutor(2) as pool:
-        check_outputs(workflow, SPEEDS, run_on_pool(workflow, pool, SPEEDS))
+        check_results(workflow, SPEEDS, run_on_pool(workflow, pool, SPEEDS))
 
 
 def test_dask_runs_workflows() -> None:
@@ -129,4 +129,4 @@ def test_dask_runs_workflows() -> None:
         processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
     ) as client:
         for workflow in (*SHAPED, MIXED):
-            check_outputs(workflow, SPEEDS, run_on_dask(workflow, client, SPEEDS))
+            check_results(workflow, SPEEDS, run_on_dask(workflow, client, SPEEDS))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.measure import load as measured
-from flowgauge.measure.load import Load, load, wait_until_quiet
+from flowgauge.measure.load import Load, load_now, wait_until_quiet
 from flowgauge.waiting import wait_until
 
 CORES = os.cpu_count() or 1
@@ -39,10 +39,10 @@ def test_what_is_not_known_is_left_out() -> None:
 def test_work_of_processes_below_this_one_is_ours() -> None:
     """What a process that this one started computes is counted, while it runs and afterwards."""
     code = "import sys, time\nwhile time.process_time() < 0.4: sum(range(10**5))\nsys.stdin.read()"
-    start, own = load(), time.process_time()
+    start, own = load_now(), time.process_time()
 
     def beyond_own() -> float:
-        return load().ours - start.ours - (time.process_time() - own)
+        return load_now().ours - start.ours - (time.process_time() - own)
 
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -54,9 +54,9 @@ def test_work_of_processes_below_this_one_is_ours() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_the_machine_is_looked_at() -> None:
     """All processes together have used more than this run, and more all the time."""
-    first = load()
+    first = load_now()
     sum(range(3 * 10**6))
-    second = load()
+    second = load_now()
     assert first.all is not None
     assert second.all is not None
     assert first.ours < first.all <= second.all
@@ -71,9 +71,9 @@ def test_files_of_another_form_are_no_error(
     file = tmp_path / "stat"
     for name in ("_STAT", "_LIMITS"):
         monkeypatch.setattr(measured, name, file)
-    assert load().all is None
+    assert load_now().all is None
     file.write_text(text)
-    assert (load().all, load().stolen, load().throttled) == (None, None, None)
+    assert (load_now().all, load_now().stolen, load_now().throttled) == (None, None, None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")

@@ -20,7 +20,7 @@ from flowgauge.measure.workflow_runs import (
 )
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import random_layered
-from flowgauge.workflows.work_items import Output, WrongInputError
+from flowgauge.workflows.work_items import TaskResult, WrongInputError
 from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
@@ -72,7 +72,7 @@ def test_a_run_is_timed_and_kept() -> None:
 def test_a_wrong_answer_has_no_makespan() -> None:
     """A run one of whose tasks gave something else is refused."""
 
-    def wrong(graph: Workflow) -> dict[str, Output]:
+    def wrong(graph: Workflow) -> dict[str, TaskResult]:
         with ThreadPoolExecutor(2) as pool:
             outputs = run_on_pool(graph, pool, SPEEDS)
         last = graph.tasks[-1].id

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowgauge.observe.history import History, Step
-from flowgauge.observe.state_expression import ExpressionError, after, parse
+from flowgauge.observe.state_expression import ExpressionError, after, parse_expression
 
 LETTERS = {
     "Pending": "p",
@@ -196,7 +196,7 @@ def test_reading_takes_no_longer_than_the_history_is(case: Case) -> None:
 def test_a_broken_expression_is_one_line(text: str, place: int, says: str) -> None:
     """An expression that can't be read gives one line that names the place."""
     with pytest.raises(ExpressionError) as caught:
-        parse(text)
+        parse_expression(text)
     said = str(caught.value)
     assert len(said.splitlines()) == 1
     assert f"{text!r}, character {place}: " in said
@@ -207,7 +207,7 @@ def test_a_broken_expression_is_one_line(text: str, place: int, says: str) -> No
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text does anything but parse or raise the one error."""
     try:
-        parse(text)
+        parse_expression(text)
         said = "character 1: "
     except ExpressionError as error:
         said = str(error)

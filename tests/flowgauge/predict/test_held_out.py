@@ -15,7 +15,7 @@ from flowgauge.predict.held_out import Timed, prediction_rows, time_workflows
 from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import random_layered, shape
-from flowgauge.workflows.work_items import Output, WrongInputError
+from flowgauge.workflows.work_items import TaskResult, WrongInputError
 from flowgauge.workflows.workflow import Kernel, Workflow
 
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
@@ -68,7 +68,7 @@ def test_workflows_are_timed_in_turn(pool: ThreadPoolExecutor) -> None:
     """Each round runs every workflow once, so that what changes meanwhile changes all."""
     ran: list[str] = []
 
-    def run(workflow: Workflow) -> Mapping[str, Output]:
+    def run(workflow: Workflow) -> Mapping[str, TaskResult]:
         ran.append(workflow.name)
         return run_on_pool(workflow, pool, SPEEDS)
 
@@ -84,7 +84,7 @@ def test_workflows_are_timed_in_turn(pool: ThreadPoolExecutor) -> None:
 def test_a_wrong_answer_has_no_time(pool: ThreadPoolExecutor) -> None:
     """A run that leaves work out is refused."""
 
-    def lazy(workflow: Workflow) -> Mapping[str, Output]:
+    def lazy(workflow: Workflow) -> Mapping[str, TaskResult]:
         outputs = run_on_pool(workflow, pool, SPEEDS)
         last = workflow.tasks[-1].id
         return outputs | {last: dataclasses.replace(outputs[last], answer=-1)}

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from flowgauge.results.timelines import timeline
-from flowgauge.workflows.work_items import Output, makespan
+from flowgauge.workflows.work_items import TaskResult, makespan
 
 
 def test_workers_are_lanes_in_the_order_they_began() -> None:
     """Times count from the first task's begin; a worker has one lane; the makespan stays."""
     outputs = [
-        Output("fold_2", 0, b"", 101.0, 103.0, "b"),
-        Output("fold_1", 0, b"", 100.0, 101.5, "a"),
-        Output("merge", 0, b"", 103.0, 104.0, "a"),
+        TaskResult("fold_2", 0, b"", 101.0, 103.0, "b"),
+        TaskResult("fold_1", 0, b"", 100.0, 101.5, "a"),
+        TaskResult("merge", 0, b"", 103.0, 104.0, "a"),
     ]
     made = timeline("w", "threads", 2.0, outputs)
     assert [(span.task, span.lane, span.start) for span in made.spans] == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper that stays for the next run: found again, replaced, ended."""
+"""The zygote that stays for the next run: found again, replaced, ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowgauge.waiting import wait_until
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the folder of a project whose keepers are ended after the test."""
+    """Give the folder of a project whose zygotes are ended after the test."""
     with tempfile.TemporaryDirectory(prefix="fg", dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         yield tmp_path
@@ -37,7 +37,7 @@ Lend = Callable[[Path], None]
 
 @pytest.fixture
 def lend(tmp_path: Path) -> Lend:
-    """Give a function that runs nothing on a project's keeper, and starts it if need be."""
+    """Give a function that runs nothing on a project's zygote, and starts it if need be."""
 
     def lend(root: Path) -> None:
         home = tmp_path / "home"
@@ -48,12 +48,12 @@ def lend(tmp_path: Path) -> Lend:
 
 
 def pids(root: Path) -> list[int]:
-    """Return the process ids of a project's keepers."""
+    """Return the process ids of a project's zygotes."""
     return [found.pid for found in find_kept(root)]
 
 
-def test_a_keeper_is_found_again(project: Path, lend: Lend) -> None:
-    """The next run of a project uses the keeper that the one before it left."""
+def test_a_zygote_is_found_again(project: Path, lend: Lend) -> None:
+    """The next run of a project uses the zygote that the one before it left."""
     lend(project)
     first = pids(project)
     lend(project)
@@ -61,10 +61,10 @@ def test_a_keeper_is_found_again(project: Path, lend: Lend) -> None:
     assert len(first) == 1
 
 
-def test_a_stale_keeper_is_replaced(
+def test_a_stale_zygote_is_replaced(
     project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A keeper that runs other code than the run (Prefect, Python, flowgauge) is ended."""
+    """A zygote that runs other code than the run (Prefect, Python, flowgauge) is ended."""
     lend(project)
     (stale,) = pids(project)
     monkeypatch.setattr(kept, "socket_name", lambda: "other.sock")
@@ -75,8 +75,8 @@ def test_a_stale_keeper_is_replaced(
     assert is_running(fresh.pid)
 
 
-def test_a_dead_keeper_is_replaced(project: Path, lend: Lend) -> None:
-    """Where a keeper was killed and its socket is left, a new one is started."""
+def test_a_dead_zygote_is_replaced(project: Path, lend: Lend) -> None:
+    """Where a zygote was killed and its socket is left, a new one is started."""
     lend(project)
     (dead,) = find_kept(project)
     os.kill(dead.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_a_dead_keeper_is_replaced(project: Path, lend: Lend) -> None:
 
 
 def test_another_project_has_its_own(project: Path, lend: Lend) -> None:
-    """A keeper serves one project; stopping it leaves the others'."""
+    """A zygote serves one project; stopping it leaves the others'."""
     other = project / "other"
     lend(project)
     lend(other)
@@ -116,15 +116,15 @@ def test_a_folder_that_others_can_write_to_is_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_two_runs_at_once_start_one_keeper(
+def test_two_runs_at_once_start_one_zygote(
     project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that begin at the same time share a keeper."""
+    """Runs that begin at the same time share a zygote."""
     clear = kept._clear
 
     def clear_slowly(folder: Path) -> None:
         clear(folder)
-        # Long enough for the other runs to find that there is no keeper.
+        # Long enough for the other runs to find that there is no zygote.
         time.sleep(0.2)
 
     monkeypatch.setattr(kept, "_clear", clear_slowly)
@@ -136,7 +136,7 @@ def test_two_runs_at_once_start_one_keeper(
 def test_stop_ends_it_and_says_so(
     project: Path, lend: Lend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`flowgauge server stop`, anywhere in the project, ends the keeper, and leaves no file."""
+    """`flowgauge server stop`, anywhere in the project, ends the zygote, and leaves no file."""
     lend(project)
     (pid,) = pids(project)
     inside = project / "tests"
@@ -151,7 +151,7 @@ def test_stop_ends_it_and_says_so(
 def test_stop_says_that_there_was_nothing_to_stop(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a keeper, `flowgauge server stop` says so, and that is no failure."""
+    """Without a zygote, `flowgauge server stop` says so, and that is no failure."""
     assert run(["server", "stop", str(project)]) == 0
     assert capsys.readouterr().out == f"{project}: no server was running\n"
 
@@ -172,7 +172,7 @@ def test_status_says_what_runs(
 def test_stop_ends_one_that_is_wedged(
     project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A keeper that does not react any more is killed."""
+    """A zygote that does not react any more is killed."""
     monkeypatch.setattr(kept, "_END_SECONDS", 0.2)
     lend(project)
     (pid,) = pids(project)

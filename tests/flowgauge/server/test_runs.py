@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from flowgauge.server.kept import find_kept, stop_kept
-from flowgauge.server.lease import KEEPER
+from flowgauge.server.lease import ZYGOTE
 from flowgauge.server.template import cache_folder
 from flowgauge.waiting import wait_until
 
@@ -26,7 +26,7 @@ CACHE = cache_folder()
 KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "1"))
 """How often a run is killed at a random moment; more find more."""
 
-# While the server of this run is up, its keeper starts those of other runs at once.
+# While the server of this run is up, its zygote starts those of other runs at once.
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 PROJECT = """
@@ -86,17 +86,17 @@ def lines(said: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let inner runs start keepers of their own, as a run does that is not in another one."""
-    monkeypatch.delenv(KEEPER, raising=False)
+    """Let inner runs start zygotes of their own, as a run does that is not in another one."""
+    monkeypatch.delenv(ZYGOTE, raising=False)
     # pytester gives a run a home that is empty.
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
 
 
 @pytest.mark.e2e
-def test_a_kept_keeper_gives_each_run_a_fresh_server(
+def test_a_kept_zygote_gives_each_run_a_fresh_server(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
-    """With --flow-keep-server the next run finds the keeper, and nothing of the run before it."""
+    """With --flow-keep-server the next run finds the zygote, and nothing of the run before it."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -119,10 +119,10 @@ def test_flow(prefect_server):
 
 
 @pytest.mark.e2e
-def test_xdist_workers_have_a_server_each_and_share_a_keeper(
+def test_xdist_workers_have_a_server_each_and_share_a_zygote(
     pytester: pytest.Pytester, said: Path
 ) -> None:
-    """Under pytest-xdist each worker has its server; one keeper forks them all."""
+    """Under pytest-xdist each worker has its server; one zygote forks them all."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -130,16 +130,16 @@ def test_xdist_workers_have_a_server_each_and_share_a_keeper(
 def test_flow(prefect_server, number):
     assert nothing() == 1
     process = server(prefect_server)
-    say(server=process.pid, keeper=process.parent().ppid())
+    say(server=process.pid, zygote=process.parent().ppid())
 """
     )
     pytester.runpytest_subprocess("-n", "2", "--dist", "each").assert_outcomes(passed=4)
     seen = lines(said)
     assert len({line["server"] for line in seen}) == 2
-    assert len({line["keeper"] for line in seen}) == 1
+    assert len({line["zygote"] for line in seen}) == 1
 
 
-def test_a_run_without_flows_ends_the_keeper_before_its_first_test(
+def test_a_run_without_flows_ends_the_zygote_before_its_first_test(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
     """A run in which no test asks for a server has none while it runs."""

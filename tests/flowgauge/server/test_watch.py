@@ -17,16 +17,16 @@ from flowgauge.server import watch
 from flowgauge.server.forked import ServerRequest
 from flowgauge.server.harness import early_request
 from flowgauge.server.lease import Lease, ServerProcess, lease
-from flowgauge.server.watch import ServerError, Watch, wait_until_healthy
+from flowgauge.server.watch import ServerError, ServerWatch, wait_until_healthy
 from flowgauge.waiting import patience, wait_until
 
-# While the server of this run is up, its keeper starts others at once.
+# While the server of this run is up, its zygote starts others at once.
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture
 def leased(tmp_path: Path) -> Iterator[Lease]:
-    """Give a lease from the keeper of this run."""
+    """Give a lease from the zygote of this run."""
     (tmp_path / "home").mkdir()
     leased = lease(tmp_path / "home")
     yield leased
@@ -72,11 +72,11 @@ def test_a_server_that_hangs_at_the_start_is_ended(
     assert not psutil.pid_exists(pid)
 
 
-def watched(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Watch:
+def watched(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> ServerWatch:
     """Return a watch that needs no 20 seconds."""
     monkeypatch.setattr(watch, "PROBE_SECONDS", 0.3)
     monkeypatch.setattr(watch, "SILENT_PROBES", 3)
-    return Watch(server, told.append)
+    return ServerWatch(server, told.append)
 
 
 def test_a_stopped_server_is_ended_with_its_stack(

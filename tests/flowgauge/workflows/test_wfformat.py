@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.workflows.shapes import SHAPES, shape
-from flowgauge.workflows.wfformat import dump, load, parse
+from flowgauge.workflows.wfformat import dump_workflow, load_workflow, parse_workflow
 from flowgauge.workflows.workflow import GraphError, Task, Workflow
 
 TRACE: dict[str, Any] = {
@@ -67,7 +67,7 @@ TRACE: dict[str, Any] = {
 
 def test_a_trace_is_read() -> None:
     """Parents give data if one of their files is read, and are waited for if not."""
-    assert parse(TRACE) == Workflow(
+    assert parse_workflow(TRACE) == Workflow(
         "bakery",
         (
             Task("mix_1", seconds=12.5, output_bytes=705),
@@ -84,15 +84,15 @@ def test_what_is_written_is_read_back(
     """A workflow of waits is the same after a file, whatever its edges and sizes."""
     workflow = shape(name, width, steps, seconds=0.25, output_bytes=size)
     file = tmp_path_factory.mktemp("trace") / "trace.json"
-    dump(workflow, file)
-    assert load(file) == workflow
+    dump_workflow(workflow, file)
+    assert load_workflow(file) == workflow
 
 
 def test_waiting_without_data_is_written_too(tmp_path: Path) -> None:
     """An edge without data is one after a file, also where the parent gives data to another."""
     tasks = (Task("a", output_bytes=3), Task("b", after=("a",)), Task("c", ("a",), ("b",)))
-    dump(Workflow("edges", tasks), tmp_path / "trace.json")
-    assert load(tmp_path / "trace.json").tasks == tasks
+    dump_workflow(Workflow("edges", tasks), tmp_path / "trace.json")
+    assert load_workflow(tmp_path / "trace.json").tasks == tasks
 
 
 BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
@@ -129,7 +129,7 @@ def test_a_broken_trace_is_one_line(
     file = tmp_path / "trace.json"
     file.write_text(json.dumps(broken))
     with pytest.raises(GraphError) as error:
-        load(file)
+        load_workflow(file)
     assert str(error.value).startswith(f"{file}: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
@@ -147,10 +147,10 @@ def test_what_is_no_trace_is_one_line(tmp_path: Path, text: str, said: str) -> N
     """A file that is no WfFormat, or none at all, is told in one line."""
     file = tmp_path / "trace.json"
     with pytest.raises(GraphError, match="cannot be read: no such file"):
-        load(file)
+        load_workflow(file)
     file.write_text(text)
     with pytest.raises(GraphError, match=said):
-        load(file)
+        load_workflow(file)
 
 
 def test_reading_takes_as_long_as_there_are_tasks(tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_reading_takes_as_long_as_there_are_tasks(tmp_path: Path) -> None:
 
     def calls(width: int) -> int:
         file = tmp_path / f"{width}.json"
-        dump(shape("chain", width, 10, seconds=1.0), file)
+        dump_workflow(shape("chain", width, 10, seconds=1.0), file)
         counted = itertools.count()
         sys.setprofile(lambda frame, event, argument: event == "call" and next(counted))
         try:
-            workflow = load(file)
+            workflow = load_workflow(file)
         finally:
             sys.setprofile(None)
         assert len(workflow.tasks) == 10 * width

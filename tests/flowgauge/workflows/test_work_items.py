@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.work_items import (
-    Order,
-    Output,
+    TaskResult,
+    TaskSpec,
     WrongInputError,
-    check_outputs,
+    check_results,
     makespan,
     perform,
 )
@@ -25,12 +25,12 @@ from flowgauge.workflows.workflow import Kernel, Task, Workflow
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 1000.0))
 
 
-def done(workflow: Workflow) -> dict[str, Output]:
+def done(workflow: Workflow) -> dict[str, TaskResult]:
     """Return the outputs of a workflow, its tasks done one after the other."""
-    outputs: dict[str, Output] = {}
+    outputs: dict[str, TaskResult] = {}
     for task in workflow.tasks:
         inputs = [outputs[parent] for parent in task.needs]
-        outputs[task.id] = perform(Order.of(task, SPEEDS), inputs)
+        outputs[task.id] = perform(TaskSpec.of(task, SPEEDS), inputs)
     return outputs
 
 
@@ -39,21 +39,21 @@ STENCIL = shape("stencil", 3, 3, seconds=0.002, kernel="native", output_bytes=10
 
 def test_a_workflow_done_right_is_right() -> None:
     """Tasks that are given what their parents returned give what is expected."""
-    check_outputs(STENCIL, SPEEDS, done(STENCIL))
+    check_results(STENCIL, SPEEDS, done(STENCIL))
 
 
 @given(st.permutations(["0.0", "0.1", "0.2"]).map(lambda ids: ids[:2]))
 def test_other_inputs_are_refused(given_ids: list[str]) -> None:
     """A task takes the results of its parents in their order, and no others."""
     outputs = done(STENCIL)
-    order = Order.of(STENCIL["1.0"], SPEEDS)
-    assert order.needs == ("0.0", "0.1")
+    spec = TaskSpec.of(STENCIL["1.0"], SPEEDS)
+    assert spec.needs == ("0.0", "0.1")
     inputs = [outputs[id] for id in given_ids]
-    if tuple(given_ids) == order.needs:
-        assert perform(order, inputs).id == "1.0"
+    if tuple(given_ids) == spec.needs:
+        assert perform(spec, inputs).id == "1.0"
     else:
         with pytest.raises(WrongInputError, match=r'task "1\.0" needs .* and was given'):
-            perform(order, inputs)
+            perform(spec, inputs)
 
 
 def test_a_damaged_input_is_refused() -> None:
@@ -61,7 +61,7 @@ def test_a_damaged_input_is_refused() -> None:
     outputs = done(STENCIL)
     damaged = replace(outputs["0.1"], payload=b"x" + outputs["0.1"].payload[1:])
     with pytest.raises(WrongInputError, match=r'damaged result of "0\.1"'):
-        perform(Order.of(STENCIL["1.0"], SPEEDS), [outputs["0.0"], damaged])
+        perform(TaskSpec.of(STENCIL["1.0"], SPEEDS), [outputs["0.0"], damaged])
 
 
 WRONG = {
@@ -78,7 +78,7 @@ def test_a_wrong_output_is_found(what: str) -> None:
     outputs = done(STENCIL)
     outputs["1.1"] = WRONG[what](outputs["1.1"])
     with pytest.raises(WrongInputError, match=r"1\.1"):
-        check_outputs(STENCIL, SPEEDS, outputs)
+        check_results(STENCIL, SPEEDS, outputs)
 
 
 def test_missing_outputs_are_found() -> None:
@@ -86,28 +86,28 @@ def test_missing_outputs_are_found() -> None:
     outputs = done(STENCIL)
     outputs["extra"] = outputs.pop("2.0")
     with pytest.raises(WrongInputError, match=r"'2\.0', 'extra'"):
-        check_outputs(STENCIL, SPEEDS, outputs)
+        check_results(STENCIL, SPEEDS, outputs)
 
 
 def test_tasks_that_only_wait_are_checked_too() -> None:
     """A task that waits for another without its result may not begin before that has ended."""
     workflow = Workflow("two", (Task("first"), Task("second", after=("first",))))
     outputs = done(workflow)
-    check_outputs(workflow, SPEEDS, outputs)
+    check_results(workflow, SPEEDS, outputs)
     late = replace(outputs["first"], ended=outputs["second"].started + 1)
     with pytest.raises(WrongInputError, match='"second" began before "first" had ended'):
-        check_outputs(workflow, SPEEDS, outputs | {"first": late})
-    check_outputs(workflow, SPEEDS, outputs | {"first": late}, order=False)
+        check_results(workflow, SPEEDS, outputs | {"first": late})
+    check_results(workflow, SPEEDS, outputs | {"first": late}, order=False)
 
 
 def test_the_makespan_is_from_the_first_begin_to_the_last_end() -> None:
     """The makespan spans all tasks, whatever their order."""
-    one = Output("one", 0, b"", 10.0, 12.0, "w")
+    one = TaskResult("one", 0, b"", 10.0, 12.0, "w")
     assert makespan([one, replace(one, started=9.5, ended=11.0)]) == 2.5
 
 
 @given(st.integers(0, 5000))
 def test_a_payload_has_its_size(size: int) -> None:
     """A task returns as many bytes as it was to."""
-    order = Order("a", (), "native", 0, size)
-    assert len(perform(order, []).payload) == size
+    spec = TaskSpec("a", (), "native", 0, size)
+    assert len(perform(spec, []).payload) == size

@@ -29,7 +29,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from flowgauge.catalogue.catalogue import catalogue_root, find
+from flowgauge.catalogue.catalogue import catalogue_root, find_pattern
 from flowgauge.waiting import patience, wait_until
 from patterns.deployments import self_hosted_server as pattern
 from patterns.deployments.self_hosted_server import (
@@ -488,7 +488,7 @@ def test_the_packages_of_the_server_are_bounded_as_here() -> None:
     project = tomllib.loads((catalogue_root().parent / "pyproject.toml").read_text())["project"]
     bounds = [each for each in project["dependencies"] if each.startswith(("fast", "sqlalchemy"))]
     assert len(bounds) == 2
-    assert {*bounds} <= {*find(catalogue_root(), NAME).dependencies}
+    assert {*bounds} <= {*find_pattern(catalogue_root(), NAME).dependencies}
 
 
 @pytest.mark.e2e

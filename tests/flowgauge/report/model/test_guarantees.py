@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from flowgauge.catalogue.catalogue import Guarantee, Pattern
-from flowgauge.report.model.guarantees import STATUSES, Cell, Matrix, Outcome, Row
+from flowgauge.report.model.guarantees import (
+    STATUSES,
+    GuaranteeCell,
+    GuaranteeMatrix,
+    GuaranteeRow,
+    ProofOutcome,
+)
 
 RUNNERS = ("sequential", "threads")
 BACKOFF = Pattern(
@@ -38,17 +44,17 @@ def outcome(
     reason: str = "",
     issue: int | None = None,
     test: str = "test_backoff.py::test_it",
-) -> Outcome:
+) -> ProofOutcome:
     """Return what one test says."""
-    return Outcome(pattern, guarantee, runner, status, reason, issue, test)
+    return ProofOutcome(pattern, guarantee, runner, status, reason, issue, test)
 
 
-def row(*outcomes: Outcome) -> Row:
+def row(*outcomes: ProofOutcome) -> GuaranteeRow:
     """Return the row of the guarantee `attempts`."""
-    return Matrix.build((BACKOFF,), RUNNERS, outcomes).patterns[0].rows[0]
+    return GuaranteeMatrix.build((BACKOFF,), RUNNERS, outcomes).patterns[0].rows[0]
 
 
-def statuses(*outcomes: Outcome) -> dict[str | None, str]:
+def statuses(*outcomes: ProofOutcome) -> dict[str | None, str]:
     """Return the status of `attempts` on each runner."""
     return {cell.runner: cell.status for cell in row(*outcomes).cells}
 
@@ -70,7 +76,7 @@ def test_a_runner_without_a_test_is_not_run() -> None:
 def test_a_guarantee_that_needs_no_runner_has_one_cell() -> None:
     """A guarantee whose tests take no task runner has one cell for all of them."""
     assert row(outcome("proved", None)).cells == (
-        Cell(None, "proved", tests=("test_backoff.py::test_it",)),
+        GuaranteeCell(None, "proved", tests=("test_backoff.py::test_it",)),
     )
 
 
@@ -89,10 +95,10 @@ def test_a_failure_without_a_runner_is_one_on_every_runner(status: str) -> None:
 
 def test_a_guarantee_that_no_test_named_is_not_run() -> None:
     """Every guarantee of the catalogue has a row, also if nothing was run."""
-    (pattern,) = Matrix.build((BACKOFF,), RUNNERS, ()).patterns
+    (pattern,) = GuaranteeMatrix.build((BACKOFF,), RUNNERS, ()).patterns
     assert [(r.id, r.cells) for r in pattern.rows] == [
-        ("attempts", (Cell(None, "not run"),)),
-        ("delays", (Cell(None, "not run"),)),
+        ("attempts", (GuaranteeCell(None, "not run"),)),
+        ("delays", (GuaranteeCell(None, "not run"),)),
     ]
 
 
@@ -102,7 +108,7 @@ def test_what_is_not_in_the_catalogue_has_rows_too() -> None:
         outcome("proved", guarantee="more"),
         outcome("proved", guarantee="mine", pattern="my/flow"),
     )
-    matrix = Matrix.build((BACKOFF,), RUNNERS, said)
+    matrix = GuaranteeMatrix.build((BACKOFF,), RUNNERS, said)
     assert [(p.name, [r.id for r in p.rows]) for p in matrix.patterns] == [
         ("retries/backoff", ["attempts", "delays", "more"]),
         ("my/flow", ["mine"]),
@@ -111,7 +117,9 @@ def test_what_is_not_in_the_catalogue_has_rows_too() -> None:
 
 def test_a_test_left_out_on_all_runners_gets_no_column() -> None:
     """A test that was skipped because no runner was left is one cell, with the reason."""
-    matrix = Matrix.build((BACKOFF,), RUNNERS, [outcome("not run", "none", reason="left out")])
+    matrix = GuaranteeMatrix.build(
+        (BACKOFF,), RUNNERS, [outcome("not run", "none", reason="left out")]
+    )
     assert matrix.runners == RUNNERS
     (cell,) = matrix.patterns[0].rows[0].cells
     assert (cell.runner, cell.status, cell.reason) == (None, "not run", "left out")
@@ -119,7 +127,7 @@ def test_a_test_left_out_on_all_runners_gets_no_column() -> None:
 
 def test_a_failure_on_a_runner_that_was_not_named_is_not_lost() -> None:
     """A runner that only a test knows gets a column."""
-    matrix = Matrix.build((BACKOFF,), RUNNERS, [outcome("failed", "ray")])
+    matrix = GuaranteeMatrix.build((BACKOFF,), RUNNERS, [outcome("failed", "ray")])
     assert matrix.runners == (*RUNNERS, "ray")
     assert matrix.patterns[0].rows[0].cells[2].status == "failed"
 
@@ -158,5 +166,5 @@ def test_the_summary_counts_cells_worst_first() -> None:
         outcome("does not hold", "sequential", "delays"),
         outcome("does not hold", "threads", "delays"),
     )
-    matrix = Matrix.build((BACKOFF,), RUNNERS, said)
+    matrix = GuaranteeMatrix.build((BACKOFF,), RUNNERS, said)
     assert matrix.summary() == "1 failed, 2 do not hold, 1 proved"

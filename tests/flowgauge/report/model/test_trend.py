@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from flowgauge.report.charts.trend import trend_chart
-from flowgauge.report.model.trend import Line, titles, trend
+from flowgauge.report.model.trend import TrendLine, titles, trend
 from flowgauge.report.render.trend import write_trend
 from flowgauge.results.rows import Outcome, Results, Row
 from tests.flowgauge.report.conftest import row
 
 
-def lines(*runs: tuple[Row, ...]) -> tuple[Line, ...]:
+def lines(*runs: tuple[Row, ...]) -> tuple[TrendLine, ...]:
     """Follow the rows of runs that are called 3.6, 3.7, …"""
     return trend({f"3.{number}": Results({}, rows) for number, rows in enumerate(runs, start=6)})
 

@@ -7,7 +7,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from flowgauge.report.model.guarantees import STATUSES, Matrix, Outcome
+from flowgauge.report.model.guarantees import STATUSES, GuaranteeMatrix, ProofOutcome
 from flowgauge.report.render.guarantees import to_html, to_json, to_markdown, write_matrix
 from tests.flowgauge.report.model.test_guarantees import BACKOFF, RUNNERS, outcome
 
@@ -15,7 +15,7 @@ from tests.flowgauge.report.model.test_guarantees import BACKOFF, RUNNERS, outco
 def test_the_json_holds_the_whole_matrix() -> None:
     """Another program reads every cell, its reason, its issue and its tests."""
     said = [outcome("does not hold", reason="waits", issue=15760)]
-    document = json.loads(to_json(Matrix.build((BACKOFF,), RUNNERS, said)))
+    document = json.loads(to_json(GuaranteeMatrix.build((BACKOFF,), RUNNERS, said)))
     assert document["runners"] == ["sequential", "threads"]
     (pattern,) = document["patterns"]
     assert (pattern["name"], pattern["rows"][0]["id"]) == ("retries/backoff", "attempts")
@@ -35,7 +35,7 @@ def test_the_markdown_is_a_table_with_reasons_below() -> None:
         outcome("does not hold", reason="waits", issue=15760),
         outcome("proved", None, "delays"),
     )
-    lines = to_markdown(Matrix.build((BACKOFF,), RUNNERS, said)).splitlines()
+    lines = to_markdown(GuaranteeMatrix.build((BACKOFF,), RUNNERS, said)).splitlines()
     assert [line for line in lines if line.startswith("|")] == [
         "| guarantee | any runner | sequential | threads |",
         "| --- | --- | --- | --- |",
@@ -51,7 +51,7 @@ def test_the_markdown_is_a_table_with_reasons_below() -> None:
 def test_the_markdown_names_the_test_that_failed() -> None:
     """A failure without a reason is told by its test."""
     said = [outcome("failed", test="test_backoff.py::test_it[threads]")]
-    text = to_markdown(Matrix.build((BACKOFF,), RUNNERS, said))
+    text = to_markdown(GuaranteeMatrix.build((BACKOFF,), RUNNERS, said))
     assert "- **attempts** failed on threads: `test_backoff.py::test_it[threads]`" in text
 
 
@@ -81,9 +81,9 @@ class Page(HTMLParser):
         self.texts += [" ".join(data.split())] if data.strip() else []
 
 
-def page(*outcomes: Outcome) -> Page:
+def page(*outcomes: ProofOutcome) -> Page:
     """Return the page of a run."""
-    return Page(to_html(Matrix.build((BACKOFF,), RUNNERS, outcomes)))
+    return Page(to_html(GuaranteeMatrix.build((BACKOFF,), RUNNERS, outcomes)))
 
 
 def test_the_page_says_each_status_in_words() -> None:
@@ -117,14 +117,14 @@ def test_the_page_names_the_test_that_failed() -> None:
 
 def test_a_run_without_guarantees_has_a_page() -> None:
     """An empty matrix is a page with a title and nothing to count."""
-    assert "Guarantees" in Page(to_html(Matrix.build((), (), ()))).texts
+    assert "Guarantees" in Page(to_html(GuaranteeMatrix.build((), (), ()))).texts
 
 
 def test_writing_replaces_what_an_earlier_run_wrote(tmp_path: Path) -> None:
     """The three files are written into a new folder, then over, and nothing else is left."""
     directory = tmp_path / "reports" / "latest"
-    write_matrix(Matrix.build((BACKOFF,), RUNNERS, ()), directory)
-    matrix = Matrix.build((BACKOFF,), RUNNERS, [outcome("proved")])
+    write_matrix(GuaranteeMatrix.build((BACKOFF,), RUNNERS, ()), directory)
+    matrix = GuaranteeMatrix.build((BACKOFF,), RUNNERS, [outcome("proved")])
     assert write_matrix(matrix, directory) == directory / "guarantees.html"
     assert {file.name: file.read_text(encoding="utf-8") for file in directory.iterdir()} == {
         "guarantees.html": to_html(matrix),

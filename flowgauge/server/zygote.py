@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper: a process with Prefect's server imported, which forks a fresh one for each run.
+"""The zygote: a process with Prefect's server imported, which forks a fresh one for each run.
 
-A pytest run holds a connection to it. For each connection the keeper forks a supervisor, which
+A pytest run holds a connection to it. For each connection the zygote forks a supervisor, which
 forks the server and waits. When the connection closes, however pytest ended, the supervisor ends
 the server and removes the run's folder.
 """
@@ -22,13 +22,13 @@ from pathlib import Path
 from flowgauge.server.supervisor import forked, supervise
 
 IDLE_SECONDS = 8 * 3600
-"""How long a kept keeper waits for the next pytest run."""
+"""How long a kept zygote waits for the next pytest run."""
 
 
 def main() -> None:
-    """Run a keeper: the arguments are the descriptors of its socket and its lock, -1 for none.
+    """Run a zygote: the arguments are the descriptors of its socket and its lock, -1 for none.
 
-    A keeper with a lock stays when its last run has gone.
+    A zygote with a lock stays when its last run has gone.
     """
     descriptor, lock = map(int, sys.argv[1:3])
     listening = socket.socket(fileno=descriptor)

@@ -17,17 +17,17 @@ import pytest
 from flowgauge.faults.errors import InjectedFault
 from flowgauge.faults.journal import Journal
 from flowgauge.faults.plan import (
-    POINTS,
+    FAULT_POINTS,
     CorruptResult,
     Crash,
-    Effect,
     Fail,
     FailSometimes,
     Fault,
+    FaultEffect,
+    FaultPoint,
     LoseConnection,
     Moment,
     Plan,
-    Point,
     Slow,
     plan_path,
 )
@@ -59,7 +59,7 @@ class Faults:
         """What decides where chance does: `--flow-fault-seed`, or random for each pytest run."""
         return self._plan.seed
 
-    def on(self, task: str, *, at: Point | None = None) -> FaultsOn:
+    def on(self, task: str, *, at: FaultPoint | None = None) -> FaultsOn:
         """Choose tasks and a point.
 
         Args:
@@ -70,12 +70,12 @@ class Faults:
         Returns:
             What to call for a fault there.
         """
-        if at is not None and at not in POINTS:
-            points = ", ".join(f'"{point}"' for point in POINTS)
+        if at is not None and at not in FAULT_POINTS:
+            points = ", ".join(f'"{point}"' for point in FAULT_POINTS)
             _refuse(f"faults.on({task!r}, at={at!r}): there is no such point; choose from {points}")
         return FaultsOn(self, task, at)
 
-    def add(self, task: str, at: Moment, effect: Effect, call: str) -> None:
+    def add(self, task: str, at: Moment, effect: FaultEffect, call: str) -> None:
         """Let a fault strike from now on; see `FaultsOn` for its arguments."""
         fault = Fault(len(self._plan.faults), task, at, effect, call)
         self._plan = dataclasses.replace(self._plan, faults=(*self._plan.faults, fault))
@@ -118,7 +118,7 @@ class FaultsOn:
 
     faults: Faults
     task: str
-    at: Point | None
+    at: FaultPoint | None
 
     def fail_times(self, n: int, error: Error = InjectedFault, *, in_all: bool = False) -> None:
         """Raise an error in the first attempts of each task run.
@@ -201,7 +201,7 @@ class FaultsOn:
             _refuse(f"{call}: give a number of requests, 1 or more")
         self._add(LoseConnection(requests), call)
 
-    def _add(self, effect: Effect, call: str) -> None:
+    def _add(self, effect: FaultEffect, call: str) -> None:
         self.faults.add(self.task, self.at or "before the body", effect, call)
 
     def _call(self, method: str, *args: object, **kwargs: object) -> str:
