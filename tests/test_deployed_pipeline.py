@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README says from a notebook to a deployment, typed as it stands there and looked at."""
+"""The page from a notebook to a deployment, typed as it stands there and looked at."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from flowgauge.waiting import patience
+from tests.code_blocks import blocks
 from tests.conftest import environment
-from tests.test_readme import blocks
 
 pytestmark = pytest.mark.e2e
 
 PIPELINE, SERVER, DEPLOY, WORKER, TRIGGER, REMOVE = blocks(
-    "console", "From a notebook to a deployment"
+    "console", "docs/tutorial/notebook_to_deployment.md"
 )
 
 Terminal = Callable[[str], subprocess.Popen[str]]
 
 
 def typed(block: str, api: str, folder: Path) -> subprocess.Popen[str]:
-    """Type a block of the README into a terminal of its own."""
+    """Type a block of the page into a terminal of its own."""
     block = block.replace("http://127.0.0.1:4200/api", api)
     # `uv run` would find this environment too, a second later.
     shell = f'uv() {{ shift; "$@"; }}\n{block.strip()}'
@@ -114,7 +114,7 @@ def kept(page: Page, file: Path) -> None:
 
 
 def test_the_command_of_the_server_is_the_one_that_runs(live_server: str) -> None:
-    """The server that these tests use was started as the README says."""
+    """The server that these tests use was started as the page says."""
     port = str(urlsplit(live_server).port)
     run, typed_words = SERVER.split()[:2], SERVER.split()[2:]
     assert run == ["uv", "run"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def pytest_flowgauge_runners(config: pytest.Config) -> Iterable[Runner]:  # type: ignore[empty-body]
     """Give task runners of one's own: tests and benchmarks run on them as on those of the table.
 
-    For example, in `conftest.py`:
+    For example, in `conftest.py`::
 
         from flowgauge import BaselineKind, ExecutionModel, Runner
         from our_project import OurTaskRunner

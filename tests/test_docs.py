@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages in `docs/`: what they tell people to type works, and nothing public is left out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+import flowgauge
+from docs.from_code import fixtures, marks, options, write_catalogue
+from flowgauge.catalogue.catalogue import load_catalogue
+from flowgauge.catalogue.stamp import unstamped
+from flowgauge.waiting import patience
+from tests.code_blocks import ROOT, arguments, blocks
+
+COPYING = "docs/how_to/copy_a_pattern.md"
+FIRST_TEST = "docs/tutorial/first_test.md"
+CHOOSING = "docs/how_to/choose_a_task_runner.md"
+COMPARING = "docs/how_to/measure_and_compare.md"
+CLUSTER = "docs/how_to/use_your_cluster.md"
+DEPLOYMENT = "docs/tutorial/notebook_to_deployment.md"
+
+
+def test_every_block_is_run_by_a_test() -> None:
+    """No page has commands or Python that nothing runs (`test_deployed_pipeline.py` has one)."""
+    run = {COPYING, FIRST_TEST, CHOOSING, COMPARING, CLUSTER, DEPLOYMENT}
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
+    typed = {
+        page
+        for page in pages
+        if "/catalogue/" not in page and (blocks("console", page) or blocks("python", page))
+    }
+    assert typed == run
+
+
+def test_a_pattern_is_listed_shown_copied_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands to copy patterns work in the order in which they stand."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("console", COPYING)
+    for command in block.splitlines():
+        subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
+    for copied, name in (("backoff", "retries/backoff"), ("tasks_basics", "tasks/basics")):
+        text = unstamped((tmp_path / "my_project" / f"{copied}.py").read_text())
+        assert text == (ROOT / "patterns" / f"{name}.py").read_text()
+
+
+def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command asks the committed run where there is no newer one, and names a task runner."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "reference").symlink_to(ROOT / "reports" / "reference")
+    monkeypatch.chdir(tmp_path)
+    (command,) = blocks("console", CHOOSING)
+    done = subprocess.run(
+        arguments(command.strip()), check=True, capture_output=True, text=True, timeout=patience()
+    )
+    assert done.stdout.startswith("costs from reports/reference/results.json, measured ")
+    # Which one of those whose tasks run in processes, the last reference run says.
+    assert re.search(
+        "^recommended: (lean-processes|lean-dask|processes|dask-processes),? ",
+        done.stdout,
+        re.MULTILINE,
+    )
+
+
+def test_the_reference_report_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command to make a report again gives the report that is committed, and no other one."""
+    (tmp_path / "reports").symlink_to(ROOT / "reports")
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("console", COMPARING)
+    for command in block.splitlines():
+        subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
+    made = (tmp_path / "my_report" / "report.md").read_text()
+    assert made == (ROOT / "reports" / "reference" / "report.md").read_text()
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[None]:
+    """Run a program until the block ends."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=patience())
+
+
+@pytest.mark.e2e
+def test_the_first_test_of_ones_own_flow(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tutorial's test passes as it stands, in a project without settings."""
+    (example,) = blocks("python", FIRST_TEST)
+    (command,) = blocks("console", FIRST_TEST)
+    _, *words = arguments(command.strip())
+    pytester.makepyfile(**{words[0].removesuffix(".py"): example})
+    result = pytester.runpytest_subprocess(*words)
+    result.assert_outcomes(passed=3)
+    result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d days.*"])
+
+
+@pytest.mark.nightly
+def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
+    """The commands for one's own cluster run tests in its workers, and the cluster runs on.
+
+    The tutorial's test of one's own flow is one of them, as it stands.
+    """
+    from distributed import Client
+
+    (block,) = blocks("console", CLUSTER)
+    scheduler, worker, tests = (arguments(line) for line in block.splitlines())
+    address = tests[-1]
+    (example,) = blocks("python", FIRST_TEST)
+    pytester.makepyfile(test_example=example)
+    pytester.makepyfile(
+        f"""
+        from distributed import Client
+        from prefect import flow, task
+
+        def test_tasks_run_in_the_cluster(task_runner):
+            @task
+            def where():
+                from distributed import get_worker
+                return get_worker().address
+
+            @flow(task_runner=task_runner)
+            def wheres():
+                return where.submit().result()
+
+            with Client({address!r}, set_as_default=False) as client:
+                assert wheres() in client.scheduler_info(n_workers=-1)["workers"]
+        """
+    )
+    with ExitStack() as cluster:
+        cluster.enter_context(running(scheduler))
+        cluster.enter_context(running(worker))
+        client = cluster.enter_context(Client(address, timeout=patience(), set_as_default=False))
+        client.wait_for_workers(2, timeout=patience())
+        result = pytester.runpytest_subprocess(*tests[1:])
+        result.assert_outcomes(passed=4)
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
+
+
+def test_every_pattern_has_a_page_with_all_that_it_guarantees(tmp_path: Path) -> None:
+    """Each pattern's page has its guarantees, its facts and its code, and the index links to it."""
+    write_catalogue(tmp_path)
+    index = (tmp_path / "index.md").read_text()
+    patterns = load_catalogue(ROOT / "patterns")
+    assert len(patterns) == index.count(".md): ")
+    for pattern in patterns:
+        page = (tmp_path / f"{pattern.name}.md").read_text()
+        assert f"]({pattern.name}.md)" in index
+        assert re.findall(r"^- \*\*([\w-]+)\*\*", page, re.MULTILINE) == list(pattern.ids)
+        assert 'if __name__ == "__main__":' in page
+
+
+def test_every_option_fixture_and_mark_of_the_plugin_is_listed() -> None:
+    """What the reference lists is what the plugin's files define, and each entry says something."""
+    source = "".join(file.read_text() for file in (ROOT / "flowgauge" / "plugin").glob("*.py"))
+    names = {re.split("[= ]", name)[0]: text for name, text in options()}
+    assert names.keys() == set(re.findall(r'^ +"(--flow-[a-z-]+)"', source, re.MULTILINE))
+    listed = {name.split(" (")[0]: text for name, text in fixtures()}
+    defined = re.findall(r"@pytest\.fixture.*\n(?:async )?def ([a-z]\w+)", source)
+    assert listed.keys() == set(defined)
+    said = {name.split("(")[0]: text for name, text in marks()}
+    assert said.keys() == {"runners", "guarantee", "fact"}
+    assert all(text.strip() for text in (*names.values(), *listed.values(), *said.values()))
+
+
+def test_every_public_name_is_on_the_page_for_python() -> None:
+    """What `flowgauge` exports is documented, and nothing else is called public."""
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    assert set(re.findall(r":: flowgauge\.(\w+)$", page, re.MULTILINE)) == set(flowgauge.__all__)
