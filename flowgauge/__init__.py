@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proved patterns, a pytest plugin and benchmarks for Prefect 3 workflows.
 
-What a test names stands here; each name is imported when it is first used.
+Holds the names that tests import; each is loaded on first use.
 """
 
 from __future__ import annotations

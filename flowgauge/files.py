@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a file whole or not at all."""
+"""Atomic writes of text files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part.
+    """Write a text file atomically: a reader sees the old content or the new, never a part.
 
     Args:
-        path: The file, in a folder that exists.
-        text: What it shall hold, written as UTF-8, its line ends the same on every system.
+        path: The file; its folder must exist.
+        text: The new content, written as UTF-8 with the same line endings on every system.
 
     Raises:
-        OSError: If the folder cannot be written to; a file that was there is untouched.
+        OSError: If the folder cannot be written to; an existing file is left unchanged.
     """
-    # Beside the target, because a rename is atomic only within one file system.
+    # Next to the target, because a rename is atomic only within one file system.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(text, encoding="utf-8", newline="\n")

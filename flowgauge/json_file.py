@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads JSON that people give: whatever is wrong with a file is told in one line."""
+"""Reading JSON files that users supply; any problem is reported in one line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXACT: dict[str, Any] = {"allow_inf_nan": False, "extra": "forbid"}
-"""The `__pydantic_config__` of dataclasses that are read: no other keys, and finite numbers."""
+"""`__pydantic_config__` for dataclasses read from JSON: no extra keys, finite numbers only."""
 
 
 class JsonFileError(Mistake):
-    """A file that can't be used; the message is one line for the person who gave it."""
+    """An unusable file; the message is one line for the user who supplied it."""
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, strictly: what it holds can be written again.
+    """Read a JSON file strictly: only values that can be written back as JSON are accepted.
 
     Args:
         path: The file.
@@ -32,8 +32,8 @@ def read_json(path: Path) -> Any:
         The JSON value.
 
     Raises:
-        JsonFileError: If the file can't be read, is no JSON, or holds a number that is not finite
-            or a text that is none.
+        JsonFileError: If the file can't be read, is not JSON, or contains a number that is not
+            finite or a string that is not valid Unicode.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -49,33 +49,34 @@ def read_json(path: Path) -> Any:
         place = f"line {error.lineno}, column {error.colno}"
         raise JsonFileError(f"{path} is not JSON: {error.msg} in {place}") from None
     except RecursionError:
-        raise JsonFileError(f"{path} is not read: it is nested too deeply") from None
+        raise JsonFileError(f"{path} cannot be read: it is nested too deeply") from None
     except UnicodeEncodeError:
-        raise JsonFileError(f"{path} holds a text with half a character in it") from None
+        raise JsonFileError(f"{path} contains a string that is not valid Unicode") from None
     except ValueError:
-        # Digits without end, or one of the names that Python's JSON has for no number.
-        raise JsonFileError(f"{path} holds a number that is not finite or too long") from None
+        # Too many digits, or NaN or Infinity, which Python's JSON accepts.
+        raise JsonFileError(f"{path} contains a number that is not finite or too long") from None
     return document
 
 
 def check(kind: TypeAdapter[T], document: object, path: Path) -> T:
-    """Turn a JSON value into what it stands for.
+    """Validate a JSON value and convert it to a type.
 
     Args:
-        kind: What it should be.
-        document: What `read_json` returned.
+        kind: The type it should have.
+        document: The JSON value, as `read_json` returned it.
         path: The file, for the message.
 
     Returns:
-        The value.
+        The converted value.
 
     Raises:
-        JsonFileError: If something is missing or wrong; the first such thing is named.
+        JsonFileError: If something is missing or wrong; the message names the first problem.
     """
     from pydantic import ValidationError
 
     try:
-        # Not the value itself: only of JSON is a list a tuple, and a text no number.
+        # As JSON and not as Python values: only that, when strict, takes a list for a tuple but
+        # no string for a number.
         return kind.validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -87,12 +88,12 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _place(steps: tuple[int | str, ...]) -> str:
-    """Write where something stands, such as `rows[3].value.low`."""
+    """Return a location in the document as text, such as `rows[3].value.low`."""
     written = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return written.removeprefix(".") or "the file"
 
 
 def _wrong(error: Any) -> str:
-    """Say what is wrong, and what was found."""
+    """Return what is wrong, with the offending value."""
     message: str = error["msg"].lower()
     return message if error["type"] == "missing" else f"{message}, not {error['input']!r:.60}"

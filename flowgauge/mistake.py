@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people get wrong."""
+"""The base class of errors that a user can fix."""
 
 from __future__ import annotations
 
 
 class Mistake(ValueError):
-    """What a person can mend; the message is one line that says what, where and how."""
+    """A user's mistake; its one-line message says what is wrong, where, and how to fix it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for conditions. A deadline here only guards against hanging: it is never a claim."""
+"""Waiting for conditions. Deadlines only guard against hanging; none is an assertion."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 GUARD_SECONDS = 300.0
-"""Seconds after which what is waited for is taken to hang, on any machine that works."""
+"""Seconds after which a wait is considered hung, on any working machine."""
 SCALE = "FLOWGAUGE_PATIENCE"
-"""The environment variable that all guards are multiplied with, for a machine that is very slow."""
+"""The environment variable that multiplies all these guards, for very slow machines."""
 _PAUSE_SECONDS = 0.05
 
 
 def patience(seconds: float = GUARD_SECONDS) -> float:
-    """Return how long to wait for what should come, before it is taken to hang.
+    """Return how long to wait before considering something hung.
 
     Args:
-        seconds: On any machine that works.
+        seconds: The wait on any working machine.
 
     Returns:
-        Seconds, multiplied with the environment variable `FLOWGAUGE_PATIENCE` where it is set.
+        Seconds, multiplied by the environment variable `FLOWGAUGE_PATIENCE` if it is set.
     """
     return seconds * float(os.environ.get(SCALE) or 1)
 
@@ -40,23 +40,23 @@ def wait_until(
     """Wait until a condition holds.
 
     Args:
-        condition: Is called again and again; what it raises is raised here.
-        what: What is waited for, or what tells of it at the end, for the message.
-        seconds: After how long it is taken to hang; `FLOWGAUGE_PATIENCE` scales it.
+        condition: Called repeatedly; its exceptions propagate.
+        what: A description for the error message, or a function that returns it at the end.
+        seconds: How long before it is considered hung; `FLOWGAUGE_PATIENCE` scales it.
         pause: Seconds between two calls.
 
     Returns:
-        The first true value that the condition gives.
+        The first truthy value that the condition returns.
 
     Raises:
-        TimeoutError: If it never holds.
+        TimeoutError: If the condition does not hold in time.
     """
     deadline = time.monotonic() + patience(seconds)
-    # Not `time.sleep`, which a test may have made virtual.
-    never = threading.Event()
+    # Not `time.sleep`: a test may have made that virtual.
+    pause_event = threading.Event()
     while not (value := condition()):
         if time.monotonic() >= deadline:
-            told = what if isinstance(what, str) else what()
-            raise TimeoutError(f"waited {patience(seconds):g} s in vain for {told}")
-        never.wait(pause)
+            description = what if isinstance(what, str) else what()
+            raise TimeoutError(f"waited {patience(seconds):g} s in vain for {description}")
+        pause_event.wait(pause)
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Skips virtual time: hears of every run and every wait, and wakes who waits."""
+"""The coordinator of virtual time: it tracks every run and wait, skips time, and wakes waiters."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from typing import Any
 from flowgauge.clock.runs import Runs, RunStatus
 from flowgauge.clock.shared_time import SharedTime
 
-HAND_OVER = 60.0
-"""Seconds without any news after which a submitted run, for which a worker seems to be free, is
-held to be queued behind what is not known, and not on its way: a worker may have to start. The
-same goes for a task that is being submitted: its runner may wait for a free worker."""
+START_GRACE = 60.0
+"""Seconds without news after which a submitted task run that seems to have a free worker is assumed
+to be queued behind something unknown and no longer about to start; until then a worker may still
+be starting. The same holds for a task being submitted: its runner may be waiting for a free
+worker."""
 
-SECOND_LOOK = 0.01
-"""Seconds between two looks that must both find nothing going on."""
+RECHECK_AFTER = 0.01
+"""Seconds between two checks that must both find nothing going on."""
 
 REPORT_AFTER = 3.0
-"""Seconds of real waiting after which it is reported what keeps time from being skipped."""
+"""Seconds of real waiting after which the reason that time is not skipped is reported."""
 
 
 def socket_path(home: Path) -> str:
-    """Return where the coordinator of a run listens."""
+    """Return the socket on which the coordinator of a pytest run listens."""
     return str(home / "clock.socket")
 
 
 @dataclass
 class _Process:
-    """A connection to a process that runs tasks or flows."""
+    """The connection to a process that runs tasks or flows."""
 
     number: int
     writer: asyncio.StreamWriter
@@ -52,8 +53,8 @@ class Coordinator:
         """Start the thread and listen.
 
         Args:
-            home: The folder of the run.
-            shared: The virtual time that it moves.
+            home: The folder of the pytest run.
+            shared: The virtual time that it advances.
         """
         self._path = socket_path(home)
         self._time = shared
@@ -65,14 +66,14 @@ class Coordinator:
         self._last_news = time.monotonic()
         self._held_up_since: float | None = None
         self.unskipped: dict[str, None] = {}
-        """What kept time from being skipped, one sentence each."""
+        """The reasons that time was not skipped: one sentence each, as keys."""
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flowgauge-clock", daemon=True)
         self._thread.start()
         self._listening.wait()
 
     def close(self) -> None:
-        """Stop; whoever still waits goes on in real time."""
+        """Stop; whatever still waits continues in real time."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -102,7 +103,7 @@ class Coordinator:
         self._processes[process.number] = process
         try:
             while line := await reader.readline():
-                self._hear(process, json.loads(line))
+                self._handle(process, json.loads(line))
         except ConnectionError:
             pass
         finally:
@@ -118,7 +119,7 @@ class Coordinator:
         self._last_news = time.monotonic()
         self._changed.set()
 
-    def _hear(self, process: _Process, message: dict[str, Any]) -> None:
+    def _handle(self, process: _Process, message: dict[str, Any]) -> None:
         runs, number = self._runs, process.number
         match message.pop("about"):
             case "begin":
@@ -141,7 +142,7 @@ class Coordinator:
         self._note_news()
 
     async def _skip(self) -> None:
-        """Wake whoever is due, and move time on while nothing else is going on."""
+        """Wake the waits that are due, and advance time while nothing else is going on."""
         while True:
             self._changed.clear()
             self._wake_due()
@@ -175,16 +176,16 @@ class Coordinator:
             await asyncio.wait_for(self._changed.wait(), seconds)
 
     async def _held_up(self) -> tuple[str | None, float]:
-        """Return what keeps time from being skipped, and when to look again in seconds."""
+        """Return why time cannot be skipped now, and after how many seconds to check again."""
         about_to_begin = self._runs.about_to_begin()
         silence = time.monotonic() - self._last_news
-        if about_to_begin and silence < HAND_OVER:
-            return "a submitted task run that has not begun", HAND_OVER - silence
-        # A run that begins and waits between the looks may wait for an earlier moment.
+        if about_to_begin and silence < START_GRACE:
+            return "a submitted task run that has not started", START_GRACE - silence
+        # A run that starts and waits between the two checks may have an earlier deadline.
         news = self._news
-        for look in (1, 2):
-            if look == 2:
-                await asyncio.sleep(SECOND_LOOK)
+        for check in (1, 2):
+            if check == 2:
+                await asyncio.sleep(RECHECK_AFTER)
             reason = await self._going_on()
             if news != self._news:
                 return "news", 0.0
@@ -193,7 +194,7 @@ class Coordinator:
         return None, 0.0
 
     async def _going_on(self) -> str | None:
-        """Ask every process what its runs do; return the first thing that is going on."""
+        """Ask every process what its runs are doing; return the first activity found."""
         question = next(self._questions)
         answers: list[asyncio.Future[dict[str, Any]]] = []
         for process in self._processes.values():
@@ -207,16 +208,16 @@ class Coordinator:
         for answer in done:
             if answer.cancelled():
                 return "a process that ended"
-            seen = answer.result()
-            if seen["requests"]:
+            reply = answer.result()
+            if reply["requests"]:
                 return "a request to the Prefect server"
-            for key, doing, awaited, where in seen["runs"]:
+            for key, doing, awaited, where in reply["runs"]:
                 sightings[key] = RunStatus(doing, frozenset(awaited), where)
         polling = frozenset(at[0] for at, wait in self._runs.waits.items() if wait.polls)
         for key in self._runs.busy(sightings, polling):
             run = self._runs.live[key]
             silence = time.monotonic() - self._last_news
-            if key in sightings and sightings[key].doing == "submits" and silence >= HAND_OVER:
+            if key in sightings and sightings[key].doing == "submits" and silence >= START_GRACE:
                 continue
             where = sightings[key].where if key in sightings else ""
             return f"{run.kind} {run.name!r}" + (f", which is at {where}" if where else "")

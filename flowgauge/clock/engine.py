@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the clock meets Prefect's engines."""
+"""The hooks of the virtual clock in Prefect's engines."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from flowgauge.compat.names import DEADLINES, NOW, POLLS, UNSKIPPED, UNSKIPPED_W
 
 
 def follow_time(home: str) -> None:
-    """Make this process tell virtual time, if that works; it runs no tasks or flows.
+    """Make Prefect's `now` return virtual time in a process that runs no tasks or flows.
+
+    Does nothing if this Prefect lacks the name that is needed.
 
     Args:
-        home: The folder of the run.
+        home: The folder of the pytest run.
     """
     if not NOW.missing():
         move_now(ClockProcess(Path(home)).time)
 
 
 def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
-    """Let the engines in this process wait in virtual time and tell the clock of their runs.
+    """Make the engines in this process wait in virtual time and report their runs to the clock.
 
     Args:
-        process: This process's side of the clock. `VIRTUAL_CLOCK` of `flowgauge.compat.names`
-            works here.
+        process: This process's side of the clock. The feature `VIRTUAL_CLOCK` of
+            `flowgauge.compat.names` must work here.
 
     Returns:
-        What takes the hooks away again when it is closed.
+        A stack that removes the hooks when closed.
     """
     from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
     from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
@@ -75,15 +77,15 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
 
 
 def _by_sleeper(names: Iterable[PrivateName]) -> dict[tuple[str, str], set[str]]:
-    """Return the waiting functions of each module by the module whose `sleep` they call."""
-    found: dict[tuple[str, str], set[str]] = {}
+    """Return the waiting functions by module and the module whose `sleep` they call."""
+    functions: dict[tuple[str, str], set[str]] = {}
     for name in names:
-        found.setdefault((name.module, name.uses[0]), set()).add(name.last)
-    return found
+        functions.setdefault((name.module, name.uses[0]), set()).add(name.last)
+    return functions
 
 
 class _ModuleWith(types.ModuleType):
-    """A module with some of its names replaced, for one module that uses it."""
+    """A module with some of its names replaced, as seen by a single importing module."""
 
     def __init__(self, stock: types.ModuleType, **names: Any) -> None:
         super().__init__(stock.__name__)
@@ -97,12 +99,12 @@ class _ModuleWith(types.ModuleType):
 def _virtual_sleep(
     process: ClockProcess, stock: types.ModuleType, functions: Container[str], polls: bool
 ) -> Callable[[float], Any]:
-    """Return a `sleep` that is virtual in some functions and stock everywhere else."""
+    """Return a `sleep` that is virtual when called by some functions and stock otherwise."""
     is_async = stock.__name__ != "time"
 
     def sleep(seconds: float) -> Any:
-        here = sys._getframe(1).f_code.co_name
-        if not process.time.running or here not in functions or seconds <= 0:
+        caller = sys._getframe(1).f_code.co_name
+        if not process.time.running or caller not in functions or seconds <= 0:
             return stock.sleep(seconds)
         if is_async:
             return process.sleep_async(seconds, polls=polls)
@@ -112,7 +114,7 @@ def _virtual_sleep(
 
 
 def _reported(process: ClockProcess, stock: types.ModuleType, what: str) -> Callable[[float], Any]:
-    """Return the stock `sleep`, which tells the clock of itself."""
+    """Return the stock `sleep`, wrapped so that it reports its waits to the clock."""
 
     def sleep(seconds: float) -> Any:
         if process.time.running and seconds >= 1:
@@ -123,7 +125,7 @@ def _reported(process: ClockProcess, stock: types.ModuleType, what: str) -> Call
 
 
 def _describe(engine: Any, arguments: dict[str, Any]) -> tuple[str, str, str, Any]:
-    """Return key, name and kind of the run of an engine, and its function."""
+    """Return the key, name, kind and function of an engine's run."""
     if hasattr(engine, "flow"):
         return str(uuid.uuid4()), engine.flow.name, "flow", engine.flow.fn
     key = arguments.get("task_run_id") or uuid.uuid4()
@@ -164,7 +166,7 @@ def _tracked_async(process: ClockProcess, stack: contextlib.ExitStack, stock: An
 def _prepare(
     process: ClockProcess, stack: contextlib.ExitStack, engine: Any, function: Any
 ) -> None:
-    """Announce what a flow submits, and skip `sleep` in a function's code where that is asked."""
+    """Make a flow announce the tasks it submits, and skip `sleep` in its code if enabled."""
     if hasattr(engine, "flow"):
         runner = type(engine.flow.task_runner)
         if not hasattr(runner.submit, "announces"):
@@ -197,19 +199,19 @@ def _futures_in(arguments: Any) -> list[str]:
     from prefect.futures import PrefectFuture
     from prefect.utilities.collections import visit_collection
 
-    found = []
+    task_run_ids = []
 
     def visit(value: Any) -> Any:
         if isinstance(value, PrefectFuture):
-            found.append(str(value.task_run_id))
+            task_run_ids.append(str(value.task_run_id))
         return value
 
     visit_collection(arguments, visit_fn=visit, return_data=False)
-    return found
+    return task_run_ids
 
 
 def _slots(process: ClockProcess, runner: Any) -> int | None:
-    """Return how many tasks a runner runs side by side; None if it does not tell."""
+    """Return how many tasks a runner runs at once; None if it does not say."""
     if (workers := getattr(runner, "_max_workers", None)) is not None:
         return int(workers)
     client: Any = getattr(runner, "client", None)

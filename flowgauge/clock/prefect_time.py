@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect's idea of now, moved to virtual time."""
+"""Replacement of Prefect's `now` by one that returns virtual time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _real_now: types.FunctionType | None = None
 
 
 def move_now(shared: SharedTime) -> None:
-    """Let Prefect's `now` tell virtual time in this process.
+    """Make Prefect's `now` return virtual time in this process.
 
-    Modules bind the function with `from ... import now` before anyone could replace it, so its
-    code is exchanged and not its name.
+    Modules bind the function with `from ... import now` before it could be replaced, so the
+    function's code object is swapped instead of its name.
 
     Args:
-        shared: How far virtual time is ahead.
+        shared: The offset of virtual time.
     """
     import prefect.types._datetime as prefect_datetime
 
@@ -35,20 +35,20 @@ def move_now(shared: SharedTime) -> None:
 
 
 def _now(tz: str | Any = "UTC") -> datetime.datetime:
-    # Runs with the globals of Prefect's module.
+    # This code runs with the globals of Prefect's module.
     from flowgauge.clock.prefect_time import moved_now
 
     return moved_now(tz)
 
 
 def moved_now(tz: str | Any = "UTC") -> datetime.datetime:
-    """Return virtual time as Prefect's `now` returns real time.
+    """Return virtual time in the form in which Prefect's `now` returns real time.
 
     Args:
-        tz: A time zone or its name.
+        tz: A time zone, or its name.
 
     Returns:
-        A date and time of the same type.
+        The virtual time, of the type that Prefect's `now` returns.
     """
     assert _real_now is not None
     assert _time is not None
@@ -56,6 +56,6 @@ def moved_now(tz: str | Any = "UTC") -> datetime.datetime:
     ahead = _time.ahead
     if not ahead:
         return real
-    # In UTC: adding hours to a local time is wrong where summer time begins or ends.
+    # In UTC: adding hours to a local time is wrong across a change to or from summer time.
     moved: datetime.datetime = _real_now("UTC") + datetime.timedelta(seconds=ahead)
     return moved if tz == "UTC" else moved.astimezone(real.tzinfo)

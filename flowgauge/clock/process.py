@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one process tells the coordinator of its runs and waits, and where it waits."""
+"""One process's side of the virtual clock: reports runs and waits to the coordinator, and waits."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from flowgauge.clock.coordinator import socket_path
 from flowgauge.clock.shared_time import SharedTime
 
 current_run: ContextVar[str | None] = ContextVar("flowgauge_run", default=None)
-"""The run whose code this is."""
+"""The key of the run whose code is executing."""
 
 
 class ClockEndedError(RuntimeError):
-    """Raised in runs that outlive the test they belong to; nobody waits hours for them."""
+    """Raised in runs that outlive their test, instead of waiting for hours in real time."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class _OpenRun:
 
 
 class ClockProcess:
-    """This process's side of the clock; it does nothing while no test has the clock."""
+    """This process's side of the clock; does nothing unless a test uses the clock."""
 
     def __init__(self, home: Path) -> None:
-        """Find the shared time of a run.
+        """Open the shared time of a pytest run.
 
         Args:
-            home: The folder of the run.
+            home: The folder of the pytest run.
         """
         self.home = home
         self.time = SharedTime(home)
@@ -61,11 +61,11 @@ class ClockProcess:
 
     @contextlib.contextmanager
     def run(self, key: str, name: str, kind: str, *, is_async: bool) -> Iterator[None]:
-        """Tell the coordinator of a run while it lives.
+        """Report a run to the coordinator for as long as it lasts.
 
         Args:
-            key: What the run is known by, also to whoever submitted it.
-            name: Its task or flow.
+            key: The run's key, which its submitter knows too.
+            name: The name of its task or flow.
             kind: "flow" or "task".
             is_async: Whether it shares its thread with other runs.
 
@@ -85,7 +85,7 @@ class ClockProcess:
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
-        """Note that this thread has a request to the Prefect server under way."""
+        """Record that this thread has a request to the Prefect server in flight."""
         thread = threading.get_ident()
         self._requests[thread] += 1
         try:
@@ -95,9 +95,9 @@ class ClockProcess:
 
     @contextlib.contextmanager
     def submission(self) -> Iterator[None]:
-        """Note that the run here hands a task to its runner, for which it may stand still.
+        """Record that the current run is submitting a task to its runner, which may block.
 
-        A thread pool that starts a thread waits until that runs.
+        A thread pool that starts a thread waits until that thread runs.
         """
         run = current_run.get()
         self._submissions[run] += 1
@@ -107,7 +107,7 @@ class ClockProcess:
             self._submissions[run] -= 1
 
     def runs_here(self) -> bool:
-        """Say whether the code of a run is what runs in this thread now."""
+        """Return whether this thread is executing the code of a run right now."""
         run = self._runs.get(current_run.get() or "")
         return run is not None and run.thread == threading.get_ident()
 
@@ -116,7 +116,7 @@ class ClockProcess:
 
         Args:
             seconds: How long.
-            polls: Whether the caller asks again and again until something else happens.
+            polls: Whether the caller polls until something else happens.
         """
         deadline = self.time.now() + seconds
         wait_id, woken = next(self._ids), threading.Event()
@@ -130,11 +130,11 @@ class ClockProcess:
         self._check_woken(deadline)
 
     async def sleep_async(self, seconds: float, *, polls: bool = False) -> None:
-        """Wait for virtual time to pass, and leave the thread to other runs.
+        """Wait for virtual time to pass, leaving the thread to other runs.
 
         Args:
             seconds: How long.
-            polls: Whether the caller asks again and again until something else happens.
+            polls: Whether the caller polls until something else happens.
         """
         deadline = self.time.now() + seconds
         wait_id, woken = next(self._ids), asyncio.Event()
@@ -148,7 +148,7 @@ class ClockProcess:
         self._check_woken(deadline)
 
     def _check_woken(self, deadline: float) -> None:
-        # A tenth of a second for a machine clock that is set back meanwhile.
+        # A tenth of a second of tolerance, in case the system clock is set back meanwhile.
         if self.time.now() < deadline - 0.1:
             raise ClockEndedError(
                 f"the virtual clock ended {deadline - self.time.now():.0f} s before the end of"
@@ -163,8 +163,11 @@ class ClockProcess:
     def tell(self, **message: Any) -> bool:
         """Send a message to the coordinator.
 
+        Args:
+            **message: The fields of the message.
+
         Returns:
-            Whether there is one.
+            Whether there is a coordinator.
         """
         with self._lock:
             try:
@@ -216,7 +219,7 @@ class ClockProcess:
         )
 
     def _requests_under_way(self) -> int:
-        """Count the requests but those of an event loop that somebody blocks."""
+        """Return the number of requests in flight, except those of an event loop that is blocked."""
         frames = sys._current_frames()
         return sum(
             count
@@ -225,22 +228,22 @@ class ClockProcess:
         )
 
     def _look(self) -> dict[str, tuple[str, list[str], str]]:
-        """Return for each run what its thread does, which runs it awaits, and where it is."""
+        """Return, by run, what its thread is doing, which runs it awaits, and where it is."""
         frames = sys._current_frames()
         last_in_thread: dict[int, str] = {}
         for key, run in list(self._runs.items()):
             if not run.is_async:
                 last_in_thread[run.thread] = key
-        seen: dict[str, tuple[str, list[str], str]] = {}
+        sightings: dict[str, tuple[str, list[str], str]] = {}
         for key, run in list(self._runs.items()):
             if last_in_thread.get(run.thread, key) != key:
-                seen[key] = ("under another run", [], "")
+                sightings[key] = ("under another run", [], "")
             elif frame := frames.get(run.thread):
                 doing, awaited, where = look_at(frame, is_async=run.is_async)
                 if doing == "waits" and self._submissions[key]:
                     doing = "submits"
-                seen[key] = (doing, awaited, where)
-        return seen
+                sightings[key] = (doing, awaited, where)
+        return sightings
 
 
 def _is_blocked(frame: FrameType) -> bool:
@@ -248,14 +251,15 @@ def _is_blocked(frame: FrameType) -> bool:
 
 
 def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
-    """Say what a thread does, from its innermost frame.
+    """Return what a thread is doing, judging from its innermost frame.
 
     Args:
-        frame: Of a thread.
-        is_async: Whether an event loop runs there.
+        frame: The innermost frame of a thread.
+        is_async: Whether an event loop runs in the thread.
 
     Returns:
-        As in `flowgauge.clock.runs.RunStatus`.
+        What it is doing, the keys of the runs it awaits, and the file and line where it is; see
+            `flowgauge.clock.runs.RunStatus`.
     """
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     if is_async and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":
@@ -275,7 +279,7 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
 
 
 def _awaited(frame: FrameType) -> list[str]:
-    """Return the task runs that a frame waits for: of a future, whatever its task runner."""
+    """Return the keys of the task runs whose futures a frame waits for, on any task runner."""
     from prefect.futures import PrefectFuture
 
     names = frame.f_locals

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be known about the runs of a test to say when time may be skipped.
+"""The state of a test's runs, from which the coordinator decides when time may be skipped.
 
 Time may be skipped to the earliest deadline when nothing else is going on: no code of a task or
-flow is running, no request is under way, no submitted task is about to begin, and nobody is about
-to wake because what they wait for has just ended.
+flow is running, no request is in flight, no submitted task is about to start, and no run is about
+to wake because what it waits for has just ended.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Doing = Literal["running", "submits", "waits for runs", "waits", "under another run"]
-"""What the thread of a run does: runs code, hands a task to its runner, waits for futures, waits
-for something else."""
+"""What the thread of a run is doing: running code, submitting a task to its runner, waiting for
+futures, waiting for something else, or running another run that started later in the thread."""
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """A task run or flow run that has begun and not ended.
+    """A task run or flow run that has started and not ended.
 
     Attributes:
-        process: The connection to the process that it runs in.
-        name: Its task or flow.
+        process: The number of the connection to the process that it runs in.
+        name: The name of its task or flow.
         kind: "flow" or "task".
         parent: The run that called or submitted it.
-        order: When it began: runs are numbered.
+        order: Its place in the order in which runs started.
     """
 
     process: int
@@ -38,13 +38,13 @@ class LiveRun:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submitted task run that has not begun.
+    """A submitted task run that has not started.
 
     Attributes:
-        process: The connection to the process that submitted it.
+        process: The number of the connection to the process that submitted it.
         parent: The run that submitted it.
-        upstream: The task runs whose results it needs first.
-        slots: How many tasks its runner runs side by side; None if unknown.
+        upstream: The task runs whose results it needs.
+        slots: How many tasks its runner runs at once; None if unknown.
     """
 
     process: int
@@ -58,10 +58,10 @@ class Wait:
     """A wait that may be skipped.
 
     Attributes:
-        deadline: Virtual time in seconds since 1970.
-        polls: Whether it asks again and again until something else happens.
-        run: The run that waits, if one does.
-        since: How many other things had happened when it began.
+        deadline: Virtual time, in seconds since the epoch.
+        polls: Whether the waiter polls until something else happens.
+        run: The run that waits, if it is one.
+        since: The number of other events that had happened when it started.
     """
 
     deadline: float
@@ -72,12 +72,12 @@ class Wait:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What a process sees of one of its runs.
+    """The status of a run, as its process reports it.
 
     Attributes:
-        doing: What its thread does.
-        awaited: The task runs that it waits for, where it waits for runs.
-        where: File and line of the code that runs or waits.
+        doing: What its thread is doing.
+        awaited: The task runs that it waits for, if it waits for runs.
+        where: File and line of the code that is running or waiting.
     """
 
     doing: Doing
@@ -87,7 +87,7 @@ class RunStatus:
 
 @dataclass
 class Runs:
-    """All that processes have told; see the module."""
+    """Everything that processes have reported; see the module docstring."""
 
     live: dict[str, LiveRun] = field(default_factory=dict)
     submitted: dict[str, Submission] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Runs:
     _happened: int = 0
 
     def begin(self, process: int, key: str, name: str, kind: str, parent: str | None) -> None:
-        """Note that a run begins."""
+        """Record that a run has started."""
         submission = self.submitted.pop(key, None) or self._submissions.get(key)
         self._ended.discard(key)
         self._happened += 1
@@ -105,7 +105,7 @@ class Runs:
         self.live[key] = LiveRun(process, name, kind, parent, self._happened)
 
     def end(self, key: str) -> None:
-        """Note that a run is over, and with it whatever it submitted and never began."""
+        """Record that a run has ended, and with it whatever it submitted that never started."""
         self.live.pop(key, None)
         self._ended.add(key)
         self._happened += 1
@@ -121,7 +121,7 @@ class Runs:
         upstream: Iterable[str],
         slots: int | None,
     ) -> None:
-        """Note that a task run was submitted; it may have begun or ended by now."""
+        """Record that a task run was submitted; it may already have started or ended."""
         submission = Submission(process, parent, frozenset(upstream), slots)
         self._submissions[key] = submission
         if key in self.live:
@@ -133,12 +133,12 @@ class Runs:
     def wait(
         self, process: int, wait_id: int, deadline: float, polls: bool, run: str | None
     ) -> None:
-        """Note that somebody waits."""
+        """Record that a wait has started."""
         self._happened += not polls
         self.waits[process, wait_id] = Wait(deadline, polls, run, self._happened)
 
     def drop(self, process: int) -> None:
-        """Forget a process that is gone; another one may begin its submitted runs again."""
+        """Forget a process that is gone; another may start its submitted runs again."""
         self.waits = {at: wait for at, wait in self.waits.items() if at[0] != process}
         for key, run in list(self.live.items()):
             if run.process == process:
@@ -152,7 +152,11 @@ class Runs:
     def skippable_until(self) -> float | None:
         """Return the deadline to skip to, if any.
 
-        Who asks again and again gets another answer only after something else has happened.
+        A poll gets a different answer only after something else has happened, so polls without
+        that are ignored.
+
+        Returns:
+            Virtual time, in seconds since the epoch; None if there is nothing to skip to.
         """
         return min(
             (
@@ -164,7 +168,7 @@ class Runs:
         )
 
     def about_to_begin(self) -> list[str]:
-        """Return the submitted runs that have all they need and a free worker."""
+        """Return the submitted runs whose upstream runs have ended and that have a free worker."""
         return [key for key, submission in self.submitted.items() if self._can_begin(submission)]
 
     def _can_begin(self, submission: Submission) -> bool:
@@ -185,8 +189,8 @@ class Runs:
         """Return the runs that may still do something before the next deadline.
 
         Args:
-            sightings: What the processes see of their runs.
-            polling: The processes in which something polls, for instance for a slot.
+            sightings: The status of each run, as its process reports it.
+            polling: The processes in which something polls, for instance for a concurrency slot.
 
         Returns:
             The keys of those runs.
@@ -199,24 +203,24 @@ class Runs:
         ]
 
     def _is_busy(
-        self, key: str, run: LiveRun, seen: RunStatus | None, polling: frozenset[int]
+        self, key: str, run: LiveRun, status: RunStatus | None, polling: frozenset[int]
     ) -> bool:
-        if seen is None:
+        if status is None:
             return True
-        match seen.doing:
+        match status.doing:
             case "running" | "submits":
                 return True
             case "under another run":
                 return False
             case "waits for runs":
-                # Whoever waits for a run that has ended is about to wake.
-                return bool(seen.awaited & self._ended)
+                # A run that waits for one that has ended is about to wake.
+                return bool(status.awaited & self._ended)
         if run.process in polling:
             return False
-        younger = run.kind == "flow" and any(
+        has_younger = run.kind == "flow" and any(
             other.order > run.order for other in self.live.values()
         )
-        return not (younger or self._has_children(key))
+        return not (has_younger or self._has_children(key))
 
     def _has_children(self, key: str) -> bool:
         return any(run.parent == key for run in self.live.values()) or any(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far virtual time is ahead of real time: a few bytes that all processes of a run share."""
+"""The offset of virtual time from real time: a few bytes shared by all processes of a test run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _AHEAD, _RUNNING, _SKIPS_SLEEP = 0, 8, 16
 
 
 class SharedTime:
-    """The offset of virtual time, read by every process and written by the one with the clock.
+    """The offset of virtual time, read by every process and written by the one that runs the clock.
 
-    A field is one aligned machine word, so that no reader sees half of a new value.
+    Each field is one aligned machine word, so that no reader sees a half-written value.
     """
 
     def __init__(self, home: Path) -> None:
-        """Open the shared bytes of a run, or make them.
+        """Open the shared bytes of a pytest run, creating them if needed.
 
         Args:
-            home: The folder of the run.
+            home: The folder of the pytest run.
         """
         descriptor = os.open(home / "clock.time", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -40,7 +40,7 @@ class SharedTime:
 
     @property
     def ahead(self) -> float:
-        """Seconds that virtual time is ahead of real time."""
+        """The seconds by which virtual time is ahead of real time."""
         return self._get(_AHEAD) / 1e6
 
     @ahead.setter
@@ -49,7 +49,7 @@ class SharedTime:
 
     @property
     def running(self) -> bool:
-        """Whether a test has the virtual clock."""
+        """Whether a test is using the virtual clock."""
         return bool(self._get(_RUNNING))
 
     @running.setter
@@ -58,7 +58,7 @@ class SharedTime:
 
     @property
     def skips_sleep(self) -> bool:
-        """Whether `sleep` in the code of tasks and flows is skipped, too."""
+        """Whether `sleep` in the code of tasks and flows is skipped too."""
         return self.running and bool(self._get(_SKIPS_SLEEP))
 
     @skips_sleep.setter
@@ -66,5 +66,5 @@ class SharedTime:
         _FIELD.pack_into(self._bytes, _SKIPS_SLEEP, skips)
 
     def now(self) -> float:
-        """Return virtual time, in seconds since 1970."""
+        """Return virtual time, in seconds since the epoch."""
         return time.time() + self.ahead

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Skips `sleep` in the code of tasks and flows, for tests that ask for it."""
+"""Skipping of `sleep` in the code of tasks and flows, for tests that request it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from flowgauge.clock.process import ClockProcess
 def skip_sleep_in(
     process: ClockProcess, stack: contextlib.ExitStack, names: dict[str, Any]
 ) -> None:
-    """Make `sleep` virtual where the code of a run calls it, also under a name it imported.
+    """Make `sleep` virtual where the code of a run calls it, also through an imported name.
 
     Args:
         process: This process's side of the clock.
-        stack: Puts back on closing what is replaced.
-        names: The global names of the run's function.
+        stack: Restores what is replaced when it is closed.
+        names: The globals of the run's function.
     """
     import anyio
 
@@ -40,14 +40,14 @@ def _skipping(process: ClockProcess, module: types.ModuleType) -> Any:
 
     def sleep(seconds: float, *args: Any) -> Any:
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        ours = caller.startswith(("prefect.", "flowgauge.", "anyio."))
-        if ours or not process.time.skips_sleep or not process.runs_here():
+        is_internal = caller.startswith(("prefect.", "flowgauge.", "anyio."))
+        if is_internal or not process.time.skips_sleep or not process.runs_here():
             return stock(seconds, *args)
         if module is time:
             return process.sleep(seconds)
         return process.sleep_async(seconds)
 
     sleep.skips = stock  # type: ignore[attr-defined]
-    # A task that is sent to another process brings the name along, and finds what is there.
+    # A task sent to another process is pickled with this name, and finds that process's `sleep`.
     sleep.__module__, sleep.__qualname__ = module.__name__, "sleep"
     return sleep

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test holds in hand: reads, advances and watches virtual time."""
+"""The object behind the `virtual_clock` fixture: reads and advances virtual time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flowgauge.clock.process import ClockProcess
 
 
 class UnskippedWait(UserWarning):
-    """A wait that took real time although a test has the virtual clock."""
+    """A wait that took real time although the test uses the virtual clock."""
 
 
 class VirtualClock:
-    """Time that passes as always, but skips every wait of Prefect's engines.
+    """Time that passes as usual, except that every wait of Prefect's engines is skipped.
 
-    Retries, scheduled starts and expiry of caches see it; so do the times of states. Work that
-    tasks really do takes the time it takes.
+    Retries, scheduled starts, cache expiry and the timestamps of states follow it. The actual work
+    of tasks takes real time.
     """
 
     def __init__(self, process: ClockProcess, unskipped: dict[str, None]) -> None:
@@ -39,22 +39,22 @@ class VirtualClock:
 
     @property
     def elapsed(self) -> float:
-        """Virtual seconds since the test got the clock."""
+        """Virtual seconds since the test requested the clock."""
         return self._process.time.now() - self._start
 
     @property
     def skipped(self) -> float:
-        """Seconds that nobody had to wait for."""
+        """Seconds skipped so far."""
         return self._process.time.ahead
 
     def advance(self, seconds: float | datetime.timedelta) -> None:
-        """Let time pass; whoever waits for a moment before its end wakes at that moment.
+        """Let time pass; waits that end within it wake on time.
 
         Args:
-            seconds: How long.
+            seconds: By how much.
 
         Raises:
-            ValueError: If time would go back.
+            ValueError: If `seconds` is negative.
         """
         if isinstance(seconds, datetime.timedelta):
             seconds = seconds.total_seconds()
@@ -63,9 +63,9 @@ class VirtualClock:
         self._process.sleep(seconds)
 
     def skip_sleep(self) -> None:
-        """Skip `time.sleep`, `asyncio.sleep` and `anyio.sleep` in tasks and flows, too.
+        """Skip `time.sleep`, `asyncio.sleep` and `anyio.sleep` in tasks and flows too.
 
-        A time limit of a task or flow is real time and does not see the skipped seconds.
+        Timeouts of tasks and flows run in real time and do not count the skipped seconds.
         """
         self._process.time.skips_sleep = True
 
@@ -76,7 +76,7 @@ def virtual_clock(process: ClockProcess, home: Path) -> Iterator[VirtualClock]:
 
     Args:
         process: This process's side of the clock.
-        home: The folder of the run.
+        home: The folder of the pytest run.
 
     Yields:
         The clock.

@@ -18,7 +18,7 @@ from flowgauge.clock.coordinator import Coordinator, socket_path
 from flowgauge.clock.shared_time import SharedTime
 from flowgauge.waiting import patience
 
-SECOND_LOOK = 0.4
+RECHECK_AFTER = 0.4
 DAY = 86_400.0
 MINUTE = 60.0
 
@@ -64,7 +64,7 @@ def test_a_deadline_that_comes_between_two_looks_is_not_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run that begins and waits between the looks wakes before one that waits for longer."""
-    monkeypatch.setattr(module, "SECOND_LOOK", SECOND_LOOK)
+    monkeypatch.setattr(module, "RECHECK_AFTER", RECHECK_AFTER)
     # The path of a socket must be short.
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -86,7 +86,7 @@ def test_a_deadline_that_comes_between_two_looks_is_not_passed_over(
             while (heard := process.hears())["about"] == "look":
                 process.see_nothing_going_on(heard["question"])
                 if not later:
-                    later.append(threading.Timer(SECOND_LOOK / 4, begin_and_wait))
+                    later.append(threading.Timer(RECHECK_AFTER / 4, begin_and_wait))
                     later[0].start()
             later[0].join()
             assert heard == {"about": "wake", "id": 2}

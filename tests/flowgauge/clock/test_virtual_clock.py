@@ -192,7 +192,7 @@ def test_a_runner_that_waits_to_submit_is_waited_for_no_longer_than_for_a_worker
     """A runner that submits only to a free worker holds time up for so long, and not for ever."""
     import flowgauge.clock.coordinator as coordinator
 
-    monkeypatch.setattr(coordinator, "HAND_OVER", 0.5)
+    monkeypatch.setattr(coordinator, "START_GRACE", 0.5)
     free = threading.Semaphore(1)
 
     @task(retries=1, retry_delay_seconds=HOUR)
