@@ -219,7 +219,7 @@ class ClockProcess:
         )
 
     def _requests_under_way(self) -> int:
-        """Return the number of requests in flight, except those of an event loop that is blocked."""
+        """Return the number of requests in flight, except those of blocked event loops."""
         frames = sys._current_frames()
         return sum(
             count

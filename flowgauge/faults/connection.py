@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This process's connection to the Prefect server, which a test may want to be lost."""
+"""This process's connection to the Prefect server, which a fault can interrupt."""
 
 from __future__ import annotations
 
@@ -17,55 +17,58 @@ from flowgauge.faults.process import FaultProcess
 
 
 class LossyConnection:
-    """Refuses requests below Prefect's client, whose own retries and waits then follow.
+    """Refuses requests below Prefect's client, whose own retries and waits then apply.
 
-    HTTP requests and the websocket that takes events (and with them the states of task runs)
-    are counted apart, so that neither saves the other.
+    HTTP requests and the websocket that carries events (and so the states of task runs) are
+    counted separately, so that failures of one do not use up those of the other.
     """
 
     def __init__(self, process: FaultProcess) -> None:
-        """Begin with a connection that works."""
+        """Start with a working connection."""
         self._process = process
         self._lock = threading.Lock()
         self._plan: Plan | None = None
-        self._left = {"http": 0, "websocket": 0}
+        self._remaining = {"http": 0, "websocket": 0}
 
     def lose(self, requests: int) -> None:
         """Lose the connection.
 
         Args:
-            requests: How many HTTP requests fail, and how often the websocket breaks or can't
-                be opened.
+            requests: How many HTTP requests fail, and how often the websocket breaks or can't be
+                opened.
         """
         with self._lock:
             self._plan = self._process.plan
-            for kind in self._left:
-                self._left[kind] += requests
+            for kind in self._remaining:
+                self._remaining[kind] += requests
 
     def refuses(self, kind: str, host: str, port: int | None) -> bool:
-        """Say whether a request fails, and count it if it does.
+        """Return whether a request fails, and count it if it does.
 
         Args:
             kind: "http" or "websocket".
-            host: Where it goes.
-            port: Where it goes; None is the scheme's own.
+            host: The host it goes to.
+            port: The port it goes to; None is the scheme's default.
+
+        Returns:
+            Whether the request fails.
         """
-        if not self._left[kind]:
+        if not self._remaining[kind]:
             return False
         with self._lock:
             plan = self._process.plan
             if plan is None or self._plan is None or plan.journal != self._plan.journal:
-                # That test is over.
-                self._left = dict.fromkeys(self._left, 0)
+                # The test that lost the connection is over.
+                self._remaining = dict.fromkeys(self._remaining, 0)
                 return False
             api = urlsplit(plan.api_url)
-            if (api.hostname, api.port) != (host, port) or not self._left[kind]:
+            if (api.hostname, api.port) != (host, port) or not self._remaining[kind]:
                 return False
-            self._left[kind] -= 1
+            self._remaining[kind] -= 1
             return True
 
     def hooks(self) -> contextlib.ExitStack:
-        """Put this under the clients of this process; closing the result takes it away."""
+        """Install this below the clients of this process; closing the result removes it."""
         stack = contextlib.ExitStack()
         for owner, name, new in (
             (httpx.HTTPTransport, "handle_request", self._request()),
@@ -104,7 +107,7 @@ class LossyConnection:
         async def send(self_: Any, *args: Any, **kwargs: Any) -> None:
             uri = self_.protocol.uri
             if self.refuses("websocket", uri.host, uri.port):
-                # The socket is really closed, and what comes of that is the library's doing.
+                # The socket is really closed, so what follows is the library's real behaviour.
                 self_.transport.abort()
                 await self_.wait_closed()
             await stock(self_, *args, **kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where faults meet Prefect's task engine: which of its methods they wrap."""
+"""The hooks of faults in Prefect's task engine: the methods that they wrap."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from flowgauge.faults.storing import after_storing, after_storing_async, watch_s
 
 
 def hooks(process: FaultProcess) -> contextlib.ExitStack:
-    """Let faults strike in the task runs of this process.
+    """Make faults strike in the task runs of this process.
 
     Args:
-        process: This process's side of the faults. `FAULTS` of `flowgauge.compat.names` works here.
+        process: This process's side of the faults. The feature `FAULTS` of
+            `flowgauge.compat.names` must work here.
 
     Returns:
-        What takes the hooks away again when it is closed.
+        A stack that removes the hooks when closed.
     """
     points = Points(process)
     stack = contextlib.ExitStack()

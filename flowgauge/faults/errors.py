@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is raised where a fault is asked for."""
+"""The exceptions that faults raise."""
 
 from __future__ import annotations
 
 
 class InjectedFault(Exception):
-    """What an attempt fails with if a test names nothing else."""
+    """The error that an attempt fails with unless the test names another."""
 
 
 class FaultRefused(Exception):
-    """A fault can't strike where the task runs; one line says why and where it can."""
+    """A fault can't strike where the task runs; the one-line message says why, and where it can."""
 
 
 class Refusal(BaseException):
-    """The same inside Prefect's engine, which does not retry what is no ordinary error."""
+    """`FaultRefused` inside Prefect's engine, which never retries a `BaseException` like this."""

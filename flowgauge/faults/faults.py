@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test holds in hand: says which fault strikes which task at which point."""
+"""The object behind the `faults` fixture: says which fault strikes which task, and where."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Faults:
     """The faults of one test; they strike on every task runner, in all its processes."""
 
     def __init__(self, folder: Path, seed: int, api_url: str) -> None:
-        """Begin without any.
+        """Start without any faults.
 
         Args:
-            folder: In which the plan goes to other processes; it must exist.
-            seed: What decides where chance does.
+            folder: The folder through which other processes get the plan; it must exist.
+            seed: The seed for everything that is random.
             api_url: The address of the Prefect API.
         """
         self._folder = folder
@@ -56,19 +56,19 @@ class Faults:
 
     @property
     def seed(self) -> int:
-        """What decides where chance does: `--flow-fault-seed`, or random for each pytest run."""
+        """The seed for everything random: `--flow-fault-seed`, or a new one for each pytest run."""
         return self._plan.seed
 
     def on(self, task: str, *, at: FaultPoint | None = None) -> FaultsOn:
-        """Choose tasks and a point.
+        """Select tasks and a point in their runs.
 
         Args:
-            task: The name of a task, or a pattern of names, for instance `"load*"`.
-            at: Where in the task run: "before the body" (if it is left out), "after the
-                effect", "before the result is stored" or "after completion".
+            task: The name of a task, or a pattern such as `"load*"`.
+            at: The point in the task run: "before the body" (the default), "after the effect",
+                "before the result is stored" or "after completion".
 
         Returns:
-            What to call for a fault there.
+            An object with one method for each kind of fault.
         """
         if at is not None and at not in FAULT_POINTS:
             points = ", ".join(f'"{point}"' for point in FAULT_POINTS)
@@ -76,17 +76,17 @@ class Faults:
         return FaultsOn(self, task, at)
 
     def add(self, task: str, at: Moment, effect: FaultEffect, call: str) -> None:
-        """Let a fault strike from now on; see `FaultsOn` for its arguments."""
+        """Add a fault, active from now on; see `FaultsOn` for its arguments."""
         fault = Fault(len(self._plan.faults), task, at, effect, call)
         self._plan = dataclasses.replace(self._plan, faults=(*self._plan.faults, fault))
         self._plan.write(self._folder)
 
     def end(self) -> None:
-        """Let no more fault strike."""
+        """Stop all faults."""
         plan_path(self._folder).unlink(missing_ok=True)
 
     def unmet(self) -> list[str]:
-        """Return one line for each fault whose task never got to its point."""
+        """Return one line for each fault whose task never reached its point."""
         self._journal.catch_up()
         return [self._why(fault) for fault in self._plan.faults if not self._reached(fault)]
 
@@ -99,22 +99,22 @@ class Faults:
         return self._journal.reached[fault.number] > 0
 
     def _why(self, fault: Fault) -> str:
-        ran = sorted(self._journal.tasks)
-        meant = [name for name in ran if fault.concerns(name)]
-        if not ran:
+        names = sorted(self._journal.tasks)
+        matching = [name for name in names if fault.concerns(name)]
+        if not names:
             return f"{fault.call}: no task ran at all"
-        if not meant:
-            names = ", ".join(map(repr, ran))
-            return f"{fault.call}: no task of that name ran; those that ran are {names}"
-        who = " and ".join(map(repr, meant))
+        if not matching:
+            listed = ", ".join(map(repr, names))
+            return f"{fault.call}: no task of that name ran; those that ran are {listed}"
+        who = " and ".join(map(repr, matching))
         if "stored" in fault.at:
-            return f"{fault.call}: {who} ran and stored no result; persist_result=True stores it"
-        return f"{fault.call}: {who} ran and never got to the point {fault.at!r}"
+            return f"{fault.call}: {who} ran but stored no result; persist_result=True stores it"
+        return f"{fault.call}: {who} ran but never reached the point {fault.at!r}"
 
 
 @dataclasses.dataclass(frozen=True)
 class FaultsOn:
-    """A task and a point, for which each method adds a fault; see `Faults.on`."""
+    """Tasks and a point, for which each method adds a fault; see `Faults.on`."""
 
     faults: Faults
     task: str
@@ -124,9 +124,9 @@ class FaultsOn:
         """Raise an error in the first attempts of each task run.
 
         Args:
-            n: In how many; those count that get to the point.
+            n: The number of attempts; only those that reach the point count.
             error: An exception or its class.
-            in_all: Count over all task runs together, whichever come first, and not for each.
+            in_all: Count the first attempts over all task runs together, not for each task run.
         """
         call = self._call("fail_times", n, in_all=in_all)
         if not _is_count(n):
@@ -136,12 +136,12 @@ class FaultsOn:
     def fail_with_probability(self, p: float, error: Error = InjectedFault) -> None:
         """Raise an error in attempts that the seed chooses.
 
-        With the same seed the same attempts of the same tasks with the same arguments fail, on
-        every runner, in whatever order they run. A task whose arguments have no telling `repr`
-        is told apart by its `task_run_name`.
+        With the same seed, the same attempts of the same tasks with the same arguments fail, on
+        every task runner and in whatever order they run. Task runs whose arguments have no
+        distinctive `repr` are distinguished by their `task_run_name`.
 
         Args:
-            p: How likely each attempt is to fail.
+            p: The probability that an attempt fails.
             error: An exception or its class.
         """
         call = self._call("fail_with_probability", p)
@@ -150,10 +150,10 @@ class FaultsOn:
         self._add(FailSometimes(_packed(call, error), p), call)
 
     def slow(self, seconds: float) -> None:
-        """Let every attempt wait, in real time.
+        """Make every attempt wait, in real time.
 
         Args:
-            seconds: How long.
+            seconds: How long it waits.
         """
         call = self._call("slow", seconds)
         if not _is_number(seconds) or not 0 <= seconds < math.inf:
@@ -161,14 +161,14 @@ class FaultsOn:
         self._add(Slow(seconds), call)
 
     def crash_process(self, *, times: int = 1) -> None:
-        """Kill the process that runs the task, once Prefect has sent off what it knows.
+        """Kill the process that runs the task, once Prefect has sent its pending events.
 
-        That is for the runners processes and dask-processes: where a task runs in pytest's own
-        process, the test fails instead.
+        For the task runners processes and dask-processes: if a task runs in pytest's own process,
+        the test fails instead.
 
         Args:
-            times: In how many attempts of each task run; a run that Dask starts anew on another
-                worker is the next attempt of the same one.
+            times: In how many attempts of each task run; when Dask restarts a task run on another
+                worker, that is its next attempt.
         """
         call = self._call("crash_process", times=times)
         if not _is_count(times):
@@ -176,9 +176,9 @@ class FaultsOn:
         self._add(Crash(times), call)
 
     def corrupt_result(self) -> None:
-        """Cut the stored result of the task in half, as a write that broke off would.
+        """Truncate the stored result of the task to half, as an interrupted write would.
 
-        Whoever has the value in hand keeps it; whoever reads it later finds the damage.
+        Code that already holds the value keeps it; code that reads it later finds the damage.
         """
         call = self._call("corrupt_result")
         if self.at is not None:
@@ -189,12 +189,12 @@ class FaultsOn:
         """Lose the connection of the task's process to the Prefect server, once per task run.
 
         Requests fail as if the server were gone, below Prefect's client, which retries (or not)
-        as it always does, in real time. The websocket that takes the states of task runs breaks
-        too. On the runner processes states go through pytest's process, and are not concerned.
+        as usual, in real time. The websocket that carries the states of task runs breaks too. On
+        the task runner processes, states go through pytest's process and are not affected.
 
         Args:
-            requests: How many HTTP requests fail, and how often the websocket breaks or can't
-                be opened.
+            requests: How many HTTP requests fail, and how often the websocket breaks or can't be
+                opened.
         """
         call = self._call("lose_connection", requests)
         if not _is_count(requests):
@@ -205,25 +205,27 @@ class FaultsOn:
         self.faults.add(self.task, self.at or "before the body", effect, call)
 
     def _call(self, method: str, *args: object, **kwargs: object) -> str:
-        """Return the call as the test has it, for messages."""
+        """Return the call as the test wrote it, for messages."""
         at = "" if self.at is None else f", at={self.at!r}"
-        given = {name: repr(value) for name, value in kwargs.items()}
-        named = [f"{name}={value}" for name, value in given.items() if value not in ("False", "1")]
-        arguments = ", ".join([*map(repr, args), *named])
+        reprs = {name: repr(value) for name, value in kwargs.items()}
+        keywords = [
+            f"{name}={value}" for name, value in reprs.items() if value not in ("False", "1")
+        ]
+        arguments = ", ".join([*map(repr, args), *keywords])
         return f"faults.on({self.task!r}{at}).{method}({arguments})"
 
 
 @contextlib.contextmanager
 def wanted_faults(folder: Path, seed: int, api_url: str) -> Iterator[Faults]:
-    """Give one test its faults.
+    """Provide the faults of one test.
 
     Args:
-        folder: In which the plan goes to other processes.
-        seed: What decides where chance does.
+        folder: The folder through which other processes get the plan; created if missing.
+        seed: The seed for everything that is random.
         api_url: The address of the Prefect API.
 
     Yields:
-        The faults; they strike until the end.
+        The faults; they are active until the context ends.
     """
     folder.mkdir(exist_ok=True)
     faults = Faults(folder, seed, api_url)
@@ -242,20 +244,20 @@ def _is_number(value: object) -> bool:
 
 
 def _packed(call: str, error: Any) -> bytes:
-    """Return an exception as it travels to other processes, and make sure that it arrives."""
+    """Return an exception pickled for other processes, after checking that it can be unpickled."""
     import cloudpickle
 
     try:
-        raised = error() if isinstance(error, type) else error
-        packed: bytes = cloudpickle.dumps(raised)
-        arrived = pickle.loads(packed)
-    except Exception as why:
+        instance = error() if isinstance(error, type) else error
+        packed: bytes = cloudpickle.dumps(instance)
+        unpickled = pickle.loads(packed)
+    except Exception as cause:
         _refuse(
-            f"{call}: {error!r} can't travel to other processes"
-            f" ({type(why).__name__}: {' '.join(str(why).split())})"
+            f"{call}: {error!r} can't be sent to other processes"
+            f" ({type(cause).__name__}: {' '.join(str(cause).split())})"
         )
-    if not isinstance(arrived, Exception):
-        _refuse(f"{call}: {error!r} is no exception; give one, or its class")
+    if not isinstance(unpickled, Exception):
+        _refuse(f"{call}: {error!r} is not an exception; give one, or its class")
     return packed
 
 

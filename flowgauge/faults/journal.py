@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was reached and what struck during a test: one file that all its processes append to."""
+"""The journal of a test's faults, reached and struck: one file that all its processes append to."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flowgauge.faults.plan import Fault
 
 
 class Journal:
-    """Counts for all processes together; each reads only what is new to it."""
+    """Counts over all processes; each process reads only the lines that are new to it."""
 
     def __init__(self, path: Path) -> None:
-        """Read a journal.
+        """Prepare to read and write a journal.
 
         Args:
-            path: The file; it must exist by the time that something is noted.
+            path: The file; it must exist before anything is recorded.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -32,54 +32,54 @@ class Journal:
         self.tasks: set[str] = set()
         """Names of the tasks that ran."""
         self.reached: Counter[int] = Counter()
-        """How often each fault could have struck."""
+        """How often each fault's point was reached."""
         self.struck: Counter[int] = Counter()
-        """How often each fault did strike."""
+        """How often each fault struck."""
         self.refused: list[str] = []
         """Faults that could not strike where the task ran, and why."""
 
     def create(self) -> None:
-        """Make the file."""
+        """Create the file."""
         self._path.touch()
 
     def catch_up(self) -> None:
-        """Read what other processes have noted."""
+        """Read what other processes have recorded."""
         with self._opened():
             pass
 
     def note_task(self, name: str) -> None:
-        """Note that a task of this name ran."""
+        """Record that a task of this name ran."""
         with self._opened() as file:
             if name not in self.tasks:
                 self._append(file, task=name)
 
     def note_refusal(self, line: str) -> None:
-        """Note that a fault could not strike where the task ran."""
+        """Record that a fault could not strike where its task ran."""
         with self._opened() as file:
             self._append(file, refused=line)
 
     def reach(self, faults: Sequence[Fault], seed: int, run: str, subject: str) -> list[Fault]:
-        """Note that a task run got to the point of some faults.
+        """Record that a task run reached the point of some faults.
 
         Args:
-            faults: Of that point and task.
-            seed: Of the test.
+            faults: The faults for that point and task.
+            seed: The seed of the test.
             run: The id of the task run.
-            subject: What it does, the same on every runner. Runs that do the same are told
-                apart by the order in which they get here first, so that which of them a fault
-                strikes may change from run to run, but not how many.
+            subject: A description of its work, the same on every task runner. Task runs with the
+                same description are distinguished by the order in which they first get here, so
+                which of them a fault strikes may change between pytest runs, but not how many.
 
         Returns:
-            Those that strike now.
+            The faults that strike now.
         """
         due = []
         with self._opened() as file:
             for fault in faults:
                 number = fault.number
                 alike = self._runs.get((number, subject), [])
-                which = alike.index(run) if run in alike else len(alike)
+                index = alike.index(run) if run in alike else len(alike)
                 attempt = self._attempts[number, run] + 1
-                name = f"{subject} #{which}"
+                name = f"{subject} #{index}"
                 strikes = fault.strikes(seed, name, attempt, self.struck[number])
                 self._append(file, reached=number, run=run, subject=subject, struck=strikes)
                 if strikes:
@@ -88,7 +88,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
-        """Keep everyone else out, and know all that they noted before."""
+        """Lock the file, read what others have recorded so far, and yield it for appending."""
         with self._lock, self._path.open("r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(self._read)

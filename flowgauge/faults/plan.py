@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which faults a test wants, as plain data that travels to the processes that run its tasks."""
+"""The faults that a test wants, as plain data sent to the processes that run its tasks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FaultPoint = Literal[
 ]
 """Moments in a task run at which a test can place a fault.
 
-- before the body: the run is Running, and its arguments are there;
-- after the effect: the body has returned, and nobody knows yet;
-- before the result is stored: Prefect sets Completed first and stores the result then; tasks
+- before the body: the run is Running, and its arguments are available;
+- after the effect: the body has returned, but Prefect has recorded nothing of it yet;
+- before the result is stored: Prefect sets Completed first and then stores the result; tasks
   that store none never get here;
-- after completion: Completed is set and the result stored (or left to a transaction around the
-  task), and no hook has been called yet.
+- after completion: Completed is set and the result stored (or left to an enclosing transaction),
+  and no hook has been called yet.
 
-A run that finds its result in the cache has no body and gets to none of them.
+A run that finds its result in the cache executes no body and reaches none of them.
 """
 FAULT_POINTS: tuple[FaultPoint, ...] = get_args(FaultPoint)
 Moment = FaultPoint | Literal["after the result is stored"]
@@ -33,7 +33,7 @@ Moment = FaultPoint | Literal["after the result is stored"]
 
 @dataclass(frozen=True)
 class Fail:
-    """The first attempts of each task run, or of all together, raise an error."""
+    """The first attempts of each task run, or over all task runs together, raise an error."""
 
     error: bytes
     times: int
@@ -42,7 +42,7 @@ class Fail:
 
 @dataclass(frozen=True)
 class FailSometimes:
-    """Attempts that the seed chooses raise an error."""
+    """Attempts chosen by the seed raise an error."""
 
     error: bytes
     probability: float
@@ -64,7 +64,7 @@ class Crash:
 
 @dataclass(frozen=True)
 class CorruptResult:
-    """Half of what was stored is gone, as after a write that broke off."""
+    """Half of the stored result is lost, as after an interrupted write."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Fault:
     """One fault.
 
     Attributes:
-        number: Its place among the faults of the test.
+        number: Its index among the faults of the test.
         task: The name of a task, or a pattern (`fnmatch`) of names.
-        at: When it strikes.
+        at: The moment at which it strikes.
         effect: What it does.
-        call: How the test asked for it, to tell a person.
+        call: The call with which the test requested it, for messages.
     """
 
     number: int
@@ -96,20 +96,20 @@ class Fault:
     call: str
 
     def concerns(self, task: str) -> bool:
-        """Say whether a task of this name is meant."""
+        """Return whether the fault is for tasks of this name."""
         return fnmatchcase(task, self.task)
 
     def strikes(self, seed: int, subject: str, attempt: int, struck: int) -> bool:
         """Decide whether the fault strikes.
 
         Args:
-            seed: Of the test.
-            subject: The task run, by a name that it has on every runner.
-            attempt: Which time it gets to the point, from 1.
-            struck: How often the fault has struck, over all task runs.
+            seed: The seed of the test.
+            subject: A name of the task run that is the same on every task runner.
+            attempt: The number of times that it has reached the point, from 1.
+            struck: How often the fault has struck so far, over all task runs.
 
         Returns:
-            The same for the same arguments, in every process.
+            Whether it strikes: the same for the same arguments in every process.
         """
         match self.effect:
             case Fail(times=times, in_all=True):
@@ -123,24 +123,24 @@ class Fault:
         return True
 
 
-def draw(*what: object) -> float:
-    """Return a number in [0, 1) that depends on the arguments only, and looks random."""
-    digest = hashlib.sha256(repr(what).encode()).digest()
+def draw(*key: object) -> float:
+    """Return a pseudo-random number in [0, 1) that depends only on the arguments."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
 def describe(value: Any) -> str:
-    """Return a text that is the same for the same value in every process.
+    """Return a description that is the same for equal values in every process.
 
     Args:
         value: An argument of a task.
 
     Returns:
-        Its `repr`, without addresses, and with what has no order in order.
+        Its `repr` without memory addresses, with the items of sets and mappings sorted.
     """
     match value:
         case Mapping():
-            pairs = sorted(f"{describe(key)}: {describe(held)}" for key, held in value.items())
+            pairs = sorted(f"{describe(key)}: {describe(item)}" for key, item in value.items())
             return "{" + ", ".join(pairs) + "}"
         case set() | frozenset():
             return "{" + ", ".join(sorted(map(describe, value))) + "}"
@@ -154,10 +154,10 @@ class Plan:
     """The faults of one test.
 
     Attributes:
-        seed: What decides where chance does.
+        seed: The seed for everything that is random.
         api_url: The address of the Prefect API that connections are lost to.
-        journal: The name of the file in which processes note what was reached.
-        faults: In the order in which they strike.
+        journal: The name of the file in which processes record the points they reach.
+        faults: The faults, in the order in which they strike.
     """
 
     seed: int
@@ -166,12 +166,12 @@ class Plan:
     faults: tuple[Fault, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Make this the plan that every process of the run follows from now on."""
+        """Make this the plan that every process of the pytest run follows from now on."""
         unfinished = folder / f".plan.{os.getpid()}"
         unfinished.write_bytes(pickle.dumps(self))
         unfinished.replace(plan_path(folder))
 
 
 def plan_path(folder: Path) -> Path:
-    """Return where the plan lies; there is none while no test wants a fault."""
+    """Return the path of the plan, which exists only while a test wants a fault."""
     return folder / "plan.pickle"

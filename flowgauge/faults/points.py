@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets faults strike at the points of a task run."""
+"""The points of a task run at which faults strike, and what each kind of fault does."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from flowgauge.faults.plan import (
 from flowgauge.faults.process import FaultProcess
 
 DELIVERY = 10.0
-"""Seconds that Prefect has to send off what was there before a crash."""
+"""Seconds that Prefect has to send its pending events before a crash."""
 
 _NEVER_HEARD_OF = (
     "on the runner processes an error that leaves Prefect's engine stops the pool, and whoever"
-    " waits for the task waits for ever; use the other runners, or another point"
+    " waits for the task waits forever; use the other runners, or another point"
 )
 
 
 class Points:
-    """Lets faults strike at the points of a task run."""
+    """Makes faults strike at the points of a task run."""
 
     def __init__(self, process: FaultProcess) -> None:
-        """Begin.
+        """Start with a working connection.
 
         Args:
             process: This process's side of the faults.
@@ -50,14 +50,14 @@ class Points:
         self.connection = LossyConnection(process)
 
     def wait(self, engine: Any, at: Moment) -> None:
-        """Let what is due at a point strike, in the thread of a sync task.
+        """Make the faults that are due at a point strike, in the thread of a sync task.
 
         Args:
-            engine: Of the task run.
-            at: The point that it has got to.
+            engine: The engine of the task run.
+            at: The point that it has reached.
 
         Raises:
-            Exception: What the test wants the task to fail with.
+            Exception: The error that the test wants the task to fail with.
             Refusal: If a fault can't strike in this process.
         """
         for seconds in self._strike(engine, at):
@@ -69,13 +69,13 @@ class Points:
             await asyncio.sleep(seconds)
 
     def due(self, engine: Any, at: Moment) -> list[Fault]:
-        """Note that a task run has got to a point, and return the faults that strike there."""
+        """Record that a task run has reached a point, and return the faults that strike there."""
         return self.process.due(
             engine.task.name, at, str(engine.task_run.id), lambda: _subject(engine)
         )
 
     def _strike(self, engine: Any, at: Moment) -> Iterator[float]:
-        """Strike, and yield the seconds to wait for each fault that only takes time."""
+        """Execute the faults that are due, yielding the seconds to wait for each `Slow`."""
         for fault in self.due(engine, at):
             match fault.effect:
                 case Slow(seconds):
@@ -85,7 +85,7 @@ class Points:
                 case Fail(error=error) | FailSometimes(error=error):
                     raise pickle.loads(error)
                 case LoseConnection(requests):
-                    # Else what happened before would be what fails.
+                    # Otherwise the requests that fail would be those for earlier events.
                     _deliver_events()
                     self.connection.lose(requests)
                 case Crash():
@@ -107,23 +107,23 @@ class Points:
 
 
 def _subject(engine: Any) -> str:
-    """Return what a task run does. Prefect's own names and keys of runs are random."""
+    """Return a description of a task run's work: Prefect's own run names and keys are random."""
     if engine.task.task_run_name:
         return str(engine.task_run.name)
     return f"{engine.task.name}({describe(engine.parameters)})"
 
 
 def _deliver_events() -> None:
-    """Wait until Prefect has sent off the states that it has noted so far."""
+    """Wait until Prefect has sent the states that it has recorded so far."""
     delivery = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
     delivery.start()
     delivery.join(DELIVERY)
 
 
 def _flush_pool_messages() -> None:
-    """Hand over the events that a pool's worker sends through pytest's process.
+    """Flush the events that a pool's worker sends through pytest's process.
 
-    Killed while it does, it would take the queue's lock with it, and Prefect would hang.
+    A worker killed while it sends would never release the queue's lock, and Prefect would hang.
     """
     if queue := _pool_queue():
         queue.close()
@@ -131,6 +131,6 @@ def _flush_pool_messages() -> None:
 
 
 def _pool_queue() -> Any:
-    """Return the queue to pytest's process, None outside the workers of a process pool."""
+    """Return the queue to pytest's process; None outside the workers of a process pool."""
     _, options = EventsWorker._client_override or (None, ())
     return dict(options).get("event_queue")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This process's side of a test's faults: it follows the plan that lies in the run's folder."""
+"""One process's side of a test's faults: it follows the plan in the folder of the pytest run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from flowgauge.faults.plan import Fault, Moment, Plan, plan_path
 
 
 def faults_folder(home: Path) -> Path:
-    """Return where the plan and the journal of a run's tests lie."""
+    """Return the folder with the plan and journals of a pytest run."""
     return home / "faults"
 
 
 class FaultProcess:
-    """What this process knows of the plan; while there is none, that costs one `stat`."""
+    """What this process knows of the plan; while there is none, a check costs one `stat`."""
 
     def __init__(self, home: Path, *, expendable: bool, crash_on: Sequence[str] = ()) -> None:
-        """Look for plans.
+        """Start to follow the plans of a pytest run.
 
         Args:
-            home: The folder of the run.
+            home: The folder of the pytest run.
             expendable: Whether this process may be killed.
-            crash_on: Task runners whose processes may, to be named where this one may not.
+            crash_on: Task runners whose processes may be killed, to name in the message if this one
+                may not.
         """
         self.expendable = expendable
         self.crash_on = crash_on
@@ -39,10 +40,10 @@ class FaultProcess:
 
     @property
     def plan(self) -> Plan | None:
-        """What the test wants that runs now."""
+        """The plan of the test that is running; None if it wants no faults."""
         try:
-            found = os.stat(self._path)
-            stamp = found.st_mtime_ns, found.st_ino, found.st_size
+            status = os.stat(self._path)
+            stamp = status.st_mtime_ns, status.st_ino, status.st_size
             if stamp != self._stamp:
                 plan: Plan = pickle.loads(Path(self._path).read_bytes())
                 self._follow(plan)
@@ -58,13 +59,13 @@ class FaultProcess:
         self._plan = plan
 
     def note_task(self, name: str) -> None:
-        """Note that a task of this name runs here."""
+        """Record that a task of this name runs here."""
         if self.plan is not None and name not in self._noted:
             self._journal.note_task(name)
             self._noted.add(name)
 
     def refuse(self, line: str) -> None:
-        """Note that a fault can't strike here, in case that nobody hears of it otherwise."""
+        """Record that a fault can't strike here, in case the error is not reported otherwise."""
         self._journal.note_refusal(line)
 
     def due(self, task: str, at: Moment, run: str, subject: Callable[[], str]) -> list[Fault]:
@@ -72,12 +73,12 @@ class FaultProcess:
 
         Args:
             task: The name of the task.
-            at: The point that it has got to.
+            at: The point that the task run has reached.
             run: The id of the task run.
-            subject: Gives what the run does, the same on every runner.
+            subject: Returns a description of the task run's work, the same on every task runner.
 
         Returns:
-            Them, in the order in which the test asked for them.
+            The faults, in the order in which the test requested them.
         """
         plan = self.plan
         if plan is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The moments before and after a task's result is stored, whoever commits its transaction."""
+"""The moments before and after a task's result is stored, whichever transaction commits it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from flowgauge.faults.points import Points
 
 
 def watch_storing(points: Points, engine: Any, transaction: Any) -> None:
-    """Come back when the transaction is committed, be it by another one around it."""
+    """Register a commit hook, which runs even if an enclosing transaction does the commit."""
     if transaction.is_staged() and points.process.plan is not None:
-        # After the task's own hooks: nothing comes between this one and the storage.
+        # After the task's own hooks, so that nothing happens between this one and the storing.
         transaction.on_commit_hooks.append(_Storing(points, engine))
 
 
@@ -46,10 +46,10 @@ class _Storing:
 
 
 def _corrupt(transaction: Any) -> None:
-    """Cut what a transaction stored in half, and forget the copy in memory."""
+    """Truncate what a transaction stored to half, and drop the copy in memory."""
     staged, store = transaction._staged_value, transaction.store
-    stored = isinstance(staged, ResultRecord)
-    key = staged.metadata.storage_key if stored else transaction.key
+    is_record = isinstance(staged, ResultRecord)
+    key = staged.metadata.storage_key if is_record else transaction.key
     storage = store.result_storage
     content = call_explicitly_sync_block_method(storage, "read_path", (key,), {})
     half = {"content": content[: len(content) // 2]}
@@ -58,7 +58,7 @@ def _corrupt(transaction: Any) -> None:
 
 
 def after_storing(points: Points, stock: Any) -> Any:
-    """Return `Transaction.commit` with the moment after a result is stored."""
+    """Return `Transaction.commit`, extended by the moment after a result is stored."""
 
     def commit(self: Any) -> bool:
         committed: bool = stock(self)
@@ -71,7 +71,7 @@ def after_storing(points: Points, stock: Any) -> Any:
 
 
 def after_storing_async(points: Points, stock: Any) -> Any:
-    """Return `AsyncTransaction.commit` with the moment after a result is stored."""
+    """Return `AsyncTransaction.commit`, extended by the moment after a result is stored."""
 
     async def commit(self: Any) -> bool:
         committed: bool = await stock(self)

@@ -77,12 +77,13 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
         (
             lambda f: f.on("load").fail_times(1, Unsendable),
             "faults.on('load').fail_times(1): <class 'tests.flowgauge.faults.test_bad_use."
-            "Unsendable'> can't travel to other processes (TypeError: cannot pickle"
+            "Unsendable'> can't be sent to other processes (TypeError: cannot pickle"
             " '_thread.lock' object)",
         ),
         (
             lambda f: f.on("load").fail_times(1, "no answer"),
-            "faults.on('load').fail_times(1): 'no answer' is no exception; give one, or its class",
+            "faults.on('load').fail_times(1): 'no answer' is not an exception; give one, or its"
+            " class",
         ),
     ],
 )
@@ -115,12 +116,12 @@ def test_a_fault_at_a_point_that_was_never_reached(wanted: Faults, tmp_path: Pat
     wanted.on("load", at="after completion").fail_times(2)
     FaultProcess(tmp_path, expendable=False).note_task("load")
     assert wanted.unmet() == [
-        "faults.on('l*', at='before the result is stored').fail_times(1): 'load' ran and stored"
+        "faults.on('l*', at='before the result is stored').fail_times(1): 'load' ran but stored"
         " no result; persist_result=True stores it",
-        "faults.on('load').corrupt_result(): 'load' ran and stored no result;"
+        "faults.on('load').corrupt_result(): 'load' ran but stored no result;"
         " persist_result=True stores it",
-        "faults.on('load', at='after completion').fail_times(2): 'load' ran and never got to the"
-        " point 'after completion'",
+        "faults.on('load', at='after completion').fail_times(2): 'load' ran but never reached"
+        " the point 'after completion'",
     ]
 
 
