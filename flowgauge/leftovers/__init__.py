@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test leaves behind: processes, threads, connections to the server, files."""
+"""Detection of what a test leaves behind: processes, threads, connections to the server, files."""

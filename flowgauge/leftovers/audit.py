@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sees what this process writes, starts and connects to while a test runs."""
+"""The audit hook that records what this process writes, starts and connects to during a test."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class OpenedConnection:
 
 @dataclass
 class Activity:
-    """What this process did since a test began.
+    """What this process has done since a test started.
 
     Attributes:
         written: The first write to each path.
-        threads: Where each thread was started; Python 3.11 does not tell.
-        connections: Each socket that was connected.
+        threads: Where each thread was started; Python 3.11 does not record that.
+        connections: The sockets that were connected.
         processes: Whether a process was started.
     """
 
@@ -42,17 +42,17 @@ class Activity:
     processes: bool = False
 
     def note(self, event: str, args: tuple[Any, ...]) -> None:
-        """Note an audit event of Python."""
+        """Record an audit event of Python."""
         match event, args:
             case "socket.connect", (connected, address):
-                here = threading.current_thread()
+                thread = threading.current_thread()
                 self.connections.append(
-                    OpenedConnection(weakref.ref(connected), address, here, origin())
+                    OpenedConnection(weakref.ref(connected), address, thread, origin())
                 )
             case (("_thread.start_new_thread" | "_thread.start_joinable_thread"), (function, *_)):
-                started = getattr(function, "__self__", None)
-                if isinstance(started, threading.Thread):
-                    self.threads[started] = origin()
+                thread = getattr(function, "__self__", None)
+                if isinstance(thread, threading.Thread):
+                    self.threads[thread] = origin()
             case (("os.fork" | "os.posix_spawn" | "os.system" | "subprocess.Popen"), _):
                 self.processes = True
             case _:
@@ -76,15 +76,15 @@ _installed = False
 
 
 def watch(sightings: Activity | None) -> None:
-    """Note from now on what this process does; None ends it.
+    """Record what this process does from now on; None stops that.
 
     Args:
-        sightings: Where to note it.
+        sightings: Where to record it.
     """
     global _watching, _installed
     _watching = sightings
     if sightings is not None and not _installed:
-        # For good: Python has no way to take an audit hook out again.
+        # Permanently: Python has no way to remove an audit hook.
         sys.addaudithook(_hook)
         _installed = True
 
@@ -94,5 +94,5 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         try:
             _watching.note(event, args)
         except Exception:
-            # An error here would become one of the code that is watched.
+            # An error here would surface in the code being watched.
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells files that a test leaves behind from those that belong somewhere."""
+"""The rules for which files count as left behind by a test and which are allowed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from flowgauge.leftovers.writes import FileState, file_state
 
 _NAMES = ("__pycache__", ".hypothesis", ".benchmarks", ".pytest_cache", ".coverage")
 _SERVED = "runner_storage"
-"""What `serve` and workers leave in the temporary folder, empty: made by `Runner.__aenter__`, whose
-`__aexit__` removes only the folder of its own below."""
+"""An empty folder that `serve` and workers leave in the temporary folder: `Runner.__aenter__` makes
+it, and `Runner.__aexit__` removes only the runner's own subfolder."""
 _SYSTEM = ("/dev", "/proc", "/sys")
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where files may be, and where others are looked for.
+    """The folders where files are allowed, and those that are searched for others.
 
     Attributes:
-        home: The folder of the run.
-        allowed: Gives the other folders that a test may write to; called when one wrote anywhere.
-        alone: Whether no other process of this run may be making files at the same time.
+        home: The folder of the pytest run.
+        allowed: Returns the other folders that a test may write to; called only once a test has
+            written somewhere.
+        alone: Whether no other process of this pytest run can be making files at the same time.
     """
 
     home: Path
@@ -34,17 +35,17 @@ class Folders:
     alone: bool
 
     def listed(self) -> set[str]:
-        """Return what stands in the working directory and in the home folder."""
-        found: set[str] = set()
+        """Return the paths directly in the working directory and in the home folder."""
+        paths: set[str] = set()
         for folder in {os.getcwd(), os.path.expanduser("~")}:
             try:
-                found.update(os.path.join(folder, name) for name in os.listdir(folder))
+                paths.update(os.path.join(folder, name) for name in os.listdir(folder))
             except OSError:
                 continue
-        return found
+        return paths
 
     def allow(self, path: str) -> bool:
-        """Say whether a test may leave something at a path."""
+        """Return whether a test may leave something at a path."""
         parts = Path(path).parts
         if any(part.startswith(_NAMES) for part in parts):
             return True
@@ -59,18 +60,24 @@ def temporary_folders(basetemp: Path) -> tuple[Path, ...]:
     """Return the folders in which pytest keeps the temporary folders of tests.
 
     Args:
-        basetemp: That of this run; it may stand in one that runs of the same user share.
+        basetemp: That of this pytest run; its parent may be shared by all runs of the same user.
+
+    Returns:
+        The folders.
     """
     shared = basetemp.parent
     return (basetemp, shared) if shared.name.startswith("pytest-of-") else (basetemp,)
 
 
 def is_left(path: str, before: FileState | None) -> bool:
-    """Say whether something stands at a path that was not there, or not the same.
+    """Return whether a path holds something that is new or has changed.
 
     Args:
         path: An absolute path.
-        before: What stood there when it was first written to, or None.
+        before: What was there when it was first written to; None if nothing was.
+
+    Returns:
+        Whether something was left there. Devices do not count, nor do existing folders.
     """
     now = file_state(path)
     if now is None or now.is_device:

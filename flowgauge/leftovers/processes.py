@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes below this one."""
+"""The descendants of this process."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _of_the_run: set[int] = set()
 
 
 def belongs_to_run(pid: int) -> None:
-    """Take a process, and all that it will start, for the run's and not for a test's."""
+    """Attribute a process, and all that it will start, to the pytest run and not to a test."""
     _of_the_run.add(pid)
 
 
 def running() -> set[int]:
-    """Return the ids of running processes: all on Linux, elsewhere those below this one."""
+    """Return the ids of running processes: all on Linux, elsewhere the descendants of this one."""
     if _PROC:
         return {int(name) for name in os.listdir(_PROC) if name.isdecimal()}
     return set(_below())
 
 
 def descendants(candidates: set[int], others: Set[int] = frozenset()) -> dict[int, str]:
-    """Return those processes that this one or its descendants started and that still run.
+    """Return the processes that this one or its descendants started and that still run.
 
     Args:
-        candidates: Ids of processes.
-        others: Ids of descendants that were there before: what they start is theirs, as the
-            helpers of a browser are the browser's.
+        candidates: Ids of the processes to consider.
+        others: Ids of descendants that existed before: what those start is left out, such as the
+            helper processes of a browser.
 
     Returns:
-        The command line by id.
+        The command lines, by id.
     """
-    # A fork server starts what this process asks for.
+    # A fork server starts processes on behalf of this one.
     own = {os.getpid(), multiprocessing.forkserver._forkserver._forkserver_pid}  # type: ignore[attr-defined]
     if not _PROC:
         return {pid: command for pid, command in _below(own, others).items() if pid in candidates}
@@ -77,9 +77,9 @@ def _is_descendant(pid: int, own: Set[int | None], others: Set[int]) -> bool:
 
 
 def _state_and_parent(pid: int) -> tuple[str, int]:
-    """Return the state letter and the parent of a process; nothing for one that has ended."""
+    """Return the state letter and parent of a process; empty and 0 if it has ended."""
     try:
-        # The command stands in parentheses and may hold any character.
+        # The command is in parentheses and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
     except OSError:
         return "", 0
@@ -90,7 +90,7 @@ def _command(pid: int) -> str:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return "ended meanwhile"
+        return "ended in the meantime"
     return " ".join(word.decode(errors="replace") for word in words).strip()
 
 
@@ -99,7 +99,7 @@ def _below(own: Set[int | None] = frozenset(), others: Set[int] = frozenset()) -
         import psutil
     except ImportError:
         return {}
-    found = {}
+    commands = {}
     for process in psutil.Process().children(recursive=True):
         try:
             parents = [parent.pid for parent in process.parents()]
@@ -107,7 +107,7 @@ def _below(own: Set[int | None] = frozenset(), others: Set[int] = frozenset()) -
             of_the_run = not {process.pid, *parents}.isdisjoint(_of_the_run)
             of_another = nearest in others and nearest not in own
             if process.status() != psutil.STATUS_ZOMBIE and not of_the_run and not of_another:
-                found[process.pid] = " ".join(process.cmdline())
+                commands[process.pid] = " ".join(process.cmdline())
         except psutil.Error:
             continue
-    return found
+    return commands

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what there is after a test with what there was before."""
+"""The comparison of what exists after a test with what existed before."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from flowgauge.waiting import patience
 KINDS = ("processes", "threads", "connections", "files")
 
 PATIENCE = 10.0
-"""Seconds that what a test started may take to end after it; `FLOWGAUGE_PATIENCE` scales them."""
+"""Seconds that what a test started has to end after the test; `FLOWGAUGE_PATIENCE` scales them."""
 
 
 @dataclass(frozen=True)
 class Present:
-    """What there is at some moment, of each kind."""
+    """A snapshot of what exists at one moment, of each kind."""
 
     pids: set[int]
     nannies: frozenset[Any]
@@ -43,16 +43,16 @@ class Present:
 
 
 class LeftoverWatch:
-    """Watches one test.
+    """The watch over one test.
 
-    What fixtures of a larger scope start meanwhile is adopted: it belongs to the run.
+    What wider-scoped fixtures start in the meantime is adopted: it belongs to the pytest run.
     """
 
     def __init__(self, folders: Folders) -> None:
-        """Begin to watch.
+        """Start to watch.
 
         Args:
-            folders: Where files may be, and where others are looked for.
+            folders: The folders where files are allowed, and those that are searched for others.
         """
         global _current
         self._folders = folders
@@ -63,34 +63,34 @@ class LeftoverWatch:
         audit.watch(self._sightings)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         global _current
         _current = None
         audit.watch(None)
 
     def left(self, allowed: frozenset[str] = frozenset()) -> dict[str, list[str]]:
-        """Return what is left, once it has had time to end.
+        """Return what is left once everything has had time to end.
 
         Args:
-            allowed: The kinds that may be left, and are not waited for.
+            allowed: The kinds that may be left behind and are not waited for.
 
         Returns:
-            For each kind of which something is left: a line for each thing.
+            One line for each thing left, by kind; kinds with nothing left are missing.
         """
         deadline = time.monotonic() + patience(PATIENCE)
         left = self._left(allowed)
         if left:
-            # What only a reference cycle holds is nobody's.
+            # What only a reference cycle keeps alive does not count.
             gc.collect()
         while left and time.monotonic() < deadline:
-            # Not `time.sleep`, which a test may have made virtual.
+            # Not `time.sleep`: a test may have made that virtual.
             threading.Event().wait(0.005)
             left = self._left(allowed)
         return left
 
     @contextmanager
     def adopting(self) -> Iterator[None]:
-        """Take what is started inside for the run's and not the test's."""
+        """Attribute what is started inside to the pytest run, not to the test."""
         start = self._present()
         yield
         now, before = self._present(), self._before
@@ -132,8 +132,8 @@ class LeftoverWatch:
             frame = frames.get(thread.ident or 0)
             if frame is None or _of_an_earlier_pool(thread, before):
                 continue
-            started = self._sightings.threads.get(thread)
-            origin = f", started at {started}" if started else ""
+            started_at = self._sightings.threads.get(thread)
+            origin = f", started at {started_at}" if started_at else ""
             lines.append(f"thread {thread.name!r}{origin}, now at {line_of(frame)}")
         return lines
 
@@ -150,11 +150,11 @@ class LeftoverWatch:
         ]
 
     def appeared(self) -> list[str]:
-        """Return the files that a process below this one may have made, or anybody else.
+        """Return the new files that a descendant of this process, or anyone else, may have made.
 
         Returns:
-            Paths in the working directory and the home folder, of which no more is known than
-            that they were not there before.
+            Paths in the working directory and the home folder; all that is known is that they did
+            not exist before.
         """
         now, before = self._present(), self._before
         new = now.listed - before.listed - now.written
@@ -179,7 +179,7 @@ _current: LeftoverWatch | None = None
 
 @contextmanager
 def adopted() -> Iterator[None]:
-    """Take what is started inside for the run's, not for that of the test under way."""
+    """Attribute what is started inside to the pytest run, not to the test that is running."""
     if _current is None:
         yield
     else:
@@ -191,10 +191,10 @@ def _processes(now: Present, before: Present) -> list[str]:
     new = now.pids - before.pids
     if not new:
         return []
-    # A worker that died is started again by its nanny.
-    ours = processes.of_python() | {nanny.pid for nanny in before.nannies}
-    found = processes.descendants(new - ours, before.pids | ours)
-    return [f"process {pid}: {command}" for pid, command in sorted(found.items())]
+    # A worker that died is restarted by its nanny.
+    expected = processes.of_python() | {nanny.pid for nanny in before.nannies}
+    commands = processes.descendants(new - expected, before.pids | expected)
+    return [f"process {pid}: {command}" for pid, command in sorted(commands.items())]
 
 
 def _connections(new: frozenset[OpenedConnection], home: Path) -> list[str]:
@@ -219,7 +219,7 @@ def _connections(new: frozenset[OpenedConnection], home: Path) -> list[str]:
 
 
 def _is_of_prefect(thread: threading.Thread) -> bool:
-    """Say whether a thread is that of Prefect's services, for logs, events and telemetry."""
+    """Return whether a thread is that of Prefect's services for logs, events and telemetry."""
     module: Any = sys.modules.get("prefect._internal.concurrency.threads")
     loop = module and module._global_loop
     return loop is not None and thread is loop.thread
@@ -232,7 +232,7 @@ def _server_port() -> int | None:
 
 
 def _of_an_earlier_pool(thread: threading.Thread, before: Present) -> bool:
-    """Say whether a thread pool from before the test has grown by this thread."""
+    """Return whether a thread was added to a thread pool that existed before the test."""
     queues = pool_threads._threads_queues
     queue = queues.get(thread)
     return queue is not None and any(queues.get(earlier) is queue for earlier in before.threads)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process makes and writes to; worker processes report theirs to the run's folder."""
+"""What a process creates and writes; worker processes report theirs to the run's folder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OWN = os.path.dirname(__file__)
 
 @dataclass(frozen=True)
 class FileState:
-    """What stood at a path; it changed if this did.
+    """The state of the file at a path; if this differs, the file has changed.
 
     Attributes:
-        mode: As in `os.stat_result`, and so the others.
-        modified: In nanoseconds since the epoch.
-        size: In bytes.
-        inode: Its number in the file system.
+        mode: Type and permissions, as in `os.stat_result`, like the others.
+        modified: When it was last modified, in nanoseconds since the epoch.
+        size: Its size in bytes.
+        inode: Its inode number.
     """
 
     mode: int
@@ -49,20 +49,20 @@ class FileState:
 
 
 def file_state(path: str) -> FileState | None:
-    """Return what stands at a path, or None."""
+    """Return the state of the file at a path; None if there is none."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except (OSError, ValueError):
         return None
-    return FileState(found.st_mode, found.st_mtime_ns, found.st_size, found.st_ino)
+    return FileState(status.st_mode, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 @dataclass(frozen=True)
 class Write:
-    """A path that was opened for writing, or made.
+    """A path that was opened for writing or created.
 
     Attributes:
-        stood: What stood there before.
+        stood: What was there before.
         origin: The line of code that did it.
     """
 
@@ -83,15 +83,15 @@ PATHS: dict[str, Callable[..., Any]] = {
     "sqlite3.connect": lambda path: path,
     "socket.bind": _bound,
 }
-"""The audit events that tell of a path, and how to find it in what they come with."""
+"""The audit events that involve a path, and how to get it from their arguments."""
 
 
 def written(event: str, args: tuple[Any, ...]) -> str | None:
-    """Return the path that something is about to write to or make.
+    """Return the path that is about to be written to or created.
 
     Args:
         event: The name of an audit event of Python.
-        args: What it comes with.
+        args: Its arguments.
 
     Returns:
         An absolute path; None where the event is about something else.
@@ -104,7 +104,7 @@ def written(event: str, args: tuple[Any, ...]) -> str | None:
 
 
 def origin() -> str:
-    """Return the innermost line under way of code that is not installed, or else of any."""
+    """Return the innermost line being executed in code that is not installed, else in any code."""
     frame: FrameType | None = sys._getframe(1)
     installed = None
     while frame is not None:
@@ -118,15 +118,15 @@ def origin() -> str:
 
 
 def line_of(frame: FrameType) -> str:
-    """Return a frame's line, to read."""
+    """Return a readable description of a frame's line."""
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def report_writes(home: str) -> None:
-    """Report from now on what this process writes outside the run's folder.
+    """Report what this process writes outside the run's folder, from now on.
 
     Args:
-        home: The folder of the run. Where it is not to be seen, nothing is reported: the
+        home: The folder of the pytest run. If it does not exist here, nothing is reported: the
             worker is on another machine.
     """
     report = os.path.join(home, "writes", str(os.getpid()))
@@ -144,17 +144,17 @@ def report_writes(home: str) -> None:
                 with open(report, "a") as file:
                     file.write(line + "\n")
         except Exception:
-            # An error here would become one of the code that is watched.
+            # An error here would surface in the code being watched.
             return
 
     sys.addaudithook(hook)
 
 
 def report_sizes(home: Path) -> dict[str, int]:
-    """Return how long each worker process' report is.
+    """Return the length of each worker process's report.
 
     Args:
-        home: The folder of the run.
+        home: The folder of the pytest run.
 
     Returns:
         Bytes by process id.
@@ -167,27 +167,27 @@ def report_sizes(home: Path) -> dict[str, int]:
 
 
 def reported(home: Path, read: dict[str, int]) -> dict[str, Write]:
-    """Return what worker processes reported since the last time.
+    """Return what worker processes have reported since the last call.
 
     Args:
-        home: The folder of the run.
-        read: How far each report has been read, in bytes; brought up to date.
+        home: The folder of the pytest run.
+        read: How far each report has been read, in bytes; updated.
 
     Returns:
         The first write to each path.
     """
-    found: dict[str, Write] = {}
+    writes: dict[str, Write] = {}
     for process, size in report_sizes(home).items():
         start = read.get(process, 0)
         if size == start:
             continue
         with (home / "writes" / process).open("rb") as file:
             file.seek(start)
-            # A line without an end is still being written.
+            # A line without a newline is still being written.
             text = file.read().rpartition(b"\n")[0]
         read[process] = start + len(text) + 1
         for line in text.splitlines():
             path, stood, where = json.loads(line)
             write = Write(stood and FileState(*stood), f"{where} (process {process})")
-            found.setdefault(path, write)
-    return found
+            writes.setdefault(path, write)
+    return writes
