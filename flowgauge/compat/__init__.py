@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Flowgauge knows about releases of Prefect, and what it changes in one."""
+"""Compatibility with releases of Prefect: what Flowgauge needs of them, and what it patches."""

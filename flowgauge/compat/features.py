@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features that work only where certain names of Prefect are there.
+"""Features that work only if certain names of Prefect exist.
 
-Without one of its names a feature is off, and says so; nothing else suffers.
+If one of its names is missing, a feature is off and says so; nothing else is affected.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _OFF = "off.txt"
 
 @dataclass(frozen=True)
 class PrivateName:
-    """Something in a module.
+    """A name that is not part of a module's public interface.
 
     Attributes:
         module: The module.
-        path: Where it is in there, as `__qualname__` writes it.
-        uses: What its code must use: the functions that are replaced there, and variables that
-            are read.
+        path: Where it is in the module, written like a `__qualname__`.
+        uses: The names that its code must use: functions that are replaced there, and variables
+            that are read.
     """
 
     module: str
@@ -34,21 +34,24 @@ class PrivateName:
 
     @property
     def last(self) -> str:
-        """The name itself."""
+        """The last part of the path."""
         return self.path.rpartition(".")[2]
 
     def missing(self) -> str:
-        """Say what is not as it should be; empty if all is."""
+        """Return what is not as it should be; empty if everything is."""
         try:
             return self.missing_in(importlib.import_module(self.module))
         except ImportError:
             return f"there is no module {self.module}"
 
     def missing_in(self, module: ModuleType) -> str:
-        """Say what is not as it should be in a module; empty if all is.
+        """Return what is not as it should be in a module; empty if everything is.
 
         Args:
             module: The module, or a copy of it.
+
+        Returns:
+            The problem, as part of a sentence; empty if there is none.
         """
         place: Any = module
         try:
@@ -62,12 +65,12 @@ class PrivateName:
 
 @dataclass(frozen=True)
 class Feature:
-    """What works only where certain names are there.
+    """A feature that works only if certain names exist.
 
     Attributes:
-        name: What people call it.
-        names: What it stands on.
-        instead: What is done without it; empty where tests that ask for it fail.
+        name: What to call it in messages.
+        names: The names that it is built on.
+        instead: What happens without it; empty if tests that request it fail.
     """
 
     name: str
@@ -77,24 +80,27 @@ class Feature:
 
 @functools.cache
 def missing(feature: Feature) -> str:
-    """Say why a feature does not work with the Prefect that is installed.
+    """Return why a feature does not work with the installed Prefect.
 
     Args:
-        feature: It is looked for once in a process.
+        feature: The feature; it is checked once per process.
 
     Returns:
         One line; empty if it works.
     """
-    what = next((what for name in feature.names if (what := name.missing())), "")
-    return off(feature, what) if what else ""
+    problem = next((problem for name in feature.names if (problem := name.missing())), "")
+    return off(feature, problem) if problem else ""
 
 
 def usable(feature: Feature, home: Path) -> bool:
-    """Return whether a feature works here; if not, that is noted for the end of the run.
+    """Return whether a feature works here; if not, record that for the end of the pytest run.
 
     Args:
-        feature: One that the run can do without.
-        home: The folder of the run.
+        feature: A feature that the pytest run can do without.
+        home: The folder of the pytest run.
+
+    Returns:
+        Whether it works.
     """
     if line := missing(feature):
         note_off(line, feature, home)
@@ -103,44 +109,48 @@ def usable(feature: Feature, home: Path) -> bool:
 
 @functools.cache
 def note_off(line: str, feature: Feature, home: Path) -> None:
-    """Note for the end of the run that a feature is off, once in a process.
+    """Record for the end of the pytest run that a feature is off, once per process.
 
     Args:
-        line: Why.
+        line: The line that says why.
         feature: The feature.
-        home: The folder of the run; nothing is noted where it is not, on another machine.
+        home: The folder of the pytest run; nothing is recorded if it does not exist, on another
+            machine.
     """
     if home.is_dir():
         with (home / _OFF).open("a") as file:
             file.write(f"{line}: {feature.instead}\n")
 
 
-def off(feature: Feature, what: str) -> str:
+def off(feature: Feature, problem: str) -> str:
     """Return the line that says that a feature is off.
 
     Args:
         feature: The feature.
-        what: What is missing.
+        problem: What is missing, as `PrivateName.missing` returns it.
+
+    Returns:
+        The line.
     """
     import prefect
 
     from flowgauge.compat.tested_prefect import PROVED_WITH
 
-    proved = " and ".join(PROVED_WITH)
+    versions = " and ".join(PROVED_WITH)
     return (
-        f"{feature.name}: off with Prefect {prefect.__version__}, where {what} (flowgauge was"
-        f" proved with {proved})"
+        f"{feature.name}: off with Prefect {prefect.__version__}, where {problem} (flowgauge is"
+        f" proved with {versions})"
     )
 
 
 def features_off(home: Path) -> list[str]:
-    """Return what was noted of features that are off, each once.
+    """Return what was recorded about features that are off, without duplicates.
 
     Args:
-        home: The folder of the run.
+        home: The folder of the pytest run.
 
     Returns:
-        A line for each, in the order in which they were first noted.
+        One line for each, in the order in which they were first recorded.
     """
     file = home / _OFF
     return list(dict.fromkeys(file.read_text().splitlines())) if file.is_file() else []
@@ -148,13 +158,13 @@ def features_off(home: Path) -> list[str]:
 
 def _step(place: Any, step: str) -> Any:
     if isinstance(place, CodeType):
-        found = [c for c in place.co_consts if isinstance(c, CodeType) and c.co_name == step]
-        if not found:
+        codes = [c for c in place.co_consts if isinstance(c, CodeType) and c.co_name == step]
+        if not codes:
             raise AttributeError(step)
-        return found[0]
+        return codes[0]
     if step == "<locals>":
         return _code_of(place)
-    # Fields of models and annotated attributes are no attributes of a class.
+    # Model fields and annotated attributes are not attributes of the class.
     if inspect.isclass(place) and any(
         step in vars(c).get("__annotations__", {}) for c in place.__mro__
     ):
@@ -170,6 +180,6 @@ def _code_of(function: Any) -> CodeType:
 
 
 def _used_by(function: Any) -> set[str]:
-    """Return the names that the code of a function uses, and those of its own variables."""
+    """Return the names that a function's code uses, including its own variables."""
     code = function if isinstance(function, CodeType) else _code_of(function)
     return {*code.co_names, *code.co_varnames, *code.co_cellvars, *code.co_freevars}

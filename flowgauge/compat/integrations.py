@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Once imported, Prefect has found and imported the integrations that are installed.
+"""Importing this module makes Prefect find and import the installed integrations.
 
-It does so with a process's first task otherwise; prefect_dask brings distributed and numpy.
+Otherwise it does so at a process's first task; prefect_dask imports distributed and numpy.
 """
 
 from prefect.plugins import load_prefect_collections

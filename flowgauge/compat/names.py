@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of Prefect that are not its public interface, and which feature stands on which."""
+"""The non-public names of Prefect that Flowgauge uses, and the features built on them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DEADLINES = (
         ("anyio", "sleep"),
     ),
 )
-"""Functions that wait for a deadline; the first that each uses is the module whose `sleep` it
-calls."""
+"""Functions that wait for a deadline; the first of their `uses` is the module whose `sleep` they
+call."""
 
 POLLS = (
     PrivateName(
@@ -39,7 +39,7 @@ POLLS = (
         ("asyncio", "sleep"),
     ),
 )
-"""The same of functions that ask again and again, for a concurrency slot."""
+"""The same for functions that poll, for a concurrency slot."""
 
 ENGINES = (
     PrivateName("prefect.task_engine", "SyncTaskRunEngine.initialize_run"),
@@ -59,7 +59,7 @@ VIRTUAL_CLOCK = Feature(
         *ENGINES,
         PrivateName("prefect.client.base", "PrefectHttpxSyncClient.send"),
         PrivateName("prefect.client.base", "PrefectHttpxAsyncClient.send"),
-        # Read from the frames of whoever waits for futures.
+        # Read from the frames of functions that wait for futures.
         PrivateName("prefect.futures", "PrefectFuture.task_run_id"),
         PrivateName("prefect.futures", "wait", ("not_done",)),
         PrivateName("prefect.futures", "as_completed", ("pending",)),
@@ -72,12 +72,13 @@ UNSKIPPED = (
     ("prefect.flow_runs", "anyio", "waits for another flow run, or for someone to resume it"),
     ("prefect.deployments.flow_runs", "anyio", "waits for the run of a deployment"),
 )
-"""Module, the module whose `sleep` it calls, and what it does in real time all the same."""
+"""Modules that wait in real time despite the clock: the module, the one whose `sleep` it calls, and
+what it waits for."""
 
 UNSKIPPED_WAITS = Feature(
-    "telling of waits that are not skipped",
+    "reporting waits that are not skipped",
     tuple(PrivateName(module, f"{sleeper}.sleep") for module, sleeper, _ in UNSKIPPED),
-    instead="a run that waits in real time waits without a word",
+    instead="runs that wait in real time are not reported",
 )
 
 FAULTS = Feature(
@@ -109,16 +110,16 @@ FAULTS = Feature(
 )
 
 SAVED_WORK = Feature(
-    "work that is done once for all runs of a process",
+    "doing repeated work once for all runs of a process",
     (
         PrivateName("prefect.client.orchestration", "ssl.create_default_context"),
         PrivateName("prefect.context", "SettingsContext.serialize"),
     ),
-    instead="each run reads certificates and writes settings anew",
+    instead="each run reads certificates and serializes settings again",
 )
 
 PRELOADED_POOL = Feature(
-    "workers of the stock process pool that begin with Prefect imported",
+    "workers of the stock process pool that start with Prefect imported",
     (PrivateName("prefect.task_runners", "ProcessPoolTaskRunner.__enter__", ("multiprocessing",)),),
     instead="each worker imports Prefect when it starts",
 )
@@ -136,16 +137,16 @@ WARM_SERVER = Feature(
 )
 
 TIDY_HARNESS = Feature(
-    "removing what Prefect's own harness leaves",
+    "removing what Prefect's own harness leaves behind",
     (
         PrivateName("prefect.testing.utilities", "prefect_test_harness", ("mkdtemp", "atexit")),
         PrivateName("prefect.server.api.server", "SubprocessASGIServer._instances"),
     ),
-    instead="its folder may stay, and its server if the run is broken off",
+    instead="its folder may stay, and so may its server if the run is interrupted",
 )
 
 DATABASE_TEMPLATE = Feature(
-    "databases copied from one that was made before",
+    "databases copied from a template",
     (
         PrivateName("prefect.plugins", "load_prefect_collections"),
         PrivateName("prefect.server.database", "provide_database_interface"),
@@ -153,26 +154,26 @@ DATABASE_TEMPLATE = Feature(
         PrivateName("prefect.server.database.interface", "PrefectDBInterface.session"),
         PrivateName("prefect.server.models.block_registration", "run_block_auto_registration"),
     ),
-    instead="each server makes its own",
+    instead="each server creates its own",
 )
 
 OWN_SETTINGS = Feature(
-    "settings apart from the user's",
+    "settings isolated from the user's",
     (
         PrivateName("prefect.context", "refresh_global_settings_context"),
         PrivateName("prefect.settings.base", "PrefectBaseSettings.model_config"),
     ),
-    instead="a .env file in the working directory counts, and settings that were read before",
+    instead="a .env file in the working directory and settings read earlier take effect",
 )
 
 PREFECT_SERVICES = Feature(
-    "telling connections of Prefect's services from those of a test",
+    "distinguishing connections of Prefect's services from those of a test",
     (PrivateName("prefect._internal.concurrency.threads", "_global_loop"),),
     instead="a test may leave connections to the server",
 )
 
 QUEUED_TRANSACTIONS = Feature(
-    "transactions of the server that wait for each other",
+    "queueing of the server's transactions",
     (
         PrivateName(
             "prefect.server.database.configurations",
@@ -180,5 +181,5 @@ QUEUED_TRANSACTIONS = Feature(
             ("with_for_update",),
         ),
     ),
-    instead="requests that meet a locked database are sent again",
+    instead="requests that find the database locked are retried",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Prefect does anew for each flow run or task run, and need not in one process."""
+"""Work that Prefect repeats for each flow run or task run, done once per process instead."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ from pydantic import BaseModel
 
 
 def saved_work() -> contextlib.ExitStack:
-    """Let flow runs and task runs of this process share what is the same for all of them.
+    """Make flow runs and task runs of this process share what is the same for all of them.
 
     Returns:
-        What ends that when it is closed.
+        A stack that ends the sharing when closed.
     """
     from prefect.client import orchestration
     from prefect.context import SettingsContext
 
     stack = contextlib.ExitStack()
-    # Each flow run's client would read whom it trusts, in 20 ms.
+    # Each flow run's client would read the trusted certificates, which takes 20 ms.
     once = functools.cache(ssl.create_default_context)
     shared = SimpleNamespace(**vars(ssl) | {"create_default_context": once})
     stack.enter_context(patch.object(orchestration, "ssl", shared))
-    # Each task that is submitted to another process would write all settings, in 20 ms.
-    written = _WrittenSettings(SettingsContext.serialize)
+    # Each task submitted to another process would serialize all settings, which takes 20 ms.
+    serialize = _SerializedSettings(SettingsContext.serialize)
     stack.enter_context(
-        patch.object(SettingsContext, "serialize", lambda *given, **named: written(*given, **named))
+        patch.object(
+            SettingsContext, "serialize", lambda *args, **kwargs: serialize(*args, **kwargs)
+        )
     )
     return stack
 
 
-class _WrittenSettings:
-    """Writes settings, and gives them again for as long as they are unchanged."""
+class _SerializedSettings:
+    """Serializes settings, and returns the same text again until they change."""
 
     def __init__(self, stock: Any) -> None:
         self._stock = stock
         self._last: tuple[Any, Any] = (None, None)
 
-    def __call__(self, context: BaseModel, *given: Any, **named: Any) -> Any:
-        # They may be others, and can be changed in place.
-        asked = (_set(context), given, named)
+    def __call__(self, context: BaseModel, *args: Any, **kwargs: Any) -> Any:
+        # The context may be a different one, or have been changed in place.
+        key = (_set(context), args, kwargs)
         last, text = self._last
-        if last != asked:
-            text = self._stock(context, *given, **named)
-            self._last = (copy.deepcopy(asked), text)
+        if last != key:
+            text = self._stock(context, *args, **kwargs)
+            self._last = (copy.deepcopy(key), text)
         return text
 
 
 def _set(model: BaseModel) -> dict[str, Any]:
-    """Return what is set in a model and the models in it, and is no default."""
+    """Return what is set explicitly in a model and its nested models, without defaults."""
     return {
         name: _set(value) if isinstance(value, BaseModel) else value
         for name, value in vars(model).items()

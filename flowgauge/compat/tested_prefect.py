@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The releases of Prefect that this was tested with: the one place that says so."""
+"""The releases of Prefect that Flowgauge is tested with: the single place that lists them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 PROVED_WITH = ("3.8.8", "3.9.1")
-"""A release of each minor version: `.ci/run` has the newest, nightly runs the others as well."""
+"""One release of each minor version: `.ci/run` tests the newest, nightly runs the others too."""
 
 _OLDEST, _NEWEST = Version(PROVED_WITH[0]), Version(PROVED_WITH[-1])
 TESTED_PREFECT = SpecifierSet(
@@ -19,10 +19,10 @@ TESTED_PREFECT = SpecifierSet(
 
 
 def installed_prefect() -> Version:
-    """Return the version of the Prefect that is installed."""
+    """Return the version of the installed Prefect."""
     return Version(importlib.metadata.version("prefect"))
 
 
 def is_tested(version: Version) -> bool:
-    """Say whether a release is in the tested range."""
+    """Return whether a release is in the tested range."""
     return TESTED_PREFECT.contains(version, prereleases=True)

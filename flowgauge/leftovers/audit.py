@@ -50,9 +50,9 @@ class Activity:
                     OpenedConnection(weakref.ref(connected), address, thread, origin())
                 )
             case (("_thread.start_new_thread" | "_thread.start_joinable_thread"), (function, *_)):
-                thread = getattr(function, "__self__", None)
-                if isinstance(thread, threading.Thread):
-                    self.threads[thread] = origin()
+                owner = getattr(function, "__self__", None)
+                if isinstance(owner, threading.Thread):
+                    self.threads[owner] = origin()
             case (("os.fork" | "os.posix_spawn" | "os.system" | "subprocess.Popen"), _):
                 self.processes = True
             case _:

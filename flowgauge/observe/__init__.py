@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run really did: its history, its effects."""
+"""What a run really did: its state history and its effects."""

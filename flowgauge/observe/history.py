@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The states that a flow run or a task run went through."""
+"""The state history of a flow run or task run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 _POLL = 0.05
+"""Seconds between two requests to the API."""
 _GUARD_SECONDS = 60.0
-"""A server on SQLite may wait for a lock for as long."""
-"""Seconds between two looks at the API."""
+"""A server on SQLite may wait this long for a lock."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Step:
     Attributes:
         name: For instance "AwaitingRetry".
         type: Prefect's type of it, for instance "SCHEDULED".
-        time: When the run entered it; virtual where the clock is.
-        message: What Prefect says about it, or "".
+        time: When the run entered it; virtual if the test uses the virtual clock.
+        message: Prefect's message about it, or "".
     """
 
     name: str
@@ -42,14 +42,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Match:
-    """What came of comparing a history with an expression: true, or a difference to read.
+    """The result of matching a history against an expression: truthy, or it shows the difference.
 
     Attributes:
-        history: What was compared.
-        expression: With what.
-        matched: How many states match, from the first.
+        history: The history.
+        expression: The expression.
+        matched: How many states match, counted from the first.
         expected: The states that could have come next.
-        could_end: Whether the history could have ended after those that match.
+        could_end: Whether the history could have ended after the states that match.
     """
 
     history: History
@@ -63,13 +63,13 @@ class Match:
         return self.could_end and self.matched == len(self.history.steps)
 
     def __repr__(self) -> str:
-        """Return one line, for pytest shows no more of a value."""
+        """Return one line, because pytest shows only one for a value."""
         if self:
             return f"match: {self._names()}"
         return f"no match: {self._names()}: {self._difference()}"
 
     def __str__(self) -> str:
-        """Return the history, line by line, and where it differs."""
+        """Return the history, one state a line, marking where it differs."""
         verdict = "matches" if self else "does not match"
         lines = [f"{self.history.run} {verdict} {self.expression}"]
         width = max((len(step.name) for step in self.history.steps), default=0)
@@ -89,8 +89,8 @@ class Match:
         return " ".join(step.name for step in self.history.steps) or "no states"
 
     def _difference(self) -> str:
-        wanted = [*self.expected, *(["the end"] if self.could_end else [])]
-        expected = " or ".join(wanted)
+        options = [*self.expected, *(["the end"] if self.could_end else [])]
+        expected = " or ".join(options)
         if self.matched == len(self.history.steps):
             return f"the end, where {expected} was expected"
         name = self.history.steps[self.matched].name
@@ -102,7 +102,7 @@ class History:
     """The states of one run, first to last.
 
     Attributes:
-        run: Which run, for people.
+        run: A readable description of the run.
         steps: The states.
     """
 
@@ -116,17 +116,17 @@ class History:
 
     @property
     def attempts(self) -> int:
-        """How often the run was running: Running, Retrying, or a name of one's own."""
+        """How many states of type RUNNING the run had: Running, Retrying, or custom names."""
         return sum(step.type == "RUNNING" for step in self.steps)
 
     def duration(self, name: str) -> float:
         """Return how long the run was in a state.
 
         Args:
-            name: Of the state, for instance "Running"; the times of several add up.
+            name: The name of the state, for instance "Running"; repeated stays add up.
 
         Returns:
-            Seconds. The last state has none: nothing ends it.
+            Seconds. The last state adds nothing, because nothing ends it.
         """
         return sum(
             (later.time - step.time).total_seconds()
@@ -135,28 +135,28 @@ class History:
         )
 
     def matches(self, expression: str) -> Match:
-        """Compare the whole history with an expression over the names of states.
+        """Match the whole history against an expression over the names of states.
 
         Args:
             expression: Names in order, with `?`, `*`, `+`, `{n}`, `{n,m}`, `|` and parentheses:
                 `"Scheduled? Pending Running (AwaitingRetry Retrying)* Completed"`. A name with
-                spaces stands in double quotes.
+                spaces needs double quotes.
 
         Returns:
-            A result to `assert`; it is false where the history differs, and says how.
+            A result to `assert`: falsy if the history differs, and it says how.
 
         Raises:
             ExpressionError: If the expression can't be read.
         """
-        left = frozenset({parse_expression(expression)})
+        rest = frozenset({parse_expression(expression)})
         matched = 0
         for step in self.steps:
-            following = after_any(left, step.name)
+            following = after_any(rest, step.name)
             if not following:
                 break
-            left, matched = following, matched + 1
-        names = sorted({name for part in left for name in next_names(part)})
-        return Match(self, expression, matched, tuple(names), any(map(may_end, left)))
+            rest, matched = following, matched + 1
+        names = sorted({name for part in rest for name in next_names(part)})
+        return Match(self, expression, matched, tuple(names), any(map(may_end, rest)))
 
     def __repr__(self) -> str:
         """Return the names of the states, and the run."""
@@ -164,23 +164,23 @@ class History:
 
 
 class HistoryError(LookupError):
-    """A run that has no history (yet); one line says which and why."""
+    """A run without a history (yet); the one-line message says which and why."""
 
 
 def run_history(run: Any, *, final: bool = True, timeout: float | None = None) -> History:
-    """Read the states that a run went through from the API.
+    """Read the state history of a run from the API.
 
     Args:
         run: A flow run or task run, its id, one of its states, or a future.
-        final: Wait until the run has ended: a task run's states come up to a second late.
-        timeout: Seconds to wait for that, or for the run to be known at all; by default a
-            minute, multiplied with the environment variable `FLOWGAUGE_PATIENCE` where it is set.
+        final: Whether to wait until the run has ended; task run states arrive up to a second late.
+        timeout: Seconds to wait for that, or for the server to know the run at all; by default a
+            minute, multiplied by the environment variable `FLOWGAUGE_PATIENCE` if it is set.
 
     Returns:
         The history.
 
     Raises:
-        HistoryError: If that is no run, or it is not known or has not ended in time.
+        HistoryError: If `run` is not a run, or is unknown to the server or has not ended in time.
     """
     from prefect.client.orchestration import get_client
 
@@ -198,12 +198,12 @@ def run_history(run: Any, *, final: bool = True, timeout: float | None = None) -
                     break
             if time.monotonic() > deadline:
                 raise HistoryError(_why_not(kinds, run_id, states, timeout))
-            # Not `time.sleep`, which a test may have made virtual.
+            # Not `time.sleep`: a test may have made that virtual.
             threading.Event().wait(_POLL)
 
 
 def _identify(run: Any) -> tuple[tuple[str, ...], UUID]:
-    """Return which kinds of run may have this id, and the id."""
+    """Return the kinds of run that may have this id, and the id."""
     from prefect.client.schemas.objects import FlowRun, State, TaskRun
 
     if isinstance(run, FlowRun | TaskRun):
@@ -212,7 +212,7 @@ def _identify(run: Any) -> tuple[tuple[str, ...], UUID]:
         try:
             return ("flow", "task"), UUID(str(run))
         except ValueError:
-            raise HistoryError(f"run_history: {run!r} is no id of a run") from None
+            raise HistoryError(f"run_history: {run!r} is not the id of a run") from None
     holder = run.state_details if isinstance(run, State) else run
     # Task first: the states of a task run name its flow run too.
     for kind in ("task", "flow"):
@@ -220,7 +220,7 @@ def _identify(run: Any) -> tuple[tuple[str, ...], UUID]:
         if run_id is not None:
             return (kind,), UUID(str(run_id))
     raise HistoryError(
-        f"run_history: {run!r:.80} is no run; give a flow run, a task run, an id, a future, or"
+        f"run_history: {run!r:.80} is not a run; give a flow run, a task run, an id, a future, or"
         " the state that a run returned (return_state=True)"
     )
 
@@ -234,11 +234,11 @@ def _states(client: SyncPrefectClient, kind: str, run_id: UUID) -> list[State[An
 def _why_not(kinds: tuple[str, ...], run_id: UUID, states: list[State[Any]], timeout: float) -> str:
     run = f"{' or '.join(kinds)} run {run_id}"
     if not states:
-        return f"run_history: the server knew no states of a {run} within {timeout:g} s"
+        return f"run_history: the server had no states for a {run} within {timeout:g} s"
     so_far = " ".join(str(state.name) for state in states)
     return (
         f"run_history: {run} did not end within {timeout:g} s ({so_far}); wait longer with"
-        " timeout=, or take it as it is with final=False"
+        " timeout=, or read what there is so far with final=False"
     )
 
 

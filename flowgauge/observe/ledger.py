@@ -16,7 +16,7 @@ from typing import Any
 
 
 class LedgerError(ValueError):
-    """An effect that can't be recorded or named; one line says why and what to do."""
+    """An effect that can't be recorded or named; the one-line message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Effect:
 
     Attributes:
         name: What was done, for instance "charged".
-        data: To what, as it stands in the ledger: JSON values.
-        sequence: A number that grows by one with each record of its process.
+        data: Its details, as recorded in the ledger: JSON values.
+        sequence: A number that increases by one with each record of its process.
         pid: The process that did it.
         thread: The name of the thread that did it.
-        monotonic: When, in real seconds that only grow, on the clock that this machine's
-            processes share.
+        monotonic: When, in real seconds on the monotonic clock that this machine's processes
+            share.
         time: When, in real seconds since the epoch.
     """
 
@@ -49,23 +49,23 @@ class Effect:
 
 @dataclass(frozen=True)
 class EffectLedger:
-    """A file that any number of processes append to; it may travel to them as an argument.
+    """A file that any number of processes append to; it can be passed to tasks as an argument.
 
-    A record is on the disk when `record` returns. Whoever dies while recording leaves a torn
-    line, which is no effect; `torn` shows it.
+    A record is on disk when `record` returns. A process that dies while recording leaves a torn
+    line, which does not count as an effect; `torn` returns it.
 
     Attributes:
-        path: The file, one JSON object a line; it need not exist.
+        path: The file, with one JSON object per line; it need not exist.
     """
 
     path: Path
 
     def record(self, name: str, /, **data: Any) -> None:
-        """Write down that something was done.
+        """Record that something was done.
 
         Args:
             name: What was done, for instance "charged".
-            data: To what, for instance `order=17`: JSON values.
+            **data: Its details, for instance `order=17`: JSON values.
 
         Raises:
             LedgerError: If a value has no JSON form.
@@ -75,7 +75,7 @@ class EffectLedger:
         line |= {"thread": threading.current_thread().name, "sequence": next(_sequence)}
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Inside the lock, so that times grow from line to line.
+            # Inside the lock, so that times increase from line to line.
             line |= {"monotonic": time.monotonic(), "time": time.time()}
             if not _ends_a_line(file.fileno()):
                 file.write(b"\n")
@@ -88,42 +88,42 @@ class EffectLedger:
 
         Args:
             name: Only effects of this name; None for all.
-            where: Only effects whose data have these values; they may have more.
+            **where: Only effects whose data have these values, possibly among others.
 
         Returns:
             The effects.
         """
-        wanted = {key: _key(value) for key, value in _as_json(str(name), where).items()}
+        criteria = {key: _key(value) for key, value in _as_json(str(name), where).items()}
         return tuple(
             effect
             for effect in self._read()[0]
             if name in {None, effect.name}
-            and wanted == {key: _key(effect.data[key]) for key in wanted if key in effect.data}
+            and criteria == {key: _key(effect.data[key]) for key in criteria if key in effect.data}
         )
 
     def count(self, name: str | None = None, /, **where: Any) -> int:
-        """Return how many effects there are; see `effects`."""
+        """Return the number of effects; see `effects`."""
         return len(self.effects(name, **where))
 
     @property
     def torn(self) -> tuple[str, ...]:
-        """The lines that a process died over: what it was about to record is not known."""
+        """The incomplete lines of processes that died while recording; the effects are unknown."""
         return self._read()[1]
 
     def assert_exactly_once(self, name: str, /, **where: Any) -> None:
-        """Fail unless something was done once, neither more nor less.
+        """Fail unless something was done exactly once.
 
         Args:
             name: The effect.
-            where: Its data, or part of them. Without, every effect of that name counts: there
-                is one at least, and no two have the same data.
+            **where: Its data, or part of them. Without them, every effect of that name is checked:
+                there must be at least one, and no two may have the same data.
 
         Raises:
-            AssertionError: With all that was recorded.
+            AssertionError: If it was not; the message lists what was recorded.
         """
         __tracebackhide__ = True
-        found = self.effects(name, **where)
-        groups = [found] if where else _by_data(found)
+        effects = self.effects(name, **where)
+        groups = [effects] if where else _by_data(effects)
         for group in groups or [()]:
             if len(group) != 1:
                 what = group[0] if group and not where else _call(name, where)
@@ -131,26 +131,26 @@ class EffectLedger:
                 self._fail(f"{what} was {times}, not exactly once", group)
 
     def assert_at_least_once(self, name: str, /, **where: Any) -> None:
-        """Fail unless something was done; see `assert_exactly_once`."""
+        """Fail unless something was done at least once; see `assert_exactly_once`."""
         __tracebackhide__ = True
         if not self.effects(name, **where):
             self._fail(f"{_call(name, where)} was never recorded", ())
 
     def assert_order(self, *steps: str | tuple[str, Mapping[str, Any]], **where: Any) -> None:
-        """Fail unless things were done in this order: all of a step before all of the next.
+        """Fail unless steps were done in this order: every effect of one before any of the next.
 
         Args:
-            steps: Names of effects, or names with data:
+            *steps: Names of effects, or names with data:
                 `assert_order(("charged", {"order": 1}), ("charged", {"order": 2}))`.
-            where: Data that the effects of all steps have.
+            **where: Data that the effects of all steps have.
 
         Raises:
-            AssertionError: If a step was never recorded, or one was before its turn.
-            LedgerError: If there are not two steps.
+            AssertionError: If a step was never recorded, or was recorded too early.
+            LedgerError: If there are fewer than two steps.
         """
         __tracebackhide__ = True
         if len(steps) < 2:
-            raise LedgerError("assert_order: an order has two steps at least; name the effects")
+            raise LedgerError("assert_order: an order needs at least two steps; name the effects")
         named = [(step, {}) if isinstance(step, str) else step for step in steps]
         for name, data in named:
             self.assert_at_least_once(name, **{**where, **data})
@@ -176,43 +176,45 @@ class EffectLedger:
         __tracebackhide__ = True
         effects, torn = self._read()
         lines = [f"{what}; the ledger holds {len(effects)}:"]
-        shown = [effect for n, effect in enumerate(effects) if n < _SHOWN or effect in concerned]
-        for effect in shown:
+        listed = [
+            effect for n, effect in enumerate(effects) if n < _MAX_LISTED or effect in concerned
+        ]
+        for effect in listed:
             mark = ">" if effect in concerned else " "
             after = effect.monotonic - effects[0].monotonic
             lines.append(f"{mark} {after:8.3f} s  {effect}  (pid {effect.pid}, {effect.thread})")
-        if len(shown) < len(effects):
-            lines.append(f"  and {len(effects) - len(shown)} more")
+        if len(listed) < len(effects):
+            lines.append(f"  and {len(effects) - len(listed)} more")
         lines += [f"  torn, as a process died while it recorded: {line}" for line in torn]
         raise AssertionError("\n".join(lines))
 
 
 _sequence = itertools.count()
-_SHOWN = 50
-"""Effects that a failed assertion lists, besides those that it is about."""
+_MAX_LISTED = 50
+"""The number of effects that a failed assertion lists, in addition to those that it is about."""
 
 
 def _as_json(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return data as they come back from the file: tuples are lists, and so on."""
-    kept = {}
+    """Return data as they are read back from the file: tuples as lists, and so on."""
+    converted = {}
     for key, value in data.items():
         try:
-            kept[key] = json.loads(json.dumps(value, allow_nan=False))
+            converted[key] = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise LedgerError(
-                f"effect {name!r}: {key}={value!r} has no JSON form ({error}); give text,"
+                f"effect {name!r}: {key}={value!r} can't be written as JSON ({error}); give text,"
                 " numbers, lists or dicts"
             ) from None
-    return kept
+    return converted
 
 
 def _key(value: Any) -> str:
-    """Return a text that two values share only if they are the same in JSON (1 is not True)."""
+    """Return a string equal for two values only if they are the same in JSON (1 is not True)."""
     return json.dumps(value, sort_keys=True)
 
 
 def _effect(line: bytes) -> Effect | None:
-    """Read a line; None for a torn one, which can't be whole JSON as it lacks the last brace."""
+    """Parse a line; None for a torn one, which is never valid JSON as it lacks the last brace."""
     try:
         fields = json.loads(line)
         return Effect(name=fields.pop("effect"), **fields)
@@ -221,7 +223,7 @@ def _effect(line: bytes) -> Effect | None:
 
 
 def _ends_a_line(file: int) -> bool:
-    """Say whether what is appended begins a line: whoever wrote last may have been killed."""
+    """Return whether the file ends with a complete line: the last writer may have been killed."""
     size = os.fstat(file).st_size
     return size == 0 or os.pread(file, 1, size - 1) == b"\n"
 

@@ -15,33 +15,33 @@ _TOKEN = re.compile(
 
 
 class ExpressionError(ValueError):
-    """An expression that can't be read; one line says where and what was expected."""
+    """An invalid expression; the one-line message says where, and what was expected."""
 
 
 @dataclass(frozen=True)
 class StateName:
-    """One state."""
+    """A single state."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One after the other; without parts, nothing."""
+    """Its parts, one after the other; without parts, the empty sequence."""
 
     parts: tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several."""
+    """One of several options."""
 
     options: tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """The same `least` to `most` times; None means any number of times."""
+    """Its part, repeated `least` to `most` times; None means without limit."""
 
     part: Expression
     least: int
@@ -52,7 +52,7 @@ Expression = StateName | Sequence | Choice | Repeat
 
 
 def may_end(expression: Expression) -> bool:
-    """Say whether nothing at all matches."""
+    """Return whether the expression matches the empty sequence."""
     match expression:
         case StateName():
             return False
@@ -65,7 +65,7 @@ def may_end(expression: Expression) -> bool:
 
 
 def next_names(expression: Expression) -> Iterator[str]:
-    """Yield the names that a match may begin with."""
+    """Yield the names that a match may start with."""
     match expression:
         case StateName(name):
             yield name
@@ -83,27 +83,27 @@ def next_names(expression: Expression) -> Iterator[str]:
 
 
 def after(expression: Expression, name: str) -> frozenset[Expression]:
-    """Return what may follow once a match has begun with a name.
+    """Return what may follow once a match has started with a name.
 
     Args:
-        expression: What is to be matched.
-        name: The state that came.
+        expression: The expression to match.
+        name: The name of the first state.
 
     Returns:
-        Expressions, of which the rest has to match one; none where the name can't come. They
-        are the partial derivatives of V. Antimirov (1996), of which there are only finitely
-        many: reading a history takes time that grows with its length and no faster.
+        Expressions of which the remaining states must match one; none if no match starts with the
+        name. They are the partial derivatives of V. Antimirov (1996), of which there are only
+        finitely many, so matching a history takes time linear in its length.
     """
     match expression:
         case StateName(own):
             return frozenset({Sequence(())} if own == name else ())
         case Sequence(parts):
-            found: set[Expression] = set()
+            expressions: set[Expression] = set()
             for place, part in enumerate(parts):
-                found |= {_chain(rest, *parts[place + 1 :]) for rest in after(part, name)}
+                expressions |= {_chain(rest, *parts[place + 1 :]) for rest in after(part, name)}
                 if not may_end(part):
                     break
-            return frozenset(found)
+            return frozenset(expressions)
         case Choice(options):
             return frozenset().union(*(after(option, name) for option in options))
         case Repeat(part, least, most):
@@ -116,12 +116,12 @@ def after(expression: Expression, name: str) -> frozenset[Expression]:
 
 
 def after_any(expressions: Iterable[Expression], name: str) -> frozenset[Expression]:
-    """Return what may follow when any of several expressions has begun with a name."""
+    """Return what may follow once a match of any of the expressions has started with a name."""
     return frozenset().union(*(after(expression, name) for expression in expressions))
 
 
 def _chain(*parts: Expression) -> Expression:
-    """Return a sequence with no sequence in it, so that equal ones are equal."""
+    """Return a flat sequence, so that equivalent sequences compare equal."""
     flat: list[Expression] = []
     for part in parts:
         flat.extend(part.parts if isinstance(part, Sequence) else [part])
@@ -140,47 +140,47 @@ _REPEATS: dict[str, tuple[int, int | None]] = {"?": (0, 1), "*": (0, None), "+":
 
 
 def parse_expression(text: str) -> Expression:
-    """Read an expression.
+    """Parse an expression.
 
     Args:
-        text: Names of states (in double quotes where they have spaces), `?`, `*`, `+`, `{n}`,
+        text: Names of states (in double quotes if they have spaces), `?`, `*`, `+`, `{n}`,
             `{n,m}`, `{n,}`, `|` and parentheses.
 
     Returns:
         The expression.
 
     Raises:
-        ExpressionError: If it can't be read.
+        ExpressionError: If it is invalid.
     """
     tokens = [*_tokens(text), _Token(len(text), "the end")]
-    expression, stopped = _choice(text, tokens, 0)
-    if stopped < len(tokens) - 1:
-        raise _unexpected(text, tokens[stopped], "a state's name or the end")
+    expression, place = _choice(text, tokens, 0)
+    if place < len(tokens) - 1:
+        raise _unexpected(text, tokens[place], "a state's name or the end")
     return expression
 
 
 def _tokens(text: str) -> Iterator[_Token]:
     place = 0
     while text[place:].strip():
-        found = _TOKEN.match(text, place)
-        if found is None:
+        match = _TOKEN.match(text, place)
+        if match is None:
             place += len(text[place:]) - len(text[place:].lstrip())
             raise _unexpected(
                 text, _Token(place, text[place]), "a state's name, or one of ( ) | ? * + {n,m}"
             )
-        start = found.end() - len(found[0].lstrip())
-        name = found["name"] or found["quoted"]
+        start = match.end() - len(match[0].lstrip())
+        name = match["name"] or match["quoted"]
         if name:
             yield _Token(start, name, is_name=True)
-        elif found["sign"]:
-            yield _Token(start, found["sign"], _REPEATS.get(found["sign"]))
+        elif match["sign"]:
+            yield _Token(start, match["sign"], _REPEATS.get(match["sign"]))
         else:
-            least = int(found["least"])
-            most = least if not found["range"] else int(found["most"]) if found["most"] else None
+            least = int(match["least"])
+            most = least if not match["range"] else int(match["most"]) if match["most"] else None
             if most is not None and most < least:
-                raise _unexpected(text, _Token(start, found[0].strip()), f"{{{most},{least}}}")
-            yield _Token(start, found[0].strip(), (least, most))
-        place = found.end()
+                raise _unexpected(text, _Token(start, match[0].strip()), f"{{{most},{least}}}")
+            yield _Token(start, match[0].strip(), (least, most))
+        place = match.end()
 
 
 def _choice(text: str, tokens: list[_Token], place: int) -> tuple[Expression, int]:
@@ -217,8 +217,8 @@ def _part(text: str, tokens: list[_Token], place: int) -> tuple[Expression, int]
 
 
 def _unexpected(text: str, token: _Token, expected: str) -> ExpressionError:
-    found = token.text if token.place == len(text) else f'"{token.text}"'
+    shown = token.text if token.place == len(text) else f'"{token.text}"'
     return ExpressionError(
         f"history expression {text!r}, character {token.place + 1}: expected {expected},"
-        f" found {found}"
+        f" found {shown}"
     )

@@ -189,10 +189,10 @@ def test_a_run_that_goes_on(prefect_server: str) -> None:
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        (uuid.UUID(int=1), "the server knew no states of a flow or task run 00000000-"),
-        ("one", "'one' is no id of a run"),
-        (42, "42 is no run; give a flow run, a task run, an id, a future, or the state"),
-        (Scheduled(), "is no run; give"),
+        (uuid.UUID(int=1), "the server had no states for a flow or task run 00000000-"),
+        ("one", "'one' is not the id of a run"),
+        (42, "42 is not a run; give a flow run, a task run, an id, a future, or the state"),
+        (Scheduled(), "is not a run; give"),
     ],
 )
 def test_what_is_no_run_is_one_line(prefect_server: str, run: object, says: str) -> None:

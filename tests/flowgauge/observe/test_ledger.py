@@ -212,7 +212,9 @@ def test_data_may_have_any_name(ledger: EffectLedger) -> None:
 @pytest.mark.parametrize("value", [date(2026, 1, 1), {1, 2}, float("nan"), object()])
 def test_data_without_a_json_form_is_one_line(ledger: EffectLedger, value: object) -> None:
     """What can't be written is refused before anything is, and the line names it."""
-    with pytest.raises(LedgerError, match=r"effect 'charged': total=.* has no JSON form") as caught:
+    with pytest.raises(
+        LedgerError, match=r"effect 'charged': total=.* can't be written as JSON"
+    ) as caught:
         ledger.record("charged", total=value)
     assert len(str(caught.value).splitlines()) == 1
     assert ledger.count() == 0
