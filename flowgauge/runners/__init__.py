@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of task runners, and the processes that they start."""
+"""The table of task runners, and the worker processes that they start."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which task runners a run, or a test, is for."""
+"""The choice of task runners for a pytest run and for a test."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def default_workers() -> int:
 
 
 def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
-    """Read the value of `--flow-runners`.
+    """Parse the value of `--flow-runners`.
 
     Args:
-        text: Names with commas between them, or None for all that are installed.
-        lean: Whether the lean ones are among those that nobody named.
+        text: Comma-separated names, or None for all that are installed.
+        lean: Whether None includes the lean task runners.
 
     Returns:
-        The names, each once, in the order given.
+        The names without duplicates, in the order given; for None, in the order of the table.
 
     Raises:
         RunnerError: If a name doesn't exist or its packages are not installed.
@@ -34,7 +34,7 @@ def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
         return names_where(lambda runner: runner.installed and (lean or not runner.lean))
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise RunnerError(f"--flow-runners: no task runner named; choose from {', '.join(RUNNERS)}")
+        raise RunnerError(f"--flow-runners: no task runner given; choose from {', '.join(RUNNERS)}")
     for name in names:
         _check_known(name, "--flow-runners")
         if not (runner := RUNNERS[name]).installed:
@@ -45,23 +45,23 @@ def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
     return names
 
 
-def narrowed(chosen: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return the chosen runners that a test's `runners` mark wants.
+def narrowed(chosen: Iterable[str], marked: Iterable[str]) -> tuple[str, ...]:
+    """Return the chosen task runners that a test's `runners` mark allows.
 
     Args:
-        chosen: The names of this run.
-        wanted: The names in the mark.
+        chosen: The names for this pytest run.
+        marked: The names in the mark.
 
     Returns:
-        The names in both, in the order of the run.
+        The names in both, in the order of `chosen`.
 
     Raises:
         RunnerError: If the mark names a runner that doesn't exist.
     """
-    wanted = tuple(wanted)
-    for name in wanted:
+    marked = tuple(marked)
+    for name in marked:
         _check_known(name, "mark runners")
-    return tuple(name for name in chosen if name in wanted)
+    return tuple(name for name in chosen if name in marked)
 
 
 def _check_known(name: str, where: str) -> None:

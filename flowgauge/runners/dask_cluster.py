@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dask clusters: one that a test run starts, and one that exists."""
+"""Dask clusters: one that a pytest run starts, or an existing one."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _PLUGIN = "flowgauge"
 
 
 class ClusterError(Mistake):
-    """A Dask cluster that can't be used; one line says why and what to do."""
+    """An unusable Dask cluster; the one-line message says why and what to do."""
 
 
 def check_dask_address(address: str) -> None:
-    """Make sure that a Dask scheduler answers at an address.
+    """Check that a Dask scheduler with workers answers at an address.
 
     Args:
         address: As Dask writes it, for instance `tcp://10.0.0.5:8786`.
 
     Raises:
-        ClusterError: If the address can't be read, or nothing or something else answers there.
+        ClusterError: If the address is invalid, nothing or something else answers there, or the
+            scheduler has no workers.
     """
     advice = "start one with `dask scheduler`, or leave the option out for a local cluster"
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
@@ -45,8 +46,8 @@ def check_dask_address(address: str) -> None:
         raise ClusterError(f"--flow-dask-address {address}: not an address like tcp://host:8786")
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as connection:
-            # A scheduler greets whoever connects; Dask's client would wait for that for ever.
-            greeted = parts.scheme == "tls" or _greets(connection)
+            # A scheduler sends first on each connection; Dask's client would wait for that forever.
+            is_dask = parts.scheme == "tls" or _sends_first(connection)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ClusterError(
@@ -57,14 +58,14 @@ def check_dask_address(address: str) -> None:
     from distributed import Client
 
     try:
-        if not greeted:
+        if not is_dask:
             raise ConnectionError
         with Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
     except Exception:
         raise ClusterError(
-            f"--flow-dask-address {address}: what answers there is no Dask scheduler of the version"
-            f" installed here; {advice}"
+            f"--flow-dask-address {address}: what answers there is not a Dask scheduler of the"
+            f" version installed here; {advice}"
         ) from None
     if not workers:
         raise ClusterError(
@@ -73,8 +74,8 @@ def check_dask_address(address: str) -> None:
         )
 
 
-def _greets(connection: socket.socket) -> bool:
-    """Say whether the other end speaks first."""
+def _sends_first(connection: socket.socket) -> bool:
+    """Return whether the other end sends first."""
     try:
         return bool(connection.recv(1))
     except TimeoutError:
@@ -86,10 +87,10 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
     """Run a Dask cluster that listens on loopback only.
 
     Args:
-        workers: How many tasks may run side by side.
-        home: The folder of the run; the cluster writes there.
-        in_process: Whether one worker's threads in this process do, and not processes.
-        as_shipped: Whether workers do all that Prefect and Dask do, to be measured.
+        workers: How many tasks may run at once.
+        home: The folder of the pytest run; the cluster writes there.
+        in_process: Whether they run in the threads of one worker in this process, not in processes.
+        as_shipped: Whether workers do all the work that stock Prefect and Dask do, for benchmarks.
 
     Yields:
         The scheduler's address.
@@ -97,24 +98,25 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
     import dask
     from distributed import LocalCluster
 
-    # Not `local_directory`: nannies and schedulers write elsewhere all the same.
+    # Not `local_directory`, because nannies and schedulers would still write elsewhere.
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(temporary_directory=str(home / "dask")))
-        # Dask closes a worker for good that a nanny on a busy machine does not restart in 15 s.
+        # By default, Dask gives up on a worker that its nanny, on a busy machine, does not restart
+        # within 15 s.
         stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
         if not as_shipped:
-            # A worker's profiler looks at frames while other threads run them. In CPython 3.11 that
-            # is a segmentation fault now and then, here of the whole test run.
+            # A worker's profiler inspects frames while other threads run them. In CPython 3.11 that
+            # occasionally causes a segmentation fault, here of the whole pytest run.
             stack.enter_context(dask.config.set({"distributed.worker.profile.enabled": False}))
-        # A nanny writes what its worker is to find (OMP_NUM_THREADS=1 and more) into the
-        # environment of its own process, where it would stay for all that starts later.
+        # A nanny writes its worker's environment variables (OMP_NUM_THREADS=1 and more) into those
+        # of its own process, where they would affect everything that starts later.
         with environment_kept():
             cluster = LocalCluster(
                 n_workers=1 if in_process else workers,
                 threads_per_worker=workers if in_process else 1,
                 processes=not in_process,
                 host=None if in_process else "127.0.0.1",
-                # Dask would serve its pages on all interfaces.
+                # By default, Dask serves its dashboard on all interfaces.
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
             )
@@ -125,12 +127,12 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
 
 
 def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:
-    """Prepare every worker process of a cluster for this run, also those that start later.
+    """Prepare every worker process of a cluster for this pytest run, including later ones.
 
     Args:
         address: The scheduler's address.
-        home: The folder of the run.
-        as_shipped: Whether they do all that Prefect does, to be measured.
+        home: The folder of the pytest run.
+        as_shipped: Whether they do all the work that stock Prefect does, for benchmarks.
     """
     from distributed import Client, WorkerPlugin
 
@@ -150,11 +152,11 @@ def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:
 
 @contextmanager
 def borrowed_workers(address: str, home: Path) -> Iterator[str]:
-    """Let the workers of somebody's cluster take part in this run, and leave them as they were.
+    """Make an existing cluster's workers take part in this pytest run, and restore them afterwards.
 
     Args:
         address: The scheduler's address.
-        home: The folder of the run.
+        home: The folder of the pytest run.
 
     Yields:
         Why the virtual clock and faults do not reach the workers; empty if they do.
@@ -163,7 +165,7 @@ def borrowed_workers(address: str, home: Path) -> Iterator[str]:
 
     folder = str(home)
 
-    def reached() -> bool:
+    def is_in_reach() -> bool:
         return find_spec("flowgauge") is not None and Path(folder).is_dir()
 
     class TakePart(WorkerPlugin):
@@ -178,7 +180,7 @@ def borrowed_workers(address: str, home: Path) -> Iterator[str]:
             self.part.close()
 
     with Client(address, set_as_default=False) as client:
-        out_of_reach = [worker for worker, sees in client.run(reached).items() if not sees]
+        out_of_reach = [worker for worker, ok in client.run(is_in_reach).items() if not ok]
         if out_of_reach:
             yield (
                 f"the Dask worker {out_of_reach[0]} does not have flowgauge installed, or is not"
@@ -194,13 +196,13 @@ def borrowed_workers(address: str, home: Path) -> Iterator[str]:
 
 
 def check_workers(address: str) -> None:
-    """Find out before the first test whether a cluster's workers can run tasks for this run.
+    """Check, before the first test, that a cluster's workers can run tasks for this pytest run.
 
     Args:
         address: The scheduler's address.
 
     Raises:
-        ClusterError: If a worker has no Prefect, another one, or can't reach the test server.
+        ClusterError: If a worker has no Prefect or another version, or can't reach the test server.
     """
     from distributed import Client
     from prefect import __version__
@@ -208,16 +210,16 @@ def check_workers(address: str) -> None:
 
     url = PREFECT_API_URL.value()
 
-    def fault() -> str:
+    def problem() -> str:
         import importlib.metadata
         import urllib.request
 
         try:
-            found = importlib.metadata.version("prefect")
+            version = importlib.metadata.version("prefect")
         except importlib.metadata.PackageNotFoundError:
-            found = "none"
-        if found != __version__:
-            return f"has Prefect {found}, and here is {__version__}: install the same there"
+            version = "none"
+        if version != __version__:
+            return f"has Prefect {version}, but this machine has {__version__}: install the same"
         try:
             urllib.request.urlopen(f"{url}/health", timeout=5).close()
         except OSError:
@@ -228,6 +230,6 @@ def check_workers(address: str) -> None:
         return ""
 
     with Client(address, set_as_default=False) as client:
-        for worker, why in client.run(fault).items():
+        for worker, why in client.run(problem).items():
             if why:
                 raise ClusterError(f"--flow-dask-address {address}: its worker {worker} {why}")

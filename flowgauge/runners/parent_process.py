@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ends a worker process whose parent is gone."""
+"""Ending of worker processes whose parent is gone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import threading
 
 @functools.cache
 def end_with_parent() -> None:
-    """End this process when its parent has ended, be it by SIGKILL.
+    """End this process when its parent has ended, even by SIGKILL.
 
-    An idle worker of a process pool would wait for work for ever.
+    An idle worker of a process pool would otherwise wait for work forever.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect's process pool with workers that need not import Prefect again."""
+"""Prefect's process pool, with workers that start with Prefect imported."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unittest.mock import patch
 import prefect.task_runners
 from prefect.task_runners import ProcessPoolTaskRunner
 
-# Each worker runs the parent's script again, since most Pythons don't preload `__main__`
-# (python/cpython#126631); pytest's script imports pytest. What is missing is passed over.
+# Each worker runs the parent's script again, because most Python versions don't preload `__main__`
+# (python/cpython#126631); pytest's script imports pytest. Missing modules are skipped.
 _PRELOADED = [
     "__main__",
     "pytest",
@@ -27,14 +27,14 @@ _starting = threading.Lock()
 
 
 def preloaded_context() -> multiprocessing.context.ForkServerContext:
-    """Return a way to start processes that have Prefect imported."""
+    """Return a multiprocessing context whose processes start with Prefect imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     return context
 
 
 class _ForkServer:
-    """What `prefect.task_runners` sees as `multiprocessing` while a pool starts."""
+    """Stands in for `multiprocessing` in `prefect.task_runners` while a pool starts."""
 
     @staticmethod
     def get_context(method: str) -> multiprocessing.context.BaseContext:
@@ -42,10 +42,10 @@ class _ForkServer:
 
 
 class PreloadedProcessPoolTaskRunner(ProcessPoolTaskRunner):
-    """The stock runner, its workers forked from one process that has Prefect imported.
+    """The stock task runner, with workers forked from one process that has Prefect imported.
 
-    `ProcessPoolTaskRunner.__enter__` fixes the start method to spawn, so every flow run pays
-    seconds for workers that import Prefect. Everything else is the stock runner's.
+    `ProcessPoolTaskRunner.__enter__` fixes the start method to spawn, so every flow run waits
+    seconds for its workers to import Prefect. Everything else is as in the stock task runner.
     """
 
     def __enter__(self) -> Self:

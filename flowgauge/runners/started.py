@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the task runners of one test run share, started once."""
+"""What the task runners of one pytest run share, started once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class StartedRunners:
-    """The task runners of one test run; what is slow to start is started once, when needed.
+    """The task runners of one pytest run; what is slow to start is started once, when needed.
 
     Attributes:
-        workers: How many tasks may run side by side.
-        home: The folder of the run; worker processes write there.
-        as_shipped: Whether worker processes do all that Prefect does, to be measured.
+        workers: How many tasks may run at once.
+        home: The folder of the pytest run; worker processes write there.
+        as_shipped: Whether workers do all the work that stock Prefect does, for benchmarks.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
-        seconds_to_start: What starting each shared cluster took, by the name of its runner.
+        seconds_to_start: Seconds that each shared cluster took to start, by its task runner.
     """
 
     workers: int
@@ -41,7 +41,7 @@ class StartedRunners:
 
     @property
     def prepare_worker(self) -> Callable[[], None]:
-        """What a worker process calls when it begins; it can be sent there."""
+        """The function that a worker process calls when it starts; it can be pickled."""
         from flowgauge.runners.worker_setup import prepare_worker
 
         return functools.partial(prepare_worker, str(self.home), self.as_shipped)
@@ -53,16 +53,16 @@ class StartedRunners:
             name: One of the names in the table.
 
         Returns:
-            A task runner that is not started; the flow starts and stops it.
+            A task runner that is not started yet; the flow starts and stops it.
 
         Raises:
-            RunnerError: If this Prefect is too old for it.
+            RunnerError: If this Prefect is too old for it, or its pattern can't be imported.
         """
         runner = RUNNERS[name]
         return runner.start(runner, self)
 
     def dask_scheduler(self, name: str) -> str:
-        """Return the address of the Dask scheduler behind a runner, starting it if needed."""
+        """Return the address of the Dask scheduler behind a task runner, starting it if needed."""
         from flowgauge.leftovers.watch import adopted
 
         cluster = RUNNERS[RUNNERS[name].cluster]
@@ -74,28 +74,28 @@ class StartedRunners:
                 borrowed = borrowed_workers(self.dask_address, self.home)
                 self._out_of_reach[cluster.name] = self._stack.enter_context(borrowed)
             else:
-                started = local_cluster(
+                local = local_cluster(
                     self.workers,
                     self.home,
                     in_process=cluster.in_process,
                     as_shipped=self.as_shipped,
                 )
-                # It may be a test that asks for it first; it is the run's all the same.
+                # Even if a test requests it first, it belongs to the pytest run.
                 with adopted():
-                    self._addresses[cluster.name] = self._stack.enter_context(started)
+                    self._addresses[cluster.name] = self._stack.enter_context(local)
             self.seconds_to_start[cluster.name] = time.perf_counter() - start
         return self._addresses[cluster.name]
 
     def borrows(self, name: str) -> bool:
-        """Return whether a runner's workers are those of a cluster that was there before."""
+        """Return whether a task runner uses the workers of an existing cluster."""
         runner = RUNNERS[name]
         return bool(self.dask_address and runner.cluster) and not runner.in_process
 
     def out_of_reach_of(self, name: str) -> str:
-        """Return why the clock and faults do not reach a runner's workers; empty if they do."""
+        """Return why the clock and faults don't reach a task runner's workers; empty if they do."""
         return self._out_of_reach.get(RUNNERS[name].cluster, "")
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Stop everything that was started."""
         self._addresses.clear()
         self._stack.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes each task runner for a flow, with what its run has started."""
+"""The functions that create each task runner for a flow, using what the pytest run has started."""
 
 from __future__ import annotations
 
@@ -19,53 +19,53 @@ if TYPE_CHECKING:
 
 
 class RunnerError(Mistake):
-    """A task runner that doesn't exist here; one line says what to do."""
+    """A task runner that is unavailable here; the one-line message says what to do."""
 
 
 def sequential(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
-    """Make the catalogue's runner that calls each task at once."""
-    made: TaskRunner[Any] = _pattern(runner).SequentialTaskRunner()
-    return made
+    """Create the catalogue's task runner that calls each task immediately."""
+    task_runner: TaskRunner[Any] = _pattern(runner).SequentialTaskRunner()
+    return task_runner
 
 
 def threads(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
-    """Make Prefect's thread pool."""
+    """Create Prefect's thread pool task runner."""
     from prefect.task_runners import ThreadPoolTaskRunner
 
     return ThreadPoolTaskRunner(max_workers=started.workers)
 
 
 def processes(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
-    """Make Prefect's process pool, whose workers begin with Prefect imported."""
+    """Create Prefect's process pool task runner, with workers that start with Prefect imported."""
     from prefect.task_runners import ProcessPoolTaskRunner
 
-    kind = ProcessPoolTaskRunner
+    pool_class = ProcessPoolTaskRunner
     if usable(PRELOADED_POOL, started.home):
         from flowgauge.runners.process_pool import PreloadedProcessPoolTaskRunner
 
-        kind = PreloadedProcessPoolTaskRunner
-    return kind(**_pool_options(runner, started))
+        pool_class = PreloadedProcessPoolTaskRunner
+    return pool_class(**_pool_options(runner, started))
 
 
 def lean_processes(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
-    """Make the catalogue's process pool."""
-    lean = _pattern(runner)
-    made: TaskRunner[Any] = lean.LeanProcessPoolTaskRunner(**_pool_options(runner, started))
-    return made
+    """Create the catalogue's process pool task runner."""
+    pattern, options = _pattern(runner), _pool_options(runner, started)
+    task_runner: TaskRunner[Any] = pattern.LeanProcessPoolTaskRunner(**options)
+    return task_runner
 
 
 def dask(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
-    """Make the Dask task runner, on a cluster of the run."""
+    """Create the Dask task runner, on a cluster of the pytest run."""
     from prefect_dask.task_runners import DaskTaskRunner
 
     return DaskTaskRunner(address=started.dask_scheduler(runner.name))
 
 
 def lean_dask(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
-    """Make the catalogue's Dask task runner, on a cluster of the run."""
+    """Create the catalogue's Dask task runner, on a cluster of the pytest run."""
     address = started.dask_scheduler(runner.name)
-    made: TaskRunner[Any] = _pattern(runner).LeanDaskTaskRunner(address=address)
-    return made
+    task_runner: TaskRunner[Any] = _pattern(runner).LeanDaskTaskRunner(address=address)
+    return task_runner
 
 
 def _pool_options(runner: Runner, started: StartedRunners) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _pool_options(runner: Runner, started: StartedRunners) -> dict[str, Any]:
 
     if "initializer" not in inspect.signature(ProcessPoolTaskRunner).parameters:
         raise RunnerError(
-            f"{runner.name}: before Prefect 3.8 its workers start servers of their own"
+            f"{runner.name}: before Prefect 3.8 each of its workers starts its own server"
         )
     return {"max_workers": started.workers, "initializer": started.prepare_worker}
 

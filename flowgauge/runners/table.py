@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of task runners: one record each, the one place where a task runner is described."""
+"""The table of task runners: one record each, the single place that describes a task runner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BaselineKind(StrEnum):
-    """What runs the same work without Prefect, by the name that reports give it."""
+    """A bare executor that runs the same work without Prefect; the value is its name in reports."""
 
     CALL = "plain function call"
     THREADS = "ThreadPoolExecutor"
@@ -29,14 +29,14 @@ class BaselineKind(StrEnum):
 
 @dataclass(frozen=True)
 class ExecutionModel:
-    """How a task runner goes about a task; what `flowgauge advise` simulates.
+    """The execution model of a task runner, which `flowgauge advise` simulates.
 
     Attributes:
-        inline: The flow's own thread does it, before it goes on.
-        one_interpreter: Workers and the flow share an interpreter, and so its lock.
-        waits_at: Where a task waits for its parents: `worker`, on one that does nothing else
-            meanwhile; `queue`, in one of as many places as there are workers, before those that
-            were submitted later; `scheduler`, where it is in nobody's way.
+        inline: Whether the flow's own thread runs each task before it continues.
+        one_interpreter: Whether workers and the flow share an interpreter, and so its lock.
+        waits_at: Where a task waits for its parents: `worker`, on a worker that does nothing else
+            in the meantime; `queue`, in one of as many places as there are workers, ahead of
+            tasks that were submitted later; `scheduler`, where it blocks no other task.
     """
 
     inline: bool = False
@@ -49,18 +49,18 @@ class Runner:
     """A task runner.
 
     Attributes:
-        name: What `--flow-runners`, marks and reports call it.
-        start: Makes a task runner for a flow, given this record and what the run has started.
-        execution: How it goes about a task.
-        baseline: What its cost is measured relative to.
-        colour: In charts: one of Okabe and Ito's, which most colour-blind people can tell apart,
-            on white and black alike. Empty for one that is not taken.
-        pattern: The pattern of the catalogue that it is; empty where Prefect or an integration
-            brings it.
-        stock: The runner that the pattern may take the place of; empty where there is none.
-        cluster: The runner whose Dask cluster it shares, be it itself; empty where it has none.
-        package: What must be installed besides Prefect, as an import name.
-        extra: The extra of flowgauge that installs that.
+        name: Its name in `--flow-runners`, marks and reports.
+        start: Creates a task runner for a flow, given this record and what the run has started.
+        execution: Its execution model.
+        baseline: The baseline that its cost is measured relative to.
+        colour: Its colour in charts, from the palette of Okabe and Ito, which most colour-blind
+            people can distinguish, on white and on black. Empty to get an unused one.
+        pattern: The catalogue's pattern that implements it; empty if Prefect or an integration
+            does.
+        stock: The task runner that the pattern can replace; empty if there is none.
+        cluster: The task runner whose Dask cluster it shares, possibly itself; empty for none.
+        package: The import name of a package that it needs in addition to Prefect.
+        extra: Flowgauge's extra that installs the package.
         common: Whether it is measured in benchmarks that take minutes for each task runner.
     """
 
@@ -83,17 +83,17 @@ class Runner:
 
     @property
     def lean(self) -> bool:
-        """Whether it does the same as a stock runner, with less."""
+        """Whether it is a lean replacement for a stock task runner."""
         return bool(self.stock)
 
     @property
     def starts_workers(self) -> bool:
-        """Whether each flow run starts worker processes of its own."""
+        """Whether each flow run starts its own worker processes."""
         return not self.in_process and not self.cluster
 
     @property
     def installed(self) -> bool:
-        """Whether its packages are there."""
+        """Whether the package that it needs is installed."""
         return not self.package or find_spec(self.package) is not None
 
 
@@ -162,41 +162,41 @@ RUNNERS = {
         ),
     )
 }
-"""By name, in the order of reports."""
+"""The task runners by name, in the order of reports."""
 
 
 def add(runner: object) -> None:
-    """Add a task runner to the table, for this process.
+    """Add a task runner to the table of this process.
 
     Args:
-        runner: A `Runner` of a name that is not taken.
+        runner: A `Runner` with an unused name.
 
     Raises:
-        RunnerError: If it is none, or can't be added.
+        RunnerError: If it is not a `Runner`, or can't be added.
     """
     if not isinstance(runner, Runner):
-        raise starts.RunnerError(f"pytest_flowgauge_runners: {runner!r:.60} is no Runner")
+        raise starts.RunnerError(f"pytest_flowgauge_runners: {runner!r:.60} is not a Runner")
     where = f"pytest_flowgauge_runners: the task runner {runner.name!r}"
     if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", runner.name):
-        raise starts.RunnerError(f"{where} needs a name of small letters, digits and hyphens")
+        raise starts.RunnerError(f"{where} needs a name of lowercase letters, digits and hyphens")
     if runner.name in RUNNERS:
-        raise starts.RunnerError(f"{where} is in the table already: choose another name")
+        raise starts.RunnerError(f"{where} is already in the table: choose another name")
     for other in (runner.stock, runner.cluster):
         if other and other not in RUNNERS:
-            raise starts.RunnerError(f"{where} names {other!r}, which is no task runner")
+            raise starts.RunnerError(f"{where} names {other!r}, which is not a task runner")
     RUNNERS[runner.name] = runner
 
 
-def names_where(is_wanted: Callable[[Runner], bool]) -> tuple[str, ...]:
-    """Return the names of the task runners with a property, in the order of the table.
+def names_where(condition: Callable[[Runner], bool]) -> tuple[str, ...]:
+    """Return the names of the task runners that meet a condition, in the order of the table.
 
     Args:
-        is_wanted: Tells whether a runner has it.
+        condition: Returns whether a task runner meets it.
 
     Returns:
         The names, for instance for the mark `runners`.
     """
-    return tuple(name for name, runner in RUNNERS.items() if is_wanted(runner))
+    return tuple(name for name, runner in RUNNERS.items() if condition(runner))
 
 
 def _is_stock(runner: Runner) -> bool:
@@ -209,7 +209,7 @@ LEAN: tuple[str, ...]
 IN_OWN_PROCESSES: tuple[str, ...]
 COMMON: tuple[str, ...]
 
-_WANTED: dict[str, Callable[[Runner], bool]] = {
+_CONDITIONS: dict[str, Callable[[Runner], bool]] = {
     "INLINE": lambda runner: runner.execution.inline,
     "STOCK": _is_stock,
     "LEAN": lambda runner: runner.lean,
@@ -219,7 +219,7 @@ _WANTED: dict[str, Callable[[Runner], bool]] = {
 
 
 def __getattr__(name: str) -> tuple[str, ...]:
-    # As the table is now: a project may have added to it.
-    if name not in _WANTED:
+    # Computed from the current table, because a project may have added to it.
+    if name not in _CONDITIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return names_where(_WANTED[name])
+    return names_where(_CONDITIONS[name])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What changes inside a worker process that runs tasks for a test run."""
+"""Setup of a worker process that runs tasks for a pytest run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from flowgauge.server.isolation import forget_user_settings
 
 
 def prepare_worker(home: str, as_shipped: bool) -> None:
-    """Make this process part of a test run: a worker of a process pool or of a Dask cluster.
+    """Make this process, a worker of a process pool or Dask cluster, part of a pytest run.
 
     Args:
-        home: The folder of the run.
-        as_shipped: Whether this process does all that Prefect does, to be measured.
+        home: The folder of the pytest run.
+        as_shipped: Whether this process does all the work that stock Prefect does, for benchmarks.
     """
     end_with_parent()
     forget_user_settings()
@@ -33,16 +33,16 @@ def prepare_worker(home: str, as_shipped: bool) -> None:
 
 
 def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
-    """Let task runs in this process follow the virtual clock and the faults of a test run.
+    """Make task runs in this process follow the virtual clock and the faults of a pytest run.
 
-    What does not work with this Prefect is left out: a test that asks for it has been failed.
+    A feature that is off with this Prefect is skipped: tests that request it have failed already.
 
     Args:
-        home: The folder of the run.
+        home: The folder of the pytest run.
         expendable: Whether a test may kill this process.
 
     Returns:
-        What ends that when it is closed.
+        A stack that ends that when closed.
     """
     stack = contextlib.ExitStack()
     if not missing(VIRTUAL_CLOCK):

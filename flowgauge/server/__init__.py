@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The isolated Prefect server that a test run works against: fast to start, ended in any case."""
+"""The isolated Prefect server of a pytest run: fast to start, and always ended."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process does that the zygote forked to be a server."""
+"""What a process forked from the zygote does to become a server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SQLITE = "sqlite+aiosqlite:///"
 
 @dataclass(frozen=True)
 class ServerRequest:
-    """A server that a pytest run wants.
+    """A pytest run's request for a server.
 
     Attributes:
-        environment: All environment variables of its process.
+        environment: All environment variables of the server's process.
         folder: Its working directory.
-        log: The file that it prints to.
+        log: The file that its output goes to.
         database: Its SQLite file, which does not exist yet.
     """
 
@@ -38,18 +38,18 @@ class ServerRequest:
 
 
 def become_server(request: ServerRequest, listening: socket.socket) -> None:
-    """Serve Prefect's API from a new database, as the command would that Prefect runs.
+    """Serve Prefect's API from a new database, as the command that Prefect runs would.
 
     Args:
-        request: What is wanted.
-        listening: Where to serve; requests wait there until the server is up.
+        request: The server to become.
+        listening: The socket to serve on; requests wait there until the server is up.
     """
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
     _print_to(Path(request.log))
     os.chdir(request.folder)
-    # The zygote's: runs that share it share a template, too.
+    # The zygote's cache: pytest runs that share a zygote share a template too.
     cache = cache_folder()
     os.environ.clear()
     os.environ.update(request.environment)
@@ -59,7 +59,7 @@ def become_server(request: ServerRequest, listening: socket.socket) -> None:
     _start_from_template(cache, Path(request.database))
     from flowgauge.server.isolation import forget_user_settings
 
-    # The zygote read its settings when it imported Prefect.
+    # The zygote read its own settings when it imported Prefect.
     forget_user_settings()
     _serve(listening)
 
@@ -95,13 +95,13 @@ def _start_from_template(cache: Path, database: Path) -> None:
     home = Path(os.environ["PREFECT_HOME"])
     if usable(DATABASE_TEMPLATE, home) and copy_template(cache, database, _migrate_in_a_fork):
         os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"
-        # They are registered there, which would take most of a second.
+        # Blocks are registered in the template already; it would take most of a second.
         os.environ["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"
         os.environ["PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION"] = "false"
 
 
 def _migrate_in_a_fork(database: Path) -> None:
-    """Do what a server does to a new database, and leave no trace of that in this process."""
+    """Migrate a new database as a server does, in a fork so that this process is unaffected."""
     pid = os.fork()
     if pid == 0:
         status = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect's own test harness, around a server that the zygote forked or around its own."""
+"""Prefect's own test harness, run with a server forked by the zygote or with its own server."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ from flowgauge.server.watch import START_SECONDS, ServerWatch, wait_until_health
 
 _HARNESS = "prefect.testing.utilities"
 _EPHEMERAL = {
-    # As Prefect starts it for its harness.
+    # As Prefect sets them for the server of its harness.
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
 }
-_HEARD = ("PREFECT_", "TZ")
-"""Variables that a server listens to begin so."""
+_SERVER_PREFIXES = ("PREFECT_", "TZ")
+"""Prefixes of the environment variables that affect a server."""
 
 
 def early_request(home: Path) -> ServerRequest:
-    """Return the server that a run will want, from what is known before Prefect is imported.
+    """Return the request for a pytest run's server, as far as known before Prefect is imported.
 
     Args:
-        home: The folder of the run, in the environment of which this is called.
+        home: The folder of the pytest run; its environment must be set already.
+
+    Returns:
+        The request.
     """
     return ServerRequest(
         environment={**os.environ, **_EPHEMERAL, "UVICORN_LOOP": LOOP_FACTORY},
@@ -54,13 +57,13 @@ def early_request(home: Path) -> ServerRequest:
 def leased_harness(
     home: Path, server: ServerProcess, tell: Callable[[str], None], *, as_shipped: bool
 ) -> Iterator[str]:
-    """Run Prefect's test harness with a server that was asked for.
+    """Run Prefect's test harness with a server that was requested.
 
     Args:
-        home: The folder of the run.
-        server: It may be starting.
-        tell: Is told why, in a few lines, where the server had to be ended in mid-run.
-        as_shipped: Whether this process does all that Prefect does, to be measured.
+        home: The folder of the pytest run.
+        server: The server; it may still be starting.
+        tell: Called with the reason, in a few lines, if the server has to be ended during the run.
+        as_shipped: Whether this process does all the work that stock Prefect does, for benchmarks.
 
     Yields:
         The address of the server's API.
@@ -82,22 +85,22 @@ def leased_harness(
         # The harness has no `finally`.
         stack.callback(leased.stop)
         with _instead_of_server_modules(leased):
-            module, wrong = _private_copy(_HARNESS)
-            if not wrong:
+            module, problem = _private_copy(_HARNESS)
+            if not problem:
                 stack.enter_context(_harness_in(module, home))
-        if wrong:
-            note_off(off(WARM_SERVER, wrong), WARM_SERVER, home)
+        if problem:
+            note_off(off(WARM_SERVER, problem), WARM_SERVER, home)
             leased.stop()
             stack.enter_context(stock_harness(home))
-        changed: dict[Any, Any] = {
-            # With heartbeats every synchronous flow run ends by joining a thread that sleeps in
+        settings: dict[Any, Any] = {
+            # With heartbeats, every synchronous flow run ends by joining a thread that sleeps in
             # steps of one second.
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None
         }
         if not PREFECT_SERVER_CSRF_PROTECTION_ENABLED.value():
-            # Every client would ask for a token first, to be told that there are none.
-            changed[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
-        stack.enter_context(temporary_settings(changed))
+            # Otherwise every client first requests a token, only to learn that there are none.
+            settings[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
+        stack.enter_context(temporary_settings(settings))
         if not as_shipped and usable(SAVED_WORK, home):
             stack.enter_context(saved_work())
         yield PREFECT_API_URL.value()
@@ -105,10 +108,10 @@ def leased_harness(
 
 @contextmanager
 def stock_harness(home: Path) -> Iterator[str]:
-    """Run Prefect's test harness as it is, in the isolated environment of a run.
+    """Run Prefect's test harness as it is, in the isolated environment of a pytest run.
 
     Args:
-        home: The folder of the run.
+        home: The folder of the pytest run.
 
     Yields:
         The address of the server's API.
@@ -123,11 +126,11 @@ def stock_harness(home: Path) -> Iterator[str]:
         from prefect.server.api.server import SubprocessASGIServer
 
         instances = SubprocessASGIServer._instances
-    earlier = frozenset(instances.values())
+    existing = frozenset(instances.values())
 
     def stop_servers() -> None:
         # The harness has no `finally`.
-        for server in set(instances.values()) - earlier:
+        for server in set(instances.values()) - existing:
             server.stop()
 
     with contextlib.ExitStack() as stack:
@@ -147,11 +150,11 @@ def stock_harness(home: Path) -> Iterator[str]:
 
 @contextmanager
 def _harness_in(module: Any, home: Path) -> Iterator[None]:
-    """Run the harness of a module with its database in a run's folder, removed with the rest."""
+    """Run a module's harness with its database in the folder of the pytest run."""
     folder = home / "database"
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        # The harness would leave its folder until this process exits, and for ever if it is killed.
+        # The harness would keep its folder until this process exits, and forever if it is killed.
         at_the_end = SimpleNamespace(register=stack.callback)
         with (
             patch.object(module, "mkdtemp", lambda: str(folder)),
@@ -162,7 +165,7 @@ def _harness_in(module: Any, home: Path) -> Iterator[None]:
 
 
 def _private_copy(name: str) -> tuple[ModuleType, str]:
-    """Return a module anew, for this use only, and what is not as `WARM_SERVER` needs it."""
+    """Return a fresh copy of a module, and in what way it is unsuitable for `WARM_SERVER`."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.loader is not None
@@ -171,20 +174,20 @@ def _private_copy(name: str) -> tuple[ModuleType, str]:
         spec.loader.exec_module(module)
     except ImportError as error:
         return module, f"{name} imports more of the server ({error})"
-    wrong = (each.missing_in(module) for each in WARM_SERVER.names)
-    return module, next(filter(None, wrong), "")
+    problems = (name.missing_in(module) for name in WARM_SERVER.names)
+    return module, next(filter(None, problems), "")
 
 
 @contextmanager
 def _instead_of_server_modules(leased: _LeasedServer) -> Iterator[None]:
-    """Spare this process the import of Prefect's server: the harness needs two names of it."""
+    """Stub out Prefect's server modules: the harness needs only two names of them."""
     names = ("", ".api", ".api.server", ".database", ".database.dependencies")
     before = {f"prefect.server{name}": sys.modules.get(f"prefect.server{name}") for name in names}
     sys.modules.update({name: ModuleType(name) for name in before})
     stand_ins: dict[str, Any] = sys.modules
     stand_ins["prefect.server.api.server"].SubprocessASGIServer = leased
     stand_ins["prefect.server.database.dependencies"].temporary_database_interface = getattr(
-        # Where a test has imported it, it may hold another database.
+        # If a test has imported the real module, that may hold another database.
         before["prefect.server.database.dependencies"],
         "temporary_database_interface",
         contextlib.nullcontext,
@@ -200,7 +203,7 @@ def _instead_of_server_modules(leased: _LeasedServer) -> Iterator[None]:
 
 
 class _LeasedServer:
-    """What the harness sees as `SubprocessASGIServer`, and as the one instance of it."""
+    """Stands in for both `SubprocessASGIServer` and its only instance in the harness."""
 
     def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
         self.server = server
@@ -209,7 +212,7 @@ class _LeasedServer:
         self._instances: dict[int | None, Any] = {}
 
     def __call__(self, port: int) -> _LeasedServer:
-        # Whoever forks the server chooses a port, so that nobody can take it in between.
+        # The supervisor that forks the server chooses the port, so that nothing else can take it.
         return self
 
     @property
@@ -222,16 +225,17 @@ class _LeasedServer:
         request = self.server.request
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
         # The server reads `.env` and `prefect.toml` from the folder it starts in, this process
-        # from the folder of the project.
+        # from the project's folder.
         with contextlib.chdir(request.folder):
-            guessed = Settings().to_environment_variables(exclude_unset=True)
-        guessed[DATABASE_URL] = settings.get(DATABASE_URL, "")
+            server_settings = Settings().to_environment_variables(exclude_unset=True)
+        server_settings[DATABASE_URL] = settings.get(DATABASE_URL, "")
         environment = {**os.environ, **_EPHEMERAL, "UVICORN_LOOP": LOOP_FACTORY}
-        if guessed != settings or _heard(environment) != _heard(request.environment):
+        variables = _server_variables(request.environment)
+        if server_settings != settings or _server_variables(environment) != variables:
             self.server.stop(patience=0)
             Path(request.database).unlink(missing_ok=True)
-            wanted = replace(request, environment=environment | settings)
-            self.server = ServerProcess.start(self.server.lease, wanted)
+            request = replace(request, environment=environment | settings)
+            self.server = ServerProcess.start(self.server.lease, request)
         wait_until_healthy(self.server)
         self._watch = ServerWatch(self.server, self._tell)
 
@@ -241,5 +245,5 @@ class _LeasedServer:
         self.server.stop(STOP_SECONDS)
 
 
-def _heard(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in environment.items() if name.startswith(_HEARD)}
+def _server_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in environment.items() if name.startswith(_SERVER_PREFIXES)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code a zygote runs: one that runs other code than this process is of no use to it."""
+"""The identity of the code that a zygote runs: this process can only use one with its own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @functools.cache
 def code_identity() -> str:
-    """Return a short name that changes with Python, installed packages and flowgauge's code."""
+    """Return a short name that changes with Python, installed packages and Flowgauge's code."""
     package = Path(__file__).parents[1]
     parts = (
         sys.executable,
@@ -21,14 +21,14 @@ def code_identity() -> str:
         version("prefect"),
         version("flowgauge"),
         sorted((str(p), p.stat().st_mtime_ns) for p in package.rglob("*.py")),
-        # Its time changes when a package is installed, upgraded or removed.
+        # Its modification time changes when a package is installed, upgraded or removed.
         _site_packages().stat().st_mtime_ns,
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def _site_packages() -> Path:
-    found = importlib.util.find_spec("prefect")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parents[1]
+    spec = importlib.util.find_spec("prefect")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parents[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a test run away from the user's Prefect: home, profile, `.env` and environment."""
+"""Isolation of a pytest run from the user's Prefect: home, profile, `.env` and environment."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from flowgauge.compat.names import OWN_SETTINGS
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
 _SPEED = {
-    # Task runs are written once a second and not one at a time: on two cores the server takes
-    # less from what is tested. They are seen up to a second later.
+    # Task runs are written once a second instead of one at a time, so that on two cores the server
+    # takes less time away from the tests. They become visible up to a second later.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    # Events, too, of which each twenty are written, or what came in five seconds.
+    # So are events, instead of in batches of twenty, or every five seconds.
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
 }
 
 
 def run_environment(home: Path, *, stock: bool = False) -> dict[str, str]:
-    """Return the Prefect settings of a test run, as environment variables.
+    """Return the Prefect settings of a pytest run, as environment variables.
 
     Args:
-        home: The folder that holds everything Prefect writes during the run.
-        stock: Whether to leave all settings as shipped that make a server faster.
+        home: The folder for everything that Prefect writes during the run.
+        stock: Whether to omit the settings that make the server faster than stock Prefect.
 
     Returns:
         Variable names and values.
@@ -46,13 +46,13 @@ def run_environment(home: Path, *, stock: bool = False) -> dict[str, str]:
 
 @contextmanager
 def isolated_environment(home: Path, *, stock: bool = False) -> Iterator[None]:
-    """Replace every `PREFECT_*` variable by those of a test run, and put them back at the end.
+    """Replace all `PREFECT_*` variables by those of a pytest run, and restore them at the end.
 
-    The logging level and debug mode are kept: they change what is shown, not what happens.
+    The logging level and debug mode are kept: they change what is displayed, not what happens.
 
     Args:
-        home: The folder that holds everything Prefect writes during the run.
-        stock: Whether to leave all settings as shipped that make a server faster.
+        home: The folder for everything that Prefect writes during the run.
+        stock: Whether to omit the settings that make the server faster than stock Prefect.
 
     Yields:
         Nothing.
@@ -71,7 +71,7 @@ def isolated_environment(home: Path, *, stock: bool = False) -> Iterator[None]:
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """Put the environment back as it was at the end."""
+    """Restore the environment at the end."""
     before = dict(os.environ)
     try:
         yield
@@ -80,17 +80,17 @@ def environment_kept() -> Iterator[None]:
 
 
 def put_back(environment: Mapping[str, str]) -> None:
-    """Make the environment of this process what it was."""
+    """Restore the environment of this process."""
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
 
 
 def forget_user_settings() -> None:
-    """Make this process's Prefect read its settings anew, and never from a `.env` file.
+    """Make Prefect in this process reload its settings, and never from a `.env` file.
 
-    Prefect reads `.env` from the working directory whenever it builds its settings, and offers
-    no switch for that; each settings model names the file in its configuration.
+    Prefect reads `.env` from the working directory whenever it builds its settings and has no
+    option to disable that, but each settings model names the file in its configuration.
     """
     if not usable(OWN_SETTINGS, Path(os.environ.get("PREFECT_HOME", os.devnull))):
         return

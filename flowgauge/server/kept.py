@@ -23,7 +23,7 @@ _END_SECONDS = 5
 
 
 class KeptError(Mistake):
-    """A folder that can't be used; one line says why and what to do."""
+    """An unusable folder; the one-line message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Kept:
 
 
 def lease_kept(root: Path, home: Path) -> Lease:
-    """Lease from the project's kept zygote; one that is dead or runs other code is replaced.
+    """Lease from the project's kept zygote, replacing it if it is dead or runs other code.
 
     Args:
         root: The folder of the project.
-        home: The folder of the run.
+        home: The folder of the pytest run.
 
     Returns:
-        A lease; close it.
+        A lease, which the caller must close.
 
     Raises:
-        KeptError: If the folder for kept zygotes belongs to somebody else.
+        KeptError: If the folder for kept zygotes is not accessible to this user alone.
     """
     with _locked(root) as folder:
         path = folder / socket_name()
-        kept = {found.path: found for found in _kept(folder)}
+        kept = {zygote.path: zygote for zygote in _kept(folder)}
         if path in kept:
             with contextlib.suppress(OSError):
                 return connected(path, home)
@@ -62,22 +62,22 @@ def lease_kept(root: Path, home: Path) -> Lease:
             _end(stale)
         _clear(folder)
         with listen(path) as listening, path.with_suffix(".pid").open("w") as pid_file:
-            # Held by the zygote as long as it lives, and by nobody after that.
+            # The zygote holds the lock as long as it lives, so a free lock means that it is dead.
             fcntl.flock(pid_file, fcntl.LOCK_EX)
-            made = connected(path, home)
+            lease = connected(path, home)
             zygote = start_zygote(listening, pid_file.fileno())
             pid_file.write(str(zygote.pid))
-        zygote.returncode = 0  # Not this process's to wait for.
-        return made
+        zygote.returncode = 0  # This process must not wait for it.
+        return lease
 
 
 def find_kept(root: Path) -> list[Kept]:
-    """Return the zygotes of a project that are alive."""
+    """Return a project's zygotes that are alive."""
     return _kept(_folder(root))
 
 
 def stop_kept(root: Path) -> list[Kept]:
-    """End the zygotes of a project, and return those that were alive."""
+    """End a project's zygotes, and return those that were alive."""
     if not _folder(root).exists():
         return []
     with _locked(root) as folder:
@@ -87,18 +87,18 @@ def stop_kept(root: Path) -> list[Kept]:
         _clear(folder)
         folder.rmdir()
         with contextlib.suppress(OSError):
-            # Not where another project has a zygote.
+            # This fails if another project has a zygote.
             folder.parent.rmdir()
         return kept
 
 
 def _kept(folder: Path) -> list[Kept]:
-    found = []
+    zygotes = []
     for pid_file in folder.glob("*.pid"):
         with pid_file.open() as file:
             if not _is_free(file.fileno()):
-                found.append(Kept(int(file.read()), pid_file.with_suffix(".sock")))
-    return found
+                zygotes.append(Kept(int(file.read()), pid_file.with_suffix(".sock")))
+    return zygotes
 
 
 def _is_free(descriptor: int) -> bool:
@@ -110,7 +110,7 @@ def _is_free(descriptor: int) -> bool:
 
 
 def _end(kept: Kept) -> None:
-    """End a zygote, stopped or wedged as it may be; its lock tells when it has gone."""
+    """End a zygote, even if it is stopped or stuck; its lock is free once it has gone."""
     with kept.path.with_suffix(".pid").open() as file:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
@@ -129,21 +129,21 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[Path]:
-    """Hold the folder for the kept zygotes of a project."""
+    """Lock the folder for a project's kept zygotes, and yield it."""
     folder = _folder(root)
     _own(folder.parent)
     _own(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whoever held it before may have removed it.
+        # A previous holder of the lock may have removed the folder.
         yield _own(folder)
     finally:
         os.close(descriptor)
 
 
 def _folder(root: Path) -> Path:
-    """Return where the sockets of a project's zygotes go; their paths must be short."""
+    """Return the folder for the sockets of a project's zygotes; socket paths must be short."""
     bases = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir())
     short = (base for base in bases if base.startswith("/") and len(base) < 60)
     project = hashlib.sha256(str(root).encode()).hexdigest()[:12]
@@ -151,12 +151,13 @@ def _folder(root: Path) -> Path:
 
 
 def _own(folder: Path) -> Path:
-    """Return a folder that is this user's alone, making it where it is missing."""
+    """Return a folder that is accessible to this user alone, creating it if it is missing."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = folder.lstat()
+    is_private = status.st_uid == os.getuid() and not status.st_mode & 0o077
+    if not stat.S_ISDIR(status.st_mode) or not is_private:
         raise KeptError(
-            f"{folder}: not a folder of this user alone, so no server can be kept there; remove it"
+            f"{folder}: not a folder for this user alone, so no server can be kept there; remove it"
         )
     return folder

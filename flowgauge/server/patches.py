@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What changes inside the test server's process; uvicorn calls it for an event loop."""
+"""Changes inside the test server's process, made when uvicorn calls for an event loop."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from flowgauge.compat.features import usable
 from flowgauge.compat.names import QUEUED_TRANSACTIONS
 
 LOOP_FACTORY = f"{__name__}:event_loop"
-"""For uvicorn's `--loop` or `UVICORN_LOOP`: it is called before the server is imported."""
+"""For uvicorn's `--loop` or `UVICORN_LOOP`, which is called before the server is imported."""
 STOCK_LOOP_FACTORY = f"{__name__}:stock_event_loop"
-"""The same for a server that is to be as Prefect ships it."""
+"""The same for a server as Prefect ships it."""
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop, once the server's transactions queue for SQLite."""
+    """Make the server's transactions queue for SQLite, and return a new event loop."""
     if usable(QUEUED_TRANSACTIONS, Path(os.environ["PREFECT_HOME"])):
         queue_for_sqlite()
-    # Asked for by whoever finds the server wedged; what it prints goes to the server's log.
+    # Sent by processes that find the server stuck; the stacks are printed to the server's log.
     faulthandler.register(signal.SIGUSR1)
     return _followed_event_loop(home=None)
 
 
 def stock_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop in a process that clears up when its test run was killed."""
+    """Return a new event loop, in a process that cleans up if its pytest run is killed."""
     return _followed_event_loop(os.environ["PREFECT_HOME"])
 
 
@@ -49,7 +49,7 @@ def _followed_event_loop(home: str | None) -> asyncio.AbstractEventLoop:
 
 
 def _end_with(parent: int, home: str | None) -> None:
-    """End this process soon after its parent, and remove the run's folder if there is one."""
+    """End this process soon after its parent, and remove the folder of the run if given."""
     while os.getppid() == parent:
         time.sleep(1)
     if home is not None:
@@ -58,39 +58,39 @@ def _end_with(parent: int, home: str | None) -> None:
 
 
 def queue_for_sqlite() -> None:
-    """Let every transaction wait for the one before it.
+    """Make every transaction wait for the previous one.
 
-    Prefect begins a transaction that will write as one that only reads. If another one writes
-    before it does, SQLite can't let it write any more (SQLITE_BUSY_SNAPSHOT); the request is
-    answered 503, and the client waits two seconds before it tries again (Prefect #18934).
+    Prefect begins a transaction that will write as a read transaction. If another one writes
+    first, SQLite can't let it write any more (SQLITE_BUSY_SNAPSHOT); the request is answered with
+    503, and the client waits two seconds before it retries (Prefect #18934).
 
-    They wait in the event loop. A connection that waits in SQLite is locked, and a statement of
-    it that had failed (an insert that was refused, which Prefect counts on) is reset when its
-    exception is garbage collected: the event loop would wait for the connection, which waits for
-    the transaction that only the event loop can end.
+    Transactions wait in the event loop, not in SQLite. A connection that waits in SQLite is
+    locked, and a failed statement of it (such as a refused insert, which Prefect relies on) is
+    reset when its exception is garbage collected: the event loop would wait for the connection,
+    which waits for the transaction that only the event loop can end.
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 
     stock = AioSqliteConfiguration.begin_transaction
-    turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-    inside: set[asyncio.Task[Any] | None] = set()
+    locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+    in_transaction: set[asyncio.Task[Any] | None] = set()
 
     @asynccontextmanager
     async def begin_transaction(
         self: AioSqliteConfiguration, session: Any, with_for_update: bool = False
     ) -> AsyncIterator[Any]:
-        this = asyncio.current_task()
-        if this in inside:
-            # One inside another can't wait until that one is over.
+        task = asyncio.current_task()
+        if task in in_transaction:
+            # A nested transaction can't wait until the outer one is over.
             async with stock(self, session, with_for_update=True) as transaction:
                 yield transaction
             return
-        async with turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            inside.add(this)
+        async with locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            in_transaction.add(task)
             try:
                 async with stock(self, session, with_for_update=True) as transaction:
                     yield transaction
             finally:
-                inside.remove(this)
+                in_transaction.remove(task)
 
     AioSqliteConfiguration.begin_transaction = begin_transaction  # type: ignore[method-assign]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process beside each pytest run that starts its server, ends it, and clears up."""
+"""The supervisor: a process for each pytest run that starts its server, ends it, and cleans up."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from typing import Any, NoReturn
 from flowgauge.server.forked import ServerRequest, become_server
 
 STOP_SECONDS = 5
-"""How long a server has to end by itself, as in Prefect's own harness."""
-_LEFT_OVERS_SECONDS = 10
+"""Seconds that a server has to end by itself, as in Prefect's own harness."""
+_REMOVE_SECONDS = 10
 
 
 def supervise(connection: socket.socket) -> None:
-    """Serve one pytest run until its connection closes, and leave nothing of it.
+    """Serve one pytest run until its connection closes, and remove everything it leaves.
 
     Args:
-        connection: From the run come lines of JSON: a folder to remove at the end (`home`),
-            what server to start (`start`), signals for it (`send`). It is told when this process
-            is there (`supervisor`), the server's `pid` and `port`, and its exit code (`exited`).
+        connection: A stream of JSON lines. The pytest run sends a folder to remove at the end
+            (`home`), the server to start (`start`), and signals for it (`send`). This process
+            sends its own id when it is up (`supervisor`), the server's `pid` and `port`, and the
+            server's exit code (`exited`).
     """
     _Supervisor(connection).run()
 
@@ -45,11 +46,11 @@ def forked(
 
     Args:
         task: The function; the fork ends when it returns.
-        argument: What it is given.
+        argument: The argument of the function.
         close: Descriptors that only this process needs.
 
     Returns:
-        The id of the fork.
+        The process id of the fork.
     """
     if pid := os.fork():
         return pid
@@ -96,13 +97,13 @@ class _Supervisor:
                 _remove(self.home)
 
     def _wait(self) -> bool:
-        """Do what the run asks for next.
+        """Wait for the next message or the end of the server, and handle it.
 
         Returns:
-            Whether the run goes on.
+            Whether the pytest run continues.
         """
-        watched = [s for s in (self.connection, self.ended) if s is not None]
-        ready, _, _ = select.select(watched, [], [])
+        sockets = [s for s in (self.connection, self.ended) if s is not None]
+        ready, _, _ = select.select(sockets, [], [])
         if self.ended in ready:
             self._reap()
         if self.connection in ready:
@@ -110,20 +111,20 @@ class _Supervisor:
         return True
 
     def _read(self) -> bool:
-        gone = False
+        is_gone = False
         with contextlib.suppress(ConnectionError):
-            while not gone and select.select([self.connection], [], [], 0)[0]:
+            while not is_gone and select.select([self.connection], [], [], 0)[0]:
                 data = self.connection.recv(1 << 16)
                 self.unread += data
-                gone = not data
+                is_gone = not data
         *lines, self.unread = self.unread.split(b"\n")
         for line in lines:
             message = json.loads(line)
-            if gone:
-                # A run that was killed while the zygote was importing wants nothing any more.
+            if is_gone:
+                # A run that was killed while the zygote was importing needs no server any more.
                 message.pop("start", None)
             self._obey(**message)
-        return not gone
+        return not is_gone
 
     def _obey(
         self,
@@ -140,11 +141,11 @@ class _Supervisor:
 
     def _start_server(self, request: ServerRequest) -> None:
         self._stop_server()
-        # asyncio sends small answers at once only on sockets that say that they are TCP.
+        # asyncio disables Nagle's algorithm only on sockets whose protocol says TCP.
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
-            # For whoever has to answer there when this server was killed.
+            # For the stand-in that answers on this port if the server is killed.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Bound here, so that no other process can take the port in between.
+            # Bound here, so that no other process can take the port before the server does.
             listening.bind(("127.0.0.1", 0))
             listening.listen(2048)
             self.ended, alive = socket.socketpair()
@@ -155,13 +156,13 @@ class _Supervisor:
 
             others = (self.connection.fileno(), self.ended.fileno())
             self.server = forked(serve, listening, close=others)
-            # Only the server holds it now: it closes when the server ends.
+            # Now only the server holds it, so it closes when the server ends.
             alive.close()
         self._tell(pid=self.server, port=port)
 
     def _reap(self) -> None:
         _, status = os.waitpid(self.server, 0)
-        # The server leads a group; whatever it started ends with it.
+        # The server leads a process group; whatever it started ends with it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.server, signal.SIGKILL)
         self.server, self.ended = 0, None
@@ -175,14 +176,14 @@ class _Supervisor:
             self._reap()
 
     def _tell(self, **message: int) -> None:
-        # Where the run has gone, the next read says so.
+        # If the run has gone, the next read says so.
         with contextlib.suppress(OSError):
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _remove(folder: str) -> None:
-    """Remove a run's folder; orphaned workers may write to it, or make it anew, until they end."""
-    deadline = time.monotonic() + _LEFT_OVERS_SECONDS
+    """Remove a run's folder; until orphaned workers end, they may write to it or recreate it."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
     while time.monotonic() < deadline:
         orphaned = _has_orphans(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,12 +193,12 @@ def _remove(folder: str) -> None:
 
 
 def _has_orphans(folder: str) -> bool:
-    """Say whether processes of a run are left, as far as can be seen."""
+    """Return whether processes of a pytest run are left, as far as can be seen."""
     if not Path("/proc/self/environ").exists():
         return Path(folder).exists()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # Zygotes and supervisors have the environment of some run, too.
+            # Zygotes and supervisors have the environment of some run too.
             if os.getsid(int(process.name)) != os.getsid(0):
                 environment = (process / "environ").read_bytes()
                 if f"PREFECT_HOME={folder}\0".encode() in environment:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A migrated database, made once for each version of Prefect and copied for every server."""
+"""The database template: migrated once per version of Prefect and copied for every server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGEST = "template.sha256"
 
 
 def cache_folder() -> Path:
-    """Return the folder for what flowgauge keeps from run to run; it need not exist."""
+    """Return the folder for what Flowgauge keeps between runs; it need not exist."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def template_key() -> str:
-    """Return a name that differs wherever a new server would make another database."""
+    """Return a name that changes whenever a new server would create a different database."""
     import prefect.server.database
 
     migrations = Path(prefect.server.database.__file__).parent / "_migrations"
@@ -44,15 +44,15 @@ def template_key() -> str:
 
 
 def copy_template(cache: Path, database: Path, build: Callable[[Path], None]) -> bool:
-    """Make a database from the template, which is built first where there is no sound one.
+    """Copy a database from the template, which is built first if there is no intact one.
 
     Args:
-        cache: Where the template is kept.
-        database: The file to make.
-        build: Makes a migrated database at a path.
+        cache: The folder for templates.
+        database: The file to create.
+        build: Creates a migrated database at a path.
 
     Returns:
-        Whether it was made; not where the cache can't be written.
+        Whether the database was created; False if the cache can't be written.
     """
     template = cache / template_key()
     try:
@@ -69,7 +69,7 @@ def copy_template(cache: Path, database: Path, build: Callable[[Path], None]) ->
 
 
 def is_sound(template: Path) -> bool:
-    """Say whether a template is there, and whole."""
+    """Return whether a template exists and is intact."""
     try:
         return (template / _DIGEST).read_text() == _digest(template / _DATABASE)
     except (OSError, UnicodeDecodeError):

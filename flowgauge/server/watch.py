@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells a server that is wedged from one that is slow, and ends it."""
+"""Health checks of the server, which distinguish a stuck server from a slow one and end it."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from pathlib import Path
 from flowgauge.server.lease import ServerProcess
 
 START_SECONDS = 120
-"""A machine that is busy with other tests starts a server slowly."""
+"""Seconds that a server has to start: on a machine busy with other tests, it starts slowly."""
 IDLE_START_SECONDS = 40
-"""How long a server that is starting may use no processor: others may be making the template."""
+"""Seconds for which a starting server may use no CPU: another may be building the template."""
 PROBE_SECONDS = 5.0
-"""How often a server is asked for its health, and how long it may take to answer."""
+"""Seconds between health checks of a server, and that it has to answer one."""
 SILENT_PROBES = 18
-"""Probes in a row without an answer after which a server that uses no processor is wedged: SQLite
-waits for a lock for a minute."""
+"""Unanswered probes in a row after which a server that uses no CPU is considered stuck: SQLite
+waits up to a minute for a lock."""
 BUSY_PROBES = 36
-"""And after which one is that uses it."""
+"""The same for a server that uses CPU."""
 _IDLE_SHARE = 0.002
 _TAIL_LINES = 15
 _STACK_LINES = 40
-"""Of all that a thread that waits says where it does: its innermost frames come first."""
+"""Lines of each thread's stack that are kept; the innermost frames come first."""
 _DUMP_SECONDS = 5
 
 
 class ServerError(RuntimeError):
-    """The server did not start, or is of no use any more; a few lines say why."""
+    """The server did not start or is no longer usable; the message says why in a few lines."""
 
 
 @dataclass
-class _Processor:
-    """Says for how long a process has used no processor time, where the system tells."""
+class _CpuUse:
+    """Measures for how long a process has used no CPU, where the system reports that."""
 
     pid: int | None = None
     used: float = 0.0
     since: float = field(default_factory=time.monotonic)
 
     def idle_seconds(self, pid: int | None) -> float:
-        used, now = _processor_seconds(pid), time.monotonic()
+        used, now = _cpu_seconds(pid), time.monotonic()
         share = (used - self.used) / max(now - self.since, 0.001) if used is not None else 1
         if pid != self.pid or share > _IDLE_SHARE:
             self.pid, self.used, self.since = pid, used or 0.0, now
         return now - self.since
 
 
-def _processor_seconds(pid: int | None) -> float | None:
+def _cpu_seconds(pid: int | None) -> float | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -65,17 +65,17 @@ def wait_until_healthy(server: ServerProcess) -> None:
     """Wait until a server answers.
 
     Args:
-        server: It was just asked for.
+        server: A server that was just requested.
 
     Raises:
-        ServerError: If it ended, or stopped doing anything before it answered. It is ended.
+        ServerError: If it ended or got stuck before it answered; it is ended.
     """
-    processor, start = _Processor(), time.monotonic()
+    cpu, start = _CpuUse(), time.monotonic()
     while not answers(server, timeout=1):
         waited = time.monotonic() - start
         if server.poll() is not None:
             why = f"ended with status {server.returncode} before it answered"
-        elif processor.idle_seconds(server.pid) > IDLE_START_SECONDS or waited > START_SECONDS:
+        elif cpu.idle_seconds(server.pid) > IDLE_START_SECONDS or waited > START_SECONDS:
             why = f"has not answered in {waited:.0f} s"
         else:
             continue
@@ -83,11 +83,14 @@ def wait_until_healthy(server: ServerProcess) -> None:
 
 
 def answers(server: ServerProcess, timeout: float) -> bool:
-    """Say whether a server is healthy, asking it once.
+    """Return whether a server is healthy, checking it once.
 
     Args:
-        server: Any.
+        server: The server.
         timeout: Seconds that it has to answer.
+
+    Returns:
+        Whether it answered that it is healthy.
     """
     if server.port is None:
         server.poll(timeout)
@@ -106,14 +109,14 @@ def answers(server: ServerProcess, timeout: float) -> bool:
 
 
 class ServerWatch:
-    """A thread that asks a server for its health until it is told to stop."""
+    """A thread that checks the health of a server until it is stopped."""
 
     def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
-        """Begin.
+        """Start the thread.
 
         Args:
-            server: It answers.
-            tell: Is told why, in a few lines, when the server had to be ended.
+            server: A server that answers.
+            tell: Called with the reason, in a few lines, if the server has to be ended.
         """
         self._server = server
         self._tell = tell
@@ -124,14 +127,14 @@ class ServerWatch:
     def stop(self) -> None:
         """End the thread."""
         self._stop.set()
-        # A probe that is under way takes no longer than this.
+        # A probe in progress takes no longer than this.
         self._thread.join(PROBE_SECONDS + 1)
 
     def _watch(self) -> None:
-        processor, silent = _Processor(), 0
+        cpu, silent = _CpuUse(), 0
         while not self._stop.wait(0 if silent else PROBE_SECONDS):
             silent = 0 if answers(self._server, PROBE_SECONDS) else silent + 1
-            idle = processor.idle_seconds(self._server.pid)
+            idle = cpu.idle_seconds(self._server.pid)
             if self._stop.is_set() or not silent:
                 continue
             if self._server.poll() is not None:
@@ -145,7 +148,7 @@ class ServerWatch:
             return
 
     def _refuse(self) -> None:
-        """Answer for the server, lest every client try again for minutes."""
+        """Answer in place of the server, so that clients don't retry for minutes."""
         assert self._server.port is not None
         with HTTPServer(("127.0.0.1", self._server.port), _Gone) as stand_in:
             stand_in.timeout = 0.2
@@ -154,33 +157,33 @@ class ServerWatch:
 
 
 class _Gone(BaseHTTPRequestHandler):
-    """Answers that the server is gone, which Prefect's clients take for final."""
+    """Answers that the server is gone, which Prefect's clients treat as final."""
 
     def handle(self) -> None:
         self.close_connection = True
         if self.rfile.readline():
-            text = b'{"detail": "flowgauge ended the test server: it did not answer any more"}'
+            text = b'{"detail": "flowgauge ended the test server: it no longer answered"}'
             self.wfile.write(b"HTTP/1.1 410 Gone\r\nContent-Type: application/json\r\n")
             self.wfile.write(b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
 
 
 def _ended(server: ServerProcess, why: str) -> str:
-    """End a server, and say why, with the last it printed and what it was doing."""
-    printed = _text(Path(server.request.log))
+    """End a server, and return why, with the end of its log and what it was doing."""
+    log = _text(Path(server.request.log))
     doing = what_it_does(server)
     server.stop(patience=0)
-    # The zygote's log says why a server could not begin.
-    lines = (printed or _text(server.lease.log)).splitlines()[-_TAIL_LINES:]
-    told = ("its log ends:", *lines) if lines else ("its log is empty",)
-    return "\n".join((f"the Prefect server of this run {why}", *told, *doing))
+    # The zygote's log says why a server could not start.
+    lines = (log or _text(server.lease.log)).splitlines()[-_TAIL_LINES:]
+    log_end = ("its log ends:", *lines) if lines else ("its log is empty",)
+    return "\n".join((f"the Prefect server of this run {why}", *log_end, *doing))
 
 
 def what_it_does(server: ServerProcess) -> tuple[str, ...]:
-    """Return the innermost calls of each thread of a server, in lines; none if it has ended."""
+    """Return the innermost calls of each of a server's threads, as lines; none if it has ended."""
     log = Path(server.request.log)
     printed, stacks = _text(log), ""
     if server.poll() is None:
-        # The stack of every thread goes to the log; a stopped process must go on for that.
+        # Every thread's stack is printed to the log, for which a stopped process must continue.
         server.lease.send(send=signal.SIGUSR1)
         server.lease.send(send=signal.SIGCONT)
         deadline, before = time.monotonic() + _DUMP_SECONDS, None
@@ -195,7 +198,7 @@ def _text(log: Path) -> str:
 
 
 def _innermost(stacks: str) -> list[str]:
-    """Return what a person needs of what faulthandler printed of all threads."""
+    """Return the innermost frames of each thread, from faulthandler's output."""
     lines: list[str] = []
     depth = 0
     for line in stacks.splitlines():

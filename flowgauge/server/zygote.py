@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The zygote: a process with Prefect's server imported, which forks a fresh one for each run.
+"""The zygote: a process that preloads Prefect's server and forks one for each pytest run.
 
 A pytest run holds a connection to it. For each connection the zygote forks a supervisor, which
 forks the server and waits. When the connection closes, however pytest ended, the supervisor ends
@@ -26,21 +26,21 @@ IDLE_SECONDS = 8 * 3600
 
 
 def main() -> None:
-    """Run a zygote: the arguments are the descriptors of its socket and its lock, -1 for none.
+    """Run a zygote; the arguments are the descriptors of its socket and its lock, -1 for no lock.
 
-    A zygote with a lock stays when its last run has gone.
+    A zygote with a lock stays when its last pytest run has gone.
     """
     descriptor, lock = map(int, sys.argv[1:3])
     listening = socket.socket(fileno=descriptor)
     import_server()
     gc.collect()
-    # What is never collected is never written to, so that forks share it.
+    # Objects that are never collected are never written to, so that forks share their memory.
     gc.freeze()
     keep_serving(listening, lock)
 
 
 def import_server() -> None:
-    """Import all that a server needs; a process with threads must not fork."""
+    """Import all that a server needs; exit if that starts a thread, as forking would be unsafe."""
     import prefect.server.api.server  # noqa: F401
     import uvicorn.lifespan.on
     import uvicorn.protocols.http.auto
@@ -58,12 +58,12 @@ def _threads() -> int:
 
 
 def keep_serving(listening: socket.socket, lock: int) -> None:
-    """Fork a supervisor for each connection until there is nobody left to serve.
+    """Fork a supervisor for each connection until there is nothing left to serve.
 
     Args:
-        listening: Where pytest runs connect.
-        lock: A descriptor to hold, and to wait with for the next run when the last has gone;
-            -1 to end then.
+        listening: The socket that pytest runs connect to.
+        lock: The descriptor of a lock to hold while waiting for the next pytest run when the last
+            has gone; -1 to end then.
     """
     path = Path(listening.getsockname())
     woken, wake = socket.socketpair()
@@ -86,12 +86,12 @@ def keep_serving(listening: socket.socket, lock: int) -> None:
         elif not supervisors and (lock < 0 or time.monotonic() - last_used > IDLE_SECONDS):
             break
         elif not path.exists():
-            # Nobody can connect any more.
+            # Nothing can connect any more.
             break
         if supervisors:
             last_used = time.monotonic()
-    for left in (path, path.with_suffix(".pid"), path.with_suffix(".log")):
-        left.unlink(missing_ok=True)
+    for leftover in (path, path.with_suffix(".pid"), path.with_suffix(".log")):
+        leftover.unlink(missing_ok=True)
     if lock >= 0:
         with contextlib.suppress(OSError):
             path.parent.rmdir()

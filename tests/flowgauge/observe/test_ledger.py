@@ -291,7 +291,7 @@ def test_order_among_different_data(ledger: EffectLedger) -> None:
 
 def test_an_order_of_one_step_is_a_mistake(ledger: EffectLedger) -> None:
     """An order that could not be broken is refused."""
-    with pytest.raises(LedgerError, match="two steps at least"):
+    with pytest.raises(LedgerError, match="at least two steps"):
         ledger.assert_order("charged")
 
 

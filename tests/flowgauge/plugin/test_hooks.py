@@ -35,7 +35,7 @@ def doubles(numbers):
             ["--flow-runners", "nonsense"],
             "--flow-runners: there is no task runner 'nonsense'; choose from",
         ),
-        (["--flow-runners", ","], "--flow-runners: no task runner named; choose from"),
+        (["--flow-runners", ","], "--flow-runners: no task runner given; choose from"),
         (
             ["--flow-workers", "none"],
             "--flow-workers none: not a number of workers; give 1 or more",
@@ -77,7 +77,7 @@ def test_an_address_where_something_else_answers_is_one_line(pytester: pytest.Py
         )
         result = pytester.runpytest_subprocess("--flow-dask-address", f"tcp://127.0.0.1:{port}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "what answers there is no Dask scheduler" in result.stderr.str()
+    assert "what answers there is not a Dask scheduler" in result.stderr.str()
     assert "Traceback" not in result.stderr.str()
 
 

@@ -136,11 +136,11 @@ RECORD = (
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("7", "7 is no Runner"),
-        (RECORD.format(name="threads", more=""), "'threads' is in the table already"),
-        (RECORD.format(name="a,b", more=""), "'a,b' needs a name of small letters"),
-        (RECORD.format(name="", more=""), "'' needs a name of small letters"),
-        (RECORD.format(name="x", more=", stock='y'"), "'x' names 'y', which is no task runner"),
+        ("7", "7 is not a Runner"),
+        (RECORD.format(name="threads", more=""), "'threads' is already in the table"),
+        (RECORD.format(name="a,b", more=""), "'a,b' needs a name of lowercase letters"),
+        (RECORD.format(name="", more=""), "'' needs a name of lowercase letters"),
+        (RECORD.format(name="x", more=", stock='y'"), "'x' names 'y', which is not a task runner"),
     ],
 )
 def test_what_cannot_be_added_is_one_line(pytester: pytest.Pytester, given: str, says: str) -> None:

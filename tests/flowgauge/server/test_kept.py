@@ -110,7 +110,7 @@ def test_a_folder_that_others_can_write_to_is_one_line(
     lend(project)
     folder = find_kept(project)[0].path.parents[level]
     folder.chmod(0o777)
-    with pytest.raises(KeptError, match="not a folder of this user alone") as caught:
+    with pytest.raises(KeptError, match="not a folder for this user alone") as caught:
         lend(project)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
