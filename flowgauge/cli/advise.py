@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flowgauge advise`: which task runner suits a piece of work, by the costs that were measured."""
+"""`flowgauge advise`: recommend a task runner for a workload, from measured costs."""
 
 from __future__ import annotations
 
@@ -24,71 +24,73 @@ if TYPE_CHECKING:
     from flowgauge.results.rows import Results
 
 _DEFAULT_SOURCES = ("reports/latest/results.json", "reports/reference/results.json")
-"""Where the results of a project are; without any, the reference run is asked."""
+"""Where a project keeps its results; without any, the reference run is used."""
 _MOST_WORKERS = 256
-"""More than these tell nothing that was measured, and take long to simulate."""
-_SLOW = 0.8
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+"""Upper limit of --workers: more are too far from what was measured, and slow to simulate."""
+_UNDISTURBED_PACE = 0.8
+"""Below this share of its usual pace, the measured machine is reported as busy."""
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
 class AdviseError(Mistake):
-    """What a person can mend; the message is one line."""
+    """An error that the user can fix; the message is one line."""
 
 
 def advise(
     *,
     task_ms: Annotated[
-        float | None, Parameter(help="Milliseconds of work in one call, alone on a worker.")
+        float | None,
+        Parameter(help="Milliseconds of work in one call, when it has the worker to itself."),
     ] = None,
-    tasks: Annotated[int | None, Parameter(help="How many calls there are.")] = None,
+    tasks: Annotated[int | None, Parameter(help="Number of calls.")] = None,
     kernel: Annotated[
         Kernel | None,
         Parameter(
-            help="What kind of work: python holds the interpreter's lock, native, the default, "
-            "does not, wait waits."
+            help="Kind of work: python holds the interpreter's lock, native (the default) "
+            "releases it, wait only waits."
         ),
     ] = None,
-    payload: Annotated[str | None, Parameter(help="What each call returns: 0B, 20kB, 1MB.")] = None,
+    payload: Annotated[
+        str | None, Parameter(help="Size of each call's result, such as 0B, 20kB or 1MB.")
+    ] = None,
     workflow: Annotated[
-        Path | None, Parameter(help="A workflow in WfFormat, instead of calls that are alike.")
+        Path | None, Parameter(help="A workflow in WfFormat, instead of identical calls.")
     ] = None,
     time_scale: Annotated[
-        float | None, Parameter(help="What the runtimes of the workflow are multiplied with.")
+        float | None, Parameter(help="Factor that the workflow's runtimes are multiplied by.")
     ] = None,
     workers: Annotated[
-        int | None, Parameter(help="How many tasks may run at once; as measured by default.")
+        int | None, Parameter(help="How many tasks may run at once (default: as measured).")
     ] = None,
     results: Annotated[
-        str | None, Parameter(help="A results.json, a folder with one, or a git commit.")
+        str | None, Parameter(help="results.json, a folder that has one, or a git commit.")
     ] = None,
 ) -> None:
-    """Say which task runner suits a piece of work, and how much a task run should hold."""
-    wanted: Mapped | Workflow
+    """Recommend a task runner for a workload, and how many calls to put into one task run."""
+    work: Mapped | Workflow
     if workflow is None:
         if time_scale is not None:
             raise AdviseError("--time-scale is for a workflow: give --workflow FILE.json as well")
-        wanted = _mapped(task_ms, tasks, kernel or "native", payload or "0B")
+        work = _mapped(task_ms, tasks, kernel or "native", payload or "0B")
     else:
         if (task_ms, tasks, payload) != (None, None, None):
             raise AdviseError(
-                "--workflow has tasks of its own: leave out --task-ms, --tasks and --payload"
+                "--workflow brings its own tasks: leave out --task-ms, --tasks and --payload"
             )
-        wanted = _workflow(workflow, 1.0 if time_scale is None else time_scale, kernel or "native")
+        work = _workflow(workflow, 1.0 if time_scale is None else time_scale, kernel or "native")
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise AdviseError(f"--workers {workers}: give 1 to {_MOST_WORKERS}")
     from rich.console import Console
 
     from flowgauge.predict.advice import advise_mapped, advise_workflow
 
-    name, found, predictors = _measured(results)
-    wide = [each if workers is None else each.with_workers(workers) for each in predictors]
+    name, costs, predictors = _measured_costs(results)
+    scaled = [p if workers is None else p.with_workers(workers) for p in predictors]
     advice = (
-        advise_workflow(wanted, wide)
-        if isinstance(wanted, Workflow)
-        else advise_mapped(wanted, wide)
+        advise_workflow(work, scaled) if isinstance(work, Workflow) else advise_mapped(work, scaled)
     )
     console = Console()
-    for line in _origin(name, found, predictors, wanted, workers):
+    for line in _provenance(name, costs, predictors, work, workers):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(_table(advice))
     for line in _conclusions(advice):
@@ -96,7 +98,7 @@ def advise(
 
 
 def _mapped(task_ms: float | None, tasks: int | None, kernel: Kernel, payload: str) -> Mapped:
-    """Read what is said of calls that are alike."""
+    """Check and return the options that describe identical calls."""
     from flowgauge.predict.advice import Mapped
 
     if task_ms is None or tasks is None:
@@ -110,10 +112,10 @@ def _mapped(task_ms: float | None, tasks: int | None, kernel: Kernel, payload: s
 
 def _bytes(text: str) -> int:
     """Read a number of bytes such as `1MB`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?b)", text.strip(), re.IGNORECASE)
-    if not found:
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?b)", text.strip(), re.IGNORECASE)
+    if not size:
         raise AdviseError(f"--payload {text}: not a size; give one such as 0B, 20kB, 1MB or 1GB")
-    return round(float(found[1]) * _UNITS[found[2].lower()])
+    return round(float(size[1]) * _BYTES[size[2].lower()])
 
 
 def _workflow(file: Path, time_scale: float, kernel: Kernel) -> Workflow:
@@ -132,33 +134,33 @@ def _workflow(file: Path, time_scale: float, kernel: Kernel) -> Workflow:
     return Workflow(trace.name, tuple(tasks))
 
 
-def _measured(given: str | None) -> tuple[str, Results, tuple[Predictor, ...]]:
-    """Return the results to go by, and what they are called."""
+def _measured_costs(source: str | None) -> tuple[str, Results, tuple[Predictor, ...]]:
+    """Return where the costs are from, the results and a predictor for each task runner."""
     from flowgauge.predict.prediction import predictors
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results
 
-    if given is not None:
+    if source is not None:
         try:
-            found = find_results(given)
-            return given, found, predictors(found)
+            costs = find_results(source)
+            return source, costs, predictors(costs)
         except ResultsError as error:
-            raise AdviseError(f"--results {given}: {error}") from None
+            raise AdviseError(f"--results {source}: {error}") from None
     why = "there are none here"
     for file in _default_files():
         try:
-            found = find_results(str(file))
-            return str(file), found, predictors(found)
+            costs = find_results(str(file))
+            return str(file), costs, predictors(costs)
         except ResultsError as error:
             why = f"{file}: {error}"
-    raise AdviseError(f"no results to go by, give --results PATH ({why})")
+    raise AdviseError(f"no results to predict from, give --results PATH ({why})")
 
 
 def _default_files() -> Iterator[Path]:
-    """Find the results of this folder, or else those that Flowgauge comes with."""
+    """Yield this folder's results files, then those that come with Flowgauge."""
     from flowgauge.results.sources import reference_file
 
-    # A checkout that this is run from has results of its own.
+    # A checkout has its own results, also when the command runs in another folder.
     for root in dict.fromkeys((Path(), catalogue_root().parent)):
         for source in _DEFAULT_SOURCES:
             if (root / source).is_file():
@@ -167,52 +169,52 @@ def _default_files() -> Iterator[Path]:
         yield reference
 
 
-def _origin(
+def _provenance(
     name: str,
-    found: Results,
+    costs: Results,
     predictors: tuple[Predictor, ...],
-    wanted: Mapped | Workflow,
+    work: Mapped | Workflow,
     workers: int | None,
 ) -> Iterator[str]:
-    """Say where the costs are from, and what about them does not fit."""
+    """Yield a line on where the costs are from, and one on each way in which they do not fit."""
     from flowgauge.results.fingerprint import fingerprint
 
-    marks = found.fingerprint
-    there = [marks.get(key) for key in ("cpu_model", "cores")]
+    origin = costs.fingerprint
+    processor = [origin.get(key) for key in ("cpu_model", "cores")]
     yield (
-        f"costs from {name}, measured {str(marks.get('when', 'at some time'))[:10]} on "
-        f"{there[0] or 'an unknown processor'}, {there[1] or '?'} cores"
+        f"costs from {name}, measured {str(origin.get('when', 'on an unknown date'))[:10]} on "
+        f"{processor[0] or 'an unknown processor'}, {processor[1] or '?'} cores"
     )
     here = fingerprint(Path(), 0, "")
-    if there != [here["cpu_model"], here["cores"]]:
-        yield f"this machine is another: {here['cpu_model']}, {here['cores']} cores"
+    if processor != [here["cpu_model"], here["cores"]]:
+        yield f"this machine differs: {here['cpu_model']}, {here['cores']} cores"
     measured = predictors[0].machine.workers
     if workers not in (None, measured):
         yield (
-            f"measured with {measured} workers, told for {workers}: "
-            "each is taken to bring a core of its own and to cost no more"
+            f"measured with {measured} workers, predicted for {workers}: "
+            "assuming that each has a core to itself and adds no other cost"
         )
-    free = ", ".join(each.runner for each in predictors if not each.knows_bytes)
-    if free and _returns_bytes(wanted):
-        yield f"payloads were not measured on {free}: there they are taken to cost nothing"
-    apart = ", ".join(each.runner for each in predictors if not each.knows_edges)
-    if apart and _has_edges(wanted):
-        yield f"tasks that need others were not measured on {apart}: waiting for them is left out"
-    if predictors[0].machine.pace < _SLOW:
+    unpriced = ", ".join(p.runner for p in predictors if not p.knows_bytes)
+    if unpriced and _returns_bytes(work):
+        yield f"payloads were not measured on {unpriced}: assumed to cost nothing there"
+    no_edges = ", ".join(p.runner for p in predictors if not p.knows_edges)
+    if no_edges and _has_edges(work):
+        yield f"dependent tasks were not measured on {no_edges}: dependency latency is left out"
+    if predictors[0].machine.pace < _UNDISTURBED_PACE:
         yield (
-            f"other programs kept that machine busy: work went at {predictors[0].machine.pace:.0%}"
-            " of its pace, and so it is predicted"
+            f"other programs kept that machine busy: work ran at {predictors[0].machine.pace:.0%}"
+            " of its usual pace, and predictions assume the same"
         )
 
 
-def _returns_bytes(wanted: Mapped | Workflow) -> bool:
-    if isinstance(wanted, Workflow):
-        return any(task.output_bytes for task in wanted.tasks)
-    return wanted.payload > 0
+def _returns_bytes(work: Mapped | Workflow) -> bool:
+    if isinstance(work, Workflow):
+        return any(task.output_bytes for task in work.tasks)
+    return work.payload > 0
 
 
-def _has_edges(wanted: Mapped | Workflow) -> bool:
-    return isinstance(wanted, Workflow) and any(task.parents for task in wanted.tasks)
+def _has_edges(work: Mapped | Workflow) -> bool:
+    return isinstance(work, Workflow) and any(task.parents for task in work.tasks)
 
 
 def _table(advice: Advice) -> Any:
@@ -225,36 +227,36 @@ def _table(advice: Advice) -> Any:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("runner", "makespan", "95 % interval", "batch", "in batches", "start-up"):
         table.add_column(heading, no_wrap=True)
-    for each in advice.forecasts:
+    for forecast in advice.forecasts:
         table.add_row(
-            each.runner,
-            duration(each.makespan.median),
-            f"{duration(each.makespan.low)} – {duration(each.makespan.high)}",
-            str(each.batch) if each.batch > 1 else "–",
-            duration(each.batched.median) if each.batch > 1 else "–",
-            "not measured" if each.start is None else seconds(each.start),
+            forecast.runner,
+            duration(forecast.makespan.median),
+            f"{duration(forecast.makespan.low)} – {duration(forecast.makespan.high)}",
+            str(forecast.batch) if forecast.batch > 1 else "–",
+            duration(forecast.batched.median) if forecast.batch > 1 else "–",
+            "not measured" if forecast.start is None else seconds(forecast.start),
         )
     return table
 
 
 def _conclusions(advice: Advice) -> Iterator[str]:
-    """Say what to use, and from where on something else."""
+    """Yield what to use, and where something else becomes better."""
     from flowgauge.report.model.formats import duration, seconds
 
     best = advice.forecasts[0]
     batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""
-    level = f" (no difference seen from {', '.join(advice.level)})" if advice.level else ""
-    yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{level}"
+    tied = f" (no difference seen from {', '.join(advice.level)})" if advice.level else ""
+    yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{tied}"
     if pattern := RUNNERS[best.runner].pattern:
         yield f"{best.runner} is a pattern: flowgauge copy {pattern} my_project/"
     if advice.batch_below is not None:
-        below, there = seconds(advice.batch_below), seconds(advice.batch_below / 2)
+        limit, half = seconds(advice.batch_below), seconds(advice.batch_below / 2)
         yield (
-            f"on {best.runner}, batch calls of less than {below}: "
-            f"of {there} each, at least {advice.batch_there} in one task run"
+            f"on {best.runner}, batch calls shorter than {limit}: "
+            f"at {half} each, at least {advice.batch_there} in one task run"
         )
     if len(advice.changes) > 1:
         (_, first), *later = advice.changes
         parts = [f"{first} below {seconds(later[0][0])}"]
-        parts += [f"{name} from {seconds(start)} on" for start, name in later]
-        yield f"quickest without batches, by the work in a call: {', '.join(parts)}"
+        parts += [f"{name} from {seconds(start)} up" for start, name in later]
+        yield f"fastest without batches, by the work in a call: {', '.join(parts)}"

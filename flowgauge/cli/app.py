@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: patterns, reports, and the server that was left running."""
+"""The `flowgauge` command: patterns, reports, and the test server."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flowgauge.mistake import Mistake
 
 app = App(
     name="flowgauge",
-    help="Patterns for Prefect workflows to copy, reports of benchmarks, and the test server.",
+    help="Copy patterns for Prefect workflows, report on benchmarks, and control the test server.",
     help_format="plaintext",
     result_action="return_value",
 )
 
 EXTRAS = {"numpy": "benchmark", "scipy": "benchmark", "altair": "report", "vl_convert": "report"}
-"""Which extra brings a module that only some commands need."""
+"""Modules that only some commands need, and the extra that installs each."""
 
 pattern_commands.add_to(app)
 app.command(commands.app)
@@ -42,31 +42,35 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Args:
-        arguments: What stands after `flowgauge`.
+        arguments: The words after `flowgauge`.
 
     Returns:
-        The exit status: 0, 1 for a difference found, 2 for a mistake, told in one line.
+        The exit status: 0 for success, 1 if a command reports a difference or a failure, 2 for a
+        mistake, which is reported in one line, and 141 if the reader closed the pipe.
+
+    Raises:
+        ModuleNotFoundError: If a module is missing that no extra installs.
     """
     try:
         status: Any = app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has enough (`| head`). Python would complain when it closes stdout.
+        # The reader closed the pipe (`| head`). Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _told(where + (error.strerror or str(error)).lower())
+        return _report_mistake(where + (error.strerror or str(error)).lower())
     except CycloptsError as error:
-        return _told(_misread(error))
+        return _report_mistake(_usage_error(error))
     except Mistake as error:
-        return _told(str(error))
+        return _report_mistake(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
         extra = f'"flowgauge[{EXTRAS[package]}]"'
-        return _told(
+        return _report_mistake(
             f"this needs {package}, which is missing: pip install {extra},"
             f" or uvx --from {extra} flowgauge ..."
         )
@@ -75,15 +79,15 @@ def run(arguments: Sequence[str]) -> int:
 
 @app.command
 def report(
-    results: Annotated[Path, Parameter(help="The results.json of a benchmark run.")],
+    results: Annotated[Path, Parameter(help="results.json of a benchmark run.")],
     /,
     *,
     output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="The folder that the report goes to.")
+        Path, Parameter(name=["--output", "-o"], help="Folder to write the report to.")
     ],
     force: pattern_commands.Force = False,
 ) -> None:
-    """Make the report of a benchmark run again from its results."""
+    """Rebuild the report of a benchmark run from its results."""
     from flowgauge.results.rows import Results, ResultsError
 
     try:
@@ -99,12 +103,14 @@ def report(
 
 @app.command
 def publish(
-    results: Annotated[str, Parameter(help="A results.json, a folder with one, or a git commit.")],
+    results: Annotated[
+        str, Parameter(help="results.json, a folder that has one, or a git commit.")
+    ],
     /,
 ) -> None:
-    """Show the report of a benchmark run in Prefect's pages, as artifacts.
+    """Publish the report of a benchmark run as artifacts in Prefect's UI.
 
-    They go to the server that Prefect's settings name (PREFECT_API_URL).
+    They go to the server that Prefect's settings point to (PREFECT_API_URL).
     """
     from flowgauge.report.render.artifacts import PublishError, publish
     from flowgauge.results.rows import ResultsError
@@ -118,18 +124,20 @@ def publish(
 
 @app.command
 def compare(
-    old: Annotated[str, Parameter(help="A results.json, a folder with one, or a git commit.")],
-    new: Annotated[str, Parameter(help="The same of the run to be judged.")],
+    old: Annotated[str, Parameter(help="results.json, a folder that has one, or a git commit.")],
+    new: Annotated[str, Parameter(help="The run to judge, given in the same way.")],
     /,
     *,
     fail_if_slower: Annotated[
-        str | None, Parameter(help="Exit with status 1 if a row surely is, by more: 10%.")
+        str | None,
+        Parameter(help="Exit with status 1 if a row is clearly slower by more than, say, 10%."),
     ] = None,
     by_ratio: Annotated[
-        bool, Parameter(negative=(), help="Compare ratios to rows' own references, not times.")
+        bool,
+        Parameter(negative=(), help="Compare each row's ratio to its own reference, not its time."),
     ] = False,
     everything: Annotated[
-        bool, Parameter(name="--all", negative=(), help="Also rows without a difference.")
+        bool, Parameter(name="--all", negative=(), help="Also show rows without a difference.")
     ] = False,
 ) -> int:
     """Compare two benchmark runs row by row."""
@@ -137,21 +145,21 @@ def compare(
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results
 
-    most = None if fail_if_slower is None else _share(fail_if_slower)
+    tolerance = None if fail_if_slower is None else _share(fail_if_slower)
     try:
-        found = compared(find_results(old), find_results(new), by_ratio=by_ratio)
+        comparison = compared(find_results(old), find_results(new), by_ratio=by_ratio)
     except ResultsError as error:
         raise Mistake(str(error)) from None
     from rich.console import Console
 
     from flowgauge.report.render.terminal_comparison import print_comparison
 
-    print_comparison(found, Console(), everything=everything)
-    return int(most is not None and bool(found.slower_than(most)))
+    print_comparison(comparison, Console(), everything=everything)
+    return int(tolerance is not None and bool(comparison.slower_than(tolerance)))
 
 
 def _share(text: str) -> float:
-    """Read a share such as `10%`."""
+    """Parse a percentage such as `10%`."""
     try:
         share = float(text.removesuffix("%")) / 100
     except ValueError:
@@ -161,16 +169,16 @@ def _share(text: str) -> float:
     return share
 
 
-def _told(message: str) -> int:
-    """Tell a person of a mistake in one line, and return the exit status for it."""
+def _report_mistake(message: str) -> int:
+    """Print a mistake in one line to stderr, and return its exit status."""
     print(f"flowgauge: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
-def _misread(error: CycloptsError) -> str:
-    """Return what is wrong with a command line, and where its help is."""
-    wrong = str(error)
+def _usage_error(error: CycloptsError) -> str:
+    """Return what is wrong with the arguments, and how to get help."""
+    message = str(error)
     if isinstance(error, UnusedCliTokensError):
-        wrong = f"Too many arguments: {' '.join(error.unused_tokens or ())}."
+        message = f"Too many arguments: {' '.join(error.unused_tokens or ())}."
     command = " ".join(("flowgauge", *(error.command_chain or ())))
-    return f'{wrong} "{command} --help" shows how it is used.'
+    return f'{message} See "{command} --help".'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flowgauge matrix`: what the same benchmarks cost under several versions of Prefect."""
+"""`flowgauge matrix`: run the same benchmarks under several versions of Prefect."""
 
 from __future__ import annotations
 
@@ -31,53 +31,53 @@ _COLOURS = {"slower": "red", "faster": "green"}
 
 def matrix(
     *,
-    prefect: Annotated[str, Parameter(help="The versions, the oldest first: 3.7,3.8.")],
+    prefect: Annotated[str, Parameter(help="Versions, oldest first, such as 3.7,3.8.")],
     only: Annotated[
-        str | None, Parameter(help="Which benchmarks, as an expression for pytest's -k.")
+        str | None, Parameter(help="Run only these benchmarks: an expression for pytest's -k.")
     ] = None,
     output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="The folder for environments and reports.")
+        Path, Parameter(name=["--output", "-o"], help="Folder for the environments and reports.")
     ] = Path("reports/latest/matrix"),
 ) -> int:
-    """Run the benchmarks of this folder under several versions of Prefect, and compare them.
+    """Run this project's benchmarks under several versions of Prefect, and compare them.
 
-    The exit status is 1 if a version could not be measured whole.
+    The exit status is 1 if a version could not be measured completely.
     """
     versions = read_versions(prefect)
     project, uv = find_project(Path()), find_uv()
-    found = []
+    outcomes = []
     for version in versions:
         place = Place(version, output.resolve() / version)
-        _tell(f"Prefect {version}: making its environment ({place.log})")
+        _print_progress(f"Prefect {version}: creating its environment ({place.log})")
         failure = make_environment(uv, project, place)
         if failure is None:
-            _tell(f"Prefect {version}: measuring")
-        each = Measured(place, None, failure) if failure else measure(project, place, only)
-        if each.failure:
-            _tell(each.failure)
-        found.append(each)
-    return show(found, output)
+            _print_progress(f"Prefect {version}: measuring")
+        outcome = Measured(place, None, failure) if failure else measure(project, place, only)
+        if outcome.failure:
+            _print_progress(outcome.failure)
+        outcomes.append(outcome)
+    return show(outcomes, output)
 
 
-def show(found: Sequence[Measured], output: Path) -> int:
-    """Print what was measured as a table, and write it as a page with charts.
+def show(outcomes: Sequence[Measured], output: Path) -> int:
+    """Print the results as a table, and write a page with charts.
 
     Args:
-        found: What came of each version.
-        output: The folder of the page.
+        outcomes: The outcome for each version.
+        output: The folder for the page.
 
     Returns:
-        The exit status: 1 if a version could not be measured whole, otherwise 0.
+        The exit status: 1 if a version could not be measured completely, otherwise 0.
 
     Raises:
-        VersionError: If none could be; one line says so.
+        VersionError: If no version could be measured; the message is one line.
     """
     from rich.console import Console
 
     from flowgauge.report.model.trend import titles, trend
 
-    runs = {each.place.version: each.results for each in found if each.results}
-    failures = [each.failure for each in found if each.failure]
+    runs = {o.place.version: o.results for o in outcomes if o.results}
+    failures = [o.failure for o in outcomes if o.failure]
     if not runs:
         raise VersionError(f"nothing was measured: {'; '.join(failures)}")
     from flowgauge.report.render.trend import write_trend
@@ -104,6 +104,6 @@ def _table(lines: Sequence[TrendLine], versions: Sequence[str]) -> Table:
     return table
 
 
-def _tell(said: str) -> None:
-    """Say how far it is; to stderr, for the table alone goes to stdout."""
-    print(said, file=sys.stderr, flush=True)
+def _print_progress(message: str) -> None:
+    """Report progress on stderr, because stdout is for the table alone."""
+    print(message, file=sys.stderr, flush=True)

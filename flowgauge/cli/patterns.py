@@ -21,36 +21,38 @@ from flowgauge.report.model.costs import figures, named_rows
 if TYPE_CHECKING:
     from flowgauge.results.rows import Results
 
-PatternName = Annotated[str, Parameter(help="Topic and name: retries/backoff.")]
-Force = Annotated[bool, Parameter(negative=(), help="Overwrite what is there.")]
+PatternName = Annotated[str, Parameter(help="Topic and name, such as retries/backoff.")]
+Force = Annotated[bool, Parameter(negative=(), help="Overwrite existing files.")]
 
 
 def add_to(app: App) -> None:
-    """Add the commands to a command line."""
+    """Add the commands to an app."""
     app.command(list_patterns, name="list")
     for command in (show, copy, diff, update):
         app.command(command)
 
 
 def list_patterns(
-    *words: Annotated[str, Parameter(name="WORDS", help="Words of a problem to search by.")],
+    *words: Annotated[
+        str, Parameter(name="WORDS", help="Words that describe a problem, to search for.")
+    ],
 ) -> None:
-    """List the patterns, or those with some words, one a line where it is no terminal."""
+    """List all patterns, or those that match some words; one per line when piped."""
     patterns = catalogue.load_catalogue(catalogue.catalogue_root())
     if words and not (patterns := search(patterns, " ".join(words))):
-        raise CatalogueError(f'no pattern has the words "{" ".join(words)}": try others')
+        raise CatalogueError(f'no pattern has the words "{" ".join(words)}": try other words')
     if sys.stdout.isatty():
         _print_table(patterns)
         return
     for pattern in patterns:
-        print(pattern.name, pattern.summary, _ids(pattern), sep="\t")
+        print(pattern.name, pattern.summary, _guarantee_ids(pattern), sep="\t")
 
 
 def show(
     name: PatternName,
     /,
     *,
-    code: Annotated[bool, Parameter(negative=(), help="Print the file instead.")] = False,
+    code: Annotated[bool, Parameter(negative=(), help="Print the pattern's code instead.")] = False,
 ) -> None:
     """Show what a pattern is for, what it guarantees, what it costs and what it needs."""
     pattern = catalogue.find_pattern(catalogue.catalogue_root(), name)
@@ -65,8 +67,8 @@ def show(
         _print_section("Prefect", facts, "  ")
     _print_section("Not for", pattern.not_for.split("\n\n"))
     _print_section("Costs", pattern.costs.split("\n\n"))
-    if named_rows(pattern.costs) and (reference := _reference()):
-        _print_section(_measured(reference), [*figures(pattern.costs, reference.rows)], "  ")
+    if named_rows(pattern.costs) and (reference := _reference_results()):
+        _print_section(_measured_title(reference), [*figures(pattern.costs, reference.rows)], "  ")
     _print_section("Sources", pattern.sources, "  ")
     _print_section("Needs", [f"Python {pattern.requires_python}", *pattern.dependencies])
     if pattern.optional:
@@ -76,72 +78,77 @@ def show(
 
 
 def copy(
-    name: Annotated[str, Parameter(name="NAME", help="Topic and name: retries/backoff.")],
+    name: Annotated[str, Parameter(name="NAME", help="Topic and name, such as retries/backoff.")],
     /,
     *more: Annotated[
         str,
         Parameter(
             name="MORE",
-            help="More names, and at the end a folder, or for one pattern a file ending in .py.",
+            help="More names, then a folder, or for a single pattern a file ending in .py.",
         ),
     ],
     force: Force = False,
 ) -> None:
-    """Copy patterns into a project; they need nothing else of this one."""
+    """Copy patterns into a project, where they work without flowgauge."""
     root = catalogue.catalogue_root()
     patterns = catalogue.load_catalogue(root)
-    names, destination = _asked((name, *more), patterns)
-    wanted = [catalogue.find_pattern(root, each) for each in dict.fromkeys(names)]
-    if len(wanted) > 1 and destination.suffix == ".py" and not destination.is_dir():
-        raise CatalogueError(f"{destination} can be one pattern only: name a folder")
-    for pattern in wanted:
+    names, destination = _names_and_destination((name, *more), patterns)
+    chosen = [catalogue.find_pattern(root, name) for name in dict.fromkeys(names)]
+    if len(chosen) > 1 and destination.suffix == ".py" and not destination.is_dir():
+        raise CatalogueError(f"{destination} can hold one pattern only: name a folder")
+    for pattern in chosen:
         stem = copies.copied_stem(pattern, patterns)
         print(copies.copy(pattern, destination, stem, force))
-    needed = sorted({each for pattern in wanted for each in pattern.dependencies})
+    needed = sorted({package for pattern in chosen for package in pattern.dependencies})
     if needed:
-        # For people: what a program reads is the files.
-        print(f"they need: uv add {shlex.join(needed)}", file=sys.stderr)
+        # On stderr, for people: stdout has only the copied files, for programs.
+        print(f"install what they need: uv add {shlex.join(needed)}", file=sys.stderr)
 
 
 def diff(
     place: Annotated[
-        str, Parameter(name="PATH", help="A copy, or a folder; or a name and then the copy.")
+        str, Parameter(name="PATH", help="A copy, a folder of copies, or a pattern before COPY.")
     ],
-    copied: Annotated[str | None, Parameter(name="COPY", help="The copy of what is named.")] = None,
+    copied: Annotated[
+        str | None, Parameter(name="COPY", help="The copy, if PATH is a pattern.")
+    ] = None,
     /,
 ) -> int:
-    """Compare copies with their patterns; the exit status is 1 if one differs."""
-    found = _copies(place, copied)
-    differences = {each: difference for each in found if (difference := each.diff())}
-    for each, difference in differences.items():
+    """Compare copies with their patterns; the exit status is 1 if any differs."""
+    differences = {c: difference for c in _copies_at(place, copied) if (difference := c.diff())}
+    for copy, difference in differences.items():
         print(difference, end="")
-        if each.stamp is not None:
-            print(f"{each.path}: {_changed(each)}", file=sys.stderr)
+        if copy.stamp is not None:
+            print(f"{copy.path}: {_change(copy)}", file=sys.stderr)
     return int(bool(differences))
 
 
 def update(
     place: Annotated[
-        str, Parameter(name="PATH", help="A copy, or a folder; or a name and then the copy.")
+        str, Parameter(name="PATH", help="A copy, a folder of copies, or a pattern before COPY.")
     ],
-    copied: Annotated[str | None, Parameter(name="COPY", help="The copy of what is named.")] = None,
+    copied: Annotated[
+        str | None, Parameter(name="COPY", help="The copy, if PATH is a pattern.")
+    ] = None,
     /,
     *,
     force: Force = False,
 ) -> int:
-    """Renew copies whose patterns changed; one that was changed here is kept, with status 1."""
+    """Update copies of changed patterns; an edited copy is kept, and the exit status is 1."""
     kept = 0
-    for each in _copies(place, copied):
+    for copy in _copies_at(place, copied):
         try:
-            print(each.path, "updated" if copies.update(each, force) else "is up to date")
+            print(copy.path, "updated" if copies.update(copy, force) else "is up to date")
         except CatalogueError as error:
             print(f"flowgauge: {error}", file=sys.stderr)
             kept += 1
     return int(bool(kept))
 
 
-def _asked(words: Sequence[str], patterns: Sequence[Pattern]) -> tuple[Sequence[str], Path]:
-    """Tell the names of patterns from the destination behind them."""
+def _names_and_destination(
+    words: Sequence[str], patterns: Sequence[Pattern]
+) -> tuple[Sequence[str], Path]:
+    """Split the words into pattern names and the destination, if the last one is that."""
     *names, last = words
     known = {pattern.name for pattern in patterns}
     if not names or last in known:
@@ -150,48 +157,49 @@ def _asked(words: Sequence[str], patterns: Sequence[Pattern]) -> tuple[Sequence[
     topics = {name.partition("/")[0] for name in known}
     is_place = destination.exists() or last.endswith(("/", ".py"))
     if last.partition("/")[0] in topics and not is_place:
-        # Rather a name with a mistake in it than a folder.
+        # More likely a misspelt name than a new folder.
         catalogue.find_pattern(catalogue.catalogue_root(), last)
     if destination.suffix not in ("", ".py") and not (destination.is_dir() or last.endswith("/")):
-        raise CatalogueError(f"{last}: name a folder, or a file ending in .py; {last}/ is a folder")
+        raise CatalogueError(f"{last}: name a file ending in .py, or a folder, such as {last}/")
     return names, destination
 
 
-def _copies(place: str, copied: str | None) -> tuple[copies.Copy, ...]:
+def _copies_at(place: str, copied: str | None) -> tuple[copies.Copy, ...]:
     root = catalogue.catalogue_root()
     patterns = catalogue.load_catalogue(root)
     if copied is None:
         if place in {pattern.name for pattern in patterns} and not Path(place).exists():
-            raise CatalogueError(f"{place} is a pattern: name its copy, alone or behind it")
+            raise CatalogueError(f"{place} is a pattern: name its copy, alone or after the pattern")
         return copies.find_copies(root, Path(place))
     pattern = catalogue.find_pattern(root, place)
     stem = copies.copied_stem(pattern, patterns)
     return (copies.named_copy(pattern, Path(copied), stem),)
 
 
-def _changed(copy: copies.Copy) -> str:
-    """Say who changed: the copy, the pattern or both."""
+def _change(copy: copies.Copy) -> str:
+    """Return what changed: the copy, the pattern or both."""
     since = f"the pattern, since version {copy.stamp.version}" if copy.stamp else ""
     if copy.is_changed and copy.is_outdated:
-        return f"both changed: the copy, and {since}"
+        return f"changed: the copy, and {since}"
     return f"changed: {since if copy.is_outdated else 'the copy'}"
 
 
-def _reference() -> Results | None:
-    """Return the run whose figures are shown."""
+def _reference_results() -> Results | None:
+    """Return the results of the reference run, None where it is missing."""
     from flowgauge.results.sources import find_results, reference_file
 
     file = reference_file()
     return find_results(str(file)) if file is not None else None
 
 
-def _measured(reference: Results) -> str:
-    marks = reference.fingerprint
-    cores = f"{marks.get('cores', '?')} cores of {marks.get('cpu_model', 'an unknown processor')}"
+def _measured_title(reference: Results) -> str:
+    origin = reference.fingerprint
+    processor = origin.get("cpu_model", "an unknown processor")
+    cores = f"{origin.get('cores', '?')} cores of {processor}"
     return f"Measured in the reference run, on {cores}"
 
 
-def _ids(pattern: Pattern) -> str:
+def _guarantee_ids(pattern: Pattern) -> str:
     return ", ".join(guarantee.id for guarantee in pattern.guarantees)
 
 
@@ -206,8 +214,8 @@ def _print_table(patterns: Sequence[Pattern]) -> None:
     table.add_column("summary")
     table.add_column("guarantees")
     for pattern in patterns:
-        # As plain text: brackets in a summary are no markup.
-        table.add_row(*map(Text, (pattern.name, pattern.summary, _ids(pattern))))
+        # As plain text: brackets in a summary are not markup.
+        table.add_row(*map(Text, (pattern.name, pattern.summary, _guarantee_ids(pattern))))
     Console().print(table)
 
 
@@ -222,7 +230,7 @@ def _print_section(title: str, paragraphs: Sequence[str], hang: str = "") -> Non
                 width,
                 initial_indent="  ",
                 subsequent_indent="  " + hang,
-                # A link that is broken in two can't be followed.
+                # A link that wraps can't be followed.
                 break_long_words=False,
                 break_on_hyphens=False,
             )

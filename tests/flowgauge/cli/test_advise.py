@@ -53,7 +53,7 @@ def test_long_work_that_holds_the_lock_is_for_processes(measured: Path, capsys: 
     """Each runner has a line, the quickest first; then what to use and from where on another."""
     lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
     assert lines[0].startswith("costs from reports/latest/results.json, measured 2026-11-20 on")
-    assert lines[1].startswith("this machine is another: ")
+    assert lines[1].startswith("this machine differs: ")
     assert any(line.startswith("recommended: processes") for line in lines)
     found = makespans(lines)
     assert list(found) == ["processes", "threads"]
@@ -66,8 +66,8 @@ def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
     lines = advised(capsys, "--task-ms", "1", "--tasks", "5000", "--payload", "2kB")
     (said,) = (line for line in lines if line.startswith("recommended: "))
     assert "calls in one task run" in said
-    (edge,) = (line for line in lines if ", batch calls of less than " in line)
-    assert re.fullmatch(r"on \S+, .* than .*: of .* each, at least \d+ in one task run", edge)
+    (edge,) = (line for line in lines if ", batch calls shorter than " in line)
+    assert re.fullmatch(r"on \S+, .* than .*: at .* each, at least \d+ in one task run", edge)
 
 
 @pytest.mark.parametrize("runner", names_where(lambda runner: bool(runner.pattern)))
@@ -99,7 +99,7 @@ def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> No
     words = ("--task-ms", "200", "--tasks", "64", "--kernel", "native")
     two, eight = (advised(capsys, *words, *more) for more in ((), ("--workers", "8")))
     assert makespans(two)["processes"] > 3 * makespans(eight)["processes"]
-    assert any(line.startswith("measured with 2 workers, told for 8: ") for line in eight)
+    assert any(line.startswith("measured with 2 workers, predicted for 8: ") for line in eight)
     assert not any(line.startswith("measured with") for line in two)
 
 
@@ -114,8 +114,8 @@ def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None
     dump_workflow(shape("chain", 4, 5, seconds=4.0, output_bytes=10), trace)
     told = (
         "payloads were not measured on threads: ",
-        "tasks that need others were not measured on threads: ",
-        "other programs kept that machine busy: work went at 50% of its pace",
+        "dependent tasks were not measured on threads: ",
+        "other programs kept that machine busy: work ran at 50% of its usual pace",
     )
     for file, times in (("few.json", 1), ("reports/latest", 0)):
         lines = advised(capsys, "--workflow", str(trace), "--results", file)

@@ -103,7 +103,8 @@ def test_copy_prints_the_file_it_made_and_what_it_needs(
     assert run(["copy", NAME]) == 0
     out, err = capsys.readouterr()
     assert out == "backoff.py\n"
-    assert err == f"they need: uv add {shlex.join(sorted(find_pattern(ROOT, NAME).dependencies))}\n"
+    needed = shlex.join(sorted(find_pattern(ROOT, NAME).dependencies))
+    assert err == f"install what they need: uv add {needed}\n"
     assert (
         unstamped((tmp_path / "backoff.py").read_text())
         == find_pattern(ROOT, NAME).path.read_text()
@@ -170,7 +171,7 @@ def test_update_renews_what_nobody_changed_here(capsys: Captured, tmp_path: Path
     assert run(["update", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == f"{old} updated\n"
-    assert err.startswith(f"flowgauge: {mine} was changed here: ")
+    assert err.startswith(f"flowgauge: {mine} was edited: ")
     assert err.count("\n") == 1
     assert unstamped(old.read_text()) == find_pattern(ROOT, NAME).path.read_text()
     assert mine.read_text().endswith("# mine\n")
@@ -187,16 +188,16 @@ ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
         (["show", "retires/backoff"], 'did you mean "retries/backoff"?'),
         (["copy", "zzz"], 'no pattern "zzz"'),
         (["copy", NAME, "retries/onlyon"], 'did you mean "retries/only_on"?'),
-        (["copy", NAME, "retries/only_on", "one.py"], "one.py can be one pattern only"),
-        (["copy", NAME, "notes.txt"], "notes.txt: name a folder, or a file ending in .py"),
+        (["copy", NAME, "retries/only_on", "one.py"], "one.py can hold one pattern only"),
+        (["copy", NAME, "notes.txt"], "notes.txt: name a file ending in .py, or a folder"),
         (["list", "zzyzx", "quux"], 'no pattern has the words "zzyzx quux"'),
         (["diff", str(ROOT / "retries")], "no file in it says which pattern"),
-        (["diff", NAME], f"{NAME} is a pattern: name its copy, alone or behind it"),
+        (["diff", NAME], f"{NAME} is a pattern: name its copy, alone or after the pattern"),
         (["update", "missing.py"], "missing.py cannot be read: no such file"),
         (["copy", NAME, "/dev/null/x"], "/dev/null/x: not a directory"),
         (["diff", NAME, "missing.py"], "missing.py cannot be read: no such file"),
         (["lits"], 'Did you mean "list"?'),
-        (["list", "--all"], 'Unknown option: --all. "flowgauge list --help"'),
+        (["list", "--all"], 'Unknown option: --all. See "flowgauge list --help".'),
         (["show"], '"flowgauge show --help"'),
         (["show", NAME, "more"], "Too many arguments: more."),
         (["report", "results.json"], "--output"),
@@ -322,4 +323,4 @@ def test_the_entry_point_exits_with_the_status() -> None:
     """As a process, a mistake is one line without a traceback, and status 2."""
     done = subprocess.run(command("show", "zzz"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == 'flowgauge: no pattern "zzz": flowgauge list names them all\n'
+    assert done.stderr == 'flowgauge: no pattern "zzz": see "flowgauge list"\n'

@@ -143,7 +143,7 @@ def test_stop_ends_it_and_says_so(
     inside.mkdir()
     monkeypatch.chdir(inside)
     assert run(["server", "stop"]) == 0
-    assert capsys.readouterr().out == f"{project}: ended server process {pid}\n"
+    assert capsys.readouterr().out == f"{project}: stopped server process {pid}\n"
     assert not is_running(pid)
     assert list(Path(os.environ["XDG_RUNTIME_DIR"]).iterdir()) == []
 
