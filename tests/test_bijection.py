@@ -125,7 +125,7 @@ def test_a_proof_of_no_guarantee_is_found(tests_root: Path) -> None:
     """A test that proves what no header promises is named."""
     modest = replace(ONE, guarantees=ONE.guarantees[:1])
     found = guarantee_mismatches((modest, OTHER), tests_root)
-    assert found == ['retries/backoff: a test proves "delays", no guarantee']
+    assert found == ['retries/backoff: a test proves "delays", which is not a guarantee']
 
 
 def test_a_fact_needs_the_test_of_a_fact(tests_root: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_fact_needs_the_test_of_a_fact(tests_root: Path) -> None:
     stated = replace(OTHER, guarantees=(), facts=(Fact("name", ("3.8",), "is given."),))
     assert guarantee_mismatches((ONE, stated), tests_root) == [
         'tasks/basics: no test proves "name"',
-        'tasks/basics: a test proves "name", no guarantee',
+        'tasks/basics: a test proves "name", which is not a guarantee',
     ]
     file = tests_root / "tasks" / "test_basics.py"
     file.write_text(file.read_text().replace("mark.guarantee", "mark.fact"))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue of patterns: read, checked, searched, copied and changed on purpose."""
+"""The catalogue of patterns: reading, checking, searching, copying and mutating them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of patterns: made, found again, compared with what the catalogue holds, and renewed."""
+"""Copy patterns into a project; find, compare and update those copies."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Copy:
 
     Attributes:
         pattern: The pattern, as the catalogue has it now.
-        path: The file of the copy that can be run.
-        stamp: What the copy says of where it is from; None if it was copied by hand.
+        path: The copy's main file, which can be run.
+        stamp: The stamp that says where the copy is from; None if it was copied by hand.
     """
 
     pattern: Pattern
@@ -31,13 +31,13 @@ class Copy:
 
     @property
     def files(self) -> dict[Path, Path]:
-        """The files of the copy, the one that can be run first, and what each is a copy of."""
-        beside = {self.path.parent / file.name: file for file in self.pattern.companions}
-        return {self.path: self.pattern.path} | beside
+        """Each file of the copy, the main file first, mapped to the file it is a copy of."""
+        companions = {self.path.parent / file.name: file for file in self.pattern.companions}
+        return {self.path: self.pattern.path} | companions
 
     @property
     def is_changed(self) -> bool:
-        """Whether the copy is not what was copied; a copy without a stamp may be."""
+        """Whether the copy was edited; without a stamp, whether it differs from the pattern."""
         if self.stamp is None:
             return bool(self.diff())
         texts = {"": unstamped(_read(self.path))}
@@ -46,14 +46,14 @@ class Copy:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the pattern is not any more what was copied."""
+        """Whether the pattern has changed since it was copied."""
         return self.stamp is not None and _content(self.pattern) != self.stamp.content
 
     def diff(self) -> str:
         """Compare the pattern with the copy.
 
         Returns:
-            A unified diff from the pattern to the copy, empty if they are the same.
+            A unified diff from the pattern to the copy; empty if they are equal.
 
         Raises:
             CatalogueError: If a file of the copy is missing or is not text.
@@ -63,49 +63,49 @@ class Copy:
 
 
 def copy(pattern: Pattern, destination: Path, stem: str, force: bool = False) -> Path:
-    """Copy a pattern to where it is wanted.
+    """Copy a pattern into a project.
 
     Args:
         pattern: The pattern; one that is a folder is copied as a folder.
-        destination: A folder, or for a pattern of one file a name that ends in `.py`; it is made
-            if it is missing.
-        stem: The name of the file or folder in the destination, where that is not one itself.
-        force: Overwrite files that are there.
+        destination: A folder, or for a single-file pattern a file name that ends in `.py`; it is
+            created if it is missing.
+        stem: The name of the new file or folder, if `destination` is the folder it goes into.
+        force: Overwrite existing files.
 
     Returns:
-        The new file that can be run; it carries a stamp.
+        The copy's main file, which carries a stamp.
 
     Raises:
-        CatalogueError: If a file exists and `force` is not given; nothing was written then.
-        OSError: If it can't be written.
+        CatalogueError: If a file exists and `force` is not given; nothing is written then.
+        OSError: If a file can't be written.
     """
     target = _target(pattern, destination, stem)
-    made = Copy(pattern, target, None)
-    # A link that leads nowhere is something that is there, too.
-    if (there := [file for file in made.files if os.path.lexists(file)]) and not force:
-        raise CatalogueError(f"{there[0]} exists: give another name, or --force to overwrite it")
-    _write(made)
+    new = Copy(pattern, target, None)
+    # lexists, because a broken link must not be overwritten either.
+    if (existing := [file for file in new.files if os.path.lexists(file)]) and not force:
+        raise CatalogueError(f"{existing[0]} exists: give another name, or --force to overwrite it")
+    _write(new)
     return target
 
 
 def update(copy: Copy, force: bool = False) -> bool:
-    """Renew a copy, unless somebody changed it.
+    """Update a copy to the current pattern, unless it was edited.
 
     Args:
         copy: The copy.
-        force: Renew it all the same; what was changed in it is lost.
+        force: Update it even if it was edited; the edits are lost.
 
     Returns:
         Whether it was written.
 
     Raises:
-        CatalogueError: If the copy was changed and `force` is not given; it is left as it is.
-        OSError: If it can't be written.
+        CatalogueError: If the copy was edited and `force` is not given; it is left as it is.
+        OSError: If a file can't be written.
     """
     if copy.is_changed and not force:
         raise CatalogueError(
-            f'{copy.path} was changed here: "flowgauge diff {copy.path}" shows how, and --force'
-            " replaces it"
+            f'{copy.path} was edited: "flowgauge diff {copy.path}" shows how; --force overwrites'
+            " the edits"
         )
     if copy.stamp == _stamp(copy.pattern) and not copy.is_changed:
         return False
@@ -114,42 +114,45 @@ def update(copy: Copy, force: bool = False) -> bool:
 
 
 def find_copies(root: Path, place: Path) -> tuple[Copy, ...]:
-    """Find the copies in a place by the stamps that they carry.
+    """Find copies by their stamps.
 
     Args:
         root: The folder of the catalogue.
-        place: A copy, or a folder, which is searched with the folders in it.
+        place: A copy, or a folder that is searched recursively.
 
     Returns:
         The copies, sorted by path.
 
     Raises:
-        CatalogueError: If there is none, or the catalogue does not have its pattern any more.
+        CatalogueError: If there is no copy, or a copy's pattern is no longer in the catalogue.
     """
     if place.is_dir():
-        # What is no text is none of ours; what can't be read now is the same as not there.
+        # A file that can't be read as text is treated like one without a stamp.
         texts = {file: _text(file) for file in sorted(_python_files(place))}
     else:
         texts = {place: _read(place)}
-    found = {file: stamp for file, text in texts.items() if (stamp := read_stamp(text))}
-    if not found:
-        what = "no file in it says" if place.is_dir() else "does not say"
+    stamps = {file: stamp for file, text in texts.items() if (stamp := read_stamp(text))}
+    if not stamps:
+        lack = "no file in it says" if place.is_dir() else "does not say"
         raise CatalogueError(
-            f"{place}: {what} which pattern it is a copy of: name the pattern before it"
+            f"{place}: {lack} which pattern it is a copy of: name the pattern first"
         )
-    return tuple(_found(root, file, stamp) for file, stamp in found.items())
+    return tuple(_stamped_copy(root, file, stamp) for file, stamp in stamps.items())
 
 
 def named_copy(pattern: Pattern, place: Path, stem: str) -> Copy:
-    """Return the copy of a pattern in a place, with a stamp or without.
+    """Return the copy of a given pattern, with or without a stamp.
 
     Args:
         pattern: The pattern.
-        place: The copy, or the folder that it lies in.
-        stem: The name of copies of it.
+        place: The copy, or the folder that it is in.
+        stem: The name of copies of this pattern.
+
+    Returns:
+        The copy.
 
     Raises:
-        CatalogueError: If there is none.
+        CatalogueError: If there is no such copy.
     """
     if place.is_dir():
         place = _target(pattern, place, stem)
@@ -157,29 +160,30 @@ def named_copy(pattern: Pattern, place: Path, stem: str) -> Copy:
 
 
 def copied_stem(pattern: Pattern, patterns: Sequence[Pattern]) -> str:
-    """Return the name of a copy in a folder that may hold copies of all patterns.
+    """Return a name for copies that is unique even among copies of all patterns.
 
     Args:
         pattern: The pattern.
         patterns: The catalogue.
 
     Returns:
-        Its own name; with its topic before it where several topics have that name.
+        The pattern's own name, prefixed with its topic if other topics have that name, too.
     """
     topic, _, name = pattern.name.partition("/")
-    alike = [each for each in patterns if each.name.endswith(f"/{name}")]
-    return name if len(alike) < 2 else f"{topic}_{name}"
+    namesakes = [other for other in patterns if other.name.endswith(f"/{name}")]
+    return name if len(namesakes) < 2 else f"{topic}_{name}"
 
 
-def _found(root: Path, file: Path, stamp: Stamp) -> Copy:
+def _stamped_copy(root: Path, file: Path, stamp: Stamp) -> Copy:
     try:
         return Copy(find_pattern(root, stamp.pattern), file, stamp)
     except CatalogueError as error:
-        raise CatalogueError(f"{file} is a copy of what is gone: {error}") from None
+        message = f"{file} is a copy of a pattern that no longer exists: {error}"
+        raise CatalogueError(message) from None
 
 
 def _target(pattern: Pattern, destination: Path, stem: str) -> Path:
-    """Return the file of a copy that can be run."""
+    """Return the main file of a new copy."""
     if not destination.is_dir():
         if destination.suffix == ".py":
             if pattern.is_folder:
@@ -212,9 +216,9 @@ def _content(pattern: Pattern) -> str:
 
 
 def _texts(pattern: Pattern) -> dict[str, str]:
-    """Return the text of each file of a pattern; the one that can be run has no name of its own."""
-    beside = {file.name: file.read_text(encoding="utf-8") for file in pattern.companions}
-    return {"": pattern.path.read_text(encoding="utf-8")} | beside
+    """Return the text of each file of a pattern by name; the main file's name is empty."""
+    companions = {file.name: file.read_text(encoding="utf-8") for file in pattern.companions}
+    return {"": pattern.path.read_text(encoding="utf-8")} | companions
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
@@ -224,7 +228,7 @@ def _python_files(folder: Path) -> Iterator[Path]:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file, nothing where it has none."""
+    """Return the text of a file, or an empty string if it can't be read."""
     try:
         return _read(path)
     except CatalogueError:
@@ -243,11 +247,11 @@ def _read(path: Path) -> str:
 
 def _file_diff(pattern: Pattern, ours: Path, theirs: Path) -> str:
     copied = unstamped(_read(theirs))
-    shown = f"{pattern.name}/{ours.name}" if pattern.is_folder else pattern.name
+    title = f"{pattern.name}/{ours.name}" if pattern.is_folder else pattern.name
     lines = unified_diff(
         ours.read_text(encoding="utf-8").splitlines(keepends=True),
         copied.splitlines(keepends=True),
-        fromfile=f"{shown} (catalogue)",
+        fromfile=f"{title} (catalogue)",
         tofile=str(theirs),
     )
     return "".join(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern: what the header of its file says."""
+"""Parse the header of a pattern's file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _INDENT = "    "
 
 
 class CatalogueError(Mistake):
-    """Something in the catalogue, or asked of it, that cannot be; the message is one line."""
+    """A fault in the catalogue or in a request to it; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """One thing that a pattern promises."""
+    """One property that a pattern guarantees."""
 
     id: str
     text: str
@@ -35,7 +35,7 @@ class Guarantee:
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that Prefect does, whatever the pattern does, and the versions it was seen in."""
+    """One behaviour of Prefect, independent of the pattern, and the versions it was seen in."""
 
     id: str
     versions: tuple[str, ...]
@@ -48,18 +48,18 @@ class Pattern:
 
     Attributes:
         name: Topic and file: `retries/backoff`.
-        path: The file.
+        path: The file with the header, which can be run.
         summary: The first line of its docstring.
-        problem: What it is for; paragraphs are parted by a blank line, here and below.
-        guarantees: What it promises, in the order of the header.
-        not_for: Where something else is better.
+        problem: What it is for; paragraphs are separated by a blank line, here and below.
+        guarantees: What it guarantees, in the order of the header.
+        not_for: Cases in which something else is better.
         costs: Which figures of the report belong to it.
         sources: Pages and Prefect issues.
-        dependencies: Requirements, as PEP 508 writes them.
+        dependencies: Requirements in the form of PEP 508.
         requires_python: The Python versions it runs on: `>=3.11`.
-        optional: Requirements of what it can do besides; imported inside functions only.
-        companions: The other files, where the pattern is a folder.
-        facts: What Prefect does that the pattern answers, or that its reader must know.
+        optional: Requirements of optional features; imported only inside functions.
+        companions: The other files, if the pattern is a folder.
+        facts: Behaviour of Prefect that the pattern responds to, or that its reader must know.
     """
 
     name: str
@@ -79,28 +79,28 @@ class Pattern:
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of its guarantees, then those of its facts."""
-        return (*(each.id for each in self.guarantees), *(each.id for each in self.facts))
+        return (*(g.id for g in self.guarantees), *(fact.id for fact in self.facts))
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder, whose file of the same name has the header."""
+        """Whether the pattern is a folder; its file of the same name has the header."""
         return _is_folder(self.path)
 
 
 def is_companion(path: Path) -> bool:
-    """Say whether a file belongs to a pattern that is a folder, beside the one with the header."""
+    """Return whether a file is part of a folder pattern, other than the file with the header."""
     folder = path.parent
     return path.stem != folder.name and (folder / f"{folder.name}.py").is_file()
 
 
 def spelt_name(root: Path, path: Path) -> str:
-    """Return the name of the pattern in a file: its topic, and its own name or its folder's."""
+    """Return the name of the pattern in a file: its topic, and the name of the file or folder."""
     pattern = path.parent if _is_folder(path) else path.with_suffix("")
     return pattern.relative_to(root).as_posix()
 
 
 def read(root: Path, path: Path) -> Pattern:
-    """Read the header of a pattern file, without running it.
+    """Read the header of a pattern file without importing it.
 
     Args:
         root: The folder of the catalogue.
@@ -113,7 +113,7 @@ def read(root: Path, path: Path) -> Pattern:
         CatalogueError: If the file can't be read, or its header lacks something.
     """
     try:
-        source, tree = parsed(path)
+        source, tree = parse(path)
         requires_python, dependencies, optional = _script_block(source.split("\n"))
         summary, sections = _sections(ast.get_docstring(tree) or "")
         guarantees = _guarantees(sections["Guarantees"])
@@ -130,21 +130,21 @@ def read(root: Path, path: Path) -> Pattern:
             requires_python=requires_python,
             optional=optional,
             companions=_companions(path),
-            facts=_facts(sections.get("Prefect", []), {each.id for each in guarantees}),
+            facts=_facts(sections.get("Prefect", []), {guarantee.id for guarantee in guarantees}),
         )
     except CatalogueError as fault:
-        raise CatalogueError(f"{shown(root, path)}: {fault}") from None
+        raise CatalogueError(f"{display_path(root, path)}: {fault}") from None
 
 
-def shown(root: Path, path: Path) -> str:
-    """Return a file's name as messages show it."""
+def display_path(root: Path, path: Path) -> str:
+    """Return a file's path as shown in messages, relative to the parent of the catalogue."""
     return path.relative_to(root.parent).as_posix()
 
 
 def _name(root: Path, path: Path) -> str:
     name = spelt_name(root, path)
     if name.count("/") != 1:
-        raise CatalogueError(f"is not in a topic's folder: move it to {root.name}/<topic>/")
+        raise CatalogueError(f"is not in a topic folder: move it to {root.name}/<topic>/")
     return name
 
 
@@ -159,7 +159,7 @@ def _companions(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(file for file in files if file.name[0] not in "._"))
 
 
-def parsed(path: Path) -> tuple[str, ast.Module]:
+def parse(path: Path) -> tuple[str, ast.Module]:
     """Return the text of a Python file and its syntax tree."""
     try:
         source = path.read_text(encoding="utf-8")
@@ -175,7 +175,7 @@ def parsed(path: Path) -> tuple[str, ast.Module]:
 
 
 def _script_block(lines: list[str]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Return what the `# /// script` block requires of Python, dependencies, optional ones."""
+    """Return requires-python, dependencies and optional ones from the `# /// script` block."""
     if lines[0] != SPDX:
         raise CatalogueError(f'line 1 is not "{SPDX}"')
     if len(lines) < 2 or lines[1] != "# /// script":
@@ -192,16 +192,16 @@ def _script_block(lines: list[str]) -> tuple[str, tuple[str, ...], tuple[str, ..
         raise CatalogueError('the "# /// script" block has no requires-python = "..."')
     if not isinstance(dependencies, list) or not all(isinstance(d, str) for d in dependencies):
         raise CatalogueError('the "# /// script" block has no dependencies = ["...", ...]')
-    # The script block has no place of its own for what a script can do without.
+    # Script metadata has no field for optional dependencies, so they are in a tool table.
     optional = script.get("tool", {}).get("flowgauge", {}).get("optional-dependencies", [])
     return requires_python, tuple(dependencies), tuple(optional)
 
 
 def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
-    """Return the summary, and the lines of each section without their indent."""
+    """Return the summary, and the unindented lines of each section."""
     summary, *lines = docstring.split("\n")
     if not summary or (lines and lines[0]):
-        raise CatalogueError("its docstring does not begin with one line and a blank one")
+        raise CatalogueError("its docstring does not begin with one line followed by a blank line")
     sections: dict[str, list[str]] = {}
     section: list[str] | None = None
     for line in lines:
@@ -210,13 +210,13 @@ def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
         elif section is not None:
             section.append(line.removeprefix(_INDENT))
         elif line:
-            raise CatalogueError(f'"{line.strip()}" stands in no section')
+            raise CatalogueError(f'"{line.strip()}" is in no section')
     for title in SECTIONS:
         if title in OPTIONAL_SECTIONS and title not in sections:
             continue
         if not any(sections.get(title, ())):
-            wrong = "is empty" if title in sections else "is missing"
-            raise CatalogueError(f'section "{title}:" {wrong}')
+            fault = "is empty" if title in sections else "is missing"
+            raise CatalogueError(f'section "{title}:" {fault}')
     if tuple(sections) != tuple(title for title in SECTIONS if title in sections):
         raise CatalogueError(f"its sections are not in the order {', '.join(SECTIONS)}")
     return summary, sections
@@ -225,11 +225,11 @@ def _sections(docstring: str) -> tuple[str, dict[str, list[str]]]:
 def _title(line: str, seen: dict[str, list[str]]) -> str:
     title = line.removesuffix(":")
     if title == line:
-        raise CatalogueError(f'"{line}" stands in no section: indent it by four')
+        raise CatalogueError(f'"{line}" is in no section: indent it by four spaces')
     if title not in SECTIONS:
-        raise CatalogueError(f'no section is called "{line}"; there are {", ".join(SECTIONS)}')
+        raise CatalogueError(f'unknown section "{line}"; the sections are {", ".join(SECTIONS)}')
     if title in seen:
-        raise CatalogueError(f'section "{line}" stands there twice')
+        raise CatalogueError(f'section "{line}" appears twice')
     return title
 
 
@@ -239,12 +239,14 @@ def _paragraphs(lines: list[str]) -> str:
 
 
 def _items(lines: list[str]) -> Iterator[str]:
-    """Yield each item of a list on one line; what is indented further continues an item."""
+    """Yield each item of a list as one line; further indented lines continue an item."""
     item: list[str] = []
     for line in filter(None, lines):
         if line.startswith(" "):
             if not item:
-                raise CatalogueError(f'"{line.strip()}" continues nothing: indent it by four')
+                raise CatalogueError(
+                    f'"{line.strip()}" continues no item: indent it by four spaces'
+                )
         elif item:
             yield " ".join(item)
             item = []
@@ -260,10 +262,10 @@ def _guarantees(lines: list[str]) -> tuple[Guarantee, ...]:
             raise CatalogueError(f'guarantee "{item}" is not written as "id: what holds"')
         if not _ID.fullmatch(name):
             raise CatalogueError(
-                f'guarantee id "{name}" is not lower-case letters, digits and hyphens'
+                f'guarantee id "{name}" is not made of lower-case letters, digits and hyphens'
             )
         if name in guarantees:
-            raise CatalogueError(f'guarantee "{name}" stands there twice')
+            raise CatalogueError(f'guarantee "{name}" appears twice')
         guarantees[name] = Guarantee(name, text.strip())
     return tuple(guarantees.values())
 
@@ -272,16 +274,16 @@ def _facts(lines: list[str], taken: set[str]) -> tuple[Fact, ...]:
     facts: dict[str, Fact] = {}
     for item in _items(lines) if any(lines) else ():
         head, colon, text = item.partition(":")
-        written = _FACT.fullmatch(head)
-        if not (colon and text.strip() and written and _ID.fullmatch(written["id"])):
+        match = _FACT.fullmatch(head)
+        if not (colon and text.strip() and match and _ID.fullmatch(match["id"])):
             raise CatalogueError(
                 f'fact "{item}" is not written as "id (3.8, 3.9): what Prefect does", with the'
-                " versions that do it"
+                " versions in which it does so"
             )
-        name = written["id"]
+        name = match["id"]
         if name in facts or name in taken:
-            raise CatalogueError(f'fact "{name}" has an id that is taken')
-        facts[name] = Fact(name, tuple(written["versions"].split(", ")), text.strip())
+            raise CatalogueError(f'fact "{name}" has an id that is already used')
+        facts[name] = Fact(name, tuple(match["versions"].split(", ")), text.strip())
     return tuple(facts.values())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The marks of tests: which guarantee or fact each proves, read without importing them."""
+"""Read from the marks of tests which guarantee or fact each proves, without importing them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MarkKind = Literal["guarantee", "fact"]
 
 @dataclass(frozen=True)
 class Proof:
-    """A test of a guarantee or of a fact.
+    """A test that proves a guarantee or a fact.
 
     Attributes:
-        kind: Which of the two.
+        kind: Whether it proves a guarantee or a fact.
         pattern: The pattern's name.
-        id: Of the guarantee or fact.
+        id: The id of the guarantee or fact.
         file: The file of the test.
-        test: The test as pytest names it within its file: `test_a` or `TestClass::test_a`.
+        test: The test's name within its file, as in pytest: `test_a` or `TestClass::test_a`.
         marks: All marks of the test, its class and its file: `e2e`, `runners`.
         fixtures: The names of the test's parameters.
     """
@@ -38,7 +38,7 @@ class Proof:
 
 
 def proofs(tests_root: Path) -> tuple[Proof, ...]:
-    """Read from test files what they prove.
+    """Read what the tests in a folder prove.
 
     Args:
         tests_root: A folder of test files.
@@ -47,18 +47,20 @@ def proofs(tests_root: Path) -> tuple[Proof, ...]:
         One proof for each `guarantee` and `fact` mark on a test.
 
     Raises:
-        CatalogueError: If a file is not Python, or a mark's names can't be read from it.
+        CatalogueError: If a file is not Python, or a mark's arguments can't be read from it.
     """
-    return tuple(proof for path in sorted(tests_root.rglob("test_*.py")) for proof in _in(path))
+    return tuple(
+        proof for path in sorted(tests_root.rglob("test_*.py")) for proof in _proofs_in(path)
+    )
 
 
-def _in(path: Path) -> Iterator[Proof]:
+def _proofs_in(path: Path) -> Iterator[Proof]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise CatalogueError(f"{path} is not Python: {error}") from None
     names = dict(_string_constants(tree))
-    yield from _below(tree, path, names, "", frozenset(_file_marks(tree)))
+    yield from _proofs_below(tree, path, names, "", frozenset(_file_marks(tree)))
 
 
 def _string_constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -79,27 +81,27 @@ def _string(node: ast.expr, names: dict[str, str]) -> str | None:
     return None
 
 
-def _below(
+def _proofs_below(
     node: ast.AST, path: Path, names: dict[str, str], outer: str, around: frozenset[str]
 ) -> Iterator[Proof]:
-    """Yield the proofs of the functions and classes in a node; `around` are the marks outside."""
+    """Yield the proofs in a node; `around` are the marks of what encloses it."""
     for child in ast.iter_child_nodes(node):
         name, marks = outer, around
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = f"{outer}::{child.name}" if outer else child.name
-            own = [mark for each in child.decorator_list if (mark := _mark(each)) is not None]
+            own = [mark for node in child.decorator_list if (mark := _mark(node)) is not None]
             marks = around | {kind for kind, _ in own}
             arguments = getattr(child, "args", None)
             fixtures = frozenset(a.arg for a in arguments.args) if arguments else frozenset()
             for kind, call in own:
                 if kind in get_args(MarkKind):
-                    pattern, id_ = _words(call, kind, path, names)
+                    pattern, id_ = _pattern_and_id(call, kind, path, names)
                     yield Proof(cast(MarkKind, kind), pattern, id_, path, name, marks, fixtures)
-        yield from _below(child, path, names, name, marks)
+        yield from _proofs_below(child, path, names, name, marks)
 
 
 def _mark(node: ast.expr) -> tuple[str, ast.Call | None] | None:
-    """Return the name of a mark `@pytest.mark.name(...)`, and its call if it is one."""
+    """Return the name of a mark `@pytest.mark.name(...)`, and the call if it has arguments."""
     call = node if isinstance(node, ast.Call) else None
     match call.func if call else node:
         case ast.Attribute(attr=name, value=ast.Attribute(attr="mark")):
@@ -108,15 +110,17 @@ def _mark(node: ast.expr) -> tuple[str, ast.Call | None] | None:
 
 
 def _file_marks(tree: ast.Module) -> Iterator[str]:
-    """Yield the marks that a file gives to all its tests."""
+    """Yield the marks that a file applies to all its tests."""
     for node in tree.body:
         match node:
             case ast.Assign(targets=[ast.Name(id="pytestmark")], value=value):
                 listed = value.elts if isinstance(value, ast.List) else [value]
-                yield from (mark[0] for each in listed if (mark := _mark(each)) is not None)
+                yield from (mark[0] for item in listed if (mark := _mark(item)) is not None)
 
 
-def _words(call: ast.Call | None, kind: str, path: Path, names: dict[str, str]) -> tuple[str, str]:
+def _pattern_and_id(
+    call: ast.Call | None, kind: str, path: Path, names: dict[str, str]
+) -> tuple[str, str]:
     """Return the pattern and the id that a mark names."""
     match [_string(argument, names) for argument in (call.args if call else ())]:
         case [str(pattern), str(id_)]:
@@ -124,5 +128,5 @@ def _words(call: ast.Call | None, kind: str, path: Path, names: dict[str, str]) 
     line = f":{call.lineno}" if call else ""
     raise CatalogueError(
         f"{path}{line}: write the pattern and the {kind} of the mark as strings, or as names of"
-        " strings given at the top of this file"
+        " string constants at the top level of this file"
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named mutants: small changes of a pattern, each of which a test of a guarantee must notice.
+"""Named mutants: small changes of a pattern that a test of a guarantee must detect.
 
-They stand beside the tests: `tests/patterns/retries/backoff.mutants.toml` has those of
-`retries/backoff`, a table for each.
+They are kept next to the tests: `tests/patterns/retries/backoff.mutants.toml` has those of
+`retries/backoff`, one table for each.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Mutant:
     """A change of a pattern that breaks one of its guarantees.
 
     Attributes:
-        name: What is wrong with the pattern then.
+        name: What is wrong with the changed pattern.
         pattern: The pattern's name.
         guarantee: The id of the guarantee that it breaks.
-        old: What stands in the pattern, once.
-        new: What the mutant has in its place.
+        old: Text that occurs in the pattern exactly once.
+        new: The text that replaces it.
         file: The changed file, within the folder of the pattern.
-        runner: The task runner on which it is noticed; empty where any does.
+        runner: The task runner on which the tests detect it; empty if any does.
     """
 
     name: str
@@ -49,24 +49,33 @@ class Mutant:
     runner: str = ""
 
     def apply(self, folder: Path) -> None:
-        """Change the pattern that lies in a folder.
+        """Apply the change to the pattern in a folder.
+
+        Args:
+            folder: The folder that the pattern's main file is in.
 
         Raises:
-            CatalogueError: If what is to be changed does not stand there exactly once.
+            CatalogueError: If the old text does not occur exactly once.
         """
         (folder / self.file).write_text(self.changed(folder), encoding="utf-8")
 
     def changed(self, folder: Path) -> str:
-        """Return the text of the changed file of the pattern that lies in a folder.
+        """Return the changed text without writing it.
+
+        Args:
+            folder: The folder that the pattern's main file is in.
+
+        Returns:
+            The text of the changed file.
 
         Raises:
-            CatalogueError: If what is to be changed does not stand there exactly once.
+            CatalogueError: If the old text does not occur exactly once.
         """
-        place = folder / self.file
-        text = place.read_text(encoding="utf-8") if place.is_file() else ""
+        path = folder / self.file
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if (times := text.count(self.old)) != 1:
             raise CatalogueError(
-                f'{self.pattern}: mutant "{self.name}": its old text stands in {self.file}'
+                f'{self.pattern}: mutant "{self.name}": its old text occurs in {self.file}'
                 f" {times} times, not once"
             )
         return text.replace(self.old, self.new)
@@ -90,53 +99,59 @@ def mutants(patterns: Sequence[Pattern], tests_root: Path) -> tuple[Mutant, ...]
         if path not in files:
             raise CatalogueError(f"{path}: mutants of no pattern")
     return tuple(
-        mutant for path, pattern in files.items() if path.is_file() for mutant in _in(path, pattern)
+        mutant
+        for path, pattern in files.items()
+        if path.is_file()
+        for mutant in _mutants_in(path, pattern)
     )
 
 
 def mutant_mismatches(patterns: Sequence[Pattern], tests_root: Path) -> list[str]:
-    """Say which guarantees have no mutant, and which mutants break none or can't be made.
+    """Return the guarantees without a mutant, and the mutants that break none or can't be applied.
 
     Args:
         patterns: The catalogue.
         tests_root: The folder of the tests that mirror it.
 
     Returns:
-        One line for each, empty if they match.
+        One line for each mismatch; empty if there is none.
 
     Raises:
         CatalogueError: If a file of mutants can't be read.
     """
-    found = mutants(patterns, tests_root)
-    promised = {(p.name, guarantee.id) for p in patterns for guarantee in p.guarantees}
-    broken = {(mutant.pattern, mutant.guarantee) for mutant in found}
+    named = mutants(patterns, tests_root)
+    guaranteed = {(p.name, guarantee.id) for p in patterns for guarantee in p.guarantees}
+    broken = {(mutant.pattern, mutant.guarantee) for mutant in named}
     folders = {pattern.name: pattern.path.parent for pattern in patterns}
     return [
-        *(f'{name}: no mutant breaks "{id_}"' for name, id_ in sorted(promised - broken)),
-        *(f'{name}: a mutant breaks "{id_}", no guarantee' for name, id_ in broken - promised),
-        *(line for mutant in found for line in _faults(mutant, folders[mutant.pattern])),
+        *(f'{name}: no mutant breaks "{id_}"' for name, id_ in sorted(guaranteed - broken)),
+        *(
+            f'{name}: a mutant breaks "{id_}", which is not a guarantee'
+            for name, id_ in broken - guaranteed
+        ),
+        *(line for mutant in named for line in _faults(mutant, folders[mutant.pattern])),
     ]
 
 
 def proving_tests(mutant: Mutant, tests_root: Path) -> tuple[str, ...]:
-    """Return the node ids of the tests that prove what a mutant breaks, below the tests' folder."""
-    found = (
+    """Return the node ids, relative to the tests, of the tests for what a mutant breaks."""
+    node_ids = (
         f"{proof.file.relative_to(tests_root).as_posix()}::{proof.test}"
         for proof in proofs(tests_root)
         if (proof.kind, proof.pattern, proof.id) == ("guarantee", mutant.pattern, mutant.guarantee)
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(node_ids))
 
 
 def copy_checkout(root: Path, folder: Path) -> Path:
-    """Copy what the tests of patterns need, to break a pattern there.
+    """Copy what the tests of patterns need, so that a pattern can be broken in the copy.
 
     Args:
         root: The checkout.
-        folder: Where the copy goes; it is made.
+        folder: The folder for the copy, which is created.
 
     Returns:
-        The folder.
+        That folder.
     """
     folder.mkdir()
     for name in _CHECKOUT:
@@ -152,25 +167,25 @@ def copy_checkout(root: Path, folder: Path) -> Path:
 def run_tests(
     copy: Path, tests: Sequence[str], runner: str, seconds: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run tests of a copied checkout until the first of them fails.
+    """Run tests of a copied checkout until the first failure.
 
     Args:
-        copy: The copy.
+        copy: The copied checkout.
         tests: Files or node ids.
-        runner: The task runner they run on.
-        seconds: How long they may take.
+        runner: The task runner to run them on.
+        seconds: The time limit.
 
     Returns:
-        How pytest ended, and what it said.
+        The completed pytest process with its output.
 
     Raises:
-        subprocess.TimeoutExpired: If they take longer.
+        subprocess.TimeoutExpired: If the tests take longer.
     """
     options = ("-x", "-q", "-n0", "-m", "not nightly", "--flow-runners", runner)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=copy,
-        # Or the plugin, and the subprocesses of tests, would come from the installed package.
+        # So that the plugin and subprocesses of tests use the copy, not the installed package.
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,
         text=True,
@@ -178,32 +193,32 @@ def run_tests(
     )
 
 
-def _in(path: Path, pattern: Pattern) -> Iterator[Mutant]:
+def _mutants_in(path: Path, pattern: Pattern) -> Iterator[Mutant]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CatalogueError(f"{path}: {error}") from None
     for name, table in tables.items():
         if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-            raise CatalogueError(f'{path}: "{name}" is not a table of texts')
-        if (lacks := [key for key in _NEEDED if key not in table]) or table.keys() - set(_KNOWN):
-            wrong = f"lacks {lacks[0]}" if lacks else f"may have {', '.join(_KNOWN)} only"
-            raise CatalogueError(f'{path}: mutant "{name}" {wrong}')
-        given: dict[str, Any] = {"file": pattern.path.name, **table}
-        yield Mutant(name=name, pattern=pattern.name, **given)
+            raise CatalogueError(f'{path}: "{name}" is not a table of strings')
+        if (missing := [key for key in _NEEDED if key not in table]) or table.keys() - set(_KNOWN):
+            fault = f"lacks {missing[0]}" if missing else f"may only have {', '.join(_KNOWN)}"
+            raise CatalogueError(f'{path}: mutant "{name}" {fault}')
+        fields: dict[str, Any] = {"file": pattern.path.name, **table}
+        yield Mutant(name=name, pattern=pattern.name, **fields)
 
 
 def _faults(mutant: Mutant, folder: Path) -> Iterator[str]:
-    told = f'{mutant.pattern}: mutant "{mutant.name}"'
+    label = f'{mutant.pattern}: mutant "{mutant.name}"'
     try:
         changed = mutant.changed(folder)
     except CatalogueError as error:
         yield str(error)
         return
     if mutant.new == mutant.old:
-        yield f"{told} changes nothing"
+        yield f"{label} changes nothing"
     if mutant.file.endswith(".py"):
         try:
             compile(changed, mutant.file, "exec")
         except SyntaxError as error:
-            yield f"{told} is not Python: {error.msg}"
+            yield f"{label} is not Python: {error.msg}"

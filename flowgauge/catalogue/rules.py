@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules that a pattern file keeps so that it works where it was copied to."""
+"""The rules that let a pattern file work in the project that it is copied to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from flowgauge.catalogue.headers import CatalogueError, Pattern, parsed, read, shown
+from flowgauge.catalogue.headers import CatalogueError, Pattern, display_path, parse, read
 
 _BOUNDS = {"<", "<=", "==", "===", "~="}
 _REFERENCE = re.compile(r"`(([a-z_]+)/[a-z_]+)`")
@@ -21,27 +21,27 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def violations(root: Path, path: Path) -> list[str]:
-    """Say what keeps a file from being a pattern that can be copied alone.
+    """Return what prevents a file from being a pattern that works when copied alone.
 
     Args:
         root: The folder of the catalogue.
         path: A file below it.
 
     Returns:
-        One line for each fault; a header that can't be read hides those of the code.
+        One line for each fault; if the header can't be read, only that one.
     """
     try:
         pattern = read(root, path)
     except CatalogueError as error:
         return [str(error)]
-    source, tree = parsed(path)
-    found = (
+    source, tree = parse(path)
+    faults = (
         *_dependency_faults(pattern),
         *_import_faults(pattern, tree),
         *_reference_faults(root, source),
         *_main_faults(tree),
     )
-    return [f"{shown(root, path)}: {fault}" for fault in dict.fromkeys(found)]
+    return [f"{display_path(root, path)}: {fault}" for fault in dict.fromkeys(faults)]
 
 
 def _dependency_faults(pattern: Pattern) -> Iterator[str]:
@@ -56,28 +56,28 @@ def _dependency_faults(pattern: Pattern) -> Iterator[str]:
 
 
 def _import_faults(pattern: Pattern, tree: ast.Module) -> Iterator[str]:
-    inside = {
+    in_functions = {
         id(node)
-        for each in ast.walk(tree)
-        if isinstance(each, _FUNCTIONS)
-        for node in ast.walk(each)
+        for function in ast.walk(tree)
+        if isinstance(function, _FUNCTIONS)
+        for node in ast.walk(function)
     }
     for node, module in _imported(tree):
         package = module.partition(".")[0]
         if package in ("", "patterns"):
-            yield f"imports from another pattern ({module}): copy what it needs into it"
+            yield f"imports from another pattern ({module}): include the code that it needs"
         elif package == "flowgauge":
             yield f"imports {module}: a pattern must work where flowgauge is not installed"
         elif package in sys.stdlib_module_names or _declares(pattern.dependencies, package):
             continue
         elif not _declares(pattern.optional, package):
-            yield f"imports {package}, which its dependencies do not name"
-        elif id(node) not in inside:
+            yield f"imports {package}, which is not among its dependencies"
+        elif id(node) not in in_functions:
             yield f"imports {package}, which is optional: import it in the function that needs it"
 
 
 def _imported(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """Yield every import and its dotted name; a relative one begins with a dot."""
+    """Yield every import with its dotted name; a relative name begins with a dot."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
@@ -89,24 +89,24 @@ def _declares(dependencies: tuple[str, ...], package: str) -> bool:
     named = {canonicalize_name(re.split(r"[^\w.-]", d)[0]) for d in dependencies}
     if canonicalize_name(package) in named:
         return True
-    # A distribution may be called otherwise than what it installs (PyYAML, yaml).
+    # A distribution and the package it installs may have different names (PyYAML, yaml).
     return any(canonicalize_name(d) in named for d in _distributions().get(package, ()))
 
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    """Return which distributions installed each package; reading that takes long."""
+    """Return which distributions installed each package; cached because reading them is slow."""
     from importlib.metadata import packages_distributions
 
     return packages_distributions()
 
 
 def _reference_faults(root: Path, source: str) -> Iterator[str]:
-    """Yield each pattern that is pointed to and does not exist."""
+    """Yield each reference to a pattern that does not exist."""
     for name, topic in _REFERENCE.findall(source):
         exists = (root / f"{name}.py").is_file() or (root / name).is_dir()
         if (root / topic).is_dir() and not exists:
-            yield f'points to "{name}", and there is no such pattern'
+            yield f'refers to "{name}", but there is no such pattern'
 
 
 def _main_faults(tree: ast.Module) -> Iterator[str]:
@@ -118,4 +118,4 @@ def _main_faults(tree: ast.Module) -> Iterator[str]:
         for node in tree.body
     )
     if not (defined and guarded):
-        yield 'has no main() called under if __name__ == "__main__": it cannot show itself'
+        yield 'has no main() called under if __name__ == "__main__": it cannot be run on its own'

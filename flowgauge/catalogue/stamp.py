@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a copied file says of where it is from: in the `# /// script` block, as a tool's table."""
+"""The stamp of a copied file: its origin, as a tool table in the `# /// script` block."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class Stamp:
-    """Where a copy is from.
+    """The origin of a copy.
 
     Attributes:
         pattern: The pattern's name.
-        version: The version of Flowgauge that it was copied from.
+        version: The version of Flowgauge it was copied from.
         content: A hash of what was copied.
-        prefect: The versions of Prefect that the pattern was proved with.
+        prefect: The versions of Prefect the pattern was proved with.
     """
 
     pattern: str
@@ -36,11 +36,14 @@ class Stamp:
 
     @classmethod
     def of(cls, pattern: str, texts: Mapping[str, str]) -> Stamp:
-        """Return the stamp that a copy gets from this version.
+        """Return the stamp for a copy made by this version.
 
         Args:
             pattern: The pattern's name.
-            texts: What is copied; see `content`.
+            texts: The copied files; see `content`.
+
+        Returns:
+            The stamp.
         """
         return cls(pattern, version("flowgauge"), content(texts), ", ".join(PROVED_WITH))
 
@@ -49,10 +52,11 @@ def content(texts: Mapping[str, str]) -> str:
     """Return a hash of the files of a pattern.
 
     Args:
-        texts: The text of each file, without a stamp; the name of one that may be renamed is "".
+        texts: The text of each file by name, without a stamp; the main file, which may be
+            renamed, has the name "".
 
     Returns:
-        Hexadecimal digits, the same on systems that end lines otherwise.
+        Hexadecimal digits, independent of the system's line endings.
     """
     whole = repr(sorted((name, text.splitlines()) for name, text in texts.items()))
     return sha256(whole.encode()).hexdigest()[:_DIGITS]
@@ -72,7 +76,7 @@ def stamped(text: str, stamp: Stamp) -> str:
 
 
 def unstamped(text: str) -> str:
-    """Return the text of a file as it was before it was stamped."""
+    """Return the text of a file without its stamp."""
     before, after = _split(text.split("\n"))
     if before is None:
         return text
@@ -96,7 +100,7 @@ def read_stamp(text: str) -> Stamp | None:
 
 
 def _split(lines: list[str]) -> tuple[list[str] | None, list[str]]:
-    """Return the lines before the end of the script block, if there is one, and the others."""
+    """Split the lines at the end of the script block; the first part is None without a block."""
     ends = [at for at, line in enumerate(lines) if line.rstrip() == _END]
     if len(lines) < 2 or lines[1].rstrip() != "# /// script" or not ends:
         return None, lines

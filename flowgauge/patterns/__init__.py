@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue under a name that is importable in every process where flowgauge is installed.
+"""Makes the catalogue importable as `flowgauge.patterns` wherever flowgauge is installed.
 
-An installed flowgauge has the patterns beside this file; in a checkout they are beside flowgauge.
+An installed flowgauge has the patterns next to this file; in a checkout they are next to the
+`flowgauge` folder.
 """
 
 from pathlib import Path

@@ -92,7 +92,7 @@ def test_a_misspelt_name_is_answered_with_the_right_one(root: Path, name: str) -
 
 def test_a_name_like_no_other_is_answered_with_where_names_are(root: Path) -> None:
     """A name that is like none gets the command that lists them."""
-    with pytest.raises(CatalogueError, match='no pattern "zzz": flowgauge list'):
+    with pytest.raises(CatalogueError, match='no pattern "zzz": see "flowgauge list"'):
         find_pattern(root, "zzz")
 
 
@@ -124,5 +124,5 @@ def test_an_installed_package_brings_its_own_catalogue(
 
 def test_no_catalogue_is_told(tmp_path: Path) -> None:
     """Where there is no catalogue, the error says where it was sought."""
-    with pytest.raises(CatalogueError, match="no patterns/ beside"):
+    with pytest.raises(CatalogueError, match="no patterns/ next to"):
         catalogue_root(tmp_path)

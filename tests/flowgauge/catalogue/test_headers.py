@@ -129,8 +129,8 @@ def test_facts_are_read_with_their_versions(root: Path) -> None:
         ("late (3): a late run starts.", 'is not written as "id (3.8, 3.9): what Prefect does"'),
         ("late (3.8):", 'is not written as "id (3.8, 3.9): what Prefect does"'),
         ("Late (3.8): a late run starts.", 'is not written as "id (3.8, 3.9)'),
-        ("attempts (3.8): four.", 'fact "attempts" has an id that is taken'),
-        ("late (3.8): yes.\n    late (3.9): no.", 'fact "late" has an id that is taken'),
+        ("attempts (3.8): four.", 'fact "attempts" has an id that is already used'),
+        ("late (3.8): yes.\n    late (3.9): no.", 'fact "late" has an id that is already used'),
         ("", 'section "Prefect:" is empty'),
     ],
 )
@@ -201,20 +201,20 @@ def test_what_a_header_was_made_of_is_read_back(
         ("# ]\n", "", "is not TOML"),
         ('# requires-python = ">=3.11"\n', "", "no requires-python"),
         ("# dependencies =", "# wants =", "no dependencies"),
-        ('"""Retry a flaky call.\n\n', '"""\n', "one line and a blank one"),
-        ("Retry a flaky call.\n\n", "Retry a flaky call.\n", "one line and a blank one"),
-        ("Problem:\n", "", '"A service is down" stands in no section'),
-        ("Problem:\n", "Trouble:\n", 'no section is called "Trouble:"'),
-        ("    A service", "A service", '"A service is down" stands in no section: indent'),
-        ("Not for:\n", "Problem:\n", '"Problem:" stands there twice'),
+        ('"""Retry a flaky call.\n\n', '"""\n', "one line followed by a blank line"),
+        ("Retry a flaky call.\n\n", "Retry a flaky call.\n", "one line followed by a blank line"),
+        ("Problem:\n", "", '"A service is down" is in no section'),
+        ("Problem:\n", "Trouble:\n", 'unknown section "Trouble:"'),
+        ("    A service", "A service", '"A service is down" is in no section: indent'),
+        ("Not for:\n", "Problem:\n", '"Problem:" appears twice'),
         ("    Errors that stay.\n", "", 'section "Not for:" is empty'),
         ("Costs:\n    Row `retries/backoff`.\n", "", 'section "Costs:" is missing'),
-        ("    last-error2:", "    attempts:", '"attempts" stands there twice'),
+        ("    last-error2:", "    attempts:", '"attempts" appears twice'),
         ("    last-error2:", "    Last error:", 'id "Last error"'),
         ("    last-error2:", "    2nd:", 'id "2nd"'),
         ("    last-error2:", "   ", 'not written as "id: what holds"'),
         (" the last error is raised.", "", 'not written as "id: what holds"'),
-        ("    attempts:", "     attempts:", "continues nothing"),
+        ("    attempts:", "     attempts:", "continues no item"),
         ("    - https:", "    https:", 'does not begin with "- "'),
         ("async def main() -> None:", "async def main() -> None", "is not Python"),
         ("import json", "import \0json", "is not Python"),
@@ -249,7 +249,7 @@ def test_a_file_that_is_not_text_is_told_in_one_line(root: Path) -> None:
 def test_a_pattern_lies_in_the_folder_of_a_topic(root: Path, name: str) -> None:
     """A file beside the topics, or deeper, is a fault, not overlooked."""
     (found,) = problems(placed(root, name=name))
-    assert found == f"patterns/{name}.py: is not in a topic's folder: move it to patterns/<topic>/"
+    assert found == f"patterns/{name}.py: is not in a topic folder: move it to patterns/<topic>/"
 
 
 def test_a_folder_of_files_is_one_pattern(root: Path) -> None:

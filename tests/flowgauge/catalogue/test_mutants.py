@@ -82,7 +82,7 @@ def test_a_mutant_changes_one_place(patterns: tuple[Pattern, ...], tests_root: P
     (pattern,) = patterns
     one.apply(pattern.path.parent)
     assert pattern.path.read_text() == PATTERN.replace("print(json, ", "print(")
-    with pytest.raises(CatalogueError, match=r"its old text stands in backoff\.py 0 times"):
+    with pytest.raises(CatalogueError, match=r"its old text occurs in backoff\.py 0 times"):
         one.apply(pattern.path.parent)
 
 
@@ -90,11 +90,11 @@ def test_a_mutant_changes_one_place(patterns: tuple[Pattern, ...], tests_root: P
     ("old", "new", "fault"),
     [
         ('"last-error2"', '"attempts"', 'no mutant breaks "last-error2"'),
-        ('"last-error2"', '"unheard"', 'a mutant breaks "unheard", no guarantee'),
+        ('"last-error2"', '"unheard"', 'a mutant breaks "unheard", which is not a guarantee'),
         ("print(path,", "print(json, path,", 'mutant "nothing-read" changes nothing'),
         ('new = "main()"', 'new = "main("', 'mutant "other-end" is not Python'),
-        ('old = "asyncio.run(main())"', 'old = "asyncio"', "stands in backoff.py 2 times"),
-        ('runner = "processes"', 'file = "other.yaml"', "stands in other.yaml 0 times"),
+        ('old = "asyncio.run(main())"', 'old = "asyncio"', "occurs in backoff.py 2 times"),
+        ('runner = "processes"', 'file = "other.yaml"', "occurs in other.yaml 0 times"),
     ],
 )
 def test_a_mutant_that_is_none_is_told(
@@ -111,8 +111,8 @@ def test_a_mutant_that_is_none_is_told(
     ("old", "new", "fault"),
     [
         ('new = "main()"\n', "", 'mutant "other-end" lacks new'),
-        ("runner =", "on =", 'mutant "other-end" may have guarantee, old, new, file, runner only'),
-        ('guarantee = "attempts"', "guarantee = 3", '"nothing-read" is not a table of texts'),
+        ("runner =", "on =", 'mutant "other-end" may only have guarantee, old, new, file, runner'),
+        ('guarantee = "attempts"', "guarantee = 3", '"nothing-read" is not a table of strings'),
         ("[other-end]", "[other-end", r"backoff\.mutants\.toml: "),
     ],
 )

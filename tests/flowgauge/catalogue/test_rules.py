@@ -35,7 +35,11 @@ def root(tmp_path: Path) -> Path:
         ("import json", "from .only_on import json", "another pattern (.only_on)"),
         ("import json", "from . import only_on", "another pattern (.)"),
         ("import json", "import flowgauge.runners.table", "imports flowgauge.runners.table"),
-        ("import json", "import numpy.linalg", "imports numpy, which its dependencies do not"),
+        (
+            "import json",
+            "import numpy.linalg",
+            "imports numpy, which is not among its dependencies",
+        ),
         ("    import asyncio", "    from httpx import get", "imports httpx, which"),
     ],
 )
@@ -56,7 +60,7 @@ def test_a_pattern_that_is_pointed_to_exists(root: Path) -> None:
     assert problems(placed(root, PATTERN.replace("Errors that stay", known))) == []
     (found,) = problems(placed(root, PATTERN.replace("Errors that stay", "see `tasks/folders`")))
     assert found == (
-        'patterns/retries/backoff.py: points to "tasks/folders", and there is no such pattern'
+        'patterns/retries/backoff.py: refers to "tasks/folders", but there is no such pattern'
     )
 
 
