@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that pytest calls: hooks, fixtures, the checks before a run and the recorder."""
+"""The pytest plugin: hooks, fixtures, preflight checks and the recorders of results."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixture that gives a test the virtual clock."""
+"""The `virtual_clock` fixture."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What headers say of Prefect, held against the Prefect that is installed."""
+"""Check the facts in headers against the installed Prefect."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _FACT = pytest.StashKey[tuple[str, Fact]]()
 
 
 class FactOutdatedError(AssertionError):
-    """Prefect does not do any more, or not yet, what a header says of it."""
+    """Prefect no longer does, or does not yet do, what a header says."""
 
 
 class Facts:
     """The facts in the headers of a catalogue.
 
     Args:
-        root: The folder of the catalogue; without it facts have no versions and hold in all.
+        root: The folder of the catalogue; if it is missing, every fact is expected to hold.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._of = cache(self._read)
+        self._facts_of = cache(self._read)
 
     def bind(self, item: pytest.Item, mark: pytest.Mark) -> None:
-        """Let the test of a fact fail in a version that is tested and that the fact leaves out.
+        """Expect the test of a fact to fail in each tested version that the fact does not name.
 
         Args:
             item: The test.
@@ -43,7 +43,7 @@ class Facts:
         if not self._root.is_dir():
             return
         pattern, id_ = mark.args
-        fact = self._of(pattern).get(id_)
+        fact = self._facts_of(pattern).get(id_)
         if fact is None:
             raise pytest.UsageError(
                 f'{item.nodeid}: the header of {pattern} has no "{id_}" under "Prefect:"'
@@ -52,8 +52,8 @@ class Facts:
         installed = installed_prefect()
         minor = f"{installed.major}.{installed.minor}"
         if is_tested(installed) and minor not in fact.versions:
-            why = f'Prefect {minor} is not among the versions of "{id_}" in {pattern}'
-            item.add_marker(pytest.mark.xfail(reason=why, strict=True))
+            reason = f'Prefect {minor} is not among the versions of "{id_}" in {pattern}'
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
     def _read(self, pattern: str) -> dict[str, Fact]:
         try:
@@ -63,11 +63,11 @@ class Facts:
 
 
 def outdated_fact(item: pytest.Item) -> FactOutdatedError | None:
-    """Return what is to be said of a test of a fact that failed, None if it was of none."""
+    """Return the error for a failed test of a fact, None for any other test."""
     if _FACT not in item.stash:
         return None
     pattern, fact = item.stash[_FACT]
     return FactOutdatedError(
-        f"Prefect {installed_prefect()} does otherwise than the header of {pattern} says: the fact"
+        f"Prefect {installed_prefect()} does not do what the header of {pattern} says: the fact"
         f' "{fact.id}" ({", ".join(fact.versions)}) is out of date'
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixture that lets a test have faults, and the option that repeats them."""
+"""The `faults` fixture, and the option that repeats a run's faults."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--flow-fault-seed",
         metavar="N",
-        help="the seed of the faults fixture, to repeat a run in which a test failed"
-        " (default: another one for each run)",
+        help="seed of the faults fixture, to replay a run in which a test failed"
+        " (default: a new one for each run)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the seed, or choose one."""
+    """Read the seed option, or draw a seed."""
     text = config.getoption("flow_fault_seed")
     try:
         config.stash[_SEED] = random.SystemRandom().randrange(2**32) if text is None else int(text)
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faults]:
-    """Let tasks fail, crash and be slow on purpose; see `Faults`."""
+    """Make tasks fail, crash or run slowly on purpose; see `Faults`."""
     if line := missing(FAULTS):
         pytest.fail(line, pytrace=False)
     from flowgauge.faults.engine import hooks
@@ -58,11 +58,14 @@ def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faul
     config = request.config
     home = run_home(config)
     hooked = hooks(FaultProcess(home, expendable=False, crash_on=table.IN_OWN_PROCESSES))
-    with hooked, wanted_faults(faults_folder(home), config.stash[_SEED], prefect_server) as wanted:
-        yield wanted
-    lines = wanted.unmet()
+    with (
+        hooked,
+        wanted_faults(faults_folder(home), config.stash[_SEED], prefect_server) as injected,
+    ):
+        yield injected
+    lines = injected.unmet()
     if request.node.stash.get(_PASSED, False):
-        lines += wanted.refused()
+        lines += injected.refused()
     if lines:
         pytest.fail("\n".join(lines), pytrace=False)
 
@@ -71,7 +74,7 @@ def faults(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Faul
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say how to repeat a test that failed."""
+    """Add how to replay the faults of a failed test to its report."""
     report = yield
     if "faults" in getattr(item, "fixturenames", ()):
         if report.when == "call":

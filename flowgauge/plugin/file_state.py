@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the test files of a run apart: results, the environment and limits of threads."""
+"""Isolates test files from each other: results, environment variables and thread limits."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ import pytest
 from flowgauge.plugin.session import run_home
 from flowgauge.server.isolation import put_back
 
-_WIDER = ("session", "package")
+_WIDER_SCOPES = ("session", "package")
 
 
 class _Environment:
-    """The environment as a test file found it, with what wider fixtures set meanwhile."""
+    """The environment at the start of a test file, plus what wider-scoped fixtures set since."""
 
-    found: dict[str, str] | None = None
+    at_start: dict[str, str] | None = None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
-    """Take for the run's what a fixture for more than one file does to the environment."""
-    found = _Environment.found
-    if found is None or fixturedef.scope not in _WIDER:
+    """Keep what a wider-scoped fixture does to the environment beyond the test file."""
+    at_start = _Environment.at_start
+    if at_start is None or fixturedef.scope not in _WIDER_SCOPES:
         return (yield)
     before = dict(os.environ)
     try:
         return (yield)
     finally:
         for name in before.keys() - os.environ.keys():
-            found.pop(name, None)
-        found.update({name: text for name, text in os.environ.items() if before.get(name) != text})
+            at_start.pop(name, None)
+        at_start.update({k: text for k, text in os.environ.items() if before.get(k) != text})
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _files_share_no_state(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give each test file results of its own, and leave the environment as it was found."""
+    """Give each test file its own result storage, and restore the environment after it."""
     with contextlib.ExitStack() as stack:
         if request.config.getini("flowgauge"):
-            stack.enter_context(_environment_of_a_file())
+            stack.enter_context(_environment_restored())
             stack.enter_context(thread_limits_kept())
         if _uses_server(request):
-            # Before anything of the file's is set up: settings end in the order they came.
+            # Before the file's own fixtures, because settings must be undone in reverse order.
             request.getfixturevalue("prefect_server")
-            stack.enter_context(_storage_of_its_own(request))
+            stack.enter_context(_own_storage(request))
         yield
 
 
@@ -61,8 +61,8 @@ def _uses_server(request: pytest.FixtureRequest) -> bool:
 
 
 @contextmanager
-def _storage_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Keep results in a folder that no other file's tests read: an equal call is not cached."""
+def _own_storage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Store results in a folder of this file alone, so that no other file's calls hit its cache."""
     from unittest.mock import patch
 
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
@@ -72,7 +72,7 @@ def _storage_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
     folder = storage / f"{number}-{request.path.stem}"
     folder.mkdir(parents=True)
     setting = PREFECT_LOCAL_STORAGE_PATH
-    # In the environment, too, for processes that tests start.
+    # In the environment as well, for processes that tests start.
     with (
         patch.dict(os.environ, {setting.name: str(folder)}),
         temporary_settings({setting: folder}),
@@ -81,18 +81,18 @@ def _storage_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @contextmanager
-def _environment_of_a_file() -> Iterator[None]:
-    found = _Environment.found = dict(os.environ)
+def _environment_restored() -> Iterator[None]:
+    at_start = _Environment.at_start = dict(os.environ)
     try:
         yield
     finally:
-        _Environment.found = None
-        put_back(found)
+        _Environment.at_start = None
+        put_back(at_start)
 
 
 @contextmanager
 def thread_limits_kept() -> Iterator[None]:
-    """Put back how many threads linear algebra uses, in libraries that are loaded by now."""
+    """Restore the thread limits of the linear algebra libraries that are loaded at the start."""
     if find_spec("threadpoolctl") is None:
         yield
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixtures of the plugin; what they give is made elsewhere."""
+"""The plugin's fixtures for the server, task runners and benchmarks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Start one isolated Prefect server for the whole run; gives the address of its API."""
+    """Start one isolated Prefect server for the whole run, and return the URL of its API."""
     from flowgauge.plugin.recorder import note_start
     from flowgauge.server.kept import KeptError
     from flowgauge.server.watch import ServerError
@@ -57,20 +57,20 @@ def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
 def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
     from flowgauge.server.harness import leased_harness, stock_harness
 
-    def tell(why: str) -> None:
-        session.config.stash[SERVER_LOST] = why
-        session.shouldstop = why.partition("\n")[0]
+    def stop_session(reason: str) -> None:
+        session.config.stash[SERVER_LOST] = reason
+        session.shouldstop = reason.partition("\n")[0]
 
     home = run_home(session.config)
     if is_stock(session.config):
         return stock_harness(home)
     return leased_harness(
-        home, leased_server(session.config), tell, as_shipped=_as_shipped(session)
+        home, leased_server(session.config), stop_session, as_shipped=_as_shipped(session)
     )
 
 
 def _as_shipped(session: pytest.Session) -> bool:
-    # What is measured is Prefect as it is. Whoever has pytest-benchmark need not measure anything.
+    # Measure an unpatched Prefect, but only if this run has benchmarks and times them.
     benchmarks = any("benchmark" in getattr(item, "fixturenames", ()) for item in session.items)
     return is_stock(session.config) or (benchmarks and measures(session.config))
 
@@ -79,7 +79,7 @@ def _as_shipped(session: pytest.Session) -> bool:
 def started_runners(
     prefect_server: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest
 ) -> Iterator[StartedRunners]:
-    """Keep what task runners share (a Dask cluster, a fork server) for the whole run."""
+    """Hold what task runners share (a Dask cluster, a fork server) for the whole run."""
     from flowgauge.plugin.recorder import note_start
 
     run = pytestconfig.stash[RUN_OPTIONS]
@@ -96,7 +96,7 @@ def started_runners(
 
 @pytest.fixture(scope="module")
 def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner[Any]:
-    """Give a task runner for `flow.with_options(task_runner=...)`, one test for each runner."""
+    """Return a task runner for `flow.with_options(task_runner=...)`; one test per runner."""
     try:
         return started_runners.task_runner(runner_name)
     except ClusterError as error:
@@ -107,7 +107,7 @@ def task_runner(started_runners: StartedRunners, runner_name: str) -> TaskRunner
 
 @pytest.fixture
 def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paired:
-    """Measure one thing beside its reference, round by round; see `Paired`."""
+    """Measure a candidate against its reference in alternating rounds; see `Paired`."""
     from flowgauge.plugin.paired import Paired
     from flowgauge.plugin.recorder import BenchmarkRecorder
 
@@ -119,7 +119,7 @@ def paired(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Paire
 
 @pytest.fixture(scope="module")
 def baseline(started_runners: StartedRunners, runner_name: str) -> Iterator[Baseline]:
-    """Give the plainest code that does what the task runner does, its workers already up."""
+    """Return the runner's baseline: the plainest equivalent, with its workers already started."""
     from flowgauge.measure.baselines import baseline
 
     with baseline(runner_name, started_runners) as started:
@@ -128,7 +128,7 @@ def baseline(started_runners: StartedRunners, runner_name: str) -> Iterator[Base
 
 @pytest.fixture(scope="session")
 def speeds() -> Speeds:
-    """Give how much work a second is on this machine, the same in every run."""
+    """Return how much work this machine does per second, the same in every run."""
     from flowgauge.server.template import cache_folder
     from flowgauge.workflows.kernels import machine_speeds
 
@@ -137,7 +137,7 @@ def speeds() -> Speeds:
 
 @pytest.fixture(scope="session")
 def bare_pool(started_runners: StartedRunners) -> Iterator[Executor]:
-    """Give a process pool without Prefect, beside which efficiency is measured."""
+    """Return a process pool without Prefect, relative to which efficiency is measured."""
     from flowgauge.measure.baselines import pool
     from flowgauge.runners.table import BaselineKind
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.hookspec
 def pytest_flowgauge_runners(config: pytest.Config) -> Iterable[Runner]:  # type: ignore[empty-body]
-    """Give task runners of one's own: tests and benchmarks run on them as on those of the table.
+    """Return additional task runners; tests and benchmarks run on them as on the built-in ones.
 
     For example, in `conftest.py`::
 
@@ -29,12 +29,12 @@ def pytest_flowgauge_runners(config: pytest.Config) -> Iterable[Runner]:  # type
                 baseline=BaselineKind.THREADS,
             )
 
-    A runner with worker processes calls `started.prepare_worker` in each when it begins, so that
-    the virtual clock and faults reach them.
+    A runner with worker processes calls `started.prepare_worker` at the start of each, so that the
+    virtual clock and faults reach them.
 
     Args:
-        config: Of the pytest run.
+        config: The configuration of the pytest run.
 
     Returns:
-        Records of the table.
+        The task runners to add.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows what the server was doing when pytest-timeout ends a test that hangs."""
+"""Prints what the server was doing when pytest-timeout ends a test that hangs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flowgauge.plugin.session import what_the_server_does
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
-    """Ask the server for its stacks before pytest-timeout shows this process' and ends it.
+    """Print the server's stacks before pytest-timeout prints this process's and ends it.
 
     Args:
         item: The test.
-        settings: Of pytest-timeout for this test.
+        settings: pytest-timeout's settings for this test.
 
     Returns:
-        None where pytest-timeout ends the test in another way.
+        True if the timer was set here; None leaves it to pytest-timeout.
     """
     if settings.method != "thread":
         return None
@@ -30,7 +30,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
         import pytest_timeout
 
         if settings.disable_debugger_detection or not pytest_timeout.is_debugging():
-            _tell(item)
+            _print_stacks(item)
         pytest_timeout.timeout_timer(item, settings)
 
     timer = threading.Timer(settings.timeout, end)
@@ -44,13 +44,13 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     return True
 
 
-def _tell(item: pytest.Item) -> None:
-    """Say what the server was doing, and let all that follows be seen."""
+def _print_stacks(item: pytest.Item) -> None:
+    """Print what the server is doing, and let all later output through."""
     capture: Any = item.config.pluginmanager.getplugin("capturemanager")
     if capture:
         capture.suspend_global_capture(item)
     if hasattr(item.config, "workerinput"):
-        # A worker of pytest-xdist has no standard output; what it said would be lost.
+        # A worker of pytest-xdist has no standard output, so the text would be lost.
         os.dup2(2, 1)
     terminal = item.config.get_terminal_writer()
     terminal.line()

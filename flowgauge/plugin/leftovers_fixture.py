@@ -15,7 +15,7 @@ from flowgauge.plugin.session import RUN_OPTIONS, run_home
 if TYPE_CHECKING:
     from flowgauge.leftovers.files import Folders
 
-_MEND = {
+_FIXES = {
     "processes": "wait for it or end it in the test, for instance with subprocess.Popen in `with`",
     "threads": "join it, or close what started it, for instance with the pool in `with`",
     "connections": "close the client, for instance with get_client() in `with`",
@@ -24,12 +24,12 @@ _MEND = {
 
 
 _APPEARED = "flowgauge_appeared"
-"""The user property that carries the path of a file from nobody known, also between processes."""
+"""The user property with the path of a file of unknown origin; it reaches the xdist controller."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Describe the mark."""
-    config.pluginmanager.register(_Notes(), "flowgauge-appeared")
+    config.pluginmanager.register(_AppearedFiles(), "flowgauge-appeared")
     config.addinivalue_line(
         "markers",
         "leaves(*kinds, reason): the test may leave these behind: processes, threads,"
@@ -38,14 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a mark that can't be understood before any test runs."""
+    """Reject an invalid mark before any test runs."""
     for item in items:
         for mark in item.iter_markers("leaves"):
             _check_mark(item, mark)
 
 
-class _Notes:
-    """Says at the end of the run which files came from nobody known; no test fails for them."""
+class _AppearedFiles:
+    """Lists files of unknown origin at the end of the run; no test fails because of them."""
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -58,30 +58,30 @@ class _Notes:
                     self.files.setdefault(str(path), report.nodeid)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name them, and the test that was running."""
+        """List the files, each with the test that was running."""
         for path, test in sorted(self.files.items()):
             if os.path.lexists(path):
                 terminalreporter.write_line(
-                    f"note: {path} appeared during {test}; who made it is not known"
+                    f"note: {path} appeared during {test}; what created it is unknown"
                 )
 
 
 def _check_mark(item: pytest.Item, mark: pytest.Mark) -> None:
     where = f"{item.nodeid}: mark leaves"
-    known = ", ".join(_MEND)
+    known = ", ".join(_FIXES)
     for kind in mark.args:
-        if kind not in _MEND:
-            raise pytest.UsageError(f"{where}: there is no kind {kind!r}; choose from {known}")
+        if kind not in _FIXES:
+            raise pytest.UsageError(f"{where}: unknown kind {kind!r}; choose from {known}")
     if not mark.args:
-        raise pytest.UsageError(f"{where}: say what; choose from {known}")
+        raise pytest.UsageError(f"{where}: name what the test may leave; choose from {known}")
     reason = mark.kwargs.get("reason")
     if mark.kwargs.keys() - {"reason"} or not isinstance(reason, str) or not reason.strip():
-        raise pytest.UsageError(f'{where}: say why, and no more, with reason="..."')
+        raise pytest.UsageError(f'{where}: give a reason="...", and no other keyword')
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
-    """Take for the run's what a fixture for more than one test starts while a test runs."""
+    """Attribute what a wider-scoped fixture starts to the session, not to the test it runs in."""
     if fixturedef.scope == "function":
         return (yield)
     from flowgauge.leftovers.watch import adopted
@@ -92,7 +92,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the test if a process, a thread, a connection or a file is left after it."""
+    """Fail the test if it leaves a process, a thread, a connection or a file behind."""
     if not (request.config.getini("flowgauge") or "prefect_server" in request.fixturenames):
         yield
         return
@@ -124,5 +124,5 @@ def _message(left: dict[str, list[str]]) -> str:
     lines = ["the test leaves something behind"]
     for kind, things in left.items():
         lines += [f"  {thing}" for thing in things]
-        lines.append(f"  -> {_MEND[kind]}; or allow it: @pytest.mark.leaves({kind!r}, reason=...)")
+        lines.append(f"  -> {_FIXES[kind]}; or allow it: @pytest.mark.leaves({kind!r}, reason=...)")
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixtures that look at what a run did: the effect ledger and run histories."""
+"""The fixtures that observe what a flow run did: `effect_ledger` and `run_history`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def effect_ledger(tmp_path: Path) -> EffectLedger:
-    """Give an empty ledger in which tasks record what they really did; see `EffectLedger`."""
+    """Return an empty ledger in which tasks record their actual effects; see `EffectLedger`."""
     return EffectLedger(tmp_path / "effects.jsonl")
 
 
 @pytest.fixture
 def run_history(prefect_server: str) -> Callable[..., History]:
-    """Give the function that reads what states a run went through; see `History`."""
+    """Return the function that reads which states a run went through; see `History`."""
     from flowgauge.observe.history import run_history
 
     return run_history
@@ -34,7 +34,7 @@ def run_history(prefect_server: str) -> Callable[..., History]:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show where a history differs: pytest's own line for a failed `assert` is cut short."""
+    """Show where a history differs, because pytest truncates its line for a failed `assert`."""
     report = yield
     if call.excinfo is not None and call.excinfo.errisinstance(AssertionError):
         for match in _failed_matches(call.excinfo.tb):
@@ -43,11 +43,11 @@ def pytest_runtest_makereport(
 
 
 def _failed_matches(traceback: TracebackType) -> list[Match]:
-    """Return the matches that failed where an assertion did: pytest keeps them as locals."""
+    """Return the failed matches in the frame of the assertion; pytest keeps them as locals."""
     from flowgauge.observe.history import Match
 
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     values = traceback.tb_frame.f_locals.values()
-    found = {id(value): value for value in values if isinstance(value, Match) and not value}
-    return list(found.values())
+    failed = {id(value): value for value in values if isinstance(value, Match) and not value}
+    return list(failed.values())

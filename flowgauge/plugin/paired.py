@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The object behind the `paired` fixture: measures one thing relative to another."""
+"""The object behind the `paired` fixture: measures a candidate relative to a reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Paired:
-    """What the `paired` fixture gives: measures one thing relative to its reference."""
+    """The object behind the `paired` fixture: measures a candidate relative to its reference.
+
+    Args:
+        benchmark: The fixture of pytest-benchmark.
+        item: The test.
+        recorder: The recorder that collects the rows of the pytest run.
+    """
 
     def __init__(
         self, benchmark: BenchmarkFixture, item: pytest.Item, recorder: BenchmarkRecorder
@@ -28,7 +34,7 @@ class Paired:
         self.recorder = recorder
 
     def size(self, full: int) -> int:
-        """Return how much work a round should hold: all, or a little where nothing is timed."""
+        """Return the work for a round: `full`, or at most 2 where nothing is timed."""
         return min(2, full) if self.benchmark.disabled else full
 
     def __call__(
@@ -46,21 +52,22 @@ class Paired:
         params: dict[str, Any] | None = None,
         rounds: int | None = None,
     ) -> None:
-        """Measure, and keep the row.
+        """Measure, and record the row.
 
         Args:
-            candidate: What is measured.
-            reference: What it is measured against, in the same round; None for nothing.
-            check: Says whether an answer, of either, is right.
+            candidate: The function to measure.
+            reference: The function to compare it with, called in the same round; None for no
+                reference.
+            check: Returns whether a result, of either function, is right.
             per: Units of work in one round of the candidate.
             id: The row's name within its group.
-            group: One of `flowgauge.results.rows.Group`, or a name of one's own: the report shows
-                its rows under that.
-            figure: What the value is, for people.
+            group: One of `flowgauge.results.rows.Group`, or any other name; it becomes a heading
+                of the report.
+            figure: A description of the value, for people.
             runner: The task runner measured, None where there is none.
-            against: What the reference is, for people.
-            params: What else tells this row from others.
-            rounds: How many rounds to do, for what is too slow for the usual number.
+            against: A description of the reference, for people.
+            params: Whatever else distinguishes this row from others.
+            rounds: The number of rounds, for a candidate too slow for the usual number.
         """
         self.benchmark.group = group
         times = paired_rounds(
@@ -80,49 +87,49 @@ class Paired:
     def against_itself(
         self, candidate: Callable[[], Any], *, of: str, id: str, figure: str, **more: Any
     ) -> None:
-        """Measure the same thing twice in each round: what differs then is noise.
+        """Measure the candidate twice in each round, so that any difference is noise.
 
         Args:
-            candidate: What is measured.
-            of: The group whose rows are judged by it.
+            candidate: The function to measure.
+            of: The group whose rows are judged by this noise.
             id: The row's name.
-            figure: What the value is, for people.
-            **more: As for measuring: `check`, `per`, `runner` and `rounds`.
+            figure: A description of the value, for people.
+            **more: `check`, `per`, `runner` and `rounds`, as for `__call__`.
         """
         labels: dict[str, Any] = {"id": id, "figure": figure, **noise_of(of)}
         self(candidate, candidate, against=labels.pop("reference"), **labels, **more)
 
     def keep(self, times: Rounds, *, per: int = 1, **labels: Any) -> None:
-        """Keep a row of rounds, also of some that were timed elsewhere.
+        """Record rounds as a row, including rounds that were timed elsewhere.
 
         Args:
-            times: The rounds; nothing is kept of none.
+            times: The rounds; without any, nothing is recorded.
             per: Units of work in one round of the candidate.
             **labels: As for `flowgauge.measure.pairs.row`.
         """
         if not times.candidate:
             return
-        made = row(times, per=per, **labels)
+        measured = row(times, per=per, **labels)
         self.benchmark.extra_info.update(
             {
-                "runner": made.runner,
+                "runner": measured.runner,
                 "per": per,
-                "reference": made.reference,
-                "ratio": made.ratio and made.ratio.median,
+                "reference": measured.reference,
+                "ratio": measured.ratio and measured.ratio.median,
             }
         )
-        self.add([made])
+        self.add([measured])
 
     def keep_timeline(self, timeline: Timeline) -> None:
-        """Keep when each task of a workflow ran, for the report, unless nothing is timed."""
+        """Record when each task of a workflow ran, for the report, unless nothing is timed."""
         if not self.benchmark.disabled:
             self.recorder.timelines[timeline.workflow, timeline.runner] = timeline
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep rows as they are, unless nothing is timed; the last one is shown.
+        """Record finished rows, unless nothing is timed.
 
         Args:
-            rows: One or more.
+            rows: One or more; the last one is printed as the test's outcome.
         """
         if self.benchmark.disabled:
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What around a test run would quietly change what it shows: told in one line each."""
+"""Preflight checks: conditions that would silently invalidate a test run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class UntestedPrefectWarning(UserWarning):
-    """The installed Prefect is none that Flowgauge was tested with."""
+    """The installed Prefect is not among those that Flowgauge was tested with."""
 
 
 def warn_of_untested_prefect() -> None:
@@ -24,21 +24,21 @@ def warn_of_untested_prefect() -> None:
     if not is_tested(installed):
         warnings.warn(
             UntestedPrefectWarning(
-                f"flowgauge was tested with Prefect {TESTED_PREFECT}, and {installed} is installed:"
-                " what fails here may be the harness; pin Prefect or upgrade flowgauge"
+                f"flowgauge was tested with Prefect {TESTED_PREFECT}, but {installed} is installed:"
+                " a failure may be the harness's fault; pin Prefect or upgrade flowgauge"
             ),
             stacklevel=2,
         )
 
 
 def check_server_in_use(url: str) -> None:
-    """Make sure that flows run against the server of this run.
+    """Fail if flows don't use the server of this pytest run.
 
     Args:
-        url: The API of the server that the run started.
+        url: The API of the server that the pytest run started.
 
     Raises:
-        pytest.fail.Exception: If something else points Prefect elsewhere.
+        pytest.fail.Exception: If Prefect is pointed at another server.
     """
     from prefect.settings import PREFECT_API_URL
 
@@ -53,23 +53,23 @@ def check_server_in_use(url: str) -> None:
 
 
 def check_runner_in_reach(request: pytest.FixtureRequest) -> None:
-    """Make sure that the clock and faults reach the workers of the test's task runner.
+    """Fail if the clock and faults can't reach the workers of the test's task runner.
 
     Args:
-        request: Of a fixture of the test.
+        request: The request of a fixture of the test.
 
     Raises:
-        pytest.fail.Exception: If they are those of a cluster that this run does not own.
+        pytest.fail.Exception: If the workers belong to a cluster that this run does not own.
     """
     if "task_runner" not in request.fixturenames:
         return
     started: StartedRunners = request.getfixturevalue("started_runners")
-    if why := started.out_of_reach_of(request.getfixturevalue("runner_name")):
-        pytest.fail(why, pytrace=False)
+    if reason := started.out_of_reach_of(request.getfixturevalue("runner_name")):
+        pytest.fail(reason, pytrace=False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse pytest-timeout's signal method for tests that run flows."""
+    """Reject pytest-timeout's signal method for tests that run flows."""
     if not config.pluginmanager.has_plugin("timeout"):
         return
     for item in items:
@@ -77,8 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         if _times_out_by_signal(config, item):
             raise pytest.UsageError(
-                f"{item.nodeid}: pytest-timeout's signal method takes the alarm that ends"
-                " Prefect's own time limits, so they would not interrupt anything; set"
+                f"{item.nodeid}: pytest-timeout's signal method takes over the alarm that Prefect's"
+                " own timeouts need, so they would not interrupt anything; set"
                 " `timeout_method = thread` in pytest's ini file"
             )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says how far a long run is, and how long it may take."""
+"""The progress of a benchmark run, and an estimate of its duration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _WIDTH = 20
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a benchmark run is.
 
     Attributes:
-        total: How many benchmarks there are.
+        total: The number of benchmarks.
         done: How many of them have ended.
-        earlier: How many of those ended in an earlier run, which took no time of this one.
+        earlier: How many of those ended in the run that this one resumes.
     """
 
     total: int
@@ -23,16 +23,16 @@ class Progress:
     earlier: int = 0
 
     def count(self) -> str:
-        """Return how many have ended, as "[3/97]"."""
+        """Return how many have ended, such as "[3/97]"."""
         return f"[{self.done}/{self.total}]"
 
     def bar(self, name: str, elapsed: float, columns: int) -> str:
-        """Draw how far the run is while a benchmark runs.
+        """Return a progress bar to show while a benchmark runs.
 
         Args:
             name: The benchmark.
-            elapsed: Seconds that this run has measured.
-            columns: How wide the line may be.
+            elapsed: Seconds for which this run has measured.
+            columns: The maximum width of the line.
 
         Returns:
             One line, for example `#####----- 3:10 of about 9:30 · test_metg[threads]`.
@@ -42,7 +42,7 @@ class Progress:
         return f"{bar} {clock(elapsed)}{self._of(elapsed)} · {name}"[: columns - 1]
 
     def _of(self, elapsed: float) -> str:
-        """Estimate the whole run by what its benchmarks have taken so far."""
+        """Estimate the duration of the whole run from its benchmarks so far."""
         measured = self.done - self.earlier
         if not measured:
             return ""
@@ -50,5 +50,5 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Write a time as minutes and seconds, for example "3:10"."""
+    """Format seconds as minutes and seconds, for example "3:10"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Binds tests to the guarantees and facts they prove, and records what came of them."""
+"""Bind tests to the guarantees and facts they prove, and record their outcomes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from flowgauge.report.model.guarantees import ProofOutcome
 
 _PROPERTY = "flowgauge_guarantee"
-"""The user property that carries a guarantee in a test's report, also between processes."""
+"""The user property with the guarantee in a test's report; it reaches the xdist controller."""
 
 
 def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
-    """Note which guarantee or fact a test proves, and let it fail on runners on which it must.
+    """Attach to a test what it proves, and expect it to fail on runners where that does not hold.
 
     Args:
         item: The test.
         mark: `guarantee(pattern, id, *, runners=None, reason=None, issue=None, run=True)`, or
-            `fact` with the same.
+            `fact` with the same arguments.
 
     Raises:
-        pytest.UsageError: If the mark lacks something.
+        pytest.UsageError: If the mark lacks an argument.
     """
     if len(mark.args) != 2:
         raise pytest.UsageError(
@@ -37,11 +37,11 @@ def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
     reason: str = mark.kwargs.get("reason", "")
     if holds_on is not None and not reason:
         raise pytest.UsageError(
-            f"{item.nodeid}: a {mark.name} that holds on some runners only needs reason=..."
+            f"{item.nodeid}: a {mark.name} that holds only on some runners needs reason=..."
         )
     callspec = getattr(item, "callspec", None)
     runner = callspec.params.get("runner_name") if callspec else None
-    # A lean runner does what the one does that it stands in for.
+    # What holds on a stock runner also holds on its lean replacement.
     stock = (RUNNERS[runner].stock or runner) if runner in RUNNERS else runner
     fails_here = holds_on is not None and runner is not None and stock not in holds_on
     if fails_here:
@@ -54,7 +54,7 @@ def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
             )
         )
     narrowed = item.get_closest_marker("runners")
-    bound = {
+    proof = {
         "only": list(narrowed.args) if narrowed else [],
         "pattern": mark.args[0],
         "guarantee": mark.args[1],
@@ -62,11 +62,17 @@ def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
         "reason": reason if fails_here else "",
         "issue": mark.kwargs.get("issue") if fails_here else None,
     }
-    item.user_properties.append((_PROPERTY, bound))
+    item.user_properties.append((_PROPERTY, proof))
 
 
 class GuaranteeRecorder:
-    """Gathers the outcome of every proof and writes the guarantee matrix at the end."""
+    """Collects the outcome of every proof and writes the guarantee matrix at the end.
+
+    Args:
+        config: The configuration of the pytest run.
+        runners: The task runners of the run.
+        directory: The folder for the matrix.
+    """
 
     def __init__(self, config: pytest.Config, runners: tuple[str, ...], directory: Path) -> None:
         self.config = config
@@ -76,7 +82,7 @@ class GuaranteeRecorder:
         self.summary = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what a finished test says about its guarantees."""
+        """Record what a finished test proves."""
         status = _status(report)
         if status is None:
             return
@@ -84,20 +90,20 @@ class GuaranteeRecorder:
 
         for name, value in report.user_properties:
             if name == _PROPERTY:
-                bound: dict[str, Any] = dict(value)  # type: ignore[call-overload]
-                reason = bound.pop("reason") or _skip_reason(report)
-                only: list[str] = bound.pop("only")
-                proof = ProofOutcome(**bound, status=status, reason=reason, test=report.nodeid)
+                fields: dict[str, Any] = dict(value)  # type: ignore[call-overload]
+                reason = fields.pop("reason") or _skip_reason(report)
+                only: list[str] = fields.pop("only")
+                proof = ProofOutcome(**fields, status=status, reason=reason, test=report.nodeid)
                 self.outcomes.append(proof)
                 for runner in self.runners:
                     if only and runner not in only:
-                        unasked = f"its test is for {', '.join(only)} only"
+                        excluded = f"its test is only for {', '.join(only)}"
                         self.outcomes.append(
-                            replace(proof, runner=runner, status="not run", reason=unasked)
+                            replace(proof, runner=runner, status="not run", reason=excluded)
                         )
 
     def pytest_sessionfinish(self) -> None:
-        """Write the matrix, if this run proved anything and is not a worker of another."""
+        """Write the matrix, unless nothing was proved or this process is a pytest-xdist worker."""
         if hasattr(self.config, "workerinput"):
             return
         if all(outcome.status == "not run" for outcome in self.outcomes):
@@ -107,24 +113,24 @@ class GuaranteeRecorder:
         from flowgauge.report.render.guarantees import write_matrix
 
         catalogue = self.config.rootpath / "patterns"
-        unread = ""
+        omission = ""
         try:
             patterns = load_catalogue(catalogue) if catalogue.is_dir() else ()
         except CatalogueError as error:
             patterns = ()
-            unread = f"; without the catalogue: {error}"
+            omission = f"; without the catalogue: {error}"
         matrix = GuaranteeMatrix.build(patterns, self.runners, self.outcomes)
-        page = _shown(write_matrix(matrix, self.directory), self.config.rootpath)
-        self.summary = f"guarantees: {matrix.summary()} ({page}){unread}"
+        page = _display_path(write_matrix(matrix, self.directory), self.config.rootpath)
+        self.summary = f"guarantees: {matrix.summary()} ({page}){omission}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say in one line what was proved."""
+        """Print one line on what was proved."""
         if self.summary:
             terminalreporter.write_line(self.summary)
 
 
 def _status(report: pytest.TestReport) -> str | None:
-    """Return what a report says about a guarantee, None if another report will say it."""
+    """Return the outcome that a report shows, None if another report of the test shows it."""
     if report.failed:
         return "failed"
     if report.skipped:
@@ -133,11 +139,11 @@ def _status(report: pytest.TestReport) -> str | None:
 
 
 def _skip_reason(report: pytest.TestReport) -> str:
-    """Return why a test was skipped, empty if it was not."""
+    """Return why a test was skipped, or an empty string if it was not."""
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     return ""
 
 
-def _shown(path: Path, root: Path) -> str:
+def _display_path(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)

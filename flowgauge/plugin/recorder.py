@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers the rows of a benchmark run, shows them as they come, and writes the report."""
+"""Collects the rows of a benchmark run, prints them as they come, and writes the report."""
 
 from __future__ import annotations
 
@@ -32,9 +32,15 @@ _ERASE = "\r\x1b[K"
 
 @dataclass(frozen=True)
 class Start:
-    """What starting something took: a row of the report only where one is made.
+    """The time to start something that the whole run shares.
 
-    Making a row imports what computes its interval, which takes a second.
+    It becomes a row only if a report is written, because making a row imports what computes its
+    interval, which takes a second.
+
+    Attributes:
+        id: What was started.
+        runner: The task runner it belongs to, None for all.
+        seconds: How long the start took.
     """
 
     id: str
@@ -42,7 +48,7 @@ class Start:
     seconds: float
 
     def row(self) -> Row:
-        """Return it as a row of the results."""
+        """Return the start as a row of the results."""
         return row(
             Rounds((self.seconds,), ()),
             per=1,
@@ -56,7 +62,13 @@ class Start:
 
 
 class BenchmarkRecorder:
-    """A pytest plugin that turns the rows of a run into `results.json` and a report."""
+    """A pytest plugin that turns the rows of a run into `results.json` and a report.
+
+    Args:
+        config: The configuration of the pytest run.
+        workers: How many tasks run concurrently.
+        directory: The folder for the report.
+    """
 
     def __init__(self, config: pytest.Config, workers: int, directory: Path) -> None:
         self.config = config
@@ -74,33 +86,33 @@ class BenchmarkRecorder:
 
     @property
     def full(self) -> bool:
-        """Whether everything is to be measured."""
+        """Whether `--flow-full` was given."""
         return bool(self.config.getoption("flow_full"))
 
     @property
     def budget(self) -> Budget:
-        """How long one benchmark may measure."""
+        """How many rounds and how long to measure each benchmark."""
         return Budget(
             min_rounds=int(self.config.getoption("benchmark_min_rounds")),
             max_time=float(self.config.getoption("benchmark_max_time")),
         )
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave out what the run that is resumed has measured, and take its rows."""
+        """When resuming, deselect what is already measured, and take over those rows."""
         if self.config.getoption("flow_resume"):
             try:
                 self.measured, timelines = load_unfinished(self.directory, versions())
             except ResultsError as error:
                 raise pytest.UsageError(f"--flow-resume: {error}") from None
-            self.timelines = {(each.workflow, each.runner): each for each in timelines}
+            self.timelines = {(t.workflow, t.runner): t for t in timelines}
             self._passed = set(self.measured)
-            left_out = [item for item in items if item.nodeid in self.measured]
+            earlier = [item for item in items if item.nodeid in self.measured]
             items[:] = [item for item in items if item.nodeid not in self.measured]
-            self.config.hook.pytest_deselected(items=left_out)
-            self.progress.done = self.progress.earlier = len(left_out)
+            self.config.hook.pytest_deselected(items=earlier)
+            self.progress.done = self.progress.earlier = len(earlier)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Count the benchmarks, to say how far the run is."""
+        """Count the benchmarks, for the progress display."""
         self._names = {
             item.nodeid: item.name
             for item in session.items
@@ -112,7 +124,7 @@ class BenchmarkRecorder:
             self._load = load_now()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Draw how far the run is, on a terminal, while a benchmark runs."""
+        """Draw a progress bar while a benchmark runs, if the output is a terminal."""
         terminal = self._terminal()
         if nodeid in self._names and terminal and terminal._tw.hasmarkup and terminal.isatty:
             if terminal._tw.width_of_current_line:
@@ -125,7 +137,7 @@ class BenchmarkRecorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what has ended well; what is drawn makes room for what pytest says of it."""
+        """Note a test that passed, and erase the progress bar before pytest prints the outcome."""
         terminal = self._terminal()
         if self._drawn and terminal and (report.when == "call" or not report.passed):
             terminal._tw._file.write(_ERASE)
@@ -134,30 +146,30 @@ class BenchmarkRecorder:
             self._passed.add(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Keep what was measured, for a run that is resumed."""
+        """Save what was measured so far, so that the run can be resumed."""
         if nodeid not in self._names:
             return
         self.progress.done += 1
         if nodeid in self.measured:
-            ended = {test: rows for test, rows in self.measured.items() if test in self._passed}
-            keep_unfinished(self.directory, versions(), ended, self.timelines.values())
+            passed = {test: rows for test, rows in self.measured.items() if test in self._passed}
+            keep_unfinished(self.directory, versions(), passed, self.timelines.values())
 
     def pytest_report_teststatus(
         self, report: pytest.TestReport | pytest.CollectReport
     ) -> tuple[str, str, str] | None:
-        """Show a measured row in place of a dot."""
+        """Print a measured row instead of a dot."""
         if report.when != "call" or not report.passed or report.nodeid not in self.measured:
             return None
         from flowgauge.report.render.terminal import line
 
         number = f"[{self.progress.done + 1}/{self.progress.total}]"
-        shown = f"{number} {line(self.measured[report.nodeid][-1])}"
+        text = f"{number} {line(self.measured[report.nodeid][-1])}"
         terminal = self._terminal()
         lead = "\n" if terminal and terminal._tw.width_of_current_line else ""
-        return "passed", f"{lead}  {shown}\n", shown
+        return "passed", f"{lead}  {text}\n", text
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Write the report of what was measured, also where the run was broken off."""
+        """Write the report of what was measured, even if the run was interrupted."""
         rows = [row for rows in self.measured.values() for row in rows]
         if not rows:
             return
@@ -168,12 +180,12 @@ class BenchmarkRecorder:
 
         command = command_line(sys.argv[1:])
         since = load_now().since(self._load) if self._load else {}
-        found: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
-        found |= {
+        origin: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
+        origin |= {
             "peak_memory_mib": peak_memory_mib(),
             BENCHMARKS: files_of_groups(self.measured),
         }
-        self.report = report_on(Results(found, tuple(rows), tuple(self.timelines.values())))
+        self.report = report_on(Results(origin, tuple(rows), tuple(self.timelines.values())))
         self.page = write_report(self.report, self.directory)
         if exitstatus == pytest.ExitCode.OK:
             forget_unfinished(self.directory)
@@ -182,7 +194,7 @@ class BenchmarkRecorder:
         return self.config.pluginmanager.get_plugin("terminalreporter")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the summary table and where the report is."""
+        """Print the summary table and the path of the report."""
         if self.report is None:
             return
         from rich.console import Console
@@ -192,17 +204,19 @@ class BenchmarkRecorder:
         terminalreporter.ensure_newline()
         print_report(self.report, Console(file=terminalreporter._tw._file), self.page)
         if (self.directory / UNFINISHED).exists():
-            terminalreporter.line("not all of it was measured: --flow-resume goes on from here")
+            terminalreporter.line(
+                "some benchmarks were not measured: --flow-resume continues from here"
+            )
 
 
 def note_start(config: pytest.Config, id: str, runner: str | None, seconds: float) -> None:
-    """Keep what starting something shared by the whole run took, for the report.
+    """Record, for the report, how long the start of something shared by the whole run took.
 
     Args:
-        config: The run's configuration.
+        config: The configuration of the pytest run.
         id: What was started.
         runner: The task runner it belongs to, None for all.
-        seconds: How long it took, this one time.
+        seconds: How long the start took.
     """
     recorder = config.pluginmanager.get_plugin("flowgauge-benchmarks")
     if isinstance(recorder, BenchmarkRecorder):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one pytest run was asked for, its folder, and the server that it may need."""
+"""The options of a pytest run, its temporary folder, and the server that it may need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What one pytest run was asked for."""
+    """The options of one pytest run.
+
+    Attributes:
+        runners: The task runners to test on.
+        workers: How many tasks may run concurrently.
+        dask_address: An existing Dask scheduler to use, None to start one if needed.
+        report_dir: The folder for the guarantee matrix and the report.
+    """
 
     runners: tuple[str, ...]
     workers: int
@@ -32,13 +39,13 @@ class RunOptions:
 
 RUN_OPTIONS = pytest.StashKey[RunOptions]()
 SERVER_LOST = pytest.StashKey[str]()
-"""Why the server had to be ended while tests were running, in a few lines."""
+"""Why the server had to be stopped while tests were running, in a few lines."""
 _HOME = pytest.StashKey[Path]()
 _LEASE = pytest.StashKey["Lease"]()
 _SERVER = pytest.StashKey["ServerProcess"]()
-_LONGEST_BASE = 60
-"""Characters in the path that the run's folder is made in: it has sockets, whose paths must be
-short."""
+_MAX_BASE_LENGTH = 60
+"""Maximum length of the path in which the run's folder is created; it contains sockets, whose paths
+must be short."""
 RUNS_NOTHING = (
     "collectonly",
     "help",
@@ -49,14 +56,14 @@ RUNS_NOTHING = (
     "cacheshow",
     "setupplan",
 )
-"""The options with which pytest tells something and runs no test."""
+"""The options with which pytest only prints information and runs no test."""
 
 
 def run_home(config: pytest.Config) -> Path:
-    """Return the folder for what Prefect writes in this run; the run is isolated from here on.
+    """Return the folder for what Prefect writes in this run; the first call isolates the run.
 
     Args:
-        config: Of the pytest run.
+        config: The configuration of the pytest run.
 
     Returns:
         A folder that is removed at the end of the run.
@@ -67,13 +74,13 @@ def run_home(config: pytest.Config) -> Path:
         base = tempfile.gettempdir()
         folder = tempfile.TemporaryDirectory(
             prefix="flowgauge-",
-            dir=base if len(base) <= _LONGEST_BASE else "/tmp",
+            dir=base if len(base) <= _MAX_BASE_LENGTH else "/tmp",
             ignore_cleanup_errors=True,
         )
         home = config.stash[_HOME] = Path(stack.enter_context(folder))
         stack.enter_context(isolated_environment(home, stock=is_stock(config)))
-        # Fork servers have their sockets in a folder of multiprocessing's own, which nobody would
-        # remove after a SIGKILL.
+        # Fork servers put their sockets into multiprocessing's temporary folder, which would stay
+        # after a SIGKILL if it were elsewhere.
         process: Any = multiprocessing.current_process()
         stack.callback(process._config.update, tempdir=process._config.get("tempdir"))
         process._config["tempdir"] = str(home)
@@ -82,29 +89,29 @@ def run_home(config: pytest.Config) -> Path:
 
 
 def folder_of(config: pytest.Config) -> Path | None:
-    """Return the folder of this run; None if it needed none."""
+    """Return the folder of this pytest run, None if it has none."""
     return config.stash.get(_HOME, None)
 
 
 def measures(config: pytest.Config) -> bool:
-    """Say whether benchmarks are timed in this run."""
+    """Return whether benchmarks are timed in this pytest run."""
     enabled: bool = config.getoption("benchmark_enable", False)
     return enabled or not config.getoption("benchmark_disable", True)
 
 
 def is_stock(config: pytest.Config) -> bool:
-    """Say whether the run wants Prefect's own test harness as it is."""
+    """Return whether the run uses Prefect's own test harness, unmodified."""
     return bool(config.known_args_namespace.flow_stock_harness)
 
 
 def start_early(config: pytest.Config) -> None:
-    """Let the server start while pytest imports and collects, if the run may need one.
+    """Start the server while pytest imports and collects, if the run may need one.
 
     Args:
-        config: Of a run that is isolated.
+        config: The configuration of a pytest run that is isolated.
 
     Raises:
-        KeptError: If `--flow-keep-server` can't have its folder.
+        KeptError: If `--flow-keep-server` can't use its folder.
     """
     options = config.known_args_namespace
     if is_stock(config) or any(getattr(options, name, False) for name in RUNS_NOTHING):
@@ -116,19 +123,22 @@ def start_early(config: pytest.Config) -> None:
 
 
 def _only_distributes(options: object) -> bool:
-    """Say whether pytest-xdist runs the tests in other processes, which share the zygote."""
+    """Return whether pytest-xdist runs the tests in other processes, which share the zygote."""
     distributes = getattr(options, "numprocesses", None) or getattr(options, "tx", None)
     return bool(distributes) and "PYTEST_XDIST_WORKER" not in os.environ
 
 
 def leased_server(config: pytest.Config) -> ServerProcess:
-    """Return the server of this run, which may be starting still.
+    """Return the server of this pytest run, which may still be starting.
 
     Args:
-        config: Of the run.
+        config: The configuration of the pytest run.
+
+    Returns:
+        The server process, which is started by the first call.
 
     Raises:
-        KeptError: If `--flow-keep-server` can't have its folder.
+        KeptError: If `--flow-keep-server` can't use its folder.
     """
     if _SERVER not in config.stash:
         from flowgauge.server.harness import early_request
@@ -145,20 +155,20 @@ def _lease(config: pytest.Config) -> Lease:
 
         home = run_home(config)
         if config.known_args_namespace.flow_keep_server:
-            taken = lease_kept(config.rootpath, home)
+            leased = lease_kept(config.rootpath, home)
         else:
-            taken = lease(home)
-        config.stash[_LEASE] = taken
-        if taken.zygote:
-            # It forks the server when it has imported what that needs, maybe during a test.
-            belongs_to_run(taken.zygote.pid)
-        # Put back with the rest of the environment at the end.
-        os.environ[ZYGOTE] = str(taken.socket_path)
+            leased = lease(home)
+        config.stash[_LEASE] = leased
+        if leased.zygote:
+            # The zygote forks the server once its imports are done, possibly during a test.
+            belongs_to_run(leased.zygote.pid)
+        # Restored with the rest of the environment at the end.
+        os.environ[ZYGOTE] = str(leased.socket_path)
     return config.stash[_LEASE]
 
 
 def release_server(config: pytest.Config) -> None:
-    """End the server of this run, if there is one."""
+    """Stop the server of this pytest run, if there is one."""
     if _SERVER in config.stash:
         del config.stash[_SERVER]
     if _LEASE in config.stash:
@@ -167,18 +177,18 @@ def release_server(config: pytest.Config) -> None:
 
 
 def what_the_server_does(config: pytest.Config) -> str:
-    """Return what the server of a run is doing, the innermost calls of each of its threads.
+    """Return what the run's server is doing: the innermost calls of each of its threads.
 
     Args:
-        config: Of the run.
+        config: The configuration of the pytest run.
 
     Returns:
-        Lines; empty where the run has no server that goes on.
+        Several lines; an empty string if the run has no server.
     """
     if _SERVER not in config.stash:
         return ""
     from flowgauge.server.watch import what_it_does
 
     return "\n".join(
-        ("the Prefect server of this run goes on", *what_it_does(config.stash[_SERVER]))
+        ("the Prefect server of this run is still running", *what_it_does(config.stash[_SERVER]))
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line that says what a test run spent its time on, and how much it skipped."""
+"""Prints one line on what a pytest run spent its time on, and how much it skipped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOADED = time.perf_counter()
 
 @dataclass
 class Times:
-    """Seconds of one pytest run.
+    """Where the seconds of one pytest run went.
 
     Attributes:
-        start_up: From loading the plugin to the end of collection.
-        server: How long tests waited for the server to start.
-        flows: In tests that use the server, without setting them up.
-        skipped: Virtual seconds that nobody waited for.
+        start_up: Seconds from loading the plugin to the end of collection.
+        server: Seconds that tests waited for the server to start.
+        flows: Seconds in tests that use the server, without their setup.
+        skipped: Seconds that the virtual clock skipped.
     """
 
     start_up: float = 0
@@ -34,18 +34,18 @@ TIMES = pytest.StashKey[Times]()
 
 
 def times(config: pytest.Config) -> Times:
-    """Return the times of a run, to add to."""
+    """Return the times of a pytest run, to add to."""
     return config.stash.setdefault(TIMES, Times())
 
 
 def spelled(seconds: float) -> str:
-    """Return a length of time as people say it: 0.4 s, 73 s, 26 h 40 min, 3 days.
+    """Format a duration for people: 0.4 s, 73 s, 26 h 40 min, 3 days.
 
     Args:
-        seconds: How long.
+        seconds: The duration.
 
     Returns:
-        Two units at most.
+        The duration in at most two units.
     """
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -63,13 +63,13 @@ def spelled(seconds: float) -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Note when the tests are known."""
+    """Record the start-up time, which ends when the tests are collected."""
     times(session.config).start_up = time.perf_counter() - _LOADED
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Note how long a test that uses the server takes."""
+    """Add the duration of a test that uses the server."""
     start = time.perf_counter()
     try:
         return (yield)
@@ -79,7 +79,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send the times of a worker of pytest-xdist to where the line is written."""
+    """Send the times of a pytest-xdist worker to the controller."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["flowgauge_times"] = vars(times(session.config))
@@ -87,17 +87,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Add up the tests of all workers; they start at the same time."""
+    """Add up the times of all workers, except for the server's, which start concurrently."""
     sent = getattr(node, "workeroutput", {}).get("flowgauge_times")
     if sent is not None:
-        all_of_them = times(node.config)
-        all_of_them.server = max(all_of_them.server, sent["server"])
-        all_of_them.flows += sent["flows"]
-        all_of_them.skipped += sent["skipped"]
+        total = times(node.config)
+        total.server = max(total.server, sent["server"])
+        total.flows += sent["flows"]
+        total.skipped += sent["skipped"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Write the line, if a test used the server."""
+    """Print the line, if a test used the server."""
     spent = times(terminalreporter.config)
     if spent.flows:
         terminalreporter.write_line(

@@ -100,7 +100,7 @@ def errors(result: pytest.RunResult) -> dict[str, list[str]]:
 
 def note(project: pytest.Pytester, file: str, test: str) -> str:
     """Return what is said of a file of which no more is known than when it appeared."""
-    return f"note: {project.path}/{file} appeared during {test}; who made it is not known"
+    return f"note: {project.path}/{file} appeared during {test}; what created it is unknown"
 
 
 @pytest.mark.e2e
@@ -370,9 +370,12 @@ def test_a_mark_allows(project: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("'proceses', reason='x'", "there is no kind 'proceses'; choose from processes, threads"),
-        ("reason='x'", "say what; choose from processes, threads, connections, files"),
-        ("'files'", 'say why, and no more, with reason="..."'),
+        ("'proceses', reason='x'", "unknown kind 'proceses'; choose from processes, threads"),
+        (
+            "reason='x'",
+            "name what the test may leave; choose from processes, threads, connections, files",
+        ),
+        ("'files'", 'give a reason="...", and no other keyword'),
     ],
 )
 def test_a_broken_mark_is_one_line(project: pytest.Pytester, arguments: str, says: str) -> None:

@@ -50,7 +50,7 @@ def test_a_fact_that_is_out_of_date_is_told(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            f"E *FactOutdatedError: Prefect {installed_prefect()} does otherwise than the header"
+            f"E *FactOutdatedError: Prefect {installed_prefect()} does not do what the header"
             f' of retries/backoff says: the fact "late" (1.2, {INSTALLED}) is out of date'
         ]
     )

@@ -38,9 +38,9 @@ def doubles(numbers):
         (["--flow-runners", ","], "--flow-runners: no task runner given; choose from"),
         (
             ["--flow-workers", "none"],
-            "--flow-workers none: not a number of workers; give 1 or more",
+            "--flow-workers none: give a number of workers, 1 or more",
         ),
-        (["--flow-workers", "0"], "--flow-workers 0: not a number of workers; give 1 or more"),
+        (["--flow-workers", "0"], "--flow-workers 0: give a number of workers, 1 or more"),
         (
             ["--flow-dask-address", "tcp://127.0.0.1:1"],
             "no Dask scheduler answers (connection refused)",
@@ -201,7 +201,7 @@ def test_later():
     )
     result = pytester.runpytest_subprocess("--flow-runners", "sequential,threads", "-rs")
     result.assert_outcomes(passed=5, failed=2, xfailed=1, skipped=2)
-    result.stdout.fnmatch_lines(["*--flow-runners leaves out all task runners of this test*"])
+    result.stdout.fnmatch_lines(["*--flow-runners excludes all task runners of this test*"])
     written = json.loads((pytester.path / "reports/latest/guarantees.json").read_text())
     cells = {
         (row["id"], cell["runner"]): cell["status"]

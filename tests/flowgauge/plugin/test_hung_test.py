@@ -36,7 +36,7 @@ def test_all_stacks_are_shown(
     said = result.stdout.str() + result.stderr.str()
     wanted = [
         "test_it.py::test_that_hangs hangs",
-        "the Prefect server of this run goes on",
+        "the Prefect server of this run is still running",
         "it was doing:",
         "in run_forever",
         "Stack of MainThread",

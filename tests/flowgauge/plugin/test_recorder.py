@@ -149,7 +149,7 @@ def test_a_scale_that_is_none_is_told(project: pytest.Pytester, option: str, sca
     """A scale below zero, and what is no number, end the run with one line."""
     result = project.runpytest_subprocess(f"{option}={scale}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {option} {scale}: not a number of zero or more"])
+    result.stderr.fnmatch_lines([f"ERROR: {option} {scale}: give a number of zero or more"])
 
 
 INTERRUPTED = """
@@ -174,7 +174,7 @@ def test_ctrl_c_keeps_what_was_measured(
     project.makepyfile(test_x_late=INTERRUPTED)
     stopped = project.runpytest_subprocess("--benchmark-only", "-rN")
     assert stopped.ret == pytest.ExitCode.INTERRUPTED
-    stopped.stdout.fnmatch_lines(["report: *index.html", "*--flow-resume goes on from here"])
+    stopped.stdout.fnmatch_lines(["report: *index.html", "*--flow-resume continues from here"])
     folder = project.path / "reports" / "latest"
     first = Results.load(folder / "results.json").rows
     assert [row.id for row in first] == ["sum"]

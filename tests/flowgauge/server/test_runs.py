@@ -272,7 +272,7 @@ def test_keeping_a_stock_server_is_one_line(pytester: pytest.Pytester, said: Pat
     result = pytester.runpytest_subprocess("--flow-keep-server", "--flow-stock-harness")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.stderr.str().strip() == (
-        "ERROR: --flow-keep-server: --flow-stock-harness keeps no server; use one of them"
+        "ERROR: --flow-keep-server and --flow-stock-harness can't be combined; use one of them"
     )
 
 
