@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of this repository's own tests; the plugin is switched on in pyproject.toml."""
+"""Settings for this repository's own tests; pyproject.toml enables the plugin."""
 
 import os
 import signal
@@ -11,19 +11,19 @@ from hypothesis import Phase, settings
 from flowgauge.plugin.session import RUNS_NOTHING
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # In the background of a shell; Prefect's workers, which tests start, would ignore SIGINT, too,
-    # and it is by that that they end.
+    # A shell starts background jobs with SIGINT ignored. Prefect's workers, which tests start,
+    # would inherit that, and SIGINT is what stops them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What this run was asked for is nothing to the runs of pytest that tests start.
+# The options of this pytest run must not apply to the pytest runs that tests start.
 os.environ.pop("PYTEST_ADDOPTS", None)
 
-# A flow run takes as long as it takes. Shrinking would repeat one hundreds of times. Everybody's
-# runs draw the same, and none keeps an example that the next would begin with.
+# No deadline, because flow runs vary in duration. No shrinking, which would repeat a flow run
+# hundreds of times. Everybody's runs draw the same examples, and no run stores one for the next.
 settings.register_profile(
     "flowgauge",
     deadline=None,
-    # A hundred at night.
+    # 100 in the nightly profile.
     max_examples=40,
     derandomize=True,
     database=None,
@@ -40,14 +40,14 @@ WORKERS = 2
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run whole suites in two processes, but nothing that is timed and no file asked for alone."""
-    # Where pytest is asked for its help, it has no arguments yet.
-    alone = ("benchmark_only", "file_or_dir", *RUNS_NOTHING)
-    return 0 if any(config.getoption(name, None) for name in alone) else WORKERS
+    """Run whole suites in two processes, but not benchmarks and not selected files."""
+    # With --help, pytest has not parsed the other options yet.
+    in_one_process = ("benchmark_only", "file_or_dir", *RUNS_NOTHING)
+    return 0 if any(config.getoption(name, None) for name in in_one_process) else WORKERS
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Read no tests where benchmarks alone are asked for."""
+    """Collect no tests with --benchmark-only."""
     if config.getoption("file_or_dir", None) or not config.getoption("benchmark_only", False):
         return None
     return collection_path.is_relative_to(config.rootpath / "tests") or None

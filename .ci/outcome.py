@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of runs of pytest, read from the JUnit files that they wrote."""
+"""The outcome of pytest runs, read from the JUnit files that they wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ SLOWEST = 20
 
 @dataclass(frozen=True)
 class Case:
-    """One test of a run; `failure` is the first line of what went wrong, empty if nothing did."""
+    """One test of a pytest run.
+
+    Attributes:
+        name: The file and the test.
+        seconds: How long it took.
+        failure: The first line of the failure, empty if it passed.
+    """
 
     name: str
     seconds: float
@@ -22,28 +28,28 @@ class Case:
 
 
 def cases(file: Path) -> Iterator[Case]:
-    """Read the tests of a run; a file that is not whole has none."""
+    """Yield the tests of a pytest run; an incomplete file yields none."""
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError):
         return
     for case in root.iter("testcase"):
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '')}"
-        wrong = next((found for found in case if found.tag in ("failure", "error")), None)
-        told = "" if wrong is None else (wrong.get("message") or wrong.tag).strip()
-        yield Case(name, float(case.get("time") or 0), told.partition("\n")[0])
+        failure = next((part for part in case if part.tag in ("failure", "error")), None)
+        message = "" if failure is None else (failure.get("message") or failure.tag).strip()
+        yield Case(name, float(case.get("time") or 0), message.partition("\n")[0])
 
 
 def main() -> None:
-    """Print which tests of all runs in a folder failed, and which took longest."""
+    """Print which tests of the runs in a folder failed, and which took longest."""
     runs = {file.stem: list(cases(file)) for file in sorted(Path(sys.argv[1]).glob("*.xml"))}
-    failed = [(run, case) for run, found in runs.items() for case in found if case.failure]
+    failed = [(run, case) for run, tests in runs.items() for case in tests if case.failure]
     print(f"\nTests that failed: {len(failed) or 'none'}")
     for run, case in failed:
         print(f"  {run}: {case.name}\n    {case.failure[:160]}")
     print(f"\nThe {SLOWEST} slowest tests:")
-    every = [(case.seconds, run, case.name) for run, found in runs.items() for case in found]
-    for seconds, run, name in sorted(every, reverse=True)[:SLOWEST]:
+    durations = [(case.seconds, run, case.name) for run, tests in runs.items() for case in tests]
+    for seconds, run, name in sorted(durations, reverse=True)[:SLOWEST]:
         print(f"  {seconds:6.1f} s  {run}: {name}")
 
 
