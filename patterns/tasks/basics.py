@@ -6,40 +6,42 @@
 """Call tasks, submit tasks, and lose none of their failures.
 
 Problem:
-    A task looks like a function, and called directly it is one. Submitted, it runs somewhere
-    else, and Prefect 3 forgets it: nobody hears of a failure nobody asks for, and work that is
-    still queued when the flow ends is dropped, while the flow is Completed.
+    A task looks like a function, and when it is called directly it behaves like one. When it is
+    submitted, it runs somewhere else, and Prefect 3 forgets it: a failure goes unnoticed unless
+    somebody asks for the result, and work that is still queued when the flow ends is dropped,
+    although the flow is Completed.
 
 Guarantees:
-    record: each weighing is recorded under its templated name, with its tags, its final state
-        and the flow run it belongs to.
-    postage: `post` returns what all parcels cost together, or raises why one has no weight.
-    kept: `weigh_what_can_be` returns, in the order of the parcels, what each weighs or why it
+    record: each weighing is recorded under its templated name, with its tags, its final state and
+        the flow run it belongs to.
+    postage: `post` returns the total postage of all parcels, or raises the error that says why one
         could not be weighed.
-    async: `post_async` does what `post` does; while `result_of` waits, the event loop goes on.
+    kept: `weigh_what_can_be` returns, in the order of the parcels, the weight of each one or the
+        error that says why it could not be weighed.
+    async: `post_async` does what `post` does; `result_of` waits without blocking the event loop.
 
 Prefect:
     call (3.8, 3.9): a called task returns what its function returns and raises what it raises,
-        in a flow and outside of one.
-    plain (3.8, 3.9): `.fn` is the function alone; it runs without Prefect, so no task run is
+        inside and outside a flow.
+    plain (3.8, 3.9): `.fn` is the plain function; it runs without Prefect, so no task run is
         recorded.
-    inputs (3.8, 3.9): futures among the arguments, also inside lists and dicts, arrive as their
-        values.
+    inputs (3.8, 3.9): futures among the arguments, including those inside lists and dicts, arrive
+        as their values.
     hints (3.8, 3.9): arguments of a task are passed as they are; its type hints are not
         checked, unlike a flow's.
-    upstream (3.8, 3.9): a task that is given the future of a failed one never runs; `.result()`,
-        or `submit` on a process pool, raises an error that does not say why.
+    upstream (3.8, 3.9): a task that receives the future of a failed one never runs; `.result()`, or
+        `submit` on a process pool, raises an error that does not say why.
     surface (3.8, 3.9): `submit` does not raise what the task raises; `.result()` does.
-    inspect (3.8, 3.9): with `raise_on_failure=False` or `return_state=True` a failed task gives
-        its error or its state, and nothing is raised.
-    waited (3.8, 3.9): `wait` without a timeout returns when all that it is given has run, be
-        it that little runs at a time.
-    dropped (3.8, 3.9): a flow that does not wait ends Completed though some of its tasks never
+    inspect (3.8, 3.9): with `raise_on_failure=False` or `return_state=True` the error or the state
+        of a failed task is returned, and nothing is raised.
+    waited (3.8, 3.9): `wait` without a timeout returns when all tasks passed to it have run, even
+        if only a few run at a time.
+    dropped (3.8, 3.9): a flow that does not wait ends Completed although some of its tasks never
         ran.
-    blocking (3.8, 3.9): `.result()` in an async flow stops the event loop until the task ends.
+    blocking (3.8, 3.9): `.result()` in an async flow blocks the event loop until the task ends.
 
 Not for:
-    Work that needs no retry, no record and no runner: a plain function costs nothing.
+    Work that needs no retries, no record and no task runner: a plain function costs nothing.
 
 Costs:
     Rows `task-call`, `submit` and `map` of the report.
@@ -77,28 +79,28 @@ def price(weights: list[int]) -> int:
 
 @flow
 def post(parcels: list[str]) -> int:
-    """Weigh parcels side by side and return what they cost together."""
+    """Weigh parcels side by side and return their total postage."""
     weights = [weigh.submit(parcel) for parcel in parcels]
     for weight in weights:
-        weight.result()  # raises why it failed; what comes of `price` would not say it
+        weight.result()  # raises the reason; the error from `price` would not give it
     return price.submit(weights).result()  # type: ignore[arg-type]  # futures arrive as values
 
 
 @flow
 def weigh_what_can_be(parcels: list[str]) -> list[int | Exception]:
-    """Weigh parcels side by side; an error stands for each that could not be weighed."""
+    """Weigh parcels side by side; return an error for each one that could not be weighed."""
     weights = [weigh.submit(parcel) for parcel in parcels]
     return [weight.result(raise_on_failure=False) for weight in weights]
 
 
 async def result_of(future: PrefectFuture[R]) -> R:
-    """Return the result of a future; a thread waits for it, and not the event loop."""
+    """Return the result of a future, waiting in a thread so as not to block the event loop."""
     return await asyncio.to_thread(future.result)
 
 
 @flow
 async def post_async(parcels: list[str]) -> int:
-    """Do what `post` does, in an event loop that has other things to do."""
+    """Do what `post` does without blocking the event loop."""
     weights = [weigh.submit(parcel) for parcel in parcels]
     for weight in weights:
         await result_of(weight)
@@ -106,7 +108,7 @@ async def post_async(parcels: list[str]) -> int:
 
 
 def main() -> None:
-    """Show a task without Prefect, tasks with it, and a failure that is asked for."""
+    """Run a task without Prefect, tasks with it, and a flow that returns a failure as a value."""
     print(f"without Prefect: {weigh.fn('book')}")
     print(f"postage: {post(['book', 'lamp', 'piano'])}")
     print(f"postage: {asyncio.run(post_async(['book', 'lamp']))}")

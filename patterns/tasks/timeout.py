@@ -6,47 +6,48 @@
 """End a task at its deadline, whatever it is doing and whichever runner runs it.
 
 Problem:
-    `timeout_seconds` interrupts a blocking task only in the main thread of its process. A
-    submitted task runs in a worker thread, where the timeout is noticed when the blocking call
-    has returned by itself, after seconds or never. A process can be ended at any moment, so
-    the body of the task gets one of its own.
+    `timeout_seconds` interrupts a blocking task only in the main thread of its process. A submitted
+    task runs in a worker thread, where the timeout is noticed only when the blocking call returns
+    by itself, after seconds or never. A process can be killed at any moment, so the body of the
+    task gets a separate one.
 
 Guarantees:
-    deadline: a body that blocks past its deadline is ended; the task raises TimeoutError and
-        its run ends TimedOut. What it had printed is on stderr.
-    nothing-left: at the deadline, or when the call is interrupted, the body's process is ended,
-        and so are the processes that it had started in its session; they are when it dies, too.
-    orphaned: they end as well when the process of the task is killed, also where the body holds
-        the interpreter's lock.
+    deadline: a body that blocks past its deadline is killed; the task raises TimeoutError and its
+        run ends TimedOut. What the body had printed is on stderr.
+    nothing-left: at the deadline, or when the call is interrupted, the body's process is killed,
+        and so are the processes that it started in its session; these are also killed when the
+        body's process dies.
+    orphaned: the body's process and those that it started in its session also end when the process
+        of the task is killed, even while the body holds the interpreter lock.
     result: what the body returns arrives unchanged, whatever the body prints.
-    errors: what the body raises arrives with its type, arguments, attributes and text, and with
-        the traceback as a note; if that can't be pickled, its `repr` arrives as a RuntimeError.
-    died: a body whose process dies (killed, out of memory, a crash, `sys.exit`) is a RuntimeError
-        that says with which exit code.
-    retried: an attempt that ran out of time is retried like any other failure.
-    refused: an async function, a task, and seconds that are no number above 0 are a TypeError where
-        it is decorated.
+    errors: what the body raises arrives with its type, arguments, attributes and text, and with the
+        traceback as a note; if the error can't be pickled, its `repr` arrives as a RuntimeError.
+    died: if the body's process dies (killed, out of memory, a crash, `sys.exit`), the task raises a
+        RuntimeError that gives the exit code.
+    retried: an attempt that timed out is retried like any other failure.
+    refused: an async function, a task, or seconds that are not a number above 0 raise a TypeError
+        when the function is decorated.
 
 Prefect:
     called (3.8, 3.9): `timeout_seconds` ends a blocking task that is called in the main thread.
-    submitted (3.8, 3.9): it does not end a blocking task in a worker thread, and so none that is
-        submitted to threads or to Dask; the task is TimedOut when it has ended by itself.
-    async (3.8, 3.9): it ends an async task where that awaits, not where it blocks.
+    submitted (3.8, 3.9): it does not end a blocking task in a worker thread, and therefore none
+        that is submitted to threads or to Dask; the task is TimedOut once it has ended by itself.
+    async (3.8, 3.9): it ends an async task while that awaits, not while it blocks.
 
 Not for:
-    Bodies that talk to Prefect (loggers, `log_prints`, other tasks): they run outside the task run.
+    Bodies that use Prefect (loggers, `log_prints`, other tasks): they run outside the task run.
     Bodies with globals that can't be pickled, such as a lock: that is a TypeError. Bodies in the
-    script that is run which pickle its functions or classes, as a process pool does: put these in a
-    module. Bodies that change their arguments or globals: only what they return leaves their
-    process. Bodies that leave threads behind: the process waits for those, until the deadline.
-    Async tasks that only await: `timeout_seconds` interrupts those. Ctrl-C: it interrupts calls,
-    and not what was submitted, which ends at its deadline. Bodies that start processes in sessions
-    of their own, as daemons do: those are left, and so is all that a body which returns leaves
-    running. Windows: it has no sessions.
+    main script that pickle its functions or classes, as a process pool does: put these in a module.
+    Bodies that change their arguments or globals: only what they return leaves their process.
+    Bodies that leave threads running: the process waits for those, until the deadline. Async tasks
+    that only await: `timeout_seconds` interrupts those. Ctrl-C: it interrupts called tasks, but not
+    submitted ones, which end at their deadline. Bodies that start processes in new sessions, as
+    daemons do: those keep running, and so does everything that a body leaves running when it
+    returns. Windows: it has no sessions.
 
 Costs:
-    Row `tasks/timeout` of the report: a new Python process for each call, forked once, and in it
-    the imports of what the body uses. The deadline counts from the start of that process.
+    Row `tasks/timeout` of the report: a new Python process for each call, which forks once and
+    imports what the body uses. The deadline counts from the start of that process.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/write-and-run#task-timeout-behavior
@@ -79,10 +80,10 @@ CHILD = """
 import os, pickle, signal, sys, threading, traceback
 
 def end_with_parent():
-    os.read(int(sys.argv[1]), 1)  # nothing is written: it returns when the parent is gone
+    os.read(int(sys.argv[1]), 1)  # nothing is ever written: this returns when the parent is gone
     os.killpg(0, signal.SIGKILL)
 
-# The body has a process of its own: it may never let a thread have the interpreter's lock.
+# The body runs in a fork: it may never release the interpreter lock to a watching thread.
 if body := os.fork():
     os.close(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -91,8 +92,8 @@ if body := os.fork():
         os.kill(os.getpid(), -code)
     os._exit(code)
 answers = os.fdopen(os.dup(1), "wb")
-os.register_at_fork(after_in_child=answers.close)  # else they end when the last process does
-os.dup2(2, 1)  # what the body prints must not get between the answers
+os.register_at_fork(after_in_child=answers.close)  # else the pipe is open until all forks end
+os.dup2(2, 1)  # what the body prints must not mix with the answer
 sys.path[:] = pickle.load(sys.stdin.buffer)
 import cloudpickle
 try:
@@ -119,7 +120,11 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
         seconds: How long the process may run, in seconds.
 
     Returns:
-        The decorator; it stands below `@task`.
+        The decorator, to be placed below `@task`.
+
+    Raises:
+        TypeError: If `seconds` is not a finite number above 0, or, when the decorator is applied,
+            if the function is async or already a task.
     """
     if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
         raise TypeError(f"write @ends_after(60), a number of seconds above 0, not {seconds!r}")
@@ -140,10 +145,10 @@ def ends_after(seconds: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _answer(call: Callable[[], object], seconds: float) -> object:
-    """Call in a new process; multiprocessing has none for the daemonic workers of Dask."""
+    """Make the call in a new process, which multiprocessing refuses to Dask's daemonic workers."""
     request = pickle.dumps(sys.path) + cloudpickle.dumps(call)
     watched, held = os.pipe()  # held open as long as this process lives
-    # A session of its own: with it everything that the body starts can be ended.
+    # A new session, so that everything the body starts can be killed with it.
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", CHILD, str(watched)],
         stdin=subprocess.PIPE,
@@ -156,7 +161,7 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
         if not answer:
             raise RuntimeError(f"the process of the task died with exit code {child.returncode}")
     except BaseException as error:
-        with suppress(ProcessLookupError):  # one that died may have left nothing
+        with suppress(ProcessLookupError):  # a process that died may have left none
             os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
@@ -172,10 +177,10 @@ def _answer(call: Callable[[], object], seconds: float) -> object:
 
 
 def _rebuilt(pickled: list[bytes], text: str, trace: str) -> Exception:
-    """Return an error as it was, or what it said."""
+    """Return the original error, or a RuntimeError with its text if it can't be rebuilt."""
     error: Exception = RuntimeError(text)
     for each in pickled:
-        # Whatever a class raises that is made anew, or asked what it says when a part is missing.
+        # A class may raise anything when it is rebuilt, or in `str` when a part is missing.
         with suppress(Exception):
             error = _from_parts(pickle.loads(each))
             str(error)
@@ -185,8 +190,8 @@ def _rebuilt(pickled: list[bytes], text: str, trace: str) -> Exception:
 
 
 def _from_parts(parts: Any) -> Exception:
-    """Return an error without calling its own `__init__`, which may take other arguments."""
-    if isinstance(parts, Exception):  # pickled its own way: it has slots, or is made in C
+    """Rebuild an error without calling its own `__init__`, which may take other arguments."""
+    if isinstance(parts, Exception):  # pickled in its own way: it has slots, or is written in C
         return parts
     kind, arguments, *attributes = parts
     built_in: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
