@@ -6,37 +6,38 @@
 """Give a flow typed parameters, a name for each run, a log and a result.
 
 Problem:
-    A flow is where input from outside comes in: a form, a schedule, another system. What is
-    wrong with it should be said before the first task runs, and each run should be found by
-    its name. The flow should still be testable as the function it is.
+    A flow is where input from outside comes in: from a form, a schedule, another system. Invalid
+    input should be reported before the first task runs, and each run should be easy to find by its
+    name. The flow should still be testable as a plain function.
 
 Guarantees:
-    coerced: an order arrives as the types that the hints name, converted where Pydantic can, and
-        stays as it was checked.
-    refused: with an order that can't be converted, or has a field that there is none of, the run
-        is Failed before its body begins, and ParameterTypeError is raised, unless
-        `return_state=True` asks for the state.
-    name: a run has the name that its template gives, with the converted parameters in it.
-    log: what the flow logs carries the id and the name of the run.
-    twins: `ship` and `ship_async` end the same.
+    coerced: an order arrives with the types that the hints name, converted where Pydantic can, and
+        can't be changed once validated.
+    refused: if an order can't be converted or has an unknown field, the run is Failed before its
+        body starts, and ParameterTypeError is raised, unless `return_state=True` returns the state
+        instead.
+    name: a run gets its name from its template, filled in with the converted parameters.
+    log: log lines of the flow carry the id and the name of the run.
+    twins: `ship` and `ship_async` end in the same way.
 
 Prefect:
     misfit (3.8, 3.9): a missing or an unknown parameter raises ParameterBindError, whatever
-        `return_state` says, and no run is recorded.
-    unchecked (3.8, 3.9): with `validate_parameters=False` parameters arrive as they were given.
-    result (3.8, 3.9): a flow raises what its body raises and returns what that returns, unless
-        it is a state, which is looked into, or a future, of which the state is returned; with
-        `return_state=True` it returns the final state, and what the body raises is not raised.
+        `return_state` is, and no run is recorded.
+    unchecked (3.8, 3.9): with `validate_parameters=False` parameters arrive as they were passed.
+    result (3.8, 3.9): a flow raises what its body raises and returns what its body returns, except
+        that a returned state is unwrapped and a returned future becomes its state; with
+        `return_state=True` the flow returns the final state, and an error of its body is not
+        raised.
     once (3.8, 3.9): a flow that fails is not run again unless it has `retries`.
-    logger (3.8, 3.9): outside of a run there is no logger of the run.
-    plain (3.8, 3.9): `.fn` is the function alone: nothing is checked and no run is recorded.
+    logger (3.8, 3.9): outside a run there is no run logger.
+    plain (3.8, 3.9): `.fn` is the plain function: nothing is checked and no run is recorded.
 
 Not for:
-    Steps inside a flow: those are tasks, which check no types and cost less.
+    Steps inside a flow: use tasks, which don't check types and cost less.
 
 Costs:
-    Row `flow` of the report. With heartbeats on, as they are by default, each sync run takes
-    about a second more at its end.
+    Row `flow` of the report. With heartbeats on, which is the default, each sync run takes about a
+    second longer to end.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/flows
@@ -54,7 +55,7 @@ from pydantic import BaseModel, PositiveInt
 
 
 class Order(BaseModel, extra="forbid", frozen=True):
-    """So many pieces of an article."""
+    """An order: a number of pieces of one article."""
 
     article: str
     pieces: PositiveInt = 1
@@ -75,7 +76,7 @@ async def ship_async(order: Order, city: str = "Lyon") -> str:
 
 
 def main() -> None:
-    """Show orders as they come from outside: two good ones and a wrong one."""
+    """Ship orders as they come from outside: two valid ones and an invalid one."""
     print(ship(json.loads('{"article": "lamp", "pieces": "3"}')))
     print(asyncio.run(ship_async(Order(article="book"), city="Porto")))
     try:

@@ -6,43 +6,45 @@
 """Let a flow fail when any of its tasks failed, also when its results are nested.
 
 Problem:
-    Prefect 3 decides the final state of a flow by what its body returns or raises, and by
-    nothing else. It looks at the futures in a flat list, but not at those in a dict, in a list
-    of lists or beside another value: such a flow is Completed while its tasks failed.
+    Prefect 3 decides the final state of a flow by what its body returns or raises, and by nothing
+    else. It checks the futures in a flat list, but not those in a dict, in a list of lists or next
+    to another value: such a flow is Completed although its tasks failed.
 
 Guarantees:
-    settled: `settle` returns the results of all futures, in the shape in which it was given
-        them: lists, tuples, sets, dicts, dataclasses and Pydantic models, in one another. What
-        `map` returned becomes a plain list; in a set equal results are one, and one that can't be
-        hashed is a TypeError.
-    failed: if a future or state in such a shape did not complete, `settle` raises one
-        ExceptionGroup with the error of each run that did not, and so the flow ends Failed.
-    all-waited: before that every task has run to its end, also those after the first failure.
-    unseen: an iterator or a coroutine, whose futures `settle` would not see, is a TypeError, and
-        so is a future in a dict's view, a deque or a frozenset, or as a key of a dict.
-    async: `await settle_async(...)` does the same, and the event loop goes on meanwhile.
+    settled: `settle` returns the results of all futures in the structure in which it received them:
+        lists, tuples, sets, dicts, dataclasses and Pydantic models, nested in one another. What
+        `map` returned becomes a plain list; in a set, equal results become one, and a result that
+        can't be hashed is a TypeError.
+    failed: if a future or state in such a structure did not complete, `settle` raises a single
+        ExceptionGroup with the error of each run that did not complete, so the flow ends Failed.
+    all-waited: before `settle` raises, every task has run to its end, including those after the
+        first failure.
+    unseen: an iterator or a coroutine, whose futures `settle` would not see, is a TypeError; so is
+        a future in a dict view, a deque or a frozenset, or as the key of a dict.
+    async: `await settle_async(...)` does the same without blocking the event loop.
 
 Prefect:
-    raised (3.8, 3.9): an error that leaves the body, also through `.result()`, fails the flow.
-    forgotten (3.8, 3.9): failed tasks that are not returned, waited for or not, leave the flow
-        Completed.
-    flat (3.8, 3.9): a returned future, state, or flat list, tuple or set of nothing else fails
-        the flow unless all of them completed.
-    hidden (3.8, 3.9): failed futures in a nested list, in a dict, beside another value or in a
+    raised (3.8, 3.9): an error that leaves the body, including one raised by `.result()`, fails the
+        flow.
+    forgotten (3.8, 3.9): failed tasks that are not returned leave the flow Completed, whether they
+        were waited for or not.
+    flat (3.8, 3.9): a returned future, state, or flat list, tuple or set of only these fails the
+        flow unless all of them completed.
+    hidden (3.8, 3.9): failed futures in a nested list, in a dict, next to another value or in a
         generator leave the flow Completed.
-    explicit (3.8, 3.9): a state that the body makes itself is the final state of the flow.
+    explicit (3.8, 3.9): a state that the body creates and returns is the final state of the flow.
     upstream (3.8, 3.9): a returned future of a task that never ran, because the task before it
         failed, fails the flow.
-    allowed (3.8, 3.9): a failure that a later task takes with `allow_failure` does not count, if
-        that task is what is returned.
+    allowed (3.8, 3.9): a failure that a later task accepts with `allow_failure` does not count if
+        the flow returns that later task's future.
 
 Not for:
-    Futures in objects of other classes, which pass unseen, and in those that can't be made anew
+    Futures in objects of other classes, which go unnoticed, and in objects that can't be rebuilt
     from their items or fields (`defaultdict`, a dataclass with `init=False`), which are a
-    TypeError. Flows that are to go on after the first failure: ask each future for its state.
+    TypeError. Flows that should continue after the first failure: check the state of each future.
 
 Costs:
-    Row `flows/final_state` of the report: `settle` beside a flat list of futures.
+    Row `flows/final_state` of the report: `settle` compared with a flat list of futures.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/states
@@ -65,7 +67,7 @@ from prefect.states import get_state_exception
 from prefect.utilities.collections import visit_collection
 
 UNSEEN = (KeysView, ValuesView, ItemsView, deque, frozenset)
-"""What `visit_collection` passes by, and people put futures in."""
+"""Collections that people put futures in, but `visit_collection` does not look into."""
 
 
 def settle(work: Any) -> Any:
@@ -73,14 +75,14 @@ def settle(work: Any) -> Any:
 
     Args:
         work: Futures, alone or in lists, tuples, sets, dicts, dataclasses and Pydantic models,
-            nested as they may be, and beside other values.
+            nested in any way and mixed with other values.
 
     Returns:
-        The same with the result of each future in its place.
+        The same structure, with each future replaced by its result.
 
     Raises:
-        ExceptionGroup: If any of them did not complete; it holds one error for each.
-        TypeError: If there may be futures where they are not seen.
+        ExceptionGroup: If any run did not complete; it holds one error for each of these.
+        TypeError: If `work` hides futures from `settle`, or may do so.
     """
     errors: dict[UUID, Exception] = {}
 
@@ -102,19 +104,19 @@ def settle(work: Any) -> Any:
 
 
 async def settle_async(work: Any) -> Any:
-    """Do what `settle` does and leave the event loop to others: futures block while they wait."""
+    """Do what `settle` does in a thread: waiting for futures would block the event loop."""
     return await asyncio.to_thread(settle, work)
 
 
 def _refuse_unseen(value: object) -> None:
-    """Raise a TypeError if there are, or may be, futures where they are not seen."""
+    """Raise a TypeError if a value hides futures from `settle`, or may do so."""
     if isinstance(value, Awaitable):
         raise TypeError(f"what a {type(value).__name__} brings is not seen: await it first")
     where = f"a {type(value).__name__}"
     if isinstance(value, Iterator | AsyncIterator) and not isinstance(value, list):
         raise TypeError(f"futures in {where} can't be settled: make it a list")
     if isinstance(value, dict):
-        where = "the keys of a dict"  # of equal results one would take the other's place
+        where = "the keys of a dict"  # equal results would overwrite each other
     elif not isinstance(value, UNSEEN):
         return
 
@@ -127,14 +129,14 @@ def _refuse_unseen(value: object) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a plain list for the futures of a map: results need none of its methods."""
+    """Return a plain list in place of a map's list of futures, whose methods results don't need."""
     return list(value) if isinstance(value, PrefectFutureList) else value
 
 
 def _error(state: State[Any]) -> Exception:
-    """Return what went wrong in a run, also where it never ran."""
+    """Return the error of a run, even if the run never started."""
     failed = state.is_failed() or state.is_crashed() or state.is_cancelled()
-    # In an async flow it would return a coroutine.
+    # Without `_sync` this would return a coroutine in an async flow.
     error = get_state_exception(state, _sync=True) if failed else None  # type: ignore[call-arg]
     return error if isinstance(error, Exception) else RuntimeError(str(state))
 
@@ -155,7 +157,7 @@ def take_stock(shelves: dict[str, list[str]]) -> Any:
 
 @flow
 def take_stock_and_miss(shelves: dict[str, list[str]]) -> Any:
-    """Do the same without `settle`: the flow is Completed whatever happened."""
+    """Do the same without `settle`: the flow is Completed whatever happens."""
     return {room: count_stock.map(names) for room, names in shelves.items()}
 
 
