@@ -12,35 +12,35 @@ Problem:
     and more than 50 delays are an error.
 
 Guarantees:
-    attempts: a call that fails k times is tried min(k, retries) + 1 times, and succeeds if
-        k <= retries; an async one, too.
-    every-call: equal calls in one flow run are each made, as when a service is asked again and
-        again whether a job is done: `backoff` sets retries, and persists no results.
+    attempts: a call that fails k times, sync or async, is tried min(k, retries) + 1 times, and
+        succeeds if k <= retries.
+    every-call: equal calls in one flow run are all made, as when a service is polled until a job is
+        done: `backoff` sets retries, and does not persist results.
     delays: the n-th delay is `first * growth**n`, up to a limit that leaves room for the jitter:
-        none is longer than `cap` with it, and with a growth of 1 or more none shrinks. By default
-        they double from a second to a minute.
-    waits: a retry starts no sooner than its delay, less the jitter, after the failure.
-    many: more than 50 retries are allowed, too; from the 50th on the last delay is repeated.
+        with jitter no delay is longer than `cap`, and without it delays never shrink if the growth
+        is 1 or more. By default they double from one second up to a minute.
+    waits: a retry starts no sooner after the failure than its delay minus the jitter.
+    many: more than 50 retries are allowed; from the 50th on the last delay is repeated.
 
 Prefect:
     list (3.8, 3.9): a list of more than 50 delays is an error.
-    run-count (3.8, 3.9): the call reads the number of its attempt, from 1 on, in
-        `task_run.run_count`.
+    run-count (3.8, 3.9): inside the call, `task_run.run_count` is the number of the attempt,
+        starting at 1.
     last-error (3.8, 3.9): when retries run out, the error of the last attempt is raised.
     flow-retry (3.8, 3.9): when the flow itself is retried, tasks that had finished run again,
         unless their results are persisted.
     persisted (3.8, 3.9): with persisted results (`persist_result=True` on the task or its flow, or
-        a setting for all) equal calls in one flow run are made once, unless the task has
+        a setting for all) equal calls in one flow run are made only once, unless the task has
         `cache_policy=NO_CACHE`.
-    jitter (3.8, 3.9): with a jitter of 0.3 a delay lasts at least 0.7 and at most 1.3 times as
-        long, now shorter than the delay, now longer.
-    no-key (3.8, 3.9): a persisted task runs again in a retried flow if an argument has no cache
-        key, such as a client with a lock.
+    jitter (3.8, 3.9): with a jitter of 0.3 the actual delay is between 0.7 and 1.3 times the
+        nominal one, sometimes shorter and sometimes longer.
+    no-key (3.8, 3.9): a persisted task runs again in a retried flow if no cache key can be made of
+        an argument, such as a client with a lock.
 
 Not for:
-    Errors that come again whatever you do (a missing page, a wrong password): name those worth
-    a retry with `retries/only_on`. Calls that must not be made twice, such as a payment: a failed
-    call may have been heard.
+    Errors that recur whatever you do (a missing page, a wrong password): name those worth a retry
+    with `retries/only_on`. Calls that must not be made twice, such as a payment: a call that failed
+    may still have taken effect.
 
 Costs:
     Row `retries/backoff` of the report: one retry without its delay.
@@ -59,11 +59,11 @@ from prefect import flow, task
 from prefect.runtime import task_run
 
 MOST_DELAYS = 50
-"""Prefect takes no longer list; it repeats the last delay for retries beyond it."""
+"""The longest list that Prefect accepts; it repeats the last delay for retries beyond it."""
 
 
 class Backoff(TypedDict):
-    """Options of a task that is retried."""
+    """Options of a task with retries."""
 
     retries: int
     retry_delay_seconds: list[float]
@@ -74,7 +74,7 @@ def exponential_delays(retries: int, first: float, growth: float, cap: float) ->
     """List the delays before each retry.
 
     Args:
-        retries: How many retries there are.
+        retries: The number of retries.
         first: The first delay, in seconds.
         growth: How many times longer each delay is than the one before; at least 1.
         cap: The longest delay, in seconds.
@@ -100,9 +100,9 @@ def backoff(
         first: The first delay, in seconds.
         growth: How many times longer each delay is than the one before; at least 1.
         cap: The longest delay with its jitter, in seconds.
-        jitter: The largest part of a delay that chance adds; it may take away as much. It is
-            drawn for every retry: in a list made here it would be the same for all runs of the
-            task.
+        jitter: The largest fraction of a delay that is randomly added to or subtracted from it.
+            Prefect draws it for every retry; in a list made here it would be the same for all
+            runs of the task.
 
     Returns:
         The options.
@@ -124,13 +124,13 @@ def fetch_page(url: str, outage: int) -> str:
 
 @flow
 def fetch_site(outages: dict[str, int]) -> list[str]:
-    """Fetch the pages of a site; its pages and how many attempts fail for each are given."""
+    """Fetch the pages of a site; `outages` says how many attempts fail for each page."""
     pages = fetch_page.map(list(outages), list(outages.values()))
     return list(pages.result())
 
 
 def main() -> None:
-    """Show that pages arrive though the first attempts fail."""
+    """Show that pages arrive although the first attempts fail."""
     for page in fetch_site({"/home": 0, "/news": 1, "/shop": 3}):
         print(page)
 

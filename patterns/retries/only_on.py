@@ -6,19 +6,20 @@
 """Retry on named exceptions only; every other one ends the run at once.
 
 Problem:
-    `retries=3` repeats a wrong password three times as gladly as a lost connection. Prefect
-    leaves the choice to `retry_condition_fn`, and a condition that looks right may end every
-    retry without a word: see below.
+    `retries=3` retries a wrong password three times, just like a lost connection. Prefect leaves
+    the choice to `retry_condition_fn`, and a condition that looks right may silently prevent every
+    retry: see below.
 
 Guarantees:
-    named: a task that raises a named exception, or a subclass of one, is tried `retries + 1`
-        times, also where the exception is raised in another process.
-    others: any other exception ends the run with the attempt that raised it, and is the one that
+    named: a task that raises a named exception, or a subclass of one, is tried `retries + 1` times,
+        even if the exception is raised in another process.
+    others: any other exception ends the run at the attempt that raised it, and is the one that
         `result()` raises.
-    async: it is the same for async tasks.
-    returned: a `Failed` state that is returned is retried if a named exception is in it, also
-        where it is the state of another flow or task.
-    checked: what is no exception, or nothing at all, is refused where the task is defined.
+    async: the same holds for async tasks.
+    returned: a `Failed` state that is returned is retried if it contains a named exception, even if
+        it is the state of another flow or task.
+    checked: arguments that are not exceptions, or no arguments at all, are refused where the task
+        is defined.
 
 Prefect:
     plain (3.8): a condition that is a method, a partial or an object is not called: the task is
@@ -28,16 +29,16 @@ Prefect:
     broken (3.8, 3.9): an error in the condition means no retry; the task's own error is raised.
     asked (3.8, 3.9): the condition is called after each failure that has a retry left, not after
         the last.
-    kept (3.8): a returned `Failed` state of a task with persisted results is not tried
-        again: the task run ends Cached, and Completed.
+    kept (3.8): if a task with persisted results returns a `Failed` state, it is not tried again:
+        the task run ends Cached, which counts as Completed.
 
 Not for:
     Choosing by something that is only known later, such as the answer of another service: the
-    condition runs inside the task run, and every retry waits for it. Exceptions that are the
-    cause of the one that is raised, or in a group: name the one that is raised.
+    condition runs inside the task run, and every retry waits for it. Exceptions that are the cause
+    of the raised one, or inside an exception group: name the one that is raised.
 
 Costs:
-    Row `retries/only_on` of the report: one retry. The check itself is too short to be seen.
+    Row `retries/only_on` of the report: one retry. The check itself is too quick to be noticeable.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/retries
@@ -64,13 +65,13 @@ def only_on(*errors: type[Exception]) -> RetryCondition:
     """Return a condition for `@task(retries=..., retry_condition_fn=only_on(...))`.
 
     Args:
-        errors: The exceptions worth a retry; their subclasses are too.
+        *errors: The exceptions worth a retry, including their subclasses.
 
     Returns:
-        A function that says whether a failed task run is to be retried.
+        A function that returns whether a failed task run is to be retried.
 
     Raises:
-        TypeError: If there are no errors, or not all are exceptions.
+        TypeError: If there are no arguments, or not all are exceptions.
     """
     if not errors or not all(isinstance(e, type) and issubclass(e, Exception) for e in errors):
         raise TypeError(f"only_on{errors}: name exceptions, such as only_on(ConnectionError)")
@@ -84,7 +85,7 @@ def only_on(*errors: type[Exception]) -> RetryCondition:
 
 
 def ask_service(user: str, password: str) -> str:
-    """Stand for a service that answers at the second attempt."""
+    """Stand in for a service that answers at the second attempt."""
     if task_run.run_count == 1:
         raise ConnectionResetError("the service hung up")
     if password != "open sesame":
@@ -107,7 +108,7 @@ def log_in_twice() -> list[object]:
 
 @task(retries=3, retry_condition_fn=only_on(ConnectionError))
 async def log_in_async(user: str, password: str) -> str:
-    """Log in to a service, and let others wait beside."""
+    """Log in to a service; the async twin of `log_in`."""
     return ask_service(user, password)
 
 
