@@ -6,42 +6,42 @@
 """Call a flow in a flow, and keep its work when the outer flow is retried.
 
 Problem:
-    A retried flow runs its subflows again. With `persist_result=True` on a subflow Prefect
-    keeps its results, but finds them by the order of the calls: a retry that calls with other
-    parameters, or in another order, gets the results of other calls, and no error.
+    A retried flow runs its subflows again. With `persist_result=True` on a subflow Prefect keeps
+    its results, but looks them up by the order of the calls: a retry that calls with other
+    parameters, or in another order, gets the results of other calls, without an error.
 
 Guarantees:
-    retry-kept: when the parent is retried, a subflow called through `book_once` that had
-        completed is not run again, if a call has the same parameters as before.
-    retry-own: a call gets the result that this flow run had from a call with the same
-        parameters, in whatever order the retry makes them; of equal calls each gets its own,
-        also where one of them had failed and was made again.
-    retry-failed: a subflow that had failed is run again, where its task is retried, too, and so
-        is one whose parameters or result can't be pickled.
-    async: an async subflow in an async task with the same key is kept in the same way, also if
-        `asyncio.gather` starts them.
-    child: each subflow is a flow run of its own, recorded as a child of the flow that called it.
+    retry-kept: when the parent is retried, a completed subflow that was called through `book_once`
+        is not run again if a call has the same parameters as before.
+    retry-own: a call gets the result that this flow run had from a call with the same parameters,
+        in whatever order the retry makes its calls; of several equal calls each gets its own
+        result, even if one of them failed and was made again.
+    retry-failed: a failed subflow is run again, also when its task is retried, and so is a subflow
+        whose parameters or result can't be pickled.
+    async: an async subflow in an async task with the same cache key function is kept in the same
+        way, even when started by `asyncio.gather`.
+    child: each subflow is a separate flow run, recorded as a child of the flow that called it.
 
 Prefect:
-    order (3.8, 3.9): persisted results of subflows that the flow calls itself are matched by
-        the order of the calls; the parameters are not compared.
+    order (3.8, 3.9): persisted results of subflows that the flow calls directly are matched by the
+        order of the calls; the parameters are not compared.
     retry-again (3.8, 3.9): without a persisted result a subflow is run again, as a new run.
     fails (3.8, 3.9): what a subflow raises is raised in its parent, and fails it unless caught.
     state (3.8, 3.9): with `return_state=True` the parent gets the state of a failed subflow and
         goes on.
-    futures (3.8, 3.9): futures given as parameters arrive in the subflow as values, checked
-        like others.
-    own-runner (3.8, 3.9): a subflow runs its tasks on its own task runner, and on threads if it
-        names none, whatever its parent's runner is.
+    futures (3.8, 3.9): futures passed as parameters arrive in the subflow as values, which are
+        validated like others.
+    own-runner (3.8, 3.9): a subflow runs its tasks on its own task runner, or on threads if it
+        names none, whatever its parent's task runner is.
 
 Not for:
-    Subflows that should overlap: see `subflows/side_by_side`. `book_once.submit`: equal calls
-    are counted where they are called. Retries of a flow further out, which run this one anew. A
-    retry on another machine, unless the result storage is shared. Subflows, and tasks that call
-    them, that depend on more than their parameters, as closures and methods do.
-    A retry, by hand, after the file was changed, be it by a line above the task: all subflows run
-    again. Parameters that pickle differently each time (in another process a set, and a Pydantic
-    model, which has one; a dict in another order): their subflows run again.
+    Subflows that should overlap: see `subflows/side_by_side`. `book_once.submit`: equal calls are
+    counted where the task runs, not where it is submitted. Retries of an outer flow, which start
+    this one anew. A retry on another machine, unless the result storage is shared. Subflows, and
+    tasks that call them, that depend on more than their parameters, as closures and methods do. A
+    manual retry after the file was changed, even by a line above the task: all subflows run again.
+    Parameters that pickle differently each time (in another process, a set or a Pydantic model,
+    which contains one; a dict in another order): their subflows run again.
 
 Costs:
     Row `subflow` of the report, and row `persisted-result`.
@@ -65,14 +65,14 @@ from prefect.runtime import flow_run
 
 
 def key_of(value: object) -> str | None:
-    """Return a hash of what a value holds, with its types, or None if it can't be pickled."""
+    """Return a hash of a value's contents and types, or None if it can't be pickled."""
     pickled = io.BytesIO()
     pickler = pickle.Pickler(pickled, protocol=5)
-    # Else a list that holds one text twice would not read like one that holds it and a copy.
+    # Otherwise one string twice in a list would hash differently from the string and a copy.
     pickler.fast = True
     try:
         pickler.dump(value)
-    except Exception:  # whatever a class raises when it is pickled
+    except Exception:  # a class may raise anything when it is pickled
         return None
     return sha256(pickled.getvalue()).hexdigest()
 
@@ -81,19 +81,19 @@ def nth_equal_call(context: TaskRunContext, parameters: dict[str, Any]) -> str |
     """Return a cache key for the first, second, … call of a task with these parameters.
 
     Args:
-        context: The run of the task.
-        parameters: Its parameters.
+        context: The context of the task run.
+        parameters: The parameters of the call.
 
     Returns:
-        The key; None, and so nothing is kept, if there is no flow run or no hash.
+        The key, or None, so that nothing is kept, if there is no flow run or no hash.
     """
     run = FlowRunContext.get()
     call = key_of((context.task.task_key, parameters))
     if run is None or call is None:
         return None
-    # Where Prefect has counters of its own: they begin anew in a retry.
+    # Stored among Prefect's own counters, which start anew in a retry.
     runs: Any = run.task_run_dynamic_keys.setdefault(call, [])  # type: ignore[arg-type]
-    # A retry of the task has the place of its first attempt.
+    # A retry of the task keeps the place of its first attempt.
     mine = [each.id == context.task_run.id for each in runs]
     # A call that failed leaves its place to the next equal one.
     failed = [each.state.is_final() and not each.state.is_completed() for each in runs]
@@ -118,7 +118,7 @@ def book_once(bus: str, seats: int) -> str:
 
 @flow(retries=1)
 def plan_trip(buses: list[str]) -> list[str]:
-    """Book buses; the first attempt fails after that, and the second begins at the other end."""
+    """Book buses; the first attempt then fails, and the second books them in reverse order."""
     first = flow_run.run_count == 1
     bookings = [book_once(bus, 10) for bus in (buses if first else reversed(buses))]
     print(f"attempt {flow_run.run_count}: {bookings}")
@@ -128,7 +128,7 @@ def plan_trip(buses: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Show that the second attempt has the bookings of the first."""
+    """Show that the second attempt reuses the bookings of the first."""
     plan_trip(["42", "7"])
 
 
