@@ -6,45 +6,45 @@
 """Let cached results grow old, refresh them on demand, and follow a file's content.
 
 Problem:
-    A cached result is right until the world changes. There are three ways to notice: after a
-    while, when somebody says so, and when the file that the result came from is another one.
-    A path is not its content: a task that is given a path is reused after the file changed.
+    A cached result is right until the world changes. There are three ways to notice: after some
+    time, on request, and when the file that the result came from has changed. A path is not the
+    file's content: the result of a task that takes a path is reused even after the file changed.
 
 Guarantees:
-    fresh: a rate less than an hour old is reused; an older one is fetched again, and reused then.
+    fresh: a rate less than an hour old is reused; an older one is fetched again, and then reused.
     refresh: `value_ledger(..., refresh=True)` fetches the rate whatever is cached, and later runs
         reuse it; without it the setting `PREFECT_TASKS_REFRESH_CACHE` decides.
-    content: with `BY_CONTENT` a task runs again when the content of a file that it is given
-        changes, or another argument, and not when a file is only touched, moved or copied.
-    nested: files are found in lists, tuples, dicts and dataclasses, also in one another. A file
-        is a `pathlib.Path`; a `str` is a text, whatever it names.
-    unreadable: a call with a `Path` that is a folder or is missing is not reused.
-    whose: with `BY_CONTENT` tasks of the same text share no results if a function made them from
-        other values, or if they stand in modules of two names.
+    content: with `BY_CONTENT` a task runs again when another argument changes or the content of a
+        file that it is given, but not when a file is only touched, moved or copied.
+    nested: files are found in lists, tuples, dicts and dataclasses, also when nested in one
+        another. A file is a `pathlib.Path`; a `str` is plain text, even if it names a file.
+    unreadable: a call with a `Path` that is a folder or does not exist is not reused.
+    whose: with `BY_CONTENT` tasks with the same source share no results if a function created them
+        from different values, or if they are in modules with different names.
 
 Prefect:
     written (3.8, 3.9): a result's age limit is fixed when it is written: a shorter
-        `cache_expiration` set later doesn't make an existing result older.
+        `cache_expiration` set later doesn't make an existing result expire sooner.
     refreshed (3.8, 3.9): `refresh_cache=True` runs the task whatever is cached, and later runs
         reuse the new result.
-    refusing (3.8, 3.9): `PREFECT_TASKS_REFRESH_CACHE` refreshes every task, but those that say
-        `refresh_cache=False`, which is not the same as saying nothing.
-    closures (3.8, 3.9): with `INPUTS + TASK_SOURCE` tasks that a function made from other values
-        share results.
-    shared (3.8, 3.9): in a run a reused result is the very object that the task had returned:
-        who changes it changes it for all, unless the task has `cache_result_in_memory=False`.
-    damaged (3.8, 3.9): a cached result whose file is gone or cut short is made again.
+    refusing (3.8, 3.9): `PREFECT_TASKS_REFRESH_CACHE` refreshes every task except those with
+        `refresh_cache=False`, which is not the same as leaving it out.
+    closures (3.8, 3.9): with `INPUTS + TASK_SOURCE` tasks that a function created from different
+        values share results.
+    shared (3.8, 3.9): in a run a reused result is the same object that the task returned: changing
+        it changes it for everyone, unless the task has `cache_result_in_memory=False`.
+    damaged (3.8, 3.9): a cached result whose file is missing or truncated is computed again.
 
 Not for:
-    Tasks whose answer depends on a file's name, date or folder, or that write to a path. Files
-    that change while a task reads them. What a task reads without being given it, such as
-    globals and functions that it calls. Sets of strings, dicts in another order, and Pydantic
-    models of which one was told a default, which are taken for other arguments. Arguments that
-    can't be pickled, and tasks with another decorator below `@task`: their calls are not reused,
-    and the log says so. Tasks of the same text and name in two scripts, which are both
-    `__main__`, or in two modules of one name: they are taken for one, as are two lambdas of one
-    line. Deleting old results: an expired one stays in the storage until it is written over, and
-    one with another key stays for ever.
+    Tasks whose result depends on a file's name, date or folder, or that write to a path. Files that
+    change while a task reads them. Inputs that are not arguments, such as globals and functions
+    that the task calls. Sets of strings, dicts in another order, and Pydantic models of which one
+    was given a default explicitly: these count as different arguments. Arguments that can't be
+    pickled, and tasks with another decorator below `@task`: their calls are not reused, and the log
+    says so. Tasks with the same source and name in two scripts, which are both `__main__`, or in
+    two modules with the same name: they count as one task, as do two lambdas on one line. Deleting
+    old results: an expired one stays in the storage until it is overwritten, and one with another
+    key stays forever.
 
 Costs:
     Rows `cache-miss` and `cache-hit` of the report. `BY_CONTENT` reads the whole file for
@@ -74,15 +74,15 @@ from prefect.context import TaskRunContext
 
 
 class ContentPickler(pickle.Pickler):
-    """Pickles values with a digest of its content in place of every file."""
+    """A pickler that replaces each file by a digest of its content."""
 
     def persistent_id(self, value: object) -> str | None:
-        """Return what stands for a value; pickle asks this for everything that it comes to."""
+        """Return the substitute for a value, if any; pickle calls this for each object it meets."""
         return digest(value) if isinstance(value, Path) else None
 
 
 class FileContent(CachePolicy):
-    """A key from the task and its arguments, in which a path stands for its file's content."""
+    """A cache policy whose key is made of task and arguments, with paths as their files' content."""
 
     def compute_key(
         self,
@@ -96,7 +96,7 @@ class FileContent(CachePolicy):
         enclosed = inspect.getclosurevars(function).nonlocals, getattr(function, "__self__", None)
         pickled = io.BytesIO()
         pickler = ContentPickler(pickled, protocol=5)
-        # Else a value that is there twice, and its copy, would have two keys.
+        # Otherwise one object used twice would have another key than the object and its copy.
         pickler.fast = True
         pickler.dump((function.__module__, function.__qualname__, enclosed, inputs))
         return sha256(pickled.getvalue()).hexdigest()
@@ -113,7 +113,7 @@ BY_CONTENT = FileContent() + TASK_SOURCE
 
 @task(cache_policy=INPUTS + TASK_SOURCE, cache_expiration=timedelta(hours=1))
 def fetch_rate(currency: str) -> float:
-    """Fetch an exchange rate, which is good for an hour."""
+    """Fetch an exchange rate, which is valid for an hour."""
     print(f"fetching the rate of {currency}")
     return round(random.uniform(0.5, 1.5), 4)
 
@@ -127,7 +127,7 @@ def sum_ledger(ledger: Path) -> float:
 
 @flow
 def value_ledger(ledger: Path, currency: str, refresh: bool = False) -> float:
-    """Say what a ledger is worth in dollars."""
+    """Return the value of a ledger in dollars."""
     # Never `refresh_cache=False`, which would overrule the setting that refreshes all tasks.
     fetch = fetch_rate.with_options(refresh_cache=True) if refresh else fetch_rate
     rate = fetch.submit(currency)
@@ -135,7 +135,7 @@ def value_ledger(ledger: Path, currency: str, refresh: bool = False) -> float:
 
 
 def main() -> None:
-    """Show that a second run fetches and adds nothing, until the ledger or the rate changes."""
+    """Show that a second run fetches and adds up nothing until the ledger or the rate changes."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder, "ledger.txt")
         ledger.write_text("10 20")

@@ -6,43 +6,45 @@
 """Reuse a task's result within one run, in all runs of one flow, or everywhere.
 
 Problem:
-    A call never hits Prefect's cache by default: results are not persisted, and the key holds the
-    run's own id. Its `INPUTS` policy then reuses too much: it compares arguments as JSON, and
-    not the tasks that they are given to.
+    By default a call never hits Prefect's cache: results are not persisted, and the key contains
+    the run's own id. Prefect's `INPUTS` policy, on the other hand, reuses too much: it compares
+    arguments as JSON, but not the tasks that receive them.
 
 Guarantees:
-    run: with `WITHIN_RUN` a call is executed once in a flow run, and again in the next run.
-    flow: with `WITHIN_FLOW` a call is executed once in all runs of a flow of that name, and each
-        time outside flows.
-    everywhere: with `EVERYWHERE` a call is executed once, whatever flow it is made in, also
-        when the task takes no arguments.
-    inputs: arguments that pickle alike share a result, as equal ones of the same plain types
-        do; arguments that differ don't. Dicts in another order are taken to differ, as are 0.0
-        and -0.0, and Pydantic models if only one was told a value that is the default.
-    source: a task whose own text changes is executed again (but not when only a function or a
+    run: with `WITHIN_RUN` a call is executed once per flow run, and again in the next run.
+    flow: with `WITHIN_FLOW` a call is executed once across all runs of flows with the same name,
+        and every time outside flows.
+    everywhere: with `EVERYWHERE` a call is executed once, whatever flow makes it, even if the task
+        takes no arguments.
+    inputs: arguments that pickle identically share a result, as equal ones of the same plain types
+        do; arguments that differ don't. Dicts in another order count as different, as do 0.0 and
+        -0.0, and Pydantic models if only one was explicitly given a value that is the default.
+    source: a task whose own source changes is executed again (but not when only a function or a
         global that it uses changes).
-    whose: tasks of the same text share no results if a function made them from other values, or
-        if they stand in modules of two names.
+    whose: tasks with the same source share no results if a function created them from different
+        values, or if they are in modules with different names.
     once: with `once(policy)` equal calls made at the same time by threads of one process are
-        executed once, where other policies execute them all.
+        executed once, whereas other policies execute them all.
 
 Prefect:
-    default (3.8, 3.9): without a policy every call is executed, also twice in one run.
-    json (3.8, 3.9): with `INPUTS` `(1, 2)` is given the result of `[1, 2]`, and `{1: "a"}` that of
+    default (3.8, 3.9): without a policy every call is executed, even a repeated one in the same
+        run.
+    json (3.8, 3.9): with `INPUTS`, `(1, 2)` gets the result of `[1, 2]`, and `{1: "a"}` that of
         `{"1": "a"}`.
     empty (3.8, 3.9): with `INPUTS` alone a task without arguments has no key.
-    shared (3.8, 3.9): in a run a reused result is the very object that the task had returned:
-        who changes it changes it for all, unless the task has `cache_result_in_memory=False`.
-    replaced (3.8, 3.9): a sum of policies has one `INPUTS`, made anew, whatever class it was of.
+    shared (3.8, 3.9): in a run a reused result is the same object that the task returned: changing
+        it changes it for everyone, unless the task has `cache_result_in_memory=False`.
+    replaced (3.8, 3.9): a sum of policies contains one `INPUTS` policy, created anew: a subclass of
+        it is lost.
 
 Not for:
     Results that depend on more than the arguments, such as a table that changes: see
-    `caching/expiry_and_refresh`. Arguments, or values around a task, that can't be pickled or
-    pickle differently each time: their calls are not reused, and the log says so; such a value
-    is the function under another decorator below `@task`. Tasks of the same text and name in two
-    scripts, which are both `__main__`, or in two modules of one name: they are taken for one, as
-    are two lambdas of one line. Leaving an argument out: with `EVERYWHERE - "name"` it still
-    counts. `once` beside processes or machines.
+    `caching/expiry_and_refresh`. Arguments, or values enclosed by a task's function, that can't be
+    pickled or pickle differently each time: their calls are not reused, and the log says so; one
+    such value is the function under another decorator below `@task`. Tasks with the same source and
+    name in two scripts, which are both `__main__`, or in two modules with the same name: they count
+    as one task, as do two lambdas on one line. Excluding an argument: with `EVERYWHERE - "name"` it
+    still counts. `once` across processes or machines.
 
 Costs:
     Rows `cache-miss`, `cache-hit` and `persisted-result` of the report.
@@ -69,27 +71,27 @@ from prefect.runtime import flow_run
 
 
 class SetSorter(pickle.Pickler):
-    """Pickles the items of a set in one order; their own differs from process to process."""
+    """A pickler that sorts the items of sets, whose order differs from process to process."""
 
     def persistent_id(self, value: object) -> object:
-        """Return what stands for a value; pickle asks this for everything that it comes to."""
+        """Return the substitute for a value, if any; pickle calls this for each object it meets."""
         if isinstance(value, set | frozenset):
             return type(value), sorted(map(faithful, value))
         return None
 
 
 def faithful(value: object) -> bytes:
-    """Pickle a value so that equal values of the same types, and only those, read the same."""
+    """Pickle a value so that equal values of the same types, and only those, give equal bytes."""
     pickled = io.BytesIO()
     pickler = SetSorter(pickled, protocol=5)
-    # Else a list that holds one text twice would not read like one that holds it and a copy.
+    # Otherwise one string twice in a list would pickle differently from the string and a copy.
     pickler.fast = True
     pickler.dump(value)
     return pickled.getvalue()
 
 
 class TypedCall(CachePolicy):
-    """A key from the task and the arguments, with their types, of a call."""
+    """A cache policy whose key is made of the task, its arguments and their types."""
 
     def compute_key(
         self,
@@ -106,7 +108,7 @@ class TypedCall(CachePolicy):
 
 
 class FlowName(CachePolicy):
-    """A key from the name of the flow that the task runs in."""
+    """A cache policy whose key is the name of the flow that the task runs in."""
 
     def compute_key(
         self,
@@ -115,7 +117,7 @@ class FlowName(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        """Return the key; outside flows there is none, and a sum would do without."""
+        """Return the key; raise if there is none, because a sum of policies would go on without it."""
         if not flow_run.flow_name:
             raise LookupError("there is no flow around this call: its result is not reused")
         return str(flow_run.flow_name)
@@ -127,7 +129,7 @@ WITHIN_RUN = EVERYWHERE + RUN_ID
 
 
 def once(policy: CachePolicy) -> CachePolicy:
-    """Return a policy like this one that lets equal calls of one process wait for the first."""
+    """Return a policy like this one that makes equal calls in one process wait for the first."""
     locks = MemoryLockManager()  # type: ignore[no-untyped-call]
     return policy.configure(isolation_level="SERIALIZABLE", lock_manager=locks)
 
@@ -141,12 +143,12 @@ def count_words(text: str) -> int:
 
 @flow
 def count_twice(text: str) -> list[int]:
-    """Count the same words two times; the second time is free."""
+    """Count the same words twice; the second time is free."""
     return [count_words.submit(text).result() for _ in range(2)]
 
 
 def main() -> None:
-    """Show that two calls in each of two runs count two times."""
+    """Show that two calls in each of two runs are counted only twice."""
     for _ in range(2):
         print(count_twice("no flow steps twice into the same run"))
 
