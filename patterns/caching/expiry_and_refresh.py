@@ -14,8 +14,8 @@ Guarantees:
     fresh: a rate less than an hour old is reused; an older one is fetched again, and then reused.
     refresh: `value_ledger(..., refresh=True)` fetches the rate whatever is cached, and later runs
         reuse it; without it the setting `PREFECT_TASKS_REFRESH_CACHE` decides.
-    content: with `BY_CONTENT` a task runs again when another argument changes or the content of a
-        file that it is given, but not when a file is only touched, moved or copied.
+    content: with `BY_CONTENT` a task runs again when the content of a file that it is given, or
+        another argument, changes, but not when a file is only touched, moved or copied.
     nested: files are found in lists, tuples, dicts and dataclasses, also when nested in one
         another. A file is a `pathlib.Path`; a `str` is plain text, even if it names a file.
     unreadable: a call with a `Path` that is a folder or does not exist is not reused.
@@ -82,7 +82,7 @@ class ContentPickler(pickle.Pickler):
 
 
 class FileContent(CachePolicy):
-    """A cache policy whose key is made of task and arguments, with paths as their files' content."""
+    """A cache policy keyed on the task and its arguments, with paths as their files' content."""
 
     def compute_key(
         self,

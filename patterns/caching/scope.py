@@ -91,7 +91,7 @@ def faithful(value: object) -> bytes:
 
 
 class TypedCall(CachePolicy):
-    """A cache policy whose key is made of the task, its arguments and their types."""
+    """A cache policy keyed on the task, its arguments and their types."""
 
     def compute_key(
         self,
@@ -108,7 +108,7 @@ class TypedCall(CachePolicy):
 
 
 class FlowName(CachePolicy):
-    """A cache policy whose key is the name of the flow that the task runs in."""
+    """A cache policy keyed on the name of the flow that the task runs in."""
 
     def compute_key(
         self,
@@ -117,7 +117,7 @@ class FlowName(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        """Return the key; raise if there is none, because a sum of policies would go on without it."""
+        """Return the key, or raise if there is none: a sum of policies would go on without it."""
         if not flow_run.flow_name:
             raise LookupError("there is no flow around this call: its result is not reused")
         return str(flow_run.flow_name)

@@ -6,38 +6,40 @@
 """Map over thousands of small items in few task runs, each item with a fate of its own.
 
 Problem:
-    `task.map` makes a task run of every item, which costs milliseconds on threads and tens of
-    them in other processes: too much for items that take one. Chunks by hand lose what `map`
-    gives: one bad item fails its whole chunk, and a retry does all of it again.
+    `task.map` creates a task run for every item, which costs milliseconds on threads and tens of
+    milliseconds in other processes: too much for items that take one. Chunking by hand loses what
+    `map` offers: one bad item fails its whole chunk, and a retry repeats all of it.
 
 Guarantees:
     order: results are those of a plain loop, in the order of the items, for any chunk size.
-    apart: an item that fails takes no other with it, by `sys.exit` or `asyncio.CancelledError`
-        neither; each item's result or error is kept.
-    errors: an error keeps its type, arguments and attributes from other processes, too, whatever
-        its `__init__` takes; one that can't be pickled comes from there as a RuntimeError that
-        says its type and message.
-    retry: an item is tried again by itself, as often as asked; what succeeded is not done again.
-    granularity: without a chunk size, one is chosen so that a chunk takes as long as asked, at the
-        pace of the first items, 100 at most; the very first, which may pay for imports, does not
-        count.
-    runs: there is one task run for each chunk, named after its items; none for an item. That of
-        the first items, without a chunk size, is named after all that it was given.
-    seen: a task run with a failed item is Failed, and its message names the first one.
-    crash: where a chunk's task run ends without an answer, its items have that as their error.
-    refused: sizes, times and numbers that make no sense are refused before anything is called, and
-        so are tasks, whatever is called by `async def`, and futures for items.
+    apart: an item that fails does not affect any other, not even by `sys.exit` or
+        `asyncio.CancelledError`; each item's result or error is kept.
+    errors: an error keeps its type, arguments and attributes even when it comes from another
+        process, whatever its `__init__` takes; one that can't be pickled arrives from there as a
+        RuntimeError that gives its type and message.
+    retry: a failed item is retried alone, as often as requested; items that succeeded are not
+        repeated.
+    granularity: without a chunk size, one is chosen so that a chunk takes as long as requested, at
+        the pace of the first items (100 at most); the very first item, which may pay for imports,
+        does not count.
+    runs: there is one task run for each chunk, named after its items, and none for single items.
+        Without a chunk size, the task run of the first items is named after all items that it
+        received.
+    seen: a task run with a failed item is Failed, and its message names the first failed item.
+    crash: if a chunk's task run ends without an answer, its items have that as their error.
+    refused: invalid sizes, times and numbers are refused before anything is called, and so are
+        tasks and `async def` callables of any kind as functions, and futures as items.
 
 Not for:
-    Items that need their own logs, states, cached results or place in the run's page: a task run
-    each is what `map` is for. Retries of one item that take hours: its chunk waits. Results that
-    can't be pickled, where workers are other processes: all of their chunk fail with them. Async
-    flows, whose event loop stands still until all items are done. Retries of the flow: they do all
-    items again.
+    Items that need their own logs, states, cached results or place on the run's page: use `map`,
+    which gives each a task run. Retries of one item that take hours: its chunk waits. Results that
+    can't be pickled, where workers are other processes: their whole chunk fails with them. Async
+    flows, whose event loop is blocked until all items are done. Retries of the flow: they process
+    all items again.
 
 Costs:
-    Row `chunked-map` of the report: the share of the workers' time that goes into items of a
-    millisecond.
+    Row `chunked-map` of the report: the share of the workers' time that is spent on the items,
+    which take a millisecond each.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/run-work-concurrently
@@ -69,21 +71,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PILOT_ITEMS = 100
-"""How many items at most are tried to find out how long one takes."""
+"""The largest number of items that are run first to estimate how long one takes."""
 
 PILOT = 0.1
-"""The share of a chunk's seconds that is spent to find out how long an item takes."""
+"""The share of a chunk's seconds that is spent on estimating how long an item takes."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[R]):
-    """What became of one item.
+    """The outcome of one item: its value or its error.
 
     Attributes:
-        value: What the function returned, None where it failed.
-        error: What it raised the last time, None where it succeeded. From another process it comes
-            without traceback, and as a RuntimeError where it can't be pickled.
-        attempts: How often it was called; 0 where that is unknown, as its chunk never answered.
+        value: What the function returned, or None if it failed.
+        error: What it raised at the last attempt, or None if it succeeded. From another process it
+            comes without a traceback, and as a RuntimeError if it can't be pickled.
+        attempts: How often it was called; 0 if that is unknown because its chunk never answered.
     """
 
     value: R | None
@@ -91,28 +93,28 @@ class Outcome(Generic[R]):
     attempts: int
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Tell pickle to take what errors are made of: many can't be unpickled."""
+        """Have the error pickled by its parts: many errors can't be unpickled otherwise."""
         packed = None if self.error is None else pack(self.error)
         return unpack, (self.value, packed, self.attempts)
 
 
 @dataclass(frozen=True)
 class Answer(Generic[R]):
-    """What a task run says of its items: as many as it came to, and the seconds of one."""
+    """What a task run returns: outcomes of the items it got to, and the seconds one item takes."""
 
     outcomes: tuple[Outcome[R], ...]
     item_seconds: float
 
 
 class Chunk(Generic[T, R]):
-    """Items, and what is done with each.
+    """Items, and the function that is called with each.
 
-    Not a tuple or a dataclass, which Prefect and Dask would look through for futures, item by
-    item; Dask makes a plain tuple of what Prefect's `quote` hides from that.
+    This is not a tuple or a dataclass, because Prefect and Dask would search those for futures,
+    item by item; what Prefect's `quote` hides from that search, Dask turns into a plain tuple.
     """
 
     def __init__(self, function: Callable[[T], R], items: Sequence[T], first: int) -> None:
-        """Take a function, items, and the number of the first one."""
+        """Store a function, its items, and the number of the first one."""
         self.function, self.items, self.first = function, items, first
         called = getattr(function, "__name__", type(function).__name__)
         self.name = f"{called}[{first}:{first + len(items)}]"
@@ -127,23 +129,23 @@ def chunked_map(
     retries: int = 0,
     retry_delay_seconds: float = 0.0,
 ) -> list[Outcome[R]]:
-    """Call a function with each item, in chunks, on the task runner of the flow around it.
+    """Call a function with each item, in chunks, on the task runner of the enclosing flow.
 
     Args:
-        function: What is called in the workers; of a task, give its `fn`.
-        items: Values, no futures.
-        chunk_size: Items of a task run; by default as many as take `chunk_seconds`.
-        chunk_seconds: How long a task run should take, where no size is given.
-        retries: How often an item that failed is tried again.
+        function: What is called in the workers; for a task, pass its `fn`.
+        items: Values, not futures.
+        chunk_size: Items per task run; by default as many as take `chunk_seconds`.
+        chunk_seconds: How long a task run should take if no size is given.
+        retries: How often a failed item is tried again.
         retry_delay_seconds: How long a chunk waits before it tries its failed items again.
 
     Returns:
-        What became of each item, in order.
+        The outcome of each item, in order.
 
     Raises:
         ValueError: If a size, a time or a number of retries makes no sense.
-        TypeError: If the function is a task or async, an item is a future, or a number that counts
-            is no integer.
+        TypeError: If the function is a task or async, an item is a future, or `chunk_size` or
+            `retries` is not an integer.
     """
     for name, number in {"chunk_size": chunk_size or 0, "retries": retries}.items():
         try:
@@ -176,7 +178,7 @@ def chunked_map(
         tried = min(PILOT_ITEMS, len(given) - len(outcomes))
         pilot = answer(submit(len(outcomes), tried, PILOT * chunk_seconds), tried)
         outcomes += pilot.outcomes
-        # One that never answered told nothing.
+        # A chunk that never answered gives no estimate.
         if pilot.item_seconds < math.inf:
             size = max(1, round(chunk_seconds / max(pilot.item_seconds, 1e-6)))
             sizes = tapered(len(given) - len(outcomes), size)
@@ -193,7 +195,7 @@ def chunked_map(
 
 
 def inner(function: Callable[[T], R]) -> Callable[..., object]:
-    """Return what is called in the end, where a `functools.partial` calls it."""
+    """Return the function that is called in the end, unwrapped from any `functools.partial`."""
     called: Callable[..., object] = function
     while isinstance(called, functools.partial):
         called = called.func
@@ -201,7 +203,7 @@ def inner(function: Callable[[T], R]) -> Callable[..., object]:
 
 
 def is_async(function: Callable[..., object]) -> bool:
-    """Whether calling it returns something to await, as far as it says so itself."""
+    """Return whether a function is declared as async, itself or by its `__call__`."""
     return any(
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
         for each in (function, type(function).__call__)
@@ -209,14 +211,14 @@ def is_async(function: Callable[..., object]) -> bool:
 
 
 def tapered(items: int, size: int) -> Iterator[int]:
-    """Cut items into chunks, the last one into halves, so that workers end at about one time.
+    """Cut items into chunks, halving the last ones so that workers end at about the same time.
 
     Args:
-        items: How many there are.
-        size: Items of a chunk.
+        items: The number of items.
+        size: The number of items in a chunk.
 
     Yields:
-        The items of each chunk.
+        The number of items in each chunk.
     """
     while items > 0:
         cut = size if items > size else max(math.ceil(items / 2), math.ceil(size / 8))
@@ -231,7 +233,7 @@ def values(outcomes: Iterable[Outcome[R]]) -> list[R]:
         outcomes: What `chunked_map` returned.
 
     Returns:
-        A value for each.
+        The value of each item.
 
     Raises:
         BaseException: The error of the first item that failed.
@@ -243,7 +245,7 @@ def values(outcomes: Iterable[Outcome[R]]) -> list[R]:
     return [outcome.value for outcome in found]  # type: ignore[misc]
 
 
-# Not the retries of the settings, which would do all items again.
+# `retries=0` overrides the retries of the settings, which would repeat all items.
 @task(cache_policy=NO_CACHE, task_run_name="{chunk.name}", retries=0)
 def run_chunk(
     chunk: Chunk[T, R],
@@ -255,12 +257,12 @@ def run_chunk(
 
     Args:
         chunk: The function and the items.
-        retries: How often an item that failed is tried again.
-        retry_delay_seconds: The time between.
-        seconds: After which no further item is begun, counted from the end of the first.
+        retries: How often a failed item is tried again.
+        retry_delay_seconds: The time to wait before each round of retries.
+        seconds: The time after which no further item is started, counted from the end of the first.
 
     Returns:
-        What became of the items it came to; in a Failed state where one failed.
+        The outcomes of the items it got to; in a Failed state if one failed.
     """
     begun = time.perf_counter()
     outcomes: list[Outcome[R]] = []
@@ -276,7 +278,7 @@ def run_chunk(
             time.sleep(retry_delay_seconds)
         for index in failed:
             outcomes[index] = attempt(chunk.function, chunk.items[index], tried + 1)
-    # The first item may also pay for what is imported or opened by it.
+    # The time of the first item may include what it imports or opens.
     item_seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - begun
     found = Answer(tuple(outcomes), item_seconds)
     failed = [index for index, outcome in enumerate(outcomes) if outcome.error is not None]
@@ -292,14 +294,14 @@ def attempt(function: Callable[[T], R], item: T, number: int) -> Outcome[R]:
     try:
         return Outcome(function(item), None, number)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
-        # Prefect's own, by which it ends a run, is a kind of asyncio's.
+        # Prefect ends runs by its own subclass of `asyncio.CancelledError`: let that through.
         if isinstance(error, asyncio.CancelledError) and type(error) is not asyncio.CancelledError:
             raise
         return Outcome(None, error, number)
 
 
 def pack(error: BaseException) -> bytes:
-    """Pickle an error: what it is made of, or else in its own way, or else its words."""
+    """Pickle an error by its parts, or else in its own way, or else only its type and message."""
     parts = built_in(type(error)).__reduce__(error)[1:]
     for way in ((type(error), *parts), error):
         with suppress(Exception):
@@ -311,7 +313,7 @@ def pack(error: BaseException) -> bytes:
 
 
 def unpack(value: R | None, packed: bytes | None, attempts: int) -> Outcome[R]:
-    """Return an outcome with its error, made without the error's own `__init__`."""
+    """Return an outcome, rebuilding its error without the error's own `__init__`."""
     error = None if packed is None else cloudpickle.loads(packed)
     if isinstance(error, tuple):
         error = rebuilt(*error)
@@ -323,7 +325,7 @@ def rebuilt(
     arguments: tuple[object, ...],
     attributes: dict[str, object] | None = None,
 ) -> BaseException:
-    """Return an error as it was, without its own `__init__`: that may take other arguments."""
+    """Rebuild an error without calling its own `__init__`, which may take other arguments."""
     error: BaseException = built_in(kind).__new__(kind, *arguments)
     built_in(kind).__init__(error, *arguments)
     error.__setstate__(attributes)
@@ -331,12 +333,12 @@ def rebuilt(
 
 
 def built_in(kind: type[BaseException]) -> Any:
-    """Return the first of an error's types that is Python's own."""
+    """Return the first built-in class among an error's types."""
     return next(each for each in kind.__mro__ if each.__module__ == "builtins")
 
 
 def answer(future: PrefectFuture[Answer[R] | State[Answer[R]]], items: int) -> Answer[R]:
-    """Wait for a task run and return its answer; without one, its items have its error."""
+    """Wait for a task run and return its answer; if it has none, each item gets its error."""
     found: object
     try:
         found = future.result(raise_on_failure=False)
@@ -357,13 +359,13 @@ def count_letters(word: str) -> int:
 
 @flow
 def count_all(words: list[str]) -> list[int]:
-    """Count the letters of all words, and leave out what is none; any other error is raised."""
+    """Count the letters of all words, skipping what is not a word; raise any other error."""
     outcomes = chunked_map(count_letters, words, chunk_size=100)
     return values(each for each in outcomes if not isinstance(each.error, ValueError))
 
 
 def main() -> None:
-    """Count in a few hundred words, one of which is none."""
+    """Count the letters of a few hundred words, one of which is not a word."""
     words = [*("tide" * (1 + n % 3) for n in range(500)), "4711"]
     print(f"{sum(count_all(words))} letters in {len(words) - 1} words")
 

@@ -9,37 +9,40 @@
 """Run tasks on Dask with what they share sent to a worker once, not with every task.
 
 Problem:
-    `DaskTaskRunner` dumps all settings and the flow for each task that is submitted, and each
-    task run on a worker reads the settings again, makes an API client with certificates of its
-    own and asks the API for the result storage. It costs many times what the task engine does.
-    `LeanDaskTaskRunner` takes the same arguments and gives the same futures: settings, flow,
-    client and result store reach a worker once in a flow run, and a task once.
+    `DaskTaskRunner` serialises all settings and the flow for each task that is submitted, and each
+    task run on a worker reads the settings again, creates an API client that loads its own
+    certificates and asks the API for the result storage. That costs many times as much as the task
+    engine. `LeanDaskTaskRunner` takes the same arguments and returns the same futures, but
+    settings, flow, client and result store reach a worker only once per flow run, and so does each
+    task.
 
 Guarantees:
-    same: values, states, attempts, events, logs, names and relationships of task runs are those
-        of `DaskTaskRunner`.
-    once: a worker sets up settings, client and flow once in a flow run, not in every task run.
-    around: each task run has the tags and settings around its own submit.
-    apart: flow runs that share a worker see their own flow run, settings and tags.
+    same: values, states, attempts, events, logs, names and relationships of task runs are the same
+        as with `DaskTaskRunner`.
+    once: a worker sets up settings, client and flow once per flow run, not once per task run.
+    around: each task run has the tags and settings that were set around its own submit.
+    apart: flow runs that share a worker each see their own flow run, settings and tags.
     closed: after a flow run its context and its clients are gone from the workers.
     joined: a worker that joins during a flow run takes part in it.
-    died: a flow run goes on where a worker dies, also where no other one is left but a new one,
-        and after a restart of all workers.
+    died: a flow run continues when a worker dies, even if the only one left is newly started, and
+        after a restart of all workers.
     waits: a submit never waits for a worker to be free.
     nested: a task that submits tasks is their parent, as with `DaskTaskRunner`.
-    refused: with a Prefect whose private interface was not tried, its import fails in one line.
+    refused: with a Prefect version whose private interface was not tried, importing this file fails
+        with a one-line error.
 
 Not for:
-    Workers that can't import this file: it must lie where the modules of your tasks do. Tasks that
-    rely on a copy of their globals for each run: a task is unpickled once in a worker, so that its
-    runs there share what it came with, as they share modules. Settings, and parameters of the flow
-    run, that are changed in place after the first submit: tasks see them as they were then.
+    Workers that can't import this file: put it where the modules of your tasks are. Tasks that rely
+    on a copy of their globals for each run: a task is unpickled once per worker, so that its runs
+    there share what was pickled with it, as they share modules. Settings, and parameters of the
+    flow run, that are modified in place after the first submit: tasks see them as they were then.
 
 Costs:
     Rows `map` and `map-vs-baseline` of the report, under "What do the lean task runners save?":
-    `lean-dask` beside `dask-processes`, and beside the pool that both stand on. What is left, and
-    whose it is: rows `processor-time-flow`, `processor-time-workers` and `processor-time-server`.
-    Rows `fan-out` and `memory`: 10,000 tasks at once, and a worker after 50 flow runs.
+    `lean-dask` compared with `dask-processes`, and with the pool that both are built on. The costs
+    that are left, and where they arise: rows `processor-time-flow`, `processor-time-workers` and
+    `processor-time-server`. Rows `fan-out` and `memory`: 10,000 tasks at once, and a worker after
+    50 flow runs.
 
 Sources:
     - https://docs.prefect.io/integrations/prefect-dask
@@ -96,18 +99,18 @@ from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 BATCH = 100
-"""Task runs of a map that the scheduler is told of at once."""
+"""How many task runs of a map are sent to the scheduler at once."""
 SPREAD_SECONDS = 0.2
-"""How long a submit waits for what is new to be on all workers; where they are busy, once."""
+"""How long a submit waits for a new object to reach all workers; if they are busy, only once."""
 TASKS_KEPT = 128
-"""Tasks of one flow run that are not sent again; of more, those last used."""
+"""How many tasks of one flow run, the last used, stay on the workers and are not sent again."""
 
 
 class Carried:
-    """Something that is pickled by its owner and unpickled once in each worker that needs it."""
+    """An object that is pickled by its owner and unpickled once in each worker that needs it."""
 
     def __init__(self, pickled: bytes) -> None:
-        """Take what was pickled."""
+        """Store the pickled object."""
         self.pickled = pickled
         self._lock = threading.Lock()
         self._unpickled: list[Any] = []
@@ -116,14 +119,14 @@ class Carried:
         return type(self), (self.pickled,)
 
     def get(self) -> Any:
-        """Return it, the same object for all threads of a process."""
+        """Return the object, which is the same for all threads of a process."""
         with self._lock:
             if not self._unpickled:
                 self._unpickled.append(self.unpickle())
             return self._unpickled[0]
 
     def unpickle(self) -> Any:
-        """Make it of what was pickled."""
+        """Unpickle the object."""
         return cloudpickle.loads(self.pickled)
 
 
@@ -131,13 +134,14 @@ Entered = tuple[tuple[contextvars.ContextVar[Any], Any], ...]
 
 
 class SharedContext(Carried):
-    """What the task runs of a flow run have in common, as context variables and their values.
+    """What the task runs of a flow run share, as context variables and their values.
 
-    Dask keeps it in a worker as long as its flow run needs it; when it goes, its client is closed.
+    Dask keeps it on a worker as long as its flow run needs it; when it is released, its client is
+    closed.
     """
 
     def unpickle(self) -> Entered:
-        """Enter it, where that is no thread's business."""
+        """Enter the context in a separate `contextvars.Context`, which no thread uses."""
         context, stack = contextvars.Context(), ExitStack()
         try:
             context.run(self._enter, stack)
@@ -154,13 +158,13 @@ class SharedContext(Carried):
 
 @dataclass(frozen=True)
 class Call:
-    """What is a task run's own.
+    """What belongs to a single task run.
 
     Attributes:
         task_run_id: Its id.
-        tags: Those of `with tags(...)` around the submit.
-        assets: The assets that the task reads and makes, if it has some.
-        parent: The task run that submits it, if one does.
+        tags: The tags that `with tags(...)` set around the submit.
+        assets: The assets that the task reads and creates, if any.
+        parent: The task run that submits it, if any.
     """
 
     task_run_id: uuid.UUID
@@ -187,17 +191,20 @@ def run_on_worker(
         "return_type": "state",
         "dependencies": dependencies,
     }
-    # Beside what Dask keeps there, such as the worker.
+    # In a copy, which has what Dask keeps there, such as the worker.
     state: State[Any] = contextvars.copy_context().run(_run, shared, call, engine)
     _forget_frames(getattr(state.data, "result", state.data))
     return state
 
 
 def _forget_frames(failure: Any) -> None:
-    """Take from an exception what it tells of where it was raised; none of it leaves a worker.
+    """Remove the traceback from an exception and its causes; it would not leave the worker anyway.
 
-    Its frames hold all that the flow run shares here, for as long as Prefect holds the exception:
-    always, if it is of the task run with which its services started.
+    Its frames keep alive all that the flow run shares here, for as long as Prefect holds the
+    exception: forever, if it is from the task run during which Prefect's services started.
+
+    Args:
+        failure: The exception; anything else is ignored.
     """
     if isinstance(failure, BaseException) and failure.__traceback__:
         failure.__traceback__ = None
@@ -207,7 +214,7 @@ def _forget_frames(failure: Any) -> None:
 
 
 class Variable:
-    """A context variable that a pickled script may refer to; elsewhere it is another one."""
+    """A context variable that a pickled script may refer to; unpickled, it is another variable."""
 
     def __init__(self) -> None:
         """Start without a value."""
@@ -217,21 +224,21 @@ class Variable:
         return type(self), ()
 
     def get(self) -> Any:
-        """Return its value here, None where it has none."""
+        """Return its value in the current context, or None if it has none."""
         return self._variable.get(None)
 
     def set(self, value: Any) -> contextvars.Token[Any]:
-        """Give it a value here."""
+        """Set its value in the current context."""
         return self._variable.set(value)
 
     def reset(self, token: contextvars.Token[Any]) -> None:
-        """Give back the value that it had before it was set."""
+        """Restore the value that it had before it was set."""
         self._variable.reset(token)
 
 
 MadeOf = tuple[FlowRunContext | None, SettingsContext | None]
 _came = Variable()
-"""In a task run: what came as shared context, and what it became here."""
+"""In a task run: the contexts that the worker made of the shared context, and its pickled form."""
 
 
 def _run(shared: SharedContext, call: Call, engine: dict[str, Any]) -> Any:
@@ -240,7 +247,7 @@ def _run(shared: SharedContext, call: Call, engine: dict[str, Any]) -> Any:
     with ExitStack() as stack:
         if flow_run := FlowRunContext.get():
             assert flow_run.flow is not None
-            # What tasks note in it, for the tasks that they call, is theirs alone.
+            # What a task records in it, for the tasks that it calls, belongs to that task alone.
             own = {
                 "task_runner": stack.enter_context(flow_run.flow.task_runner.duplicate()),
                 "run_results": {},
@@ -265,10 +272,10 @@ def _run(shared: SharedContext, call: Call, engine: dict[str, Any]) -> Any:
 
 
 class Sent:
-    """What one task runner has sent to the workers, and keeps there."""
+    """What one task runner has sent to the workers and keeps there."""
 
     def __init__(self, client: Client) -> None:
-        """Send by a client."""
+        """Send through a Dask client."""
         self._client = client
         self._lock = threading.Lock()
         self._contexts: list[tuple[MadeOf, str, Future[Any]]] = []
@@ -277,8 +284,8 @@ class Sent:
         self._arriving: list[Future[Any]] = []
 
     def send(self, task: Task[..., Any]) -> tuple[Future[Any], Future[Any]]:
-        """Return the shared context and the task on the workers, sending those that are new."""
-        # A function in a function may have changed what it encloses.
+        """Return futures of the shared context and of the task, sending whichever is new."""
+        # Pickled each time, as a nested function may have changed what it encloses.
         pickled = cloudpickle.dumps(task)
         with self._lock:
             name, context = self._context()
@@ -292,7 +299,7 @@ class Sent:
 
     def _context(self) -> tuple[str, Future[Any]]:
         here = FlowRunContext.get(), SettingsContext.get()
-        # A restart of the workers takes all away from them.
+        # After a restart the workers have lost everything.
         self._contexts = [each for each in self._contexts if not each[2].cancelled()]
         for made_of, name, future in self._contexts:
             if all(map(operator.is_, made_of, here)):
@@ -308,13 +315,21 @@ class Sent:
         return name, future
 
     def _keep(self, carried: Carried, of: str = "") -> tuple[str, Future[Any]]:
-        """Have something on the workers, and made again where it is lost.
+        """Keep an object on the workers, where Dask makes it again if it is lost.
 
-        What two clients send alike, as a task does that submits others, is there once.
+        If two clients send the same, as happens in a task that submits others, it is there once.
+
+        Args:
+            carried: The object.
+            of: The name of the shared context that it belongs to, if any.
+
+        Returns:
+            The object's name on the workers, and its future.
         """
         digest = hashlib.blake2b(of.encode() + carried.pickled, digest_size=16).hexdigest()
         name = f"{type(carried).__name__}-{digest}"
-        # What `dask.annotate` says around a submit, of workers above all, is said of its task.
+        # In an empty context: what `dask.annotate` says around a submit, above all of workers, is
+        # meant for its task.
         future = contextvars.Context().run(
             self._client.submit, type(carried), carried.pickled, key=name, pure=False
         )
@@ -323,11 +338,18 @@ class Sent:
         return name, future
 
     def _spread(self, future: Future[Any]) -> bool:
-        """Have it on all workers, if they are not too busy to take it at once.
+        """Copy an object to all workers, unless they are too busy to take it at once.
 
-        Dask runs a task where what it needs is: were that one worker, all would be there, until
-        others take some away. A task that submits others does not wait: it may hold the last free
-        thread. Not by `Client.replicate`: what comes to a worker after the flow run would stay.
+        Dask runs a task where its inputs are: if that were one worker, all tasks would be there
+        until other workers steal some. A task that submits others does not wait: it may hold the
+        last free thread. `Client.replicate` is not used, because what reaches a worker after the
+        flow run would stay there.
+
+        Args:
+            future: The object.
+
+        Returns:
+            False if the workers were too busy, so that later objects are not copied.
         """
         try:
             self._arriving = [
@@ -339,22 +361,22 @@ class Sent:
         except TimeoutError:
             return False
         except (CancelledError, OSError):
-            # Workers went away meanwhile; whoever needs it there gets it from another one.
+            # Workers left meanwhile; a task that needs the object gets it from another worker.
             return True
         return True
 
 
 def arrived(carried: Carried) -> None:
-    """Do nothing on a worker, for which something must be there."""
+    """Do nothing, on a worker to which Dask therefore copies the object."""
 
 
 Submitted = tuple[PrefectDaskFuture[Any], tuple[Any, ...]]
 _batch = Variable()
-"""While a map goes on: its task, and the task runs that the scheduler has not been told of."""
+"""During a map: its task, and the task runs that were not sent to the scheduler yet."""
 
 
 def listed(value: Any) -> Any:
-    """Read what a map would read item by item, for reading it may submit tasks, too."""
+    """Make a list of an iterator before a map reads it, because reading it may submit tasks."""
     if isinstance(value, BaseAnnotation) and not isinstance(value, unmapped):
         return value.rewrap(listed(value.unwrap()))
     return (
@@ -363,11 +385,11 @@ def listed(value: Any) -> Any:
 
 
 class LeanDaskTaskRunner(DaskTaskRunner):
-    """`DaskTaskRunner`, with the same arguments, at a fraction of its cost for each task."""
+    """A `DaskTaskRunner` with the same arguments, at a fraction of its cost for each task."""
 
     _sent: Sent | None = None
 
-    def submit(  # type: ignore[override]  # as that of `DaskTaskRunner`
+    def submit(  # type: ignore[override]  # like `DaskTaskRunner.submit`
         self,
         task: Task[..., Any],
         parameters: dict[str, Any],
@@ -378,12 +400,12 @@ class LeanDaskTaskRunner(DaskTaskRunner):
 
         Args:
             task: The task.
-            parameters: What it is called with; futures in it are waited for on the workers.
-            wait_for: What must have ended before.
-            dependencies: Task runs that it depends on, by parameter, beside those in parameters.
+            parameters: Its arguments by name; futures among them are waited for on the workers.
+            wait_for: Futures that must have ended before the task runs.
+            dependencies: Task runs it depends on, by parameter, in addition to those in parameters.
 
         Returns:
-            A future of its final state.
+            A future of the task run.
 
         Raises:
             RuntimeError: If the runner is not started.
@@ -408,7 +430,7 @@ class LeanDaskTaskRunner(DaskTaskRunner):
             assets.serialize(),
             parent.serialize() if parent else {},
         )
-        # `map` gives it what it waits for before anyone else sees it.
+        # `_hand_over` sets its Dask future before the caller of `submit` or `map` sees it.
         future: PrefectDaskFuture[Any] = PrefectDaskFuture(task_run_id, None)  # type: ignore[arg-type]
         submitted = future, (call, parameters, wait_for, inputs)
         mapped: tuple[object, list[Submitted]] | None = _batch.get()
@@ -427,7 +449,7 @@ class LeanDaskTaskRunner(DaskTaskRunner):
         parameters: dict[str, Any],
         wait_for: Iterable[PrefectFuture[Any]] | None = None,
     ) -> PrefectFutureList[PrefectDaskFuture[Any]]:
-        """Submit a task for each item; the scheduler is told of many at a time."""
+        """Submit a task for each item, sending many at a time to the scheduler."""
         parameters = {name: listed(value) for name, value in parameters.items()}
         batch: list[Submitted] = []
         token = _batch.set((task, batch))
@@ -438,7 +460,7 @@ class LeanDaskTaskRunner(DaskTaskRunner):
             self._hand_over(task, batch)
 
     def _hand_over(self, task: Task[..., Any], batch: list[Submitted]) -> None:
-        """Tell the scheduler of task runs, and empty the batch."""
+        """Send the task runs of a batch to the scheduler, and empty the batch."""
         if not batch:
             return
         if self._sent is None:
@@ -453,7 +475,7 @@ class LeanDaskTaskRunner(DaskTaskRunner):
             carried=carried,
         )
         for (future, _), wrapped in zip(batch, futures, strict=True):
-            # Prefect looks for it there to find out what depends on what.
+            # Prefect reads it there to determine which task run depends on which.
             wrapped.task_run_id = future.task_run_id
             future._wrapped_future = wrapped
         batch.clear()
@@ -474,7 +496,7 @@ def weigh_parcels(parcels: list[str]) -> int:
 
 
 def main() -> None:
-    """Weigh some on a cluster of this machine."""
+    """Weigh some parcels on a local cluster."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(
         cluster_kwargs={"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1"}
     )

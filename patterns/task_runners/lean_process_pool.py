@@ -6,47 +6,52 @@
 """Run tasks in a process pool with what they share sent once, in workers that start at once.
 
 Problem:
-    `ProcessPoolTaskRunner` starts its workers by spawn, so that each imports Prefect and all that
-    comes with it in every flow run. With each task it sends the settings, the flow, the task and
-    the environment, and the worker sets all of it up again to run that one task.
-    `LeanProcessPoolTaskRunner` takes the same arguments and gives the same futures: workers are
-    forked from a process that has Prefect imported, and what tasks share is set up once in each.
+    `ProcessPoolTaskRunner` spawns its workers, so that each imports Prefect and all that comes with
+    it in every flow run. With each task it sends the settings, the flow, the task and the
+    environment, and the worker sets all of it up again to run that one task.
+    `LeanProcessPoolTaskRunner` takes the same arguments and returns the same futures, but workers
+    are forked from a process that has Prefect imported, and what tasks share is set up once in each
+    worker.
 
 Guarantees:
-    same: values, states, attempts, events, logs, names and relationships of task runs are those
-        of `ProcessPoolTaskRunner`.
-    around: each task run has the tags and settings around its own submit.
-    once: a worker sets up settings, client and flow once in a flow run, not in every task run.
-    start: a second flow run's workers are forked from the process that the first ones were, which
-        has Prefect imported, and what `multiprocessing.set_forkserver_preload` was told before.
-    fresh: each task run begins with the environment variables that the flow had at its first
-        submit, and beside them with those that an initializer set, whatever earlier ones changed;
-        what `atexit` was told in a worker is done at its end.
-    apart: flow runs that one after the other use a runner see their own flow run and parameters.
-    gone: after a flow run its workers and the folder with what was sent are gone.
-    died: where a worker dies, its task and those that wait fail, as with `ProcessPoolTaskRunner`.
-    refused: with a Prefect whose private interface was not tried, its import fails in one line.
+    same: values, states, attempts, events, logs, names and relationships of task runs are the same
+        as with `ProcessPoolTaskRunner`.
+    around: each task run has the tags and settings that were set around its own submit.
+    once: a worker sets up settings, client and flow once per flow run, not once per task run.
+    start: a second flow run's workers are forked from the same process as the first ones; it has
+        imported Prefect, and whatever was passed to `multiprocessing.set_forkserver_preload`
+        before.
+    fresh: each task run starts with the environment variables that the flow had at its first
+        submit, in addition to those that an initializer set, whatever earlier task runs changed;
+        functions registered with `atexit` in a worker are called at its end.
+    apart: flow runs that use a task runner one after the other each see their own flow run and
+        parameters.
+    gone: after a flow run its workers and the folder with the data sent to them are gone.
+    died: if a worker dies, its task and those that wait fail, as with `ProcessPoolTaskRunner`.
+    refused: with a Prefect version whose private interface was not tried, importing this file fails
+        with a one-line error.
 
 Prefect:
     first-around (3.8): with `ProcessPoolTaskRunner` all task runs of a flow run have the tags and
-        settings around the first submit.
+        settings that were set around the first submit.
     main-again (3.8, 3.9): with Python 3.11 and 3.12 each worker of each flow run imports the main
-        module anew, with this task runner, too (CPython gh-126631, which later ones have mended).
+        module anew, also with the task runner here (CPython gh-126631, fixed in later versions).
 
 Not for:
     Tasks that rely on a copy of their globals for each run: a worker unpickles a task once, so that
-    its runs there share what it came with, as they share modules. Settings, and parameters of the
-    flow run, that are changed in place after the first submit: tasks see them as they were then.
-    Random numbers of NumPy without a seed, where the main module imports it: forked workers begin
-    alike. A flow's process that is killed: it leaves the folder, which only its user may read, with
-    settings and environment variables in it. Environment variables that the flow's process had when
-    its first worker started, and has no more: workers have them. Windows, where nothing can be
-    forked: workers are spawned there.
+    its runs there share what was pickled with it, as they share modules. Settings, and parameters
+    of the flow run, that are modified in place after the first submit: tasks see them as they were
+    then. Random numbers of NumPy without a seed, if the main module imports NumPy: forked workers
+    start in the same random state. A flow's process that is killed: it leaves the folder behind,
+    which only its user may read, with settings and environment variables in it. Environment
+    variables that the flow's process had when its first worker started, but no longer has: workers
+    still have them. Windows, where nothing can be forked: workers are spawned there.
 
 Costs:
     Rows `map` and `map-vs-baseline` of the report, under "What do the lean task runners save?":
-    `lean-processes` beside `processes`, and beside the pool that both stand on. What is left, and
-    whose it is: rows `processor-time-flow`, `processor-time-workers` and `processor-time-server`.
+    `lean-processes` compared with `processes`, and with the pool that both are built on. The costs
+    that are left, and where they arise: rows `processor-time-flow`, `processor-time-workers` and
+    `processor-time-server`.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/workflows/run-work-concurrently
@@ -117,20 +122,21 @@ from prefect.task_runners import (
 from prefect.utilities.engine import resolve_inputs_sync
 
 KEPT = 128
-"""Tasks that a worker keeps unpickled; of more, those last used."""
+"""How many tasks, the last used, a worker keeps unpickled."""
 PRELOADED = ["__main__", "prefect.engine", "prefect.task_engine", "prefect_dask", __name__]
-"""What the process imports from which workers are forked; what is missing is passed over.
+"""Modules that the process from which workers are forked imports; missing ones are skipped.
 
-Prefect imports the integrations that are installed with the first task of a process.
+`prefect_dask` is among them because Prefect imports installed integrations at the first task of a
+process.
 """
 
 
 def start_method() -> BaseContext:
-    """Return a way to start processes that have Prefect imported, where the system has one."""
+    """Return a start method with Prefect preloaded, or spawn where the system has no forkserver."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Multiprocessing has no way to ask what it was told.
+    # Multiprocessing has no public way to read the modules that were set before.
     told = getattr(forkserver._forkserver, "_preload_modules", [])
     context.set_forkserver_preload(list(dict.fromkeys([*told, *PRELOADED])))
     return context
@@ -138,12 +144,12 @@ def start_method() -> BaseContext:
 
 @dataclass(frozen=True)
 class Call:
-    """What is a task run's own.
+    """What belongs to a single task run.
 
     Attributes:
-        engine: Arguments of the task engine, but for the task.
-        tags: Those of `with tags(...)` around the submit.
-        parent: The task run that submits it, if one does.
+        engine: Arguments of the task engine, except the task.
+        tags: The tags that `with tags(...)` set around the submit.
+        parent: The task run that submits it, if any.
     """
 
     engine: dict[str, Any]
@@ -155,21 +161,21 @@ def run_in_worker(context: str, task: str, pickled: bytes) -> bytes:
     """Run a task in a worker.
 
     Args:
-        context: The file of what the task runs of this flow run have in common.
-        task: The file of the task.
-        pickled: The `Call`.
+        context: The file with what the task runs of this flow run share.
+        task: The file with the task.
+        pickled: The pickled `Call`.
 
     Returns:
-        Its final state, pickled.
+        The pickled final state of the task run.
     """
     call: Call = cloudpickle.loads(pickled)
     engine = call.engine | {"task": _unpickled(task)}
     environment, entered = _entered(context)
-    # Whatever an earlier task has made of it.
+    # An earlier task may have changed it.
     if dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
-    # Beside what an initializer keeps there.
+    # In a copy, which has what an initializer keeps there.
     state: State[Any] = contextvars.copy_context().run(_run, entered, call, engine)
     return cloudpickle.dumps(state)  # type: ignore[no-any-return]
 
@@ -184,7 +190,7 @@ Entered = tuple[tuple[contextvars.ContextVar[Any], Any], ...]
 
 @functools.cache
 def _entered(file: str) -> tuple[dict[str, str], Entered]:
-    """Enter a shared context until the worker ends; return it as variables and their values."""
+    """Enter a shared context until the worker ends; return its environment and its variables."""
     environment, context = cloudpickle.loads(Path(file).read_bytes())
     environment = _environment_of_worker() | environment
     os.environ.update(environment)
@@ -197,20 +203,20 @@ def _entered(file: str) -> tuple[dict[str, str], Entered]:
 
 @functools.cache
 def _environment_of_worker() -> dict[str, str]:
-    """Return the environment that the worker was started with, if no task has run yet."""
+    """Return the environment that the worker was started with; call it before any task runs."""
     return dict(os.environ)
 
 
 @functools.cache
 def _heed_atexit() -> None:
-    """Let this worker do at its end what `atexit` was told: forked ones end without it."""
+    """Have this worker call its `atexit` functions at its end, which forked ones don't do."""
     # The first to be registered is the last to be called, after the threads that send logs.
     threading._register_atexit(atexit._run_exitfuncs)  # type: ignore[attr-defined]
 
 
 def _enter(stack: ExitStack, context: dict[str, Any]) -> None:
     stack.enter_context(hydrated_context(context))
-    # Made in the settings that were just entered, which say where the server is.
+    # Created in the settings that were just entered, which say where the server is.
     stack.enter_context(SyncClientContext())
 
 
@@ -220,7 +226,7 @@ def _run(entered: Entered, call: Call, engine: dict[str, Any]) -> Any:
     with ExitStack() as stack:
         if flow_run := FlowRunContext.get():
             assert flow_run.flow is not None
-            # What tasks note in it, for the tasks that they call, is theirs alone.
+            # What a task records in it, for the tasks that it calls, belongs to that task alone.
             own = {
                 "task_runner": stack.enter_context(flow_run.flow.task_runner.duplicate()),
                 "run_results": {},
@@ -254,13 +260,13 @@ MadeOf = tuple[FlowRunContext | None, SettingsContext | None]
 
 
 class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
-    """`ProcessPoolTaskRunner`, with the same arguments, at a fraction of its cost."""
+    """A `ProcessPoolTaskRunner` with the same arguments, at a fraction of its cost."""
 
     _folder: tempfile.TemporaryDirectory[str] | None = None
-    """What was sent: the shared context and each task, pickled, in a file of its own."""
+    """Holds what was sent: the shared context and each task, each pickled in a separate file."""
 
     def __enter__(self) -> Self:
-        """Begin; the pool starts with the first task, which most task runs never submit."""
+        """Start without the pool, which the first task starts: most task runs never submit one."""
         TaskRunner.__enter__(self)
         self._lock = threading.Lock()
         self._contexts: list[tuple[MadeOf, str]] = []
@@ -277,12 +283,12 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
 
         Args:
             task: The task.
-            parameters: What it is called with; futures in it are waited for.
-            wait_for: What must have ended before.
-            dependencies: Task runs that it depends on, by parameter, beside those in parameters.
+            parameters: Its arguments by name; futures among them are waited for.
+            wait_for: Futures that must have ended before the task runs.
+            dependencies: Task runs it depends on, by parameter, in addition to those in parameters.
 
         Returns:
-            A future of its final state.
+            A future of the task run.
 
         Raises:
             RuntimeError: If the runner is not started.
@@ -292,7 +298,7 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
         with self._lock:
             if self._folder is None:
                 self._start()
-        # Once it was cancelled, it has a folder and no pool any more, and takes nothing.
+        # A cancelled task runner still has a folder but no pool, and accepts nothing.
         if self._resolver_executor is None:
             raise RuntimeError("Task runner is not started")
         run, parent, tags_here = FlowRunContext.get(), TaskRunContext.get(), TagsContext.get()
@@ -315,7 +321,7 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
         )
 
     def _start(self) -> None:
-        """Start the pool, and what hands its workers' events and logs on."""
+        """Start the pool, and the thread that forwards its workers' events and logs."""
         start = start_method()
         with ExitStack() as undo:
             undo.callback(self.cancel_all)
@@ -336,18 +342,18 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
             undo.pop_all()
 
     def __exit__(self, *args: Any) -> None:
-        """Stop the pool, and forget what was sent."""
+        """Stop the pool, and delete what was sent."""
         try:
             super().__exit__(*args)
         finally:
             if self._folder is not None:
                 self._folder.cleanup()
                 self._folder = None
-            # A runner that was used can be pickled, as one that was not.
+            # So that a used task runner can be pickled, like an unused one.
             del self._lock, self._contexts
 
     def _resolve_and_submit(self, task: Task[..., Any], call: Call, context: str) -> Future[bytes]:
-        """Wait for what a task needs, and hand it to a worker, which has what it shares."""
+        """Wait for a task's inputs, and submit it to the pool by the file of its shared context."""
         upstream = list(call.engine["wait_for"] or ())
         wait(upstream)
         given = {
@@ -360,13 +366,13 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
         return self._executor.submit(
             run_in_worker,
             context,
-            # A function in a function may have changed what it encloses.
+            # Pickled each time, as a nested function may have changed what it encloses.
             self._send(cloudpickle.dumps(task)),
             cloudpickle.dumps(replace(call, engine=call.engine | given)),
         )
 
     def _send_context(self) -> str:
-        """Return the file of what is the same for all task runs of a flow run in these settings."""
+        """Return the file with what all task runs of a flow run in these settings share."""
         made_of = FlowRunContext.get(), SettingsContext.get()
         with self._lock:
             for known, file in self._contexts:
@@ -380,11 +386,11 @@ class LeanProcessPoolTaskRunner(ProcessPoolTaskRunner):
             return file
 
     def _send(self, pickled: bytes) -> str:
-        """Return a file of it, writing it where the workers were not sent the same before."""
+        """Return the file with a pickled object, writing it unless the same was sent before."""
         assert self._folder is not None
         file = Path(self._folder.name) / hashlib.blake2b(pickled, digest_size=16).hexdigest()
         if not file.exists():
-            # Renamed when it is whole: a worker may be reading the same, which another thread sent.
+            # Renamed when complete: a worker may be reading the same file, sent by another thread.
             unfinished = file.with_suffix(f".{threading.get_ident()}")
             unfinished.write_bytes(pickled)
             unfinished.replace(file)
@@ -406,7 +412,7 @@ def weigh_parcels(parcels: list[str]) -> int:
 
 
 def main() -> None:
-    """Weigh some."""
+    """Weigh some parcels."""
     runner: TaskRunner[Any] = LeanProcessPoolTaskRunner(max_workers=2)
     print(weigh_parcels.with_options(task_runner=runner)(["book", "lamp", "chair"]), "in all")
 

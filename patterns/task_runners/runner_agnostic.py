@@ -8,33 +8,33 @@
 """Write a flow once and choose its task runner when it runs.
 
 Problem:
-    A flow that grew up on threads breaks on processes: it changed a global that other processes
-    don't see, returned results in the order they came in, waited for a future inside a task,
-    or started its pool while the script was still being imported.
+    A flow written for threads breaks on processes: it changes a global that other processes don't
+    see, returns results in the order in which they come in, waits for a future inside a task, or
+    starts its pool while the script is still being imported.
 
 Guarantees:
-    values: a flow whose tasks only take arguments, which they leave as they are, and return results
-        gives the same values on every task runner. Futures are arguments, or stand in lists,
-        tuples, sets and values of dicts, and in those in one another.
-    states: it ends in the same states: a failed task fails, what needs it is not run, and
-        everything else completes.
+    values: a flow whose tasks only take arguments, which they don't modify, and return results
+        gives the same values on every task runner. Futures may be arguments, or be in lists,
+        tuples, sets and values of dicts, also when these are nested in one another.
+    states: it ends in the same states: a failed task fails, tasks that need its result are not run,
+        and everything else completes.
     order: results come in the order of the calls, not in the order of finishing.
-    chosen: `task_runner_for` makes the task runner that is named by its argument, or else by
-        the environment variable `TASK_RUNNER`; a wrong name is one clear line, and so is an address
-        of a kind that Dask does not know, once the flow starts.
+    chosen: `task_runner_for` returns the task runner that is named by its argument, or else by the
+        environment variable `TASK_RUNNER`; a wrong name gives one clear line, and so does an
+        address of a kind that Dask does not know, once the flow starts.
 
 Prefect:
     stateless (3.8, 3.9): on a process pool the future of a task that is not run has no state:
         asking it for anything raises `UpstreamTaskError`.
-    unresolved (3.8, 3.9): on Dask the future that stands in a dataclass, in a Pydantic model or as
-        a key of a dict comes to the task as a future of Dask; elsewhere its result does.
-    globals (3.8, 3.9): what the flow puts in a global, its tasks find there on threads, and not in
-        other processes.
+    unresolved (3.8, 3.9): on Dask a future in a dataclass, in a Pydantic model or as a key of a
+        dict reaches the task as a Dask future; elsewhere the task gets its result.
+    globals (3.8, 3.9): on threads, tasks see what the flow puts in a global; in other processes
+        they don't.
 
 Not for:
-    Squeezing the last from one task runner: handing a large array from task to task costs
-    nothing on threads and a copy on processes. Async flows, where asking a future for its result
-    stops the event loop: see `task_runners/map_unmapped`.
+    Getting the last bit of speed out of one task runner: passing a large array from task to task
+    costs nothing on threads and a copy on processes. Async flows, where asking a future for its
+    result blocks the event loop: see `task_runners/map_unmapped`.
 
 Costs:
     Rows `submit` and `map` of the report, for each task runner.
@@ -57,18 +57,18 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 Bill = dict[str, tuple[int, list[str]]]
 """A bill of materials, such as `{"rim": (20, []), "wheel": (15, ["rim"])}`: what each part costs
-to assemble, and the parts that go into it, which stand before it."""
+to assemble, and the parts that go into it, which are listed before it."""
 
 
 def task_runner_for(name: str | None = None, workers: int = 2) -> TaskRunner[Any]:
-    """Make a task runner by name.
+    """Return a new task runner by name.
 
     Args:
         name: `one-thread`, `threads`, `processes`, `dask`, or the address of a Dask scheduler
-            such as `tcp://10.0.0.5:8786` or `tls://10.0.0.5:8786`; without one, `TASK_RUNNER`
-            says it, or else `threads`.
-        workers: How many tasks may run side by side, of `threads`, `processes` and `dask`;
-            a scheduler that runs already has the workers it has.
+            such as `tcp://10.0.0.5:8786` or `tls://10.0.0.5:8786`; by default the value of
+            `TASK_RUNNER`, or else `threads`.
+        workers: How many tasks may run side by side on `threads`, `processes` and `dask`;
+            a scheduler that is already running keeps the workers it has.
 
     Returns:
         A task runner for `a_flow.with_options(task_runner=...)`.
@@ -84,7 +84,7 @@ def task_runner_for(name: str | None = None, workers: int = 2) -> TaskRunner[Any
     if name == "processes":
         return ProcessPoolTaskRunner(max_workers=workers)
     if name == "dask" or "://" in name:
-        # Slow to import, and not needed by those who don't use it.
+        # Slow to import, so imported only if it is used.
         from prefect_dask.task_runners import DaskTaskRunner
 
         if "://" in name:
@@ -104,7 +104,7 @@ def assemble(cost: int, parts: list[int]) -> int:
 
 
 def submit_all(bill: Bill) -> dict[str, PrefectFuture[int]]:
-    """Submit the assembly of every part: futures are arguments, and nobody waits for them here."""
+    """Submit the assembly of every part, with futures as arguments and without waiting for them."""
     futures: dict[str, PrefectFuture[int]] = {}
     for part, (cost, parts) in bill.items():
         # The engine replaces futures by their results; the task sees numbers.
@@ -126,7 +126,7 @@ def check_parts(bill: Bill) -> dict[str, str]:
 
 
 def ended(future: PrefectFuture[int]) -> str:
-    """Wait for a task run, and return its final state's name."""
+    """Wait for a task run, and return the name of its final state."""
     try:
         future.wait()
         return str(future.state.name)

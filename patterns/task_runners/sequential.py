@@ -6,37 +6,38 @@
 """Run submitted tasks one after the other, in the thread that submits them.
 
 Problem:
-    Prefect 2 had a SequentialTaskRunner, Prefect 3 has none. A thread pool of one worker is
-    no replacement: it deadlocks as soon as a submitted task submits another one and waits for
-    it, a debugger stops in the wrong thread, and timeouts can't interrupt a task.
-    This one is for debugging and for tests. It is not Prefect's default, which is a pool of
-    threads, and where a flow belongs otherwise.
+    Prefect 2 had a SequentialTaskRunner, Prefect 3 has none. A thread pool of one worker is no
+    replacement: it deadlocks as soon as a submitted task submits another one and waits for it, a
+    debugger stops in the wrong thread, and timeouts can't interrupt a task. The task runner here is
+    for debugging and for tests. For everything else, use Prefect's default, which is a pool of
+    threads.
 
 Guarantees:
     inline: a sync task runs in the submitting thread, and `submit` returns when it is finished,
         so that tasks run in the order in which they were submitted.
-    futures: the future has the same value, state and error as on a thread pool, where the flow is
-        sync and the task returns or raises an `Exception`. Context variables that a task sets are
-        its own.
+    futures: the future has the same value, state and error as on a thread pool, if the flow is sync
+        and the task returns or raises an `Exception`. Context variables that a task sets are not
+        seen outside it.
     wait-for: a task whose `wait_for` failed does not run and ends NotReady.
     retries: a submitted task is retried as often as a called one.
-    timeouts: `timeout_seconds` interrupts a submitted task, where the flow runs in the main thread.
+    timeouts: `timeout_seconds` interrupts a submitted task, if the flow runs in the main thread.
     async: async tasks can be submitted from sync and from async flows, and know their flow run.
     nested: a task may submit tasks and wait for them, 50 deep, without deadlock. Somewhere beyond
-        is Python's limit of recursion.
+        that is Python's recursion limit.
     debugger: `breakpoint()` in a task stops in the flow's own thread, with the flow below it.
     portable: the runner survives pickling, and a copy runs the same flow.
     started: a runner that was not started refuses tasks.
 
 Prefect:
-    map (3.8, 3.9): every task runner has a `map` that is made of its `submit`: it keeps order,
+    map (3.8, 3.9): every task runner has a `map` that is built on its `submit`: it keeps order,
         pairs its iterables and repeats `unmapped` values.
 
 Not for:
     Work that should overlap: waiting on I/O is not overlapped either. Sync tasks in an async flow
-    whose event loop has other things to do, and stands still, or that call `asyncio.run`, which
-    fails inside a loop. Tasks that call `sys.exit`: `submit` raises it. The engine that is called
-    here, `prefect.task_engine`, is no public interface: look here first after an upgrade.
+    whose event loop has other things to do, because they block it, or that call `asyncio.run`,
+    which fails inside a loop. Tasks that call `sys.exit`: `submit` raises it. The engine that is
+    called here, `prefect.task_engine`, is not a public interface: check this file first after an
+    upgrade.
 
 Costs:
     Rows `submit` and `map` of the report, runner `sequential`: the engine's own cost and
@@ -67,7 +68,7 @@ R = TypeVar("R")
 
 
 class FinishedFuture(PrefectTaskRunFuture[R]):
-    """A future whose task run is over before anyone can ask for it."""
+    """A future of a task run that has already finished."""
 
     def __init__(self, task_run_id: uuid.UUID, state: State[R]) -> None:
         super().__init__(task_run_id)
@@ -88,7 +89,7 @@ class FinishedFuture(PrefectTaskRunFuture[R]):
 
 
 class SequentialTaskRunner(TaskRunner[PrefectFuture[Any]]):
-    """Runs each submitted task inline and returns a finished future."""
+    """A task runner that runs each submitted task inline and returns a finished future."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -113,7 +114,7 @@ class SequentialTaskRunner(TaskRunner[PrefectFuture[Any]]):
             dependencies: The task runs that the arguments came from.
 
         Returns:
-            A future that is finished, also where the task failed.
+            A finished future, even if the task failed.
 
         Raises:
             RuntimeError: If the runner is used outside its `with` block.
@@ -133,7 +134,7 @@ class SequentialTaskRunner(TaskRunner[PrefectFuture[Any]]):
         if task.isasync:
             state = _run_to_end(lambda: asyncio.run(run_task_async(**call)))
         else:
-            # Context variables that it sets, such as that of `decimal`, are not set for later ones.
+            # Context variables that it sets, such as that of `decimal`, don't reach later tasks.
             state = copy_context().run(lambda: run_task_sync(**call))
         return FinishedFuture(task_run_id, state)
 
@@ -144,10 +145,16 @@ class SequentialTaskRunner(TaskRunner[PrefectFuture[Any]]):
 
 
 def _run_to_end(run: Callable[[], R]) -> R:
-    """Call `run` where no event loop runs: here, or beside the loop of an async flow.
+    """Call a function where no event loop runs: in this thread, or else in a new one.
 
-    A loop can't be entered twice, so inside an async flow an async task gets a thread of its
-    own for as long as it runs; the flow waits for it all the same.
+    A loop can't be entered twice, so inside an async flow an async task gets a separate thread for
+    as long as it runs; the flow waits for it all the same.
+
+    Args:
+        run: The function, which starts an event loop.
+
+    Returns:
+        What the function returns.
     """
     try:
         asyncio.get_running_loop()
@@ -165,7 +172,7 @@ def weigh(parcel: str) -> int:
 
 @flow(task_runner=SequentialTaskRunner())
 def load_van(parcels: list[str]) -> int:
-    """Weigh parcels one after the other and return their weight together."""
+    """Weigh parcels one after the other and return their total weight."""
     return sum(weigh.map(parcels).result())
 
 

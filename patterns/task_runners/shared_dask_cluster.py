@@ -9,28 +9,28 @@
 
 Problem:
     A plain `DaskTaskRunner()` starts a cluster in every flow run, which takes seconds each time.
-    Handing it a cluster that runs, `DaskTaskRunner(cluster=...)`, fails: the runner travels
-    with the flow to the workers, and a cluster can't be pickled. An address can.
+    Passing it a running cluster, `DaskTaskRunner(cluster=...)`, fails: the task runner is sent to
+    the workers with the flow, and a cluster can't be pickled. An address can.
 
 Guarantees:
-    reuse: flow runs through one address run their tasks in the same worker processes.
-    existing: an address that is given, or else in `DASK_ADDRESS`, is used as it is: nothing is
-        started, and that cluster runs on after the block.
-    closed: a cluster that was started here is gone after the block, also if the block raised.
+    reuse: flow runs that use one address run their tasks in the same worker processes.
+    existing: an address that is passed, or else the one in `DASK_ADDRESS`, is used as it is:
+        nothing is started, and that cluster keeps running after the block.
+    closed: a cluster that was started here is gone after the block, even if the block raised.
     loopback: such a cluster listens on this machine only.
 
 Prefect:
-    outlives (3.8, 3.9): a cluster that is given by its address runs on after a flow run, also
-        after one that failed.
-    object (3.8, 3.9): `DaskTaskRunner(cluster=...)` fails with the first task.
+    outlives (3.8, 3.9): a cluster that is passed by its address keeps running after a flow run,
+        even one that failed.
+    object (3.8, 3.9): `DaskTaskRunner(cluster=...)` fails at the first task.
 
 Not for:
-    Clusters that grow and shrink, or are started on other machines: make those with their own
-    tools and give their address. Workers on other machines need the modules of your tasks.
+    Clusters that grow and shrink, or are started on other machines: create those with their own
+    tools and pass their address. Workers on other machines need the modules of your tasks.
 
 Costs:
-    Rows of the runner `dask-processes` in the report, where one cluster serves the whole run;
-    its start is shown apart.
+    Rows of the runner `dask-processes` in the report, where one cluster serves the whole run; its
+    start is reported separately.
 
 Sources:
     - https://docs.prefect.io/integrations/prefect-dask
@@ -52,11 +52,11 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 @contextmanager
 def shared_cluster(address: str | None = None, workers: int = 2) -> Iterator[str]:
-    """Give the address of a Dask scheduler, of a new cluster on this machine if none is named.
+    """Yield the address of a Dask scheduler, of a new cluster on this machine if none is named.
 
     Args:
-        address: A scheduler that runs; without one, `DASK_ADDRESS` names it.
-        workers: How many processes a cluster that is started here has.
+        address: A running scheduler; by default the one that `DASK_ADDRESS` names.
+        workers: The number of processes of a cluster that is started here.
 
     Yields:
         The address, for `DaskTaskRunner(address=...)`.
@@ -68,7 +68,7 @@ def shared_cluster(address: str | None = None, workers: int = 2) -> Iterator[str
         n_workers=workers,
         threads_per_worker=1,
         host="127.0.0.1",
-        # Dask would serve its pages on all interfaces.
+        # By default Dask serves its dashboards on all interfaces.
         dashboard_address="127.0.0.1:0",
         worker_dashboard_address="127.0.0.1:0",
     ) as cluster:
@@ -77,7 +77,7 @@ def shared_cluster(address: str | None = None, workers: int = 2) -> Iterator[str
 
 @task
 def develop(negative: str) -> int:
-    """Develop a negative, and say which process did."""
+    """Develop a negative, and return the id of the process that did."""
     if not negative:
         raise ValueError("there is nothing to develop")
     return os.getpid()
@@ -85,7 +85,7 @@ def develop(negative: str) -> int:
 
 @flow
 def develop_film(negatives: list[str]) -> set[int]:
-    """Develop a film's negatives side by side and return the processes that did."""
+    """Develop a film's negatives side by side and return the ids of the processes."""
     return set(develop.map(negatives).result())
 
 
