@@ -6,44 +6,45 @@
 """Deploy a flow to a work pool of processes: queues with priorities, limits, and a worker.
 
 Problem:
-    The machine that has the graphics card is not the one where flows are started, urgent runs
-    must not stand behind the nightly ones, and two trainings at once fill its memory.
+    The machine with the graphics card is not the one where flows are started, urgent runs must not
+    queue behind the nightly ones, and two trainings at once fill its memory.
 
 Guarantees:
-    runs: a worker of the pool executes a run in a process of its own, from the source folder
-        and with the parameters that were given, and its value can be read afterwards.
+    runs: a worker of the pool executes each run in a separate process, from the source folder and
+        with the parameters that were given, and its value can be read afterwards.
     priority: a worker is given a run of the `urgent` queue before those of the `default` queue
-        that were scheduled earlier; a queue that is made comes before those that had its priority.
+        that were scheduled earlier; a new queue comes before those that already had its priority.
     queue-limit: a worker is given no more runs of a queue at once than the queue's limit.
-    pool-limit: a worker is given no more runs of a pool at once than the pool's limit, of all its
-        queues together.
-    one-at-a-time: with a limit of one, one run of a deployment is under way; the next waits for
-        the slot, and starts when it is free.
-    cancelled: with `CANCEL_NEW` a run above the limit is cancelled and does not wait.
-    kept: of a pool or queue that is there only what is given is changed: without a limit it keeps
-        its own, and its pause, description and job template in any case; a queue may move down
-        for one that is made. A deployment that was paused stays paused when it is deployed again.
-    other-type: a pool that is there and is none of processes is refused in one line.
-    no-pool: a deployment to a pool that does not exist is refused in one line.
-    no-flow: a deployment of a flow that does not exist is refused in one line, and nothing is
-        deployed.
+    pool-limit: a worker is given no more runs of a pool at once than the pool's limit, across all
+        its queues.
+    one-at-a-time: with a limit of one, one run of a deployment is active at a time; the next waits
+        for the slot, and starts when it is free.
+    cancelled: with `CANCEL_NEW` a run above the limit is cancelled instead of waiting.
+    kept: of an existing pool or queue only what is given is changed: without a limit it keeps
+        its own, and it always keeps its paused state, description and job template; a queue may
+        move down to make room for a new one. A paused deployment stays paused when it is deployed
+        again.
+    other-type: an existing pool of a type other than process is refused with a one-line message.
+    no-pool: a deployment to a pool that does not exist is refused with a one-line message.
+    no-flow: a deployment of a flow that does not exist is refused with a one-line message, and
+        nothing is deployed.
 
 Prefect:
-    ties (3.8, 3.9): a queue that is there and is given the priority of another does not move that
-        one: both have it.
-    misspelt (3.8, 3.9): a queue that the pool does not have is made, as the last, when a flow is
-        deployed to it.
-    not-imported (3.8, 3.9): a file that raises when it is imported, as for a package that is
-        missing here, is deployed all the same; where it raises for a worker too, its runs fail.
+    ties (3.8, 3.9): an existing queue that is given the priority of another does not move the
+        other: both have it.
+    misspelt (3.8, 3.9): a queue that the pool does not have is created, with the last priority,
+        when a flow is deployed to it.
+    not-imported (3.8, 3.9): a file that raises when it is imported, for example because a package
+        is missing here, is deployed all the same; if it raises for a worker too, its runs fail.
 
 Not for:
-    One machine and a few flows: `deployments/serve` needs no pool and no worker. Where nobody
-    may poll, see `deployments/push_on_one_machine`. Taking a limit away again:
+    One machine and a few flows: `deployments/serve` needs no pool and no worker. Where polling
+    is not an option, see `deployments/push_on_one_machine`. Removing a limit:
     `prefect work-pool clear-concurrency-limit`.
 
 Costs:
     A new Python process for each run, which imports Prefect: seconds. Before that a run waits
-    for the worker's next look, every ten seconds by default (`PREFECT_WORKER_QUERY_SECONDS`);
+    for the worker's next poll, every ten seconds by default (`PREFECT_WORKER_QUERY_SECONDS`);
     a run that waits for its deployment's limit tries again after thirty seconds
     (`PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS`).
 
@@ -71,9 +72,9 @@ from prefect.exceptions import MissingFlowError, ObjectAlreadyExists, ObjectNotF
 from prefect.workers.process import ProcessWorker
 
 
-@flow(persist_result=True)  # or the value would end with the process of the run
+@flow(persist_result=True)  # or the value would be lost with the run's process
 def train(dataset: str, epochs: int = 1) -> str:
-    """Train a model, which fills the memory of the machine."""
+    """Train a model, which fills the machine's memory."""
     return f"{epochs} epochs on {dataset}"
 
 
@@ -83,7 +84,7 @@ class Queue:
 
     Attributes:
         priority: 1 is first.
-        limit: How many of its runs may be under way at once; without one, as many as before.
+        limit: How many of its runs may be active at once; if None, the limit is not changed.
     """
 
     priority: int
@@ -91,19 +92,19 @@ class Queue:
 
 
 def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = None) -> None:
-    """Make a pool of processes and its queues where they are missing, and set what is given.
+    """Create a process pool and its queues if they are missing, and set what is given.
 
     Args:
-        pool: Its name.
-        queues: By name; a pool has a queue called `default` in any case.
-        limit: How many runs of the pool may be under way at once; without one, as many as before.
+        pool: The pool's name.
+        queues: The queues by name; a pool always has one called `default`.
+        limit: How many runs of the pool may be active at once; if None, the limit is not changed.
 
     Raises:
-        ValueError: If there is such a pool of another type; the message is one line.
+        ValueError: If the pool exists and is of another type; the message is one line.
     """
     template = ProcessWorker.get_default_base_job_template()
     with get_client(sync_client=True) as client:
-        # With `overwrite=True` a pool would lose its limit, and a paused one would go on.
+        # With `overwrite=True` a pool would lose its limit, and a paused one would resume.
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(
                 WorkPoolCreate(name=pool, type="process", base_job_template=template)
@@ -113,7 +114,7 @@ def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = Non
             raise ValueError(f'work pool "{pool}" is of type {there.type}, not process')
         if limit is not None:
             client.update_work_pool(pool, WorkPoolUpdate(concurrency_limit=limit))
-        # A queue that is made moves those of its priority down: the first comes first.
+        # A new queue moves those of its priority down, so create them in order of priority.
         for name, queue in sorted(queues.items(), key=lambda each: each[1].priority):
             with suppress(ObjectAlreadyExists):
                 client.create_work_queue(name, work_pool_name=pool, priority=queue.priority)
@@ -125,16 +126,16 @@ def prepare_pool(pool: str, queues: Mapping[str, Queue], limit: int | None = Non
 
 
 def deploy(folder: Path, entrypoint: str, name: str, pool: str, **options: object) -> UUID:
-    """Deploy a flow, from where its source lies, to a pool.
+    """Deploy a flow to a pool, leaving its source where it is.
 
-    Deployed again, what is not given is as Prefect sets it, but a paused deployment stays paused.
+    When it is deployed again, Prefect sets what is not given, but a paused deployment stays paused.
 
     Args:
         folder: Where a worker of the pool finds the source.
         entrypoint: The file in it and the flow: `train.py:train`.
-        name: Of the deployment.
-        pool: Of the pool.
-        options: More of what `Flow.deploy` takes, such as `work_queue_name`.
+        name: The deployment's name.
+        pool: The pool's name.
+        **options: More arguments of `Flow.deploy`, such as `work_queue_name`.
 
     Returns:
         The id of the deployment.
@@ -159,14 +160,14 @@ async def work(pool: str, *, once: bool = False) -> None:
     """Work for a pool, as `prefect worker start --pool` does.
 
     Args:
-        pool: Its name.
-        once: Execute the runs that are due now, and end after them.
+        pool: The pool's name.
+        once: Execute the runs that are due now, then end.
     """
     await ProcessWorker(work_pool_name=pool).start(run_once=once)
 
 
 async def outcome(flow_run_id: UUID) -> object:
-    """Return the value of a run that has completed; of any other the name of its state."""
+    """Return the value of a run that has completed, or the state name of any other."""
     async with get_client() as client:
         run = await client.read_flow_run(flow_run_id)
     if run.state is None or not run.state.is_completed():
@@ -177,7 +178,7 @@ async def outcome(flow_run_id: UUID) -> object:
 def main() -> None:
     """Deploy to a pool, schedule a run in each queue, and work until both are done.
 
-    The same by commands, of which the last works until it is stopped by Ctrl-C:
+    The same on the command line, where the last command works until it is stopped by Ctrl-C:
 
         prefect work-pool create models --type process
         prefect work-pool set-concurrency-limit models 2

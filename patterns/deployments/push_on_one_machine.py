@@ -6,56 +6,57 @@
 """Push each run from a self-hosted server to a serverless service; no worker polls for it.
 
 Problem:
-    A worker polls all day for runs that come twice a week. In Prefect Cloud a push pool hands
+    A worker polls all day for runs that come twice a week. In Prefect Cloud a push pool passes
     each run to a serverless service; a self-hosted server has no push pools. But it calls
-    webhooks when events happen, and a run that is scheduled is an event.
+    webhooks when events happen, and the scheduling of a run is an event.
 
-    To deploy are `hand_over`, once for each deployment, and `take`, in the service before it
-    starts a container with the command `prefect flow-run execute`. The service below is a
-    stand-in that shows this on one machine: its jobs are processes.
+    Two functions are meant for use: `hand_over`, once for each deployment, and `take`, in the
+    service before it starts a container with the command `prefect flow-run execute`. The service
+    below is a stand-in that shows this on one machine: its jobs are processes.
 
 Guarantees:
-    pushed: a run is executed after one request that the server makes; no worker and no runner
-        has ever polled for the deployment. The server may ask for authentication.
-    token: each request has the token; who reads the server's blocks sees it only by asking for
-        their secrets.
-    alone: runs of other deployments are not handed over.
-    schedules: a run that the deployment's schedule made is handed over when it is late.
-    once: of several that take one run, also at the same moment, one may execute it, and none
-        when it runs, waits in its process for a retry of its flow, or has ended. A run that was
-        rescheduled after its process is gone may be taken again.
-    at-its-time: a run for later is not taken before its time, and not at all if it is cancelled
-        meanwhile.
-    failure-shown: a run whose process is killed, as for want of memory, is Crashed.
-    replaced: handing a deployment over again replaces the address and makes no second request;
-        where somebody has disabled it, it stays so.
+    pushed: a run is executed after a single request from the server; no worker or runner has
+        ever polled for the deployment. The server may require authentication.
+    token: each request carries the token; anyone who reads the server's blocks sees it only by
+        explicitly asking for their secrets.
+    alone: runs of other deployments are not passed to the service.
+    schedules: a run that the deployment's schedule created is passed to the service when it is
+        late.
+    once: of several callers that take the same run, even at the same moment, one may execute it,
+        and none when it is running, waits in its process for a retry of its flow, or has ended. A
+        run that was rescheduled after its process was gone may be taken again.
+    at-its-time: a run scheduled for later is not taken before its time, and not at all if it is
+        cancelled in the meantime.
+    failure-shown: a run whose process is killed, for example for lack of memory, is Crashed.
+    replaced: calling `hand_over` again for a deployment replaces the address and causes no second
+        request; if somebody has disabled the automation, it stays disabled.
 
 Prefect:
-    cloud-only (3.8, 3.9): a self-hosted server takes a push or managed pool, and starts no run
-        of it.
+    cloud-only (3.8, 3.9): a self-hosted server accepts a push or managed pool, but starts none of
+        its runs.
     unmarked (3.8, 3.9): a run that is killed together with the command that executes it, as when
-        its whole container is, stays Running. `deployments/recover_runs` finds such runs.
-    provisioned (3.8, 3.9): `--provision-infra` knows the pool types `cloud-run-v2:push`,
+        its whole container is killed, stays Running. `deployments/recover_runs` finds such runs.
+    provisioned (3.8, 3.9): `--provision-infra` supports the pool types `cloud-run-v2:push`,
         `ecs:push`, `azure-container-instance:push` and `modal:push`.
 
 Not for:
     Prefect Cloud. `prefect work-pool create --type cloud-run-v2:push --provision-infra NAME`
-    makes a push pool there, with what it needs in your cloud account, and
+    creates a push pool there, with what it needs in your cloud account, and
     `prefect work-pool create --type prefect:managed NAME` one that runs on Prefect's machines.
-    A deployment's job variables: a service gives its jobs their environment. Runs for much later:
-    `take` sleeps until their time, also where they are cancelled meanwhile, and in the stand-in
-    `at_once` such runs keep all others waiting. A service that was away when it was called, and a
-    run of the second in which its deployment is handed over, which the server may miss: it is
-    called when the server finds the run late, and after that no more. One that ends after it has
-    taken a run, before it starts a job: the run stays Pending. Runs whose process is gone and that
-    somebody forces to AwaitingRetry: nobody, no worker either, tells them from those that their
-    process retries. A server on SQLite under load: its automations may act late, twice or not at
-    all (`database is locked`).
+    A deployment's job variables: the service sets the environment of its jobs. Runs for much
+    later: `take` sleeps until their time, even if they are cancelled in the meantime, and in the
+    stand-in `at_once` such runs keep all others waiting. A service that was down when it was
+    called, and a run created in the very second of its deployment's `hand_over`, which the server
+    may miss: the service is called when the server finds the run late, and not again after that. A
+    service that ends after it has taken a run, before it starts a job: the run stays Pending. Runs
+    whose process is gone and that somebody forces to AwaitingRetry: nothing, not even a worker,
+    can distinguish them from runs that their own process is retrying. A server on SQLite under
+    load: its automations may act late, twice or not at all (`database is locked`).
 
 Costs:
-    Nothing between runs. A run that is triggered is handed over in less than a second. One that
-    a schedule makes is no event until the server calls it late,
-    `PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS` (15) after its time; and if it was made
+    Nothing between runs. A triggered run is passed to the service in less than a second. A run
+    that a schedule creates causes no event until the server marks it late,
+    `PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS` (15) after its time; and if it was created
     less than five minutes before that, the server holds the event back for a quarter of an hour.
 
 Sources:
@@ -102,15 +103,15 @@ WAITING = ("Scheduled", "Late", "AwaitingRetry", "AwaitingConcurrencySlot", "Res
 
 
 async def hand_over(deployment: UUID, url: str, token: str) -> UUID:
-    """Let the server call a service for each run of a deployment that waits to be started.
+    """Make the server call a service for each run of a deployment that is waiting to start.
 
     Args:
         deployment: The deployment's id; it needs no work pool.
-        url: Where the service listens.
-        token: What proves to the service who calls; the server keeps it encrypted.
+        url: The address at which the service listens.
+        token: Proves to the service who is calling; the server stores it encrypted.
 
     Returns:
-        The id of the automation that calls; deleting it ends the hand-over.
+        The id of the automation that makes the calls; deleting it stops them.
     """
     name = f"push-{deployment}"
     headers = SecretDict({"Authorization": f"Bearer {token}"})
@@ -141,22 +142,22 @@ async def hand_over(deployment: UUID, url: str, token: str) -> UUID:
 
 
 def take(api: str, run: UUID) -> bool:
-    """Wait for a run's time and take it, as a worker does before it starts a job.
+    """Wait until a run is due and take it, as a worker does before it starts a job.
 
     Args:
-        api: The address of the server's API; the settings say what it asks for, such as
-            `PREFECT_API_AUTH_STRING`.
-        run: The run that was handed over.
+        api: The address of the server's API; any credentials it requires come from the settings,
+            such as `PREFECT_API_AUTH_STRING`.
+        run: The id of the run that the service was called for.
 
     Returns:
-        Whether to start a job: not if another has taken the run, or its own process retries it,
-        or it was cancelled, or its deployment's limit is reached. In that last case the server
-        makes an event when to try again.
+        Whether to start a job: no if somebody else has taken the run, its own process is retrying
+        it, it was cancelled, or its deployment's limit is reached. In that last case the server
+        emits an event when it is time to try again.
     """
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
-        # A server lets a run that has ended begin again: only one that waits may be taken.
+        # A server lets a run that has ended start again: take only a run that is waiting.
         while (state := (held := client.read_flow_run(run)).state) and state.is_scheduled():
-            # A flow's own retry: the process that runs it is there, and waits. The server offers
+            # A retry of the flow: the run's process is still there, waiting. The server offers
             # such a run to no worker either.
             if state.name == "AwaitingRetry" and held.empirical_policy.retry_type == "in_process":
                 return False
@@ -169,7 +170,7 @@ def take(api: str, run: UUID) -> bool:
     return False
 
 
-# What follows stands in for a service, to show and test the above on one machine. Don't deploy it.
+# The rest is a stand-in for a service, to show and test the above on one machine. Don't deploy it.
 
 
 @contextmanager
@@ -180,12 +181,12 @@ def serverless(
 
     Args:
         api: The address of the server's API.
-        token: What each request must bring.
-        settings: More environment variables for jobs.
-        at_once: How many runs are waited for or executed at once.
+        token: The token that each request must carry.
+        settings: Additional environment variables for jobs.
+        at_once: How many runs it waits for or executes at once.
 
     Yields:
-        Where to POST. It ends when the runs that it was handed have ended.
+        The address to POST to. The block ends once all runs that were POSTed have ended.
     """
     environment = {**os.environ, "PREFECT_API_URL": api, **(settings or {})}
 
@@ -194,7 +195,7 @@ def serverless(
             if take(api, run):
                 job = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run)]
                 subprocess.run(job, env=environment)
-        except Exception:  # nobody asks a job how it ended
+        except Exception:  # nobody reads the result of a job
             get_logger().exception("run %s was not started", run)
 
     class Listener(BaseHTTPRequestHandler):
@@ -221,12 +222,12 @@ def serverless(
 
 @flow
 def weigh(grams: int) -> float:
-    """Return the kilograms of a parcel."""
+    """Return the weight of a parcel in kilograms."""
     return grams / 1000
 
 
 async def show() -> None:
-    """Deploy a flow, hand it over, ask for a run and wait for its end."""
+    """Deploy a flow, hand it over, trigger a run and wait until it has ended."""
     here = Path(__file__)
     source: Any = await weigh.from_source(str(here.parent), f"{here.name}:weigh")  # type: ignore[misc]
     deployment = await source.to_deployment("pushed")
@@ -249,7 +250,7 @@ async def show() -> None:
 
 
 def main() -> None:
-    """Show one run that is pushed."""
+    """Show one pushed run."""
     asyncio.run(show())
 
 

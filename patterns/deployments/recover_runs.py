@@ -6,54 +6,60 @@
 """Find the runs whose machine died, and reschedule them, a number of times.
 
 Problem:
-    A worker that is killed tells nobody. Its runs' processes go on without it until the next
-    line that they print: their output led to the worker, and they mark themselves Crashed. If
-    the whole machine is gone, its runs stay Running for ever, and fill a pool with a limit.
-    No service of the server looks for them: it marks workers as offline, and runs as late.
+    A worker that is killed reports nothing. Its runs' processes continue without it until the next
+    line that they print: their output went to the worker, and they mark themselves Crashed. If
+    the whole machine is gone, its runs stay Running forever, and use up the slots of a pool with a
+    limit. No service of the server looks for them: it marks workers as offline, and runs as late.
 
 Guarantees:
-    orphan: with `JOB_VARIABLES` a run whose worker alone was killed goes on and completes.
-    found: a run whose heartbeats stop is marked Crashed, once it was silent for the window.
-    alive: while the server runs, a run whose heartbeats go on is left alone, and so is one that,
-        after its last, was put into any state: it has ended, by whatever name, is suspended, waits
-        for a retry of its flow or is being cancelled.
+    orphan: with `JOB_VARIABLES` a run whose worker alone was killed continues and completes.
+    found: a run whose heartbeats stop is marked Crashed, once it has been silent for the window.
+    alive: while the server runs, a run whose heartbeats continue is left alone, and so is one that
+        was put into any state after its last heartbeat: it has ended, under whatever state name,
+        is suspended, waits for a retry of its flow or is being cancelled.
     others: runs of other deployments are left alone.
-    again: a run that had begun and is marked Crashed, by this or by its worker, is rescheduled
-        under the same id once it stayed Crashed for the pause, and a live worker runs it to its
-        end. One that is set to Completed, Failed or Cancelled meanwhile is not rescheduled.
+    again: a run that had started and is marked Crashed, by this pattern or by its worker, is
+        rescheduled under the same id once it has stayed Crashed for the pause, and a live worker
+        runs it to its end. One that is set to Completed, Failed or Cancelled in the meantime is not
+        rescheduled.
     bounded: a run that crashes in each of its attempts stays Crashed after the last.
-    repeated: set up again, a deployment has the same two automations, changed to what is given;
-        one that is as it was is not touched, and one that was disabled stays disabled.
+    repeated: if it is set up again, a deployment has the same two automations, updated to the new
+        arguments; one that is already up to date is not touched, and one that was disabled stays
+        disabled.
 
 Prefect:
     stuck (3.8, 3.9): a run that was killed together with its worker stays Running.
     needs-worker (3.8, 3.9): a run whose worker was killed crashes with its next line of output.
-    kept-work (3.8, 3.9): a rescheduled run does not repeat finished tasks whose results are kept.
-    shared (3.8, 3.9): of runs that two workers take from one queue none runs twice, none is lost.
+    kept-work (3.8, 3.9): a rescheduled run does not repeat finished tasks whose results are
+        persisted.
+    shared (3.8, 3.9): if two workers take runs from one queue, no run is executed twice and none
+        is lost.
     twice (3.8, 3.9): a process worker reports a crash twice, the second time once it has loaded the
-        flow and run its `on_crashed` hooks, and crashes what was rescheduled meanwhile. Hence
-        the pause: after a report that comes later, the last attempt may be made once more.
-    retries (3.8, 3.9): each retry that a flow with `retries` makes is counted as an attempt.
-    limit (3.8): a worker that was given a `--limit` ends when a run that still holds one of its
-        slots is rescheduled: limit the queue or the pool instead.
+        flow and run its `on_crashed` hooks, and so crashes a run that was rescheduled in the
+        meantime. Hence the pause: if that report comes after it, the last attempt may be made once
+        more.
+    retries (3.8, 3.9): each retry of a flow with `retries` is counted as an attempt.
+    limit (3.8): a worker that was started with a `--limit` exits when a run that still holds one of
+        its slots is rescheduled: limit the queue or the pool instead.
     limit-waits (3.9): such a worker takes the run once its slot is free.
 
 Not for:
-    Subflows of a lost run: they stay Running until its next attempt takes them again, and for good
-    after its last. A server that is away for longer than the window: when it is back, it takes live
-    runs for lost. Disable both automations for such an update. Runs that crash before they begin,
-    as when a worker cannot start them: no attempt is counted. Runs that do harm when two of them
-    act: a machine that was cut off, not dead, goes on with its run while another repeats it. Runs
-    that fell silent before this was set up, or while it was changed: the server begins to watch
-    with the next heartbeat. Runs whose machine dies while they wait for a retry of their flow, or
-    after somebody cancelled them: they stay as they are. Runs that somebody else suspends, if they
-    send a heartbeat before they notice: they are marked Crashed. Results on a disk that died too:
-    keep them where every worker can read them. A server on SQLite under load: its automations may
-    act late, twice or not at all (`database is locked`); use PostgreSQL.
+    Subflows of a lost run: they stay Running until its next attempt picks them up, and for good
+    after its last. A server that is down for longer than the window: when it is back, it treats
+    live runs as lost. Disable both automations for such an update. Runs that crash before they
+    start, for example because a worker cannot start them: no attempt is counted. Runs that do harm
+    when two of them act at once: a machine that was disconnected, not dead, continues its run while
+    another repeats it. Runs whose heartbeats stopped before this was set up, or while it was
+    changed: the server starts watching at the next heartbeat. Runs whose machine dies while they
+    wait for a retry of their flow, or after somebody cancelled them: they stay as they are. Runs
+    that somebody else suspends, if they send a heartbeat before they notice: they are marked
+    Crashed. Results on a disk that died with the machine: store them where every worker can read
+    them. A server on SQLite under load: its automations may act late, twice or not at all
+    (`database is locked`); use PostgreSQL.
 
 Costs:
-    One event for each run and heartbeat. A run that is lost waits until its window is over, then
-    for the pause, each time until the server has looked, which it does every few seconds.
+    One event for each run and heartbeat. A lost run waits until its window is over, then for the
+    pause, and each time for the server's next check, which comes every few seconds.
 
 Sources:
     - https://docs.prefect.io/v3/advanced/detect-zombie-flows
@@ -82,15 +88,15 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
-HEARTBEAT = timedelta(seconds=30)  # the shortest that Prefect takes
+HEARTBEAT = timedelta(seconds=30)  # the shortest that Prefect accepts
 
-# For the deployment: its runs send heartbeats, and do not need their worker to print.
+# For the deployment: its runs send heartbeats, and can print without their worker.
 JOB_VARIABLES: dict[str, object] = {
     "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT.seconds)},
     "stream_output": False,
 }
 
-WINDOW = timedelta(minutes=10)  # a server may be updated, or a network fail, for some of them
+WINDOW = timedelta(minutes=10)  # a server update or a network failure may take minutes
 PAUSE = timedelta(seconds=30)
 
 RESCHEDULED = {
@@ -103,7 +109,7 @@ def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
     """Describe the automation that marks runs Crashed whose heartbeats stop.
 
     Args:
-        deployment: Whose runs it watches.
+        deployment: The deployment whose runs it watches.
         window: How long a run may be silent, at least ten seconds.
 
     Returns:
@@ -116,7 +122,7 @@ def crash_silent_runs(deployment: UUID, window: timedelta) -> AutomationCore:
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             match_related=runs_of(deployment),
             after={heartbeat},
-            # Any event, for a state may have any name: `TimedOut` is an end, too.
+            # Any event, because a state may have any name: `TimedOut` is final, too.
             expect={"prefect.flow-run.*"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -135,10 +141,10 @@ def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> Aut
     """Describe the automation that reschedules crashed runs.
 
     Args:
-        deployment: Whose runs it watches.
-        attempts: How often a run may begin, the first time included.
-        pause: How long a run stays Crashed, at least ten seconds. A worker whose second report of
-            the crash comes later crashes the next attempt, too.
+        deployment: The deployment whose runs it watches.
+        attempts: How many times a run may start, including the first.
+        pause: How long a run stays Crashed, at least ten seconds. If the worker's second report of
+            the crash comes later, it crashes the next attempt, too.
 
     Returns:
         The automation, not yet created.
@@ -152,7 +158,7 @@ def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> Aut
             ),
             match_related=runs_of(deployment),
             after={"prefect.flow-run.Crashed"},
-            # Somebody else has rescheduled it or set its end, or it runs again.
+            # Somebody else has rescheduled it or set a final state, or it is running again.
             expect=RESCHEDULED | SETTLED,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -168,7 +174,7 @@ def rerun_crashed_runs(deployment: UUID, attempts: int, pause: timedelta) -> Aut
 
 
 def runs_of(deployment: UUID) -> ResourceSpecification:
-    """Return what the events of a deployment's runs are related to."""
+    """Return the related resource of the events of a deployment's runs."""
     return ResourceSpecification({"prefect.resource.id": f"prefect.deployment.{deployment}"})
 
 
@@ -178,20 +184,20 @@ def recover_runs(
     window: timedelta = WINDOW,
     pause: timedelta = PAUSE,
 ) -> dict[str, UUID]:
-    """Let the server find and run again the runs of a deployment that lost their machine.
+    """Make the server find and rerun the runs of a deployment that lost their machine.
 
     Args:
-        deployment: Which one; its job variables hold `JOB_VARIABLES`.
-        attempts: How often a run may begin, the first time included.
-        window: How long a run may be silent; also how long the server may be away.
-        pause: How long a run stays Crashed before it is rescheduled; longer than its flow takes
-            to load and its `on_crashed` hooks to run.
+        deployment: The deployment; its job variables must include `JOB_VARIABLES`.
+        attempts: How many times a run may start, including the first.
+        window: How long a run may be silent; also how long the server may be down.
+        pause: How long a run stays Crashed before it is rescheduled; should be longer than its
+            flow takes to load and its `on_crashed` hooks to run.
 
     Returns:
         The ids of the two automations by their names.
 
     Raises:
-        ValueError: If live runs would be taken for lost, or runs rescheduled never or too soon.
+        ValueError: If live runs would be treated as lost, or runs rescheduled never or too soon.
     """
     if window < 2 * HEARTBEAT:
         raise ValueError(f"window {window} is too short: a live run may be silent for {HEARTBEAT}")
@@ -214,13 +220,13 @@ def recover_runs(
 
 
 def put(client: SyncPrefectClient, automation: AutomationCore) -> UUID:
-    """Create an automation, or change the one of its name to it, and return its id."""
+    """Create an automation, or update the existing one of its name, and return its id."""
     found = client.read_automations_by_name(automation.name)
     if not found:
         return client.create_automation(automation)
     held = found[0]
-    # A change makes the server forget which runs are silent. It leaves what is not given here as
-    # it is, such as whether the automation is enabled.
+    # An update makes the server forget which runs are silent. It leaves anything not given here
+    # as it is, such as whether the automation is enabled.
     if (held.trigger, held.actions) != (automation.trigger, automation.actions):
         client.update_automation(held.id, automation)
     return held.id
@@ -234,12 +240,12 @@ def read_gauge(station: str) -> float:
 
 @flow
 def measure_rain(stations: list[str]) -> float:
-    """Return the mean of the gauges."""
+    """Return the mean reading of the gauges."""
     return sum(read_gauge.map(stations).result()) / len(stations)
 
 
 def main() -> None:
-    """Deploy a flow to a pool, let its runs be recovered, and print by which automations."""
+    """Deploy a flow to a pool, set up the recovery of its runs, and print the automations."""
     with get_client(sync_client=True) as client:
         # On the command line: `prefect work-pool create gauges --type process`.
         template = ProcessWorker.get_default_base_job_template()

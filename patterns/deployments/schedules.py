@@ -6,40 +6,40 @@
 """Schedule by cron, interval and rrule so that summer time moves no run, doubles or drops none.
 
 Problem:
-    Twice a year a clock skips an hour or shows it twice. What a schedule does that night, and
-    on the days after, depends on its kind, on the time zone and on when the server looks at it;
-    it is noticed when the report was an hour late, came twice or did not come.
+    Twice a year clocks skip an hour or show it twice. What a schedule does that night, and on the
+    days after, depends on its kind, on the time zone and on when the server evaluates it; people
+    notice when the report was an hour late, came twice or did not come.
 
 Guarantees:
-    cron: a `daily` run comes once on every day at the time that a clock in that zone shows,
-        also on the days of both changes.
-    interval: runs of `every` are equal stretches of time apart, across both changes; they are not
-        only after its anchor, but before it, too.
-    rrule: a run of `last_working_day` comes at its clock time on the last day of each month
-        that is no Saturday or Sunday.
-    refused: `daily` and `last_working_day` take no time that a change of the clocks skips or
-        repeats.
-    bad: a cron string, an interval, a rule or a zone that Prefect can't read, a schedule without
-        any, an anchor without a zone, and a time with seconds or a zone of its own, are refused in
-        one line before anything is sent to a server.
-    fires: a server makes the runs of these schedules for those times, and a process that serves
-        the flow starts them then, also in the night of the change.
+    cron: a `daily` run comes once on every day at its local time in that zone, including the days
+        of both clock changes.
+    interval: runs of `every` are the same amount of time apart, across both changes, and before
+        its anchor as well as after it.
+    rrule: a run of `last_working_day` comes at its local time on the last day of each month
+        that is not a Saturday or Sunday.
+    refused: `daily` and `last_working_day` accept no time that a clock change skips or repeats.
+    bad: a cron string, an interval, a rule or a zone that Prefect can't parse, a schedule without
+        any of them, an anchor without a zone, and a time with seconds or its own zone, are refused
+        with a one-line message before anything is sent to a server.
+    fires: a server creates the runs of these schedules for those times, and a process that serves
+        the flow starts them then, including on the night of the change.
 
 Prefect:
     skipped (3.8, 3.9): a cron time that is skipped runs all the same, an hour off, and one that
         is repeated runs the first time only.
     hourly (3.8, 3.9): an hourly cron does not run in the second pass of a repeated hour.
-    never (3.8, 3.9): a cron string that never comes, such as one for February 30, is taken, and
-        then the deployment's other schedules make no run either; only the server's log says so.
-    drift (3.8): an interval of a day in a zone with summer time moves by an hour at a change, and
-        what was scheduled before stays: those days have two runs. Use `daily`.
-    clock-time (3.9): such an interval keeps its clock time: it is no interval of 24 hours then.
+    never (3.8, 3.9): a cron string that never matches, such as one for February 30, is accepted,
+        and then the deployment's other schedules create no runs either; only the server's log says
+        so.
+    drift (3.8): an interval of a day in a zone with summer time shifts by an hour at a change, and
+        the runs scheduled before it stay: those days have two runs. Use `daily`.
+    clock-time (3.9): such an interval keeps its local time: it is not 24 hours long then.
 
 Not for:
-    Holidays: a schedule knows no calendar of them; let the flow look and end early.
+    Holidays: a schedule has no calendar of them; let the flow check and end early.
 
 Costs:
-    None at run time. The server makes runs up to a hundred ahead, which wait in its database.
+    None at run time. The server creates up to a hundred runs ahead, which wait in its database.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/schedules
@@ -62,10 +62,16 @@ from pydantic import ValidationError
 
 
 def checked(schedule: Schedule) -> Schedule:
-    """Return a schedule if a server would take it.
+    """Return a schedule if a server would accept it.
+
+    Args:
+        schedule: The schedule to check.
+
+    Returns:
+        The same schedule.
 
     Raises:
-        ValueError: If it would not; the message is one line.
+        ValueError: If a server would refuse it; the message is one line.
     """
     if schedule.timezone == "":
         raise ValueError("no such schedule: it has no time zone")
@@ -80,21 +86,24 @@ def checked(schedule: Schedule) -> Schedule:
 
 
 def daily(at: time, zone: str) -> Schedule:
-    """Run once a day when the clocks of a zone show a time.
+    """Return a schedule that runs once a day, at a local time of a zone.
 
     Args:
-        at: The time, to the minute.
-        zone: Such as `Europe/Berlin`.
+        at: The local time, to the minute.
+        zone: The time zone, such as `Europe/Berlin`.
+
+    Returns:
+        The schedule, checked.
 
     Raises:
-        ValueError: If there is a day, this year or in the next two, when no clock there shows
-            that time, or shows it twice; if the time has seconds or a zone of its own.
+        ValueError: If there is a day, this year or in the next two, when clocks there never show
+            that time, or show it twice; if the time has seconds or its own zone.
     """
     return steady(checked(Cron(f"{at.minute} {at.hour} * * *", timezone=zone)), at, zone)
 
 
 def steady(schedule: Schedule, at: time, zone: str) -> Schedule:
-    """Return a schedule if clocks in a zone show its time once on each of the coming days."""
+    """Return a schedule if clocks in a zone show its time just once on each of the coming days."""
     if at.tzinfo or at.second or at.microsecond:
         raise ValueError(f"{at!r} is not an hour and a minute alone; the zone is given beside it")
     if odd := next((day for day in coming_days() if is_odd(datetime.combine(day, at), zone)), None):
@@ -112,33 +121,43 @@ def coming_days() -> list[date]:
 
 
 def is_odd(clock: datetime, zone: str) -> bool:
-    """Say whether clocks in a zone skip or repeat this date and time."""
+    """Return whether clocks in a zone skip or repeat this date and time."""
     local = clock.replace(tzinfo=ZoneInfo(zone))
     return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
 
 
 def every(interval: timedelta, anchor: datetime) -> Schedule:
-    """Run after equal stretches of time.
+    """Return a schedule whose runs are equally far apart in elapsed time.
 
     Args:
-        interval: The stretch.
-        anchor: When one of the runs is, with its zone; runs before it are as far apart.
+        interval: The time from one run to the next.
+        anchor: The time of one of the runs, with its zone; runs before it are as far apart.
+
+    Returns:
+        The schedule, checked.
 
     Raises:
         ValueError: If the interval is not longer than zero, or the anchor has no zone.
     """
     if anchor.tzinfo is None:
         raise ValueError(f"{anchor} has no time zone")
-    # In UTC, which has no changes; in another zone the server would follow the clocks there.
+    # UTC has no clock changes; in another zone the server would follow the clocks there.
     anchor = anchor.astimezone(UTC)
     return checked(Schedule(interval=interval, anchor_date=anchor, timezone="UTC"))
 
 
 def last_working_day(at: time, zone: str) -> Schedule:
-    """Run when the clocks of a zone show a time on the last weekday of each month.
+    """Return a schedule that runs on the last weekday of each month, at a local time of a zone.
+
+    Args:
+        at: The local time, to the minute.
+        zone: The time zone, such as `Europe/Berlin`.
+
+    Returns:
+        The schedule, checked.
 
     Raises:
-        ValueError: As `daily` does, though the day may be no working day.
+        ValueError: As for `daily`, even if the day of the clock change is not a working day.
     """
     rule = (
         "FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1;"

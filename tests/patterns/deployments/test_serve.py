@@ -77,7 +77,7 @@ def test_the_deployment_tells_the_schema_of_the_parameters(deployment: Deploymen
         14,
         3,
     )
-    assert (unit["enum"], unit["description"]) == (["C", "F"], "Of the temperatures.")
+    assert (unit["enum"], unit["description"]) == (["C", "F"], "The unit of the temperatures.")
     assert schema["required"] == ["station"]
 
 
