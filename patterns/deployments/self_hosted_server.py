@@ -38,7 +38,7 @@ Guarantees:
 
 Not for:
     A permanent service: `prefect_server` is for a program or a test that has its own server for as
-    long as it runs. On a machine let systemd or a container run `prefect server start`, with the
+    long as it runs. For a service let systemd or a container run `prefect server start`, with the
     same environment variables. A program that is ended by SIGKILL, or by a SIGTERM that is not
     made to raise: its server keeps running, as a process `prefect server start` that has to be
     ended by hand. A server that others can reach: put a proxy with a password in front. A

@@ -277,7 +277,7 @@ def read_taxi(address: str) -> pd.DataFrame:
     trips = table.to_pandas().rename(columns=columns)
     began, ended = trips.pop("began"), trips.pop("ended")
     minutes = (ended - began).dt.total_seconds() / 60
-    # A file's year is that of most of its rows; those of others get month 0.
+    # A file's year is that of most of its rows; rows of other years get month 0.
     month = began.dt.month.where(began.dt.year == began.dt.year.median(), 0)
     return trips.assign(month=month, hour=began.dt.hour, minutes=minutes)
 
