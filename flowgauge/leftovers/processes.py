@@ -8,10 +8,10 @@ import multiprocessing.resource_tracker
 import os
 import sys
 from collections.abc import Set
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
-_PROC = Path("/proc") if sys.platform == "linux" else None
+import psutil
 
 _of_the_run: set[int] = set()
 
@@ -22,10 +22,8 @@ def belongs_to_run(pid: int) -> None:
 
 
 def running() -> set[int]:
-    """Return the ids of running processes: all on Linux, elsewhere the descendants of this one."""
-    if _PROC:
-        return {int(name) for name in os.listdir(_PROC) if name.isdecimal()}
-    return set(_below())
+    """Return the ids of all running processes."""
+    return set(psutil.pids())
 
 
 def descendants(candidates: set[int], others: Set[int] = frozenset()) -> dict[int, str]:
@@ -41,9 +39,8 @@ def descendants(candidates: set[int], others: Set[int] = frozenset()) -> dict[in
     """
     # A fork server starts processes on behalf of this one.
     own = {os.getpid(), multiprocessing.forkserver._forkserver._forkserver_pid}  # type: ignore[attr-defined]
-    if not _PROC:
-        return {pid: command for pid, command in _below(own, others).items() if pid in candidates}
-    return {pid: _command(pid) for pid in candidates if _is_descendant(pid, own, others)}
+    commands = {pid: _command(pid, own, others) for pid in candidates}
+    return {pid: command for pid, command in commands.items() if command is not None}
 
 
 def of_python() -> set[int]:
@@ -62,52 +59,23 @@ def nannies() -> frozenset[Any]:
     return frozenset(module.Nanny._instances) if module else frozenset()
 
 
-def _is_descendant(pid: int, own: Set[int | None], others: Set[int]) -> bool:
-    state, parent = _state_and_parent(pid)
-    if state in {"Z", "X", ""}:
-        return False
-    while parent > 1 and pid not in _of_the_run:
+def _command(pid: int, own: Set[int | None], others: Set[int]) -> str | None:
+    """Return the command line of a process that descends from `own`, None for any other."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
+            return None
+        line = [pid, *(parent.pid for parent in process.parents())]
+        return " ".join(process.cmdline()) if _descends(line, own, others) else None
+    except psutil.Error:
+        return None  # It has just ended.
+
+
+def _descends(line: list[int], own: Set[int | None], others: Set[int]) -> bool:
+    """Return whether a line of processes, youngest first, gets to `own` before it leaves it."""
+    for child, parent in pairwise(line):
+        if child in _of_the_run or parent in others - own:
+            return False
         if parent in own:
             return True
-        if parent in others:
-            return False
-        pid = parent
-        _, parent = _state_and_parent(parent)
     return False
-
-
-def _state_and_parent(pid: int) -> tuple[str, int]:
-    """Return the state letter and parent of a process; empty and 0 if it has ended."""
-    try:
-        # The command is in parentheses and may contain any character.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
-    except OSError:
-        return "", 0
-    return fields[0], int(fields[1])
-
-
-def _command(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return "ended in the meantime"
-    return " ".join(word.decode(errors="replace") for word in words).strip()
-
-
-def _below(own: Set[int | None] = frozenset(), others: Set[int] = frozenset()) -> dict[int, str]:
-    try:
-        import psutil
-    except ImportError:
-        return {}
-    commands = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            parents = [parent.pid for parent in process.parents()]
-            nearest = next((pid for pid in parents if pid in own or pid in others), None)
-            of_the_run = not {process.pid, *parents}.isdisjoint(_of_the_run)
-            of_another = nearest in others and nearest not in own
-            if process.status() != psutil.STATUS_ZOMBIE and not of_the_run and not of_another:
-                commands[process.pid] = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-    return commands

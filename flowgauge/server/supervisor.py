@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from flowgauge.server.forked import ServerRequest, become_server
 
 STOP_SECONDS = 5
@@ -194,13 +196,10 @@ def _remove(folder: str) -> None:
 
 def _has_orphans(folder: str) -> bool:
     """Return whether processes of a pytest run are left, as far as can be seen."""
-    if not Path("/proc/self/environ").exists():
-        return Path(folder).exists()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
             # Zygotes and supervisors have the environment of some run too.
-            if os.getsid(int(process.name)) != os.getsid(0):
-                environment = (process / "environ").read_bytes()
-                if f"PREFECT_HOME={folder}\0".encode() in environment:
-                    return True
+            another = os.getsid(process.pid) != os.getsid(0)
+            if another and process.environ().get("PREFECT_HOME") == folder:
+                return True
     return False

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
-import os
 import shutil
 import sqlite3
 import sys
@@ -15,16 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 _DATABASE = "template.db"
 _DIGEST = "template.sha256"
 
 
 def cache_folder() -> Path:
     """Return the folder for what Flowgauge keeps between runs; it need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
-    return Path(base) / "flowgauge"
+    return user_cache_path("flowgauge")
 
 
 def template_key() -> str:

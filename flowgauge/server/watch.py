@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import signal
 import threading
 import time
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+
+import psutil
 
 from flowgauge.server.lease import ServerProcess
 
@@ -54,11 +55,13 @@ class _CpuUse:
 
 
 def _cpu_seconds(pid: int | None) -> float | None:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    if pid is None:
         return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(times.user + times.system)
 
 
 def wait_until_healthy(server: ServerProcess) -> None:

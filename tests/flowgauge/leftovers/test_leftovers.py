@@ -14,9 +14,9 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from flowgauge.leftovers import processes
 from flowgauge.leftovers import watch as watch_module
 from flowgauge.leftovers.audit import OpenedConnection
 from flowgauge.leftovers.files import Folders
@@ -584,7 +584,7 @@ def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.Monk
     """To watch a test that leaves nothing takes no waiting and no look at single processes."""
     looks: list[str] = []
     monkeypatch.setattr(gc, "collect", lambda: looks.append("garbage"))
-    monkeypatch.setattr(processes, "_state_and_parent", lambda pid: looks.append("a process"))
+    monkeypatch.setattr(psutil, "Process", lambda pid: looks.append("a process"))
     listdir, here = os.listdir, threading.get_ident()
 
     def listed(path: str) -> list[str]:

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from flowgauge.catalogue.catalogue import catalogue_root, find_pattern

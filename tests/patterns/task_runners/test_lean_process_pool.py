@@ -19,7 +19,7 @@ from typing import Any
 
 import cloudpickle
 import prefect
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
