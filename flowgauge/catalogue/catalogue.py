@@ -14,8 +14,8 @@ from flowgauge.catalogue.headers import (
     Guarantee,
     Pattern,
     is_companion,
+    pattern_name,
     read,
-    spelt_name,
 )
 from flowgauge.catalogue.marks import MarkKind, proofs
 from flowgauge.catalogue.rules import violations
@@ -89,7 +89,7 @@ def find_pattern(root: Path, name: str) -> Pattern:
     Raises:
         CatalogueError: If there is no pattern of that name, or its header can't be read.
     """
-    paths = {spelt_name(root, path): path for path in _files(root)}
+    paths = {pattern_name(root, path): path for path in _files(root)}
     if name in paths:
         return read(root, paths[name])
     # The bare file name is also a candidate, so that "backoff" without its topic matches.

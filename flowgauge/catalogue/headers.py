@@ -93,7 +93,7 @@ def is_companion(path: Path) -> bool:
     return path.stem != folder.name and (folder / f"{folder.name}.py").is_file()
 
 
-def spelt_name(root: Path, path: Path) -> str:
+def pattern_name(root: Path, path: Path) -> str:
     """Return the name of the pattern in a file: its topic, and the name of the file or folder."""
     pattern = path.parent if _is_folder(path) else path.with_suffix("")
     return pattern.relative_to(root).as_posix()
@@ -142,7 +142,7 @@ def display_path(root: Path, path: Path) -> str:
 
 
 def _name(root: Path, path: Path) -> str:
-    name = spelt_name(root, path)
+    name = pattern_name(root, path)
     if name.count("/") != 1:
         raise CatalogueError(f"is not in a topic folder: move it to {root.name}/<topic>/")
     return name

@@ -81,10 +81,10 @@ def unstamped(text: str) -> str:
     if before is None:
         return text
     starts = tuple(f"# {key} = " for key in _KEYS)
-    kept = [line for line in before if not line.startswith(starts)]
-    if len(kept) < len(before) and kept[-1].rstrip() == _TABLE:
-        kept.pop()
-    return "\n".join((*kept, *after))
+    remaining = [line for line in before if not line.startswith(starts)]
+    if len(remaining) < len(before) and remaining[-1].rstrip() == _TABLE:
+        remaining.pop()
+    return "\n".join((*remaining, *after))
 
 
 def read_stamp(text: str) -> Stamp | None:

@@ -20,7 +20,7 @@ def _features_off(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send what was off from a pytest-xdist worker to the controller."""
+    """Send the features that were off from a pytest-xdist worker to the controller."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         output[_KEY] = _features_off(session.config)

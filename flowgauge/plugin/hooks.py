@@ -272,11 +272,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "paired" in metafunc.fixturenames and not measures(metafunc.config):
         # One runner is enough to check that the benchmark works; --benchmark-only uses all.
         names = names[:1]
-    left_out = pytest.mark.skip(reason="--flow-runners excludes all task runners of this test")
+    skip = pytest.mark.skip(reason="--flow-runners excludes all task runners of this test")
     # Not function scope, because Hypothesis refuses function-scoped fixtures.
-    metafunc.parametrize(
-        "runner_name", names or [pytest.param("none", marks=left_out)], scope="module"
-    )
+    metafunc.parametrize("runner_name", names or [pytest.param("none", marks=skip)], scope="module")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

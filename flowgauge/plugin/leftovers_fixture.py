@@ -102,12 +102,12 @@ def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     try:
         yield
         marks = request.node.iter_markers("leaves")
-        left = watch.left(frozenset(kind for mark in marks for kind in mark.args))
+        leftovers = watch.left(frozenset(kind for mark in marks for kind in mark.args))
         request.node.user_properties += [(_APPEARED, path) for path in watch.appeared()]
     finally:
         watch.close()
-    if left:
-        pytest.fail(_message(left), pytrace=False)
+    if leftovers:
+        pytest.fail(_message(leftovers), pytrace=False)
 
 
 def _folders(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Folders:
@@ -120,9 +120,9 @@ def _folders(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) ->
     return Folders(run_home(config), allowed, alone=not hasattr(config, "workerinput"))
 
 
-def _message(left: dict[str, list[str]]) -> str:
+def _message(leftovers: dict[str, list[str]]) -> str:
     lines = ["the test leaves something behind"]
-    for kind, things in left.items():
+    for kind, things in leftovers.items():
         lines += [f"  {thing}" for thing in things]
         lines.append(f"  -> {_FIXES[kind]}; or allow it: @pytest.mark.leaves({kind!r}, reason=...)")
     return "\n".join(lines)

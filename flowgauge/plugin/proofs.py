@@ -53,9 +53,9 @@ def bind_proof(item: pytest.Item, mark: pytest.Mark) -> None:
                 strict=True,
             )
         )
-    narrowed = item.get_closest_marker("runners")
+    runners_mark = item.get_closest_marker("runners")
     proof = {
-        "only": list(narrowed.args) if narrowed else [],
+        "only": list(runners_mark.args) if runners_mark else [],
         "pattern": mark.args[0],
         "guarantee": mark.args[1],
         "runner": runner,

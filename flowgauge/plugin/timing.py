@@ -38,7 +38,7 @@ def times(config: pytest.Config) -> Times:
     return config.stash.setdefault(TIMES, Times())
 
 
-def spelled(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration for people: 0.4 s, 73 s, 26 h 40 min, 3 days.
 
     Args:
@@ -101,6 +101,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     spent = times(terminalreporter.config)
     if spent.flows:
         terminalreporter.write_line(
-            f"flowgauge: start-up {spelled(spent.start_up)}, server {spelled(spent.server)},"
-            f" flows {spelled(spent.flows)}, skipped {spelled(spent.skipped)}"
+            f"flowgauge: start-up {format_duration(spent.start_up)},"
+            f" server {format_duration(spent.server)},"
+            f" flows {format_duration(spent.flows)}, skipped {format_duration(spent.skipped)}"
         )

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.plugin.timing import spelled
+from flowgauge.plugin.timing import format_duration
 
 UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 
 
 def read(text: str) -> float:
-    """Return the seconds that a spelled length of time means."""
+    """Return the seconds that a formatted duration means."""
     parts = re.findall(r"([\d.]+) (\w+)", text)
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
 @given(st.floats(0, 1e8))
 def test_a_spelled_time_means_the_time(seconds: float) -> None:
-    """A spelled length of time is right to a twentieth, and uses two units at most."""
-    text = spelled(seconds)
+    """A formatted duration is right to a twentieth, and uses two units at most."""
+    text = format_duration(seconds)
     assert read(text) == pytest.approx(seconds, rel=0.05, abs=0.051)
     assert len(text.split()) in (2, 4)
 
@@ -42,7 +42,7 @@ def test_a_spelled_time_means_the_time(seconds: float) -> None:
 )
 def test_times_are_spelled_as_people_say_them(seconds: float, text: str) -> None:
     """Short times have decimals, long ones two units."""
-    assert spelled(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_run_without_flows_has_no_line(pytester: pytest.Pytester) -> None:
