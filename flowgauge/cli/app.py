@@ -130,7 +130,9 @@ def compare(
     *,
     fail_if_slower: Annotated[
         str | None,
-        Parameter(help="Exit with status 1 if a row is clearly slower by more than, say, 10%."),
+        Parameter(
+            help="Exit with status 1 if a row is clearly slower by more than this, such as 10%."
+        ),
     ] = None,
     by_ratio: Annotated[
         bool,
