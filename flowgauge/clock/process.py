@@ -152,7 +152,7 @@ class ClockProcess:
         if self.time.now() < deadline - 0.1:
             raise ClockEndedError(
                 f"the virtual clock ended {deadline - self.time.now():.0f} s before the end of"
-                " this wait: the test that had the clock is over"
+                " this wait: the test that used the clock is over"
             )
 
     def _tell_wait(self, wait_id: int, deadline: float, polls: bool) -> bool:

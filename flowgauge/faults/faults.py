@@ -182,7 +182,7 @@ class FaultsOn:
         """
         call = self._call("corrupt_result")
         if self.at is not None:
-            _refuse(f"{call}: a result can be damaged once it is stored; leave out at=")
+            _refuse(f"{call}: a result can be damaged only after it is stored; leave out at=")
         self.faults.add(self.task, "after the result is stored", CorruptResult(), call)
 
     def lose_connection(self, requests: int = 1) -> None:

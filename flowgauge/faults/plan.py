@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The faults that a test wants, as plain data sent to the processes that run its tasks."""
+"""The faults that a test requests, as plain data sent to the processes that run its tasks."""
 
 from __future__ import annotations
 
@@ -173,5 +173,5 @@ class Plan:
 
 
 def plan_path(folder: Path) -> Path:
-    """Return the path of the plan, which exists only while a test wants a fault."""
+    """Return the path of the plan, which exists only while a test has faults."""
     return folder / "plan.pickle"

@@ -31,9 +31,9 @@ from flowgauge.faults.process import FaultProcess
 DELIVERY = 10.0
 """Seconds that Prefect has to send its pending events before a crash."""
 
-_NEVER_HEARD_OF = (
-    "on the runner processes an error that leaves Prefect's engine stops the pool, and whoever"
-    " waits for the task waits forever; use the other runners, or another point"
+_POOL_WOULD_HANG = (
+    "on the task runner processes, an error that escapes Prefect's engine stops the pool, and code"
+    " that waits for the task hangs forever; use another task runner or another point"
 )
 
 
@@ -57,7 +57,7 @@ class Points:
             at: The point that it has reached.
 
         Raises:
-            Exception: The error that the test wants the task to fail with.
+            Exception: The error that the test makes the task fail with.
             Refusal: If a fault can't strike in this process.
         """
         for seconds in self._strike(engine, at):
@@ -81,7 +81,7 @@ class Points:
                 case Slow(seconds):
                     yield seconds
                 case Fail() | FailSometimes() if at == "after completion" and _pool_queue():
-                    self.process.refuse(f"{fault.call}: {_NEVER_HEARD_OF}")
+                    self.process.refuse(f"{fault.call}: {_POOL_WOULD_HANG}")
                 case Fail(error=error) | FailSometimes(error=error):
                     raise pickle.loads(error)
                 case LoseConnection(requests):

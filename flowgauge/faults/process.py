@@ -40,7 +40,7 @@ class FaultProcess:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan of the test that is running; None if it wants no faults."""
+        """The plan of the current test; None if it has no faults."""
         try:
             status = os.stat(self._path)
             stamp = status.st_mtime_ns, status.st_ino, status.st_size

@@ -78,15 +78,15 @@ class LeftoverWatch:
             One line for each thing left, by kind; kinds with nothing left are missing.
         """
         deadline = time.monotonic() + patience(PATIENCE)
-        left = self._left(allowed)
-        if left:
+        leftovers = self._left(allowed)
+        if leftovers:
             # What only a reference cycle keeps alive does not count.
             gc.collect()
-        while left and time.monotonic() < deadline:
+        while leftovers and time.monotonic() < deadline:
             # Not `time.sleep`: a test may have made that virtual.
             threading.Event().wait(0.005)
-            left = self._left(allowed)
-        return left
+            leftovers = self._left(allowed)
+        return leftovers
 
     @contextmanager
     def adopting(self) -> Iterator[None]:
@@ -117,13 +117,13 @@ class LeftoverWatch:
 
     def _left(self, allowed: frozenset[str]) -> dict[str, list[str]]:
         now, before = self._present(), self._before
-        left = {
+        leftovers = {
             "processes": _processes(now, before),
             "threads": self._threads(now.threads - before.threads, before),
             "connections": _connections(now.connections - before.connections, self._folders.home),
             "files": self._files(now, before),
         }
-        return {kind: things for kind, things in left.items() if things and kind not in allowed}
+        return {kind: things for kind, lines in leftovers.items() if lines and kind not in allowed}
 
     def _threads(self, new: set[threading.Thread], before: Present) -> list[str]:
         frames = sys._current_frames() if new else {}
@@ -138,15 +138,15 @@ class LeftoverWatch:
         return lines
 
     def _files(self, now: Present, before: Present) -> list[str]:
-        left = {}
+        changes = {}
         for path in now.written - before.written:
             write = self._sightings.written[path]
             if is_left(path, write.stood) and not self._folders.allow(path):
-                left[path] = f"{'changed' if write.stood else 'made'} at {write.origin}"
+                changes[path] = f"{'changed' if write.stood else 'created'} at {write.origin}"
         return [
             f"file {path}, {how}"
-            for path, how in sorted(left.items())
-            if os.path.dirname(path) not in left
+            for path, how in sorted(changes.items())
+            if os.path.dirname(path) not in changes
         ]
 
     def appeared(self) -> list[str]:

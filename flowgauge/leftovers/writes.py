@@ -114,7 +114,7 @@ def origin() -> str:
         elif not name.startswith((_STDLIB, _OWN, "<frozen ")):
             return line_of(frame)
         frame = frame.f_back
-    return line_of(installed) if installed else "a line of Python's own library"
+    return line_of(installed) if installed else "a line of Python's standard library"
 
 
 def line_of(frame: FrameType) -> str:

@@ -217,8 +217,8 @@ def _part(text: str, tokens: list[_Token], place: int) -> tuple[Expression, int]
 
 
 def _unexpected(text: str, token: _Token, expected: str) -> ExpressionError:
-    shown = token.text if token.place == len(text) else f'"{token.text}"'
+    actual = token.text if token.place == len(text) else f'"{token.text}"'
     return ExpressionError(
         f"history expression {text!r}, character {token.place + 1}: expected {expected},"
-        f" found {shown}"
+        f" found {actual}"
     )

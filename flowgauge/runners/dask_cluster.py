@@ -219,7 +219,7 @@ def check_workers(address: str) -> None:
         except importlib.metadata.PackageNotFoundError:
             version = "none"
         if version != __version__:
-            return f"has Prefect {version}, but this machine has {__version__}: install the same"
+            return f"has Prefect {version}, but pytest has {__version__}: install that there"
         try:
             urllib.request.urlopen(f"{url}/health", timeout=5).close()
         except OSError:

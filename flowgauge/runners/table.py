@@ -35,8 +35,8 @@ class ExecutionModel:
         inline: Whether the flow's own thread runs each task before it continues.
         one_interpreter: Whether workers and the flow share an interpreter, and so its lock.
         waits_at: Where a task waits for its parents: `worker`, on a worker that does nothing else
-            in the meantime; `queue`, in one of as many places as there are workers, ahead of
-            tasks that were submitted later; `scheduler`, where it blocks no other task.
+            in the meantime; `queue`, in a queue with one place per worker, ahead of tasks that were
+            submitted later; `scheduler`, where it blocks no other task.
     """
 
     inline: bool = False

@@ -55,14 +55,14 @@ def early_request(home: Path) -> ServerRequest:
 
 @contextmanager
 def leased_harness(
-    home: Path, server: ServerProcess, tell: Callable[[str], None], *, as_shipped: bool
+    home: Path, server: ServerProcess, report: Callable[[str], None], *, as_shipped: bool
 ) -> Iterator[str]:
     """Run Prefect's test harness with a server that was requested.
 
     Args:
         home: The folder of the pytest run.
         server: The server; it may still be starting.
-        tell: Called with the reason, in a few lines, if the server has to be ended during the run.
+        report: Called with the reason, in a few lines, if the server must be ended in mid-run.
         as_shipped: Whether this process does all the work that stock Prefect does, for benchmarks.
 
     Yields:
@@ -80,7 +80,7 @@ def leased_harness(
     )
 
     forget_user_settings()
-    leased = _LeasedServer(server, tell)
+    leased = _LeasedServer(server, report)
     with contextlib.ExitStack() as stack:
         # The harness has no `finally`.
         stack.callback(leased.stop)
@@ -205,9 +205,9 @@ def _instead_of_server_modules(leased: _LeasedServer) -> Iterator[None]:
 class _LeasedServer:
     """Stands in for both `SubprocessASGIServer` and its only instance in the harness."""
 
-    def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
+    def __init__(self, server: ServerProcess, report: Callable[[str], None]) -> None:
         self.server = server
-        self._tell = tell
+        self._report = report
         self._watch: ServerWatch | None = None
         self._instances: dict[int | None, Any] = {}
 
@@ -237,7 +237,7 @@ class _LeasedServer:
             request = replace(request, environment=environment | settings)
             self.server = ServerProcess.start(self.server.lease, request)
         wait_until_healthy(self.server)
-        self._watch = ServerWatch(self.server, self._tell)
+        self._watch = ServerWatch(self.server, self._report)
 
     def stop(self) -> None:
         if self._watch is not None:

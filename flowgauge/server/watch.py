@@ -114,15 +114,15 @@ def answers(server: ServerProcess, timeout: float) -> bool:
 class ServerWatch:
     """A thread that checks the health of a server until it is stopped."""
 
-    def __init__(self, server: ServerProcess, tell: Callable[[str], None]) -> None:
+    def __init__(self, server: ServerProcess, report: Callable[[str], None]) -> None:
         """Start the thread.
 
         Args:
             server: A server that answers.
-            tell: Called with the reason, in a few lines, if the server has to be ended.
+            report: Called with the reason, in a few lines, if the server has to be ended.
         """
         self._server = server
-        self._tell = tell
+        self._report = report
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="flowgauge-watch", daemon=True)
         self._thread.start()
@@ -146,7 +146,7 @@ class ServerWatch:
                 why = f"has not answered in {silent * PROBE_SECONDS:.0f} s"
             else:
                 continue
-            self._tell(_ended(self._server, why))
+            self._report(_ended(self._server, why))
             self._refuse()
             return
 

@@ -72,7 +72,7 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
         (
             lambda f: f.on("load", at="after completion").corrupt_result(),
             "faults.on('load', at='after completion').corrupt_result(): a result can be damaged"
-            " once it is stored; leave out at=",
+            " only after it is stored; leave out at=",
         ),
         (
             lambda f: f.on("load").fail_times(1, Unsendable),

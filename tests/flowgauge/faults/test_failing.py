@@ -231,7 +231,7 @@ def test_no_error_after_completion_in_a_pool(unchecked_faults: Faults, run_tasks
     _, [outcome] = run_tasks((fetch, 1))
     assert outcome.value == 1
     [line] = unchecked_faults.refused()
-    assert "waits forever; use the other runners, or another point" in line
+    assert "hangs forever; use another task runner or another point" in line
 
 
 def test_the_refusal_in_a_pool_is_still_needed() -> None:

@@ -187,15 +187,15 @@ def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> Non
     if sys.version_info >= (3, 12):
         assert f", started at {at}:" in thread
         assert " in test_thread, now at " in thread
-    assert left["test_home"][0].startswith(f"file {project.path}/home/notes, made at {at}:")
+    assert left["test_home"][0].startswith(f"file {project.path}/home/notes, created at {at}:")
     assert left["test_temporary"][0].startswith(f"file {temporary}/scratch-")
     [folder] = left["test_folder"]
     assert folder.startswith(f"file {temporary}/folder-")
     assert "inside" not in folder
     assert left["test_changed"][0].startswith(f"file {project.path}/old.log, changed at {at}:")
-    assert left["test_renamed"][0].startswith(f"file {project.path}/whole, made at {at}:")
-    assert left["test_database"][0].startswith(f"file {project.path}/runs.db, made at {at}:")
-    assert left["test_socket"][0].startswith(f"file {project.path}/listening.socket, made at")
+    assert left["test_renamed"][0].startswith(f"file {project.path}/whole, created at {at}:")
+    assert left["test_database"][0].startswith(f"file {project.path}/runs.db, created at {at}:")
+    assert left["test_socket"][0].startswith(f"file {project.path}/listening.socket, created at")
     assert "test_child" not in left
     result.stdout.fnmatch_lines([note(project, "by_child", "*::test_child")])
     assert len(left["test_two"]) == 2
@@ -479,7 +479,7 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
     left = errors(result)
     assert set(left) == {"test_task[processes]", "test_client"}
     [made] = left["test_task[processes]"]
-    assert made.startswith(f"file {temporary}/by_task, made at ")
+    assert made.startswith(f"file {temporary}/by_task, created at ")
     assert "in report (process " in made
     [connection] = left["test_client"]
     assert " to the Prefect server at 127.0.0.1:" in connection
