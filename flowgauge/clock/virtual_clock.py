@@ -48,7 +48,7 @@ class VirtualClock:
         return self._process.time.ahead
 
     def advance(self, seconds: float | datetime.timedelta) -> None:
-        """Let time pass; waits that end within it wake on time.
+        """Advance time; a wait that ends on the way wakes at its own deadline.
 
         Args:
             seconds: By how much.

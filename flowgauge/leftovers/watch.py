@@ -75,7 +75,7 @@ class LeftoverWatch:
             allowed: The kinds that may be left behind and are not waited for.
 
         Returns:
-            One line for each thing left, by kind; kinds with nothing left are missing.
+            One line for each thing left, by kind; kinds with nothing left are omitted.
         """
         deadline = time.monotonic() + patience(PATIENCE)
         leftovers = self._left(allowed)
@@ -123,7 +123,7 @@ class LeftoverWatch:
             "connections": _connections(now.connections - before.connections, self._folders.home),
             "files": self._files(now, before),
         }
-        return {kind: things for kind, lines in leftovers.items() if lines and kind not in allowed}
+        return {kind: lines for kind, lines in leftovers.items() if lines and kind not in allowed}
 
     def _threads(self, new: set[threading.Thread], before: Present) -> list[str]:
         frames = sys._current_frames() if new else {}

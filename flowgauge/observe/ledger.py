@@ -68,7 +68,7 @@ class EffectLedger:
             **data: Its details, for instance `order=17`: JSON values.
 
         Raises:
-            LedgerError: If a value has no JSON form.
+            LedgerError: If a value can't be written as JSON.
             OSError: If the file can't be written.
         """
         line = {"effect": name, "data": _as_json(name, data), "pid": os.getpid()}

@@ -180,7 +180,7 @@ def _private_copy(name: str) -> tuple[ModuleType, str]:
 
 @contextmanager
 def _instead_of_server_modules(leased: _LeasedServer) -> Iterator[None]:
-    """Stub out Prefect's server modules: the harness needs only two names of them."""
+    """Avoid importing Prefect's server by stubbing its modules: the harness needs two names."""
     names = ("", ".api", ".api.server", ".database", ".database.dependencies")
     before = {f"prefect.server{name}": sys.modules.get(f"prefect.server{name}") for name in names}
     sys.modules.update({name: ModuleType(name) for name in before})

@@ -19,9 +19,9 @@ from flowgauge.server.lease import ServerProcess
 START_SECONDS = 120
 """Seconds that a server has to start: on a machine busy with other tests, it starts slowly."""
 IDLE_START_SECONDS = 40
-"""Seconds for which a starting server may use no CPU: another may be building the template."""
+"""Seconds for which a starting server may use no CPU: others may be making the template."""
 PROBE_SECONDS = 5.0
-"""Seconds between health checks of a server, and that it has to answer one."""
+"""Seconds between health checks of a server; also the time that it has to answer one."""
 SILENT_PROBES = 18
 """Unanswered probes in a row after which a server that uses no CPU is considered stuck: SQLite
 waits up to a minute for a lock."""
