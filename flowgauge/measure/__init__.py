@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run measures, and the form its figures are kept in."""
+"""Measurements: what the benchmarks time, and how."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Baselines: the plainest code that does what a task runner does, without Prefect."""
+"""Baselines: the simplest code that does what a task runner does, without Prefect."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Baseline:
-    """A warm pool of the same kind and width as a task runner's.
+    """A warm pool of the same kind, and with as many workers, as a task runner's.
 
     Attributes:
-        name: What it is, as a report names it.
+        name: Its name in the report.
         map: Calls a function with each item and returns the results in order.
-        run: Runs a workflow, given how much work a second is.
+        run: Runs a workflow; the second argument is the iterations of each kernel in a second.
     """
 
     name: str
@@ -41,7 +41,7 @@ def baseline(runner: str, started: StartedRunners) -> Iterator[Baseline]:
 
     Args:
         runner: The name of the task runner.
-        started: The run's task runners; a Dask baseline uses the same cluster.
+        started: The task runners of this pytest run; a Dask baseline uses the same cluster.
 
     Yields:
         The baseline; its workers are up.
@@ -78,7 +78,7 @@ def pool(kind: BaselineKind, workers: int) -> Iterator[Executor]:
 
     Args:
         kind: Threads or processes.
-        workers: How many.
+        workers: The number of workers.
 
     Yields:
         The pool; its workers are up.
@@ -89,7 +89,7 @@ def pool(kind: BaselineKind, workers: int) -> Iterator[Executor]:
 
 
 class _InlineExecutor(Executor):
-    """Runs what is submitted at once, in the caller."""
+    """Runs what is submitted immediately, in the calling thread."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -102,12 +102,12 @@ def _executor(kind: BaselineKind, workers: int) -> Executor:
         return ThreadPoolExecutor(workers)
     from flowgauge.runners.process_pool import preloaded_context
 
-    # There is one fork server in a process: started for this pool, it also serves Prefect's.
+    # A process has only one fork server: started for this pool, it also serves Prefect's pools.
     context = preloaded_context()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 
 
 def _gather(client: Any, fn: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    # Dask would answer a second call with the same arguments from the first.
+    # Without pure=False Dask would reuse the result of an earlier call with the same arguments.
     results: list[T] = client.gather(client.map(fn, list(items), pure=False))
     return results

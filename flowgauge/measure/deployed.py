@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deployed runs, timed from outside: triggered through a server's API and watched there."""
+"""Times deployed flow runs from outside: they are triggered and polled through a server's API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 DEADLINE = 120
-"""Seconds to wait for a run or a process before the measurement is given up."""
+"""Seconds to wait for a flow run or a process before the measurement fails."""
 
 FLOW = """\
 from prefect import flow
@@ -64,16 +64,16 @@ asyncio.run(count_at_once(int(sys.argv[1])))
 
 
 class DeployedError(RuntimeError):
-    """A deployed run or a process that serves it did not do what it should."""
+    """A deployed flow run, or a process that serves it, failed or took too long."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A flow in a folder, and a server that runs of it are triggered on.
+    """A flow in a folder, and the server that its runs are triggered on.
 
     Attributes:
         api: The address of the server's API.
-        folder: Where the flow lies, and the logs and the Prefect home of what runs it.
+        folder: Holds the flow, and the logs and the Prefect home of the processes that run it.
     """
 
     api: str
@@ -81,7 +81,7 @@ class Site:
     _client: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Write the flows."""
+        """Write the flows, and create the client of the API."""
         import httpx
 
         object.__setattr__(self, "_client", httpx.Client(base_url=self.api, timeout=30))
@@ -90,15 +90,23 @@ class Site:
         (self.folder / "burst.py").write_text(BURST)
 
     def request(self, method: str, path: str, /, **body: Any) -> Any:
-        """Call the API and return what it answers.
+        """Call the API, again while the server is busy.
+
+        Args:
+            method: The HTTP method.
+            path: The path below the address of the API.
+            **body: The fields of the JSON body of a POST.
+
+        Returns:
+            The JSON value of the answer; None if it is empty.
 
         Raises:
-            DeployedError: If it refuses, or is too busy for too long.
+            DeployedError: If the server answers with an error, or stays busy for too long.
         """
         deadline = time.monotonic() + DEADLINE
         while True:
             answer = self._client.request(method, path, json=body if method == "POST" else None)
-            # SQLite has one writer, and a server on it asks to be asked again (Prefect #18934).
+            # SQLite has one writer; a server on it answers 503 when it is locked (Prefect #18934).
             if answer.status_code != 503 or time.monotonic() > deadline:
                 break
             time.sleep(0.1)
@@ -107,20 +115,23 @@ class Site:
         return answer.json() if answer.content else None
 
     def __enter__(self) -> Self:
-        """Keep the connection to the server open for the block."""
+        """Enter the block for which the connection to the server stays open."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the connection."""
         self._client.close()
 
     @contextmanager
     def running(self, *words: str, **settings: str) -> Iterator[None]:
-        """Run `python ...` beside the flow until the block ends.
+        """Run `python ...` in the folder of the flow until the block ends.
 
         Args:
-            words: What follows `python`.
-            settings: Settings of Prefect, by the names of their variables.
+            *words: What follows `python`.
+            **settings: Settings of Prefect, by the names of their environment variables.
+
+        Yields:
+            Nothing; the process has been started.
         """
         with (self.folder / "processes.log").open("ab") as log:
             process = subprocess.Popen(
@@ -141,12 +152,15 @@ class Site:
                 process.wait()
 
     def deploy(self, name: str, pool: str | None = None) -> str:
-        """Deploy the flow, and return the deployment's id.
+        """Deploy the flow.
 
         Args:
             name: The deployment's name.
-            pool: A work pool of type `process`, made if it is missing; None for a deployment
-                that something else starts the runs of.
+            pool: A work pool of type `process`, created if it is missing; None for a deployment
+                whose runs something else starts.
+
+        Returns:
+            The deployment's id.
         """
         if pool:
             self.request("POST", "/work_pools/", name=pool, type="process")
@@ -157,39 +171,45 @@ class Site:
         return str(self.request("POST", "/deployments/", **body)["id"])
 
     def find(self, name: str) -> str:
-        """Wait for a deployment that another process makes, and return its id."""
+        """Wait for a deployment that another process creates, and return its id."""
         return str(self._wait(lambda: self._named(name), f"a deployment {name}")["id"])
 
     def runs(self, deployment: str, count: int = 1) -> list[dict[str, Any]]:
-        """Trigger runs, wait until all have completed, and return them as the API has them.
+        """Trigger flow runs and wait until all have completed.
 
         Args:
             deployment: The deployment's id.
             count: How many to trigger at once.
 
+        Returns:
+            The flow runs as the API describes them.
+
         Raises:
-            DeployedError: If a run ends otherwise, or not in time.
+            DeployedError: If a run does not complete, or not in time.
         """
         path = f"/deployments/{deployment}/create_flow_run"
         triggered = [self.request("POST", path)["id"] for _ in range(count)]
         return [self._wait(partial(self.ended, id), f"run {id}") for id in triggered]
 
     def seconds_to_start(self, deployment: str) -> float:
-        """Trigger a run and return the seconds until it was running."""
+        """Trigger a flow run and return the seconds until it was running."""
         triggered = time.time()
         (run,) = self.runs(deployment)
         return datetime.fromisoformat(run["start_time"]).timestamp() - triggered
 
     def seconds_at_once(self, runs: int) -> float:
-        """Run a flow with one task many times at once, and return the seconds for all.
+        """Run a flow with one task many times at once.
 
-        The runs share a process of their own: its clients must not outlive the server.
+        The flow runs share one subprocess, because its clients must not outlive the server.
 
         Args:
-            runs: How many.
+            runs: The number of flow runs.
+
+        Returns:
+            The seconds for all of them together.
 
         Raises:
-            DeployedError: If an answer is wrong, or there is none in time.
+            DeployedError: If an answer is wrong, or not all runs end in time.
         """
         try:
             done = subprocess.run(
@@ -201,7 +221,7 @@ class Site:
                 timeout=DEADLINE,
             )
         except subprocess.TimeoutExpired:
-            raise DeployedError(f"{runs} runs at once took over {DEADLINE} s") from None
+            raise DeployedError(f"{runs} runs at once took more than {DEADLINE} s") from None
         if done.returncode:
             raise DeployedError(f"{runs} runs at once failed: {done.stderr[-500:]}")
         return float(done.stdout.splitlines()[-1])
@@ -216,10 +236,16 @@ class Site:
         return dict(response.json()) if response.is_success else None
 
     def ended(self, id: str) -> dict[str, Any] | None:
-        """Return a run if it has completed.
+        """Return a flow run if it has completed.
+
+        Args:
+            id: The id of the flow run.
+
+        Returns:
+            The flow run as the API describes it; None if it has not ended yet.
 
         Raises:
-            DeployedError: If it ended otherwise.
+            DeployedError: If it ended as failed, crashed or cancelled.
         """
         run = self.request("GET", f"/flow_runs/{id}")
         if run["state_type"] in {"FAILED", "CRASHED", "CANCELLED"}:
@@ -229,10 +255,10 @@ class Site:
     def _wait(self, look: Callable[[], dict[str, Any] | None], what: str) -> dict[str, Any]:
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
-            if found := look():
-                return found
+            if entity := look():
+                return entity
             time.sleep(0.05)
-        raise DeployedError(f"no end of waiting for {what} after {DEADLINE} s: {self._log()}")
+        raise DeployedError(f"gave up waiting for {what} after {DEADLINE} s: {self._log()}")
 
     def _log(self) -> str:
         log = self.folder / "processes.log"

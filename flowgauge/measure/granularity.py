@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what share of the workers' time goes into the work, for tasks of a given length."""
+"""Measures the share of the workers' time that goes into the work, for tasks of a given length.
+
+From these shares `flowgauge.measure.metg` reads the minimum effective task granularity (METG).
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,30 @@ from flowgauge.workflows.work_items import RunWorkflow, check_results
 from flowgauge.workflows.workflow import Kernel, Workflow
 
 BARE = "bare process pool"
-"""What each run is measured beside: it uses every core, and is told of all its work at once."""
+"""The reference of each run: a pool that uses every core and gets all its work at once."""
 _FIGURE = "wall time x workers / tasks"
 _RUN_SECONDS = 0.3
+"""How long a run of tasks without work should take, for the number of steps."""
 _LONG_RUN_SECONDS = 0.8
+"""How much work each worker does in a run of long tasks, for the number of steps."""
 _BARE_SECONDS = 0.25
-"""Seconds after which the bare pool is timed well enough."""
+"""The work each worker of the bare pool is timed for; more would not make it more precise."""
 _LONG_TASKS = (0.1, 0.5)
-"""Seconds from each of which on there is a round less: noise, which is short, matters little."""
+"""Tasks of at least these lengths (seconds) each get one round fewer: short disturbances barely
+affect them."""
 _MIN_STEPS, _MAX_STEPS = 4, 16
+"""The fewest and the most tasks that each worker does in a run."""
 
 
 @dataclass(frozen=True)
 class MetgCase:
-    """What METG is measured for.
+    """One combination that the METG is measured for.
 
     Attributes:
-        runner: A task runner, or a baseline.
-        kernel: The work.
-        shape: How the tasks depend on each other.
-        feature: What of Prefect its tasks use on top; empty for nothing.
+        runner: The name of a task runner or a baseline.
+        kernel: The work that each task does.
+        shape: The shape of the task graph.
+        feature: The feature of Prefect that its tasks use; empty for none.
         output_bytes: The size of each task's result.
     """
 
@@ -55,12 +62,12 @@ class MetgCase:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Return what tells its rows from those of other cells."""
+        """Return the parameters that distinguish its rows from those of other cases."""
         feature = {"feature": self.feature} if self.feature else {}
         return {"kernel": self.kernel, "shape": self.shape, **feature}
 
     def workflow(self, width: int, steps: int, seconds: float) -> Workflow:
-        """Return its workflow, of tasks of some seconds of work."""
+        """Return the workflow of this case whose tasks each do some seconds of work."""
         return shape(
             self.shape,
             width,
@@ -73,21 +80,21 @@ class MetgCase:
 
 @dataclass
 class Granularity:
-    """Runs a cell's workflow for any amount of work, each time beside a bare pool.
+    """Runs a case's workflow with any amount of work, paired each time with a bare pool.
 
     Attributes:
-        cell: What is measured.
+        case: What is measured.
         run: Runs a workflow.
-        pool: The bare pool, of as many processes.
-        speeds: How much work a second is.
+        pool: The bare pool, with the same number of workers, as processes.
+        speeds: The iterations of each kernel in a second.
         workers: How many tasks run at once.
         rounds: How often each amount of work is run.
-        clock: What times the runs, in seconds.
+        clock: Returns the time in seconds.
         settle: Called after each run, before anything else is timed.
-        steps: How many tasks each worker does in a run at most: more where they are quick.
+        steps: The most tasks that each worker does in a run; more where tasks are quick.
     """
 
-    cell: MetgCase
+    case: MetgCase
     run: RunWorkflow
     pool: Executor
     speeds: Speeds
@@ -98,26 +105,27 @@ class Granularity:
     steps: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find out how many tasks make a run that is long enough to be timed."""
+        """Choose the number of steps so that a run is long enough to be timed."""
         self.steps = _MIN_STEPS
-        # The first run also pays for what is imported by the first task.
-        seconds = [self._seconds(self.cell.workflow(self.workers, self.steps, 0.0)) for _ in "12"]
+        # Two runs: the first also pays for what its first task imports.
+        workflow = self.case.workflow(self.workers, self.steps, 0.0)
+        seconds = [self._seconds(workflow) for _ in range(2)]
         steps = _RUN_SECONDS * self.steps / max(seconds[-1], 1e-6)
         self.steps = round(min(max(steps, _MIN_STEPS), _MAX_STEPS))
 
     def __call__(self, seconds: float) -> list[Sample]:
-        """Run tasks of so many seconds of work.
+        """Run tasks with a given amount of work.
 
         Args:
-            seconds: The work of one task, for one worker alone.
+            seconds: The work of one task: what it takes on an otherwise idle machine.
 
         Returns:
             One sample for each round; the bare pool is timed before and after each of them, with
-            no more tasks than it takes to tell its pace.
+            only as many tasks as its pace can be measured with.
 
         Raises:
-            WrongInputError: If a task was given, or gave, something wrong.
-            WrongAnswerError: If the bare pool was.
+            WrongInputError: If a task received or returned something wrong.
+            WrongAnswerError: If a task of the bare pool returned something wrong.
         """
         workflow = self.workflow(seconds)
         bare = [self._bare_step_seconds(workflow)]
@@ -130,15 +138,15 @@ class Granularity:
         return samples
 
     def workflow(self, seconds: float) -> Workflow:
-        """Return what is run: fewer tasks where they are so long that few tell as much."""
+        """Return the workflow to run; of long tasks it has fewer, which measure them as well."""
         fitting = round(_LONG_RUN_SECONDS / seconds) if seconds else self.steps
-        return self.cell.workflow(self.workers, max(min(self.steps, fitting), _MIN_STEPS), seconds)
+        return self.case.workflow(self.workers, max(min(self.steps, fitting), _MIN_STEPS), seconds)
 
     def _sample(self, workflow: Workflow, wall: float, one: float) -> Sample:
         tasks, per_task = len(workflow.tasks), self.workers / len(workflow.tasks)
-        # Where the shape leaves workers idle, no scheduler can do better.
-        at_best = workflow.lower_bound(self.workers) * tasks / (workflow.total_work or 1.0)
-        return Sample(wall * per_task, at_best * one * per_task, len(workflow.critical_path))
+        # The lower bound takes into account that the shape may leave workers idle.
+        fewest_steps = workflow.lower_bound(self.workers) * tasks / (workflow.total_work or 1.0)
+        return Sample(wall * per_task, fewest_steps * one * per_task, len(workflow.critical_path))
 
     def _seconds(self, workflow: Workflow) -> float:
         start = self.clock()
@@ -149,9 +157,10 @@ class Granularity:
         return seconds
 
     def _bare_step_seconds(self, workflow: Workflow) -> float:
-        """Time what one task for each worker takes on the bare pool, each told its share at once.
+        """Return the seconds that one task on each worker takes on the bare pool.
 
-        The pool does not heed edges, and does no more steps than the workflow has.
+        Each worker gets its share of the tasks at once. The pool ignores the edges, and does at
+        most as many steps as the workflow has.
         """
         seconds = workflow.tasks[0].seconds
         if not seconds:
@@ -159,31 +168,31 @@ class Granularity:
         steps = min(
             math.ceil(len(workflow.tasks) / self.workers), math.ceil(_BARE_SECONDS / seconds)
         )
-        kernel = self.cell.kernel
+        kernel = self.case.kernel
         iterations = self.speeds.iterations(kernel, seconds)
-        given = [iterations] * (steps * self.workers)
+        work_items = [iterations] * (steps * self.workers)
         start = self.clock()
-        answers = list(self.pool.map(work, itertools.repeat(kernel), given, chunksize=steps))
+        answers = list(self.pool.map(work, itertools.repeat(kernel), work_items, chunksize=steps))
         elapsed = self.clock() - start
-        if answers != [expected(kernel, iterations)] * len(given):
-            raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.cell}")
+        if answers != [expected(kernel, iterations)] * len(work_items):
+            raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.case}")
         return elapsed / steps
 
 
 def measure_case(
     granularity: Granularity, longest: float, targets: Sequence[float] = TARGETS, probes: int = 3
 ) -> list[Row]:
-    """Measure the METG of a cell.
+    """Measure the METG of a case.
 
     Args:
-        granularity: Runs the cell.
-        longest: Seconds of work in a task, more than which is not tried.
+        granularity: Runs the case.
+        longest: The most work to try in one task, in seconds.
         targets: Efficiencies, in rising order.
-        probes: How many amounts of work are tried for the first of them; for the others one less.
+        probes: How many amounts of work are tried for the first target; one fewer for the others.
 
     Returns:
-        A row for each amount of work that was tried, and then one for each target; first of all,
-        where it is a runner's plain cell, what tasks without work cost beside themselves.
+        A row for each amount of work that was tried, then one for each target. Before them, if it
+        is the plain case of a task runner, its A/A row: tasks without work relative to themselves.
     """
     curve = measure_curve(granularity, targets, longest=longest, probes=probes)
     return [
@@ -194,14 +203,17 @@ def measure_case(
 
 
 def _noise_rows(measured: Granularity) -> list[Row]:
-    """Time tasks without work twice in each round: of the plain cell of a runner, for all of it."""
-    cell = measured.cell
-    if (cell.kernel, cell.shape, cell.feature) != ("native", "trivial", ""):
+    """Return the A/A row of a task runner, from its plain case; none for other cases.
+
+    Tasks without work are timed twice in each round.
+    """
+    case = measured.case
+    if (case.kernel, case.shape, case.feature) != ("native", "trivial", ""):
         return []
     workflow = measured.workflow(0.0)
     share = measured.workers / len(workflow.tasks)
     times = [share * measured._seconds(workflow) for _ in range(2 * measured.rounds)]
-    labels = noise_of(Group.METG) | {"id": "metg", "runner": cell.runner, "figure": _FIGURE}
+    labels = noise_of(Group.METG) | {"id": "metg", "runner": case.runner, "figure": _FIGURE}
     return [row(Rounds(tuple(times[1::2]), tuple(times[::2])), per=1, **labels)]
 
 
@@ -213,8 +225,8 @@ def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) ->
     return Row(
         id="curve",
         group=Group.METG,
-        runner=measured.cell.runner,
-        params=measured.cell.params
+        runner=measured.case.runner,
+        params=measured.case.params
         | {"work_seconds": seconds, "tasks": tasks, "workers": measured.workers},
         figure=_FIGURE,
         unit=Unit.SECONDS,
@@ -225,18 +237,18 @@ def _curve_row(measured: Granularity, seconds: float, runs: Sequence[Sample]) ->
     )
 
 
-def _metg_row(measured: Granularity, found: Metg) -> Row:
+def _metg_row(measured: Granularity, read: Metg) -> Row:
     outcome = Outcome.FOUND
-    if found.seconds is None:
-        outcome = Outcome.NEVER if found.is_never else Outcome.BEYOND
+    if read.seconds is None:
+        outcome = Outcome.NEVER if read.is_never else Outcome.BEYOND
     return Row(
-        id=f"metg-{found.target * 100:.0f}",
+        id=f"metg-{read.target * 100:.0f}",
         group=Group.METG,
-        runner=measured.cell.runner,
-        params=measured.cell.params,
-        figure=f"shortest tasks that keep workers {found.target:.0%} busy",
+        runner=measured.case.runner,
+        params=measured.case.params,
+        figure=f"shortest tasks that keep workers {read.target:.0%} busy",
         unit=Unit.SECONDS if outcome is Outcome.FOUND else Unit.EFFICIENCY,
-        value=found.seconds or Interval.exact(found.ceiling if found.is_never else found.best),
+        value=read.seconds or Interval.exact(read.ceiling if read.is_never else read.best),
         rounds=measured.rounds,
         outcome=outcome,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a workflow that is given as data: as a flow on any task runner, and on a bare pool."""
+"""Runs a workflow that is described as data: as a flow on any task runner, or on a bare pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
+from prefect import task as prefect_task
 from prefect.cache_policies import NO_CACHE
 
 from flowgauge.measure.host import inside_flow
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
 Submit = Callable[..., "PrefectFuture[TaskResult]"]
-"""Submits the task with a spec: `submit(spec, inputs, wait_for=futures)`."""
+"""Submits the task that a spec describes: `submit(spec, inputs, wait_for=futures)`."""
 
 
-@task(task_run_name="{spec.id}", cache_policy=NO_CACHE)
+@prefect_task(task_run_name="{spec.id}", cache_policy=NO_CACHE)
 def perform_task(spec: TaskSpec, inputs: list[TaskResult]) -> TaskResult:
     """Do one task of a workflow."""
     return perform(spec, inputs)
@@ -40,16 +40,15 @@ def run_as_flow(
 
     Args:
         workflow: What to run.
-        task_runner: Makes the task runner of the flow and of each subflow.
-        speeds: How much work a second is.
-        submit: Of a task that does the work with other features of Prefect.
+        task_runner: Creates the task runner of the flow and of each subflow.
+        speeds: The iterations of each kernel in a second.
+        submit: Submits a task; another one than the default uses other features of Prefect.
 
     Returns:
         The result of each task by its id.
 
     Raises:
-        GraphError: If a subflow would have to start before a task that it needs, and end before
-            one that needs it.
+        GraphError: If a subflow needs a task that in turn needs a task of that subflow.
     """
     outputs: dict[str, TaskResult] = {}
     _run_level(workflow.tasks, (), outputs, task_runner, speeds, submit)
@@ -59,45 +58,45 @@ def run_as_flow(
 def submit_all(
     workflow: Workflow, speeds: Speeds, submit: Submit = perform_task.submit
 ) -> dict[str, TaskResult]:
-    """Submit the tasks of a workflow in the flow run that this is called from, and wait.
+    """Submit the tasks of a workflow in the current flow run, and wait for them.
 
     Args:
-        workflow: What to run; its subflows are not made.
-        speeds: How much work a second is.
-        submit: Of a task that does the work with other features of Prefect.
+        workflow: What to run; its subflows are ignored.
+        speeds: The iterations of each kernel in a second.
+        submit: Submits a task; another one than the default uses other features of Prefect.
 
     Returns:
         The result of each task by its id.
     """
     futures: dict[str, PrefectFuture[TaskResult]] = {}
-    for each in workflow.tasks:
-        futures[each.id] = _submitted(each, futures, {}, speeds, submit)
+    for task in workflow.tasks:
+        futures[task.id] = _submit_task(task, futures, {}, speeds, submit)
     return {id: future.result() for id, future in futures.items()}
 
 
 def run_on_pool(workflow: Workflow, pool: Executor, speeds: Speeds) -> dict[str, TaskResult]:
-    """Run a workflow on a bare pool: each task when its parents have ended.
+    """Run a workflow on a bare pool: each task is submitted when its parents have ended.
 
     Args:
-        workflow: What to run; its subflows are not made.
-        pool: Whose workers do it.
-        speeds: How much work a second is.
+        workflow: What to run; its subflows are ignored.
+        pool: The pool.
+        speeds: The iterations of each kernel in a second.
 
     Returns:
         The result of each task by its id.
     """
     outputs: dict[str, TaskResult] = {}
-    waits = {each.id: len(set(each.parents)) for each in workflow.tasks}
-    children: dict[str, list[Task]] = {each.id: [] for each in workflow.tasks}
-    for each in workflow.tasks:
-        for parent in set(each.parents):
-            children[parent].append(each)
-    ready = [each for each in workflow.tasks if not waits[each.id]]
+    waits = {task.id: len(set(task.parents)) for task in workflow.tasks}
+    children: dict[str, list[Task]] = {task.id: [] for task in workflow.tasks}
+    for task in workflow.tasks:
+        for parent in set(task.parents):
+            children[parent].append(task)
+    ready = [task for task in workflow.tasks if not waits[task.id]]
     running: set[Future[TaskResult]] = set()
     while ready or running:
-        for each in ready:
-            inputs = [outputs[id] for id in each.needs]
-            running.add(pool.submit(perform, TaskSpec.of(each, speeds), inputs))
+        for task in ready:
+            inputs = [outputs[id] for id in task.needs]
+            running.add(pool.submit(perform, TaskSpec.of(task, speeds), inputs))
         ended, running = wait(running, return_when=FIRST_COMPLETED)
         ready = []
         for future in ended:
@@ -113,20 +112,20 @@ def run_on_dask(workflow: Workflow, client: Any, speeds: Speeds) -> dict[str, Ta
     """Run a workflow on bare Dask, whose scheduler knows its edges.
 
     Args:
-        workflow: What to run; its subflows are not made.
+        workflow: What to run; its subflows are ignored.
         client: A client of a Dask cluster.
-        speeds: How much work a second is.
+        speeds: The iterations of each kernel in a second.
 
     Returns:
         The result of each task by its id.
     """
     futures: dict[str, Any] = {}
-    for each in workflow.tasks:
-        futures[each.id] = client.submit(
+    for task in workflow.tasks:
+        futures[task.id] = client.submit(
             _perform_after,
-            TaskSpec.of(each, speeds),
-            [futures[id] for id in each.needs],
-            [futures[id] for id in each.after],
+            TaskSpec.of(task, speeds),
+            [futures[id] for id in task.needs],
+            [futures[id] for id in task.after],
             pure=False,
         )
     outputs: dict[str, TaskResult] = client.gather(futures)
@@ -152,10 +151,10 @@ def _run_level(
         futures: dict[str, PrefectFuture[TaskResult]] = {}
         for step in steps:
             if isinstance(step, Task):
-                futures[step.id] = _submitted(step, futures, outputs, speeds, submit)
+                futures[step.id] = _submit_task(step, futures, outputs, speeds, submit)
                 continue
-            # A subflow is called: what it needs has to be there, and it ends before we go on.
-            for parent in {parent for each in step for parent in each.parents}:
+            # A subflow is called and blocks, so the results it needs must be available before.
+            for parent in {parent for task in step for parent in task.parents}:
                 if parent in futures:
                     outputs[parent] = futures[parent].result()
             inner = (*path, step[0].subflow[len(path)])
@@ -165,32 +164,32 @@ def _run_level(
     inside_flow(task_runner(), body, name=path[-1] if path else None)
 
 
-def _submitted(
-    each: Task,
+def _submit_task(
+    task: Task,
     futures: Mapping[str, PrefectFuture[TaskResult]],
     outputs: Mapping[str, TaskResult],
     speeds: Speeds,
     submit: Submit,
 ) -> PrefectFuture[TaskResult]:
-    inputs = [futures.get(id) or outputs[id] for id in each.needs]
+    inputs = [futures.get(id) or outputs[id] for id in task.needs]
     return submit(
-        TaskSpec.of(each, speeds),
+        TaskSpec.of(task, speeds),
         inputs,
-        wait_for=[futures[id] for id in each.after if id in futures],
+        wait_for=[futures[id] for id in task.after if id in futures],
     )
 
 
 def _steps(tasks: Iterable[Task], path: tuple[str, ...]) -> list[Task | tuple[Task, ...]]:
-    """Order the tasks of a flow and its subflows, each subflow as one step."""
+    """Order the tasks and subflows of a flow topologically; each subflow is one step."""
     tasks = tuple(tasks)
     depth = len(path)
-    # A step is named by its task's id or by its subflow's name; the kinds may share a name.
-    step_of = {each.id: _step_key(each, depth) for each in tasks}
+    # The key of a step is a task id or a subflow name; the flag distinguishes equal ones.
+    step_of = {task.id: _step_key(task, depth) for task in tasks}
     members: dict[tuple[bool, str], list[Task]] = {}
-    for each in tasks:
-        members.setdefault(step_of[each.id], []).append(each)
+    for task in tasks:
+        members.setdefault(step_of[task.id], []).append(task)
     waits = {
-        key: {step_of[p] for each in group for p in each.parents if p in step_of} - {key}
+        key: {step_of[p] for task in group for p in task.parents if p in step_of} - {key}
         for key, group in members.items()
     }
     sorter = TopologicalSorter(waits)
@@ -198,18 +197,18 @@ def _steps(tasks: Iterable[Task], path: tuple[str, ...]) -> list[Task | tuple[Ta
         sorter.prepare()
     except CycleError as error:
         name = min(name for is_subflow, name in error.args[1] if is_subflow)
-        raise GraphError(f'subflow "{name}" needs a task that needs it: no flow is so') from None
+        raise GraphError(f'subflow "{name}" and a task outside it need each other') from None
     steps: list[Task | tuple[Task, ...]] = []
     subflows: list[tuple[bool, str]] = []
     while sorter.is_active():
         ready = sorter.get_ready()
         subflows += [key for key in ready if key[0]]
-        # Tasks are submitted before a subflow is called, which takes until it has ended.
+        # Tasks are submitted before a subflow is called, because the call blocks until its end.
         now = [key for key in ready if not key[0]] or [subflows.pop(0)]
         steps += [tuple(members[key]) if key[0] else members[key][0] for key in now]
         sorter.done(*now)
     return steps
 
 
-def _step_key(each: Task, depth: int) -> tuple[bool, str]:
-    return (True, each.subflow[depth]) if len(each.subflow) > depth else (False, each.id)
+def _step_key(task: Task, depth: int) -> tuple[bool, str]:
+    return (True, task.subflow[depth]) if len(task.subflow) > depth else (False, task.id)

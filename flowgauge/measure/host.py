@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flow to measure in, so that a round pays for task runs and not for their flow run."""
+"""A flow that benchmarks run inside, so that a round times task runs but not their flow run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _bodies: list[Callable[[], Any]] = []
 
 
 def _run_body() -> Any:
-    """Run what `inside_flow` left.
+    """Run the body that `inside_flow` registered.
 
-    Process pools and Dask pickle the flow, its parameters and the globals it names, but a
-    function only by its name: that keeps the body, which holds pools, in this process.
+    Process pools and Dask pickle the flow, its parameters and the globals it names, but functions
+    only by name. So the body, which refers to pools, is not pickled.
     """
     return _bodies[-1]()
 
 
 @flow
 def measurement() -> Any:
-    """Run the body."""
+    """Run the registered body."""
     return _run_body()
 
 
@@ -35,9 +35,9 @@ def inside_flow(
     """Run a function as the body of a flow.
 
     Args:
-        task_runner: What its tasks run on; its workers are started and stopped with the flow.
+        task_runner: The flow's task runner; its workers are started and stopped with the flow.
         body: Any function; it stays in this process.
-        name: Of the flow run; None for one that Prefect makes up.
+        name: The name of the flow run; None for one that Prefect makes up.
     """
     _bodies.append(body)
     try:

@@ -12,21 +12,24 @@ from flowgauge.results.interval import Interval
 
 RESAMPLES = 10_000
 LEAST_FOR_BCA = 10
-"""Rounds from which on the interval is corrected."""
+"""The number of rounds from which on the interval is corrected for bias and acceleration."""
 
 
 def median_interval(sample: Sequence[float]) -> Interval:
     """Return the median of a sample and its 95 % bootstrap interval.
 
-    The interval is corrected for bias and acceleration (BCa) where that is defined: not where the
-    jackknife of the median has no spread, as with equal rounds, nor where there are so few that
-    the correction would be made of noise. There it is the percentile interval.
+    The interval is corrected for bias and acceleration (BCa) where that is possible. Where the
+    jackknife of the median does not vary (as with equal rounds), or where there are so few rounds
+    that the correction would be noise, it is the percentile interval.
 
     Args:
         sample: One figure for each round, at least one.
 
     Returns:
-        The median and the ends of its interval; both are the median for a single round.
+        The median and the ends of its interval; for a single round both ends are the median.
+
+    Raises:
+        ValueError: If the sample is empty.
 
     Source:
         Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 14.
@@ -45,10 +48,13 @@ def median_interval(sample: Sequence[float]) -> Interval:
 
 
 def relative_iqr(sample: Sequence[float]) -> float:
-    """Return how far the middle half of a sample reaches, as a share of its median.
+    """Return the interquartile range of a sample as a share of its median.
 
     Args:
         sample: One figure for each round, at least one.
+
+    Returns:
+        The relative IQR; zero where the median is zero.
     """
     import numpy as np
 
@@ -57,17 +63,17 @@ def relative_iqr(sample: Sequence[float]) -> float:
 
 
 def _ends(values: Any, method: str) -> tuple[float, float] | None:
-    """Return the ends of an interval, None where the method has none."""
+    """Return the ends of an interval, or None where the method cannot compute them."""
     import numpy as np
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     with warnings.catch_warnings():
-        # What is undefined is not finite, which is looked at below.
+        # Undefined ends are not finite; that is checked below.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         # A fixed seed: the same rounds give the same report.
-        found = bootstrap(
+        interval = bootstrap(
             (values,), np.median, n_resamples=RESAMPLES, method=method, rng=0
         ).confidence_interval
-    low, high = float(found.low), float(found.high)
+    low, high = float(interval.low), float(interval.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else a machine did while something was measured on it."""
+"""Processor load: what else the machine did while something was measured on it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ _LIMITS = Path("/sys/fs/cgroup/cpu.stat")
 _STATUS = Path("/proc/self/status")
 _LOOK_SECONDS = 0.04
 _QUIET = 0.3
-"""The share of one processor that is used where nothing goes on; the system counts in hundredths
-of a second."""
+"""The share of one processor up to which the machine counts as quiet; it is not smaller because
+the system counts in hundredths of a second."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The processor time that was used until some moment, in seconds.
+    """The processor time used up to a moment, in seconds.
 
     Attributes:
-        when: The moment, by a clock that never stands still.
-        ours: Of this process and of what it started and has waited for, or still runs.
-        all: Of all processes; None where the system does not tell.
-        stolen: That the host of a virtual machine used for others.
-        throttled: For which a limit on processor time stopped this container.
+        when: The moment, by a monotonic clock.
+        ours: Used by this process and its child processes, running or already waited for.
+        all: Used by all processes; None if the system does not report it.
+        stolen: Used by the host of a virtual machine for others; None if not reported.
+        throttled: For which a limit on processor time stopped this container; None if not
+            reported.
     """
 
     when: float
@@ -37,33 +38,33 @@ class Load:
     throttled: float | None
 
     def since(self, start: Load) -> dict[str, float]:
-        """Return what happened since a moment, for a fingerprint; what is not known is left out.
+        """Return the load since an earlier moment, for a fingerprint; unknown figures are left out.
 
         Args:
-            start: The moment.
+            start: The load at that moment.
 
         Returns:
             `elapsed_seconds` and `cpu_seconds` of this run, `others_percent` and
             `stolen_percent` of all processors, and `throttled_seconds`.
         """
         elapsed = self.when - start.when
-        told = {
+        figures = {
             "elapsed_seconds": round(elapsed, 1),
             "cpu_seconds": round(self.ours - start.ours, 1),
         }
         processors = max(elapsed, 1e-9) * (os.cpu_count() or 1)
         if self.all is not None and start.all is not None:
             others = (self.all - start.all) - (self.ours - start.ours)
-            told["others_percent"] = round(max(100 * others / processors, 0.0), 1)
+            figures["others_percent"] = round(max(100 * others / processors, 0.0), 1)
         if self.stolen is not None and start.stolen is not None:
-            told["stolen_percent"] = round(100 * (self.stolen - start.stolen) / processors, 1)
+            figures["stolen_percent"] = round(100 * (self.stolen - start.stolen) / processors, 1)
         if self.throttled is not None and start.throttled is not None:
-            told["throttled_seconds"] = round(self.throttled - start.throttled, 1)
-        return told
+            figures["throttled_seconds"] = round(self.throttled - start.throttled, 1)
+        return figures
 
 
 def load_now() -> Load:
-    """Look at what the processors have done so far."""
+    """Return the processor time used so far."""
     everything, stolen = _of_machine()
     return Load(time.monotonic(), _of_this_run(), everything, stolen, _throttled())
 
@@ -71,18 +72,18 @@ def load_now() -> Load:
 def wait_until_quiet(
     used: Callable[[], float] | None = None, *, deadline: float = 0.5, look: float = _LOOK_SECONDS
 ) -> bool:
-    """Wait until hardly anything computes on this machine.
+    """Wait until the processors are almost idle.
 
-    A run's task runs reach the server's database after it has ended: that is no part of what is
-    timed next.
+    The server still writes a flow run's task runs to its database after the flow run has ended;
+    this must not slow down what is timed next.
 
     Args:
-        used: Returns the processor seconds that were used so far; by default of all processes.
-        deadline: Seconds after which it gives up: something else goes on here.
-        look: Seconds from one look to the next.
+        used: Returns the processor seconds used so far; by default those of all processes.
+        deadline: Seconds after which to give up, because something else uses the processors.
+        look: Seconds from one check to the next.
 
     Returns:
-        Whether it is quiet.
+        Whether the machine is quiet.
     """
     used = used or _used
     end = time.monotonic() + deadline
@@ -105,9 +106,9 @@ def _used() -> float:
 
 
 def peak_memory_mib() -> int | None:
-    """Return the most memory that this process has held at once (MiB), None if it is not told."""
+    """Return the peak memory of this process in MiB, or None if the system does not report it."""
     try:
-        # Not getrusage(2), whose peak is handed on from a process to what it starts.
+        # Not getrusage(2), whose peak a process inherits from the one that started it.
         lines = _STATUS.read_text().splitlines()
         return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration, ValueError):
@@ -128,7 +129,7 @@ def _of_this_run() -> float:
 
 
 def _of_machine() -> tuple[float | None, float | None]:
-    """Return the seconds that were used and those that were stolen (proc(5))."""
+    """Return the seconds used by all processes and those stolen by the host (proc(5))."""
     try:
         fields = _STAT.read_text().partition("\n")[0].split()[1:9]
         user, nice, system, _, _, irq, softirq, stolen = map(int, fields)
@@ -139,7 +140,7 @@ def _of_machine() -> tuple[float | None, float | None]:
 
 
 def _throttled() -> float | None:
-    """Return the seconds of throttling (cgroup v2, cpu.stat)."""
+    """Return the seconds for which this container was throttled (cgroup v2, cpu.stat)."""
     try:
         entries = dict(line.split() for line in _LIMITS.read_text().splitlines())
         return int(entries["throttled_usec"]) / 1e6

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""METG: how long tasks must be, at least, for a share of the machine to do their work.
+"""Minimum effective task granularity (METG): the shortest tasks that still run efficiently.
 
 Source: Slaughter et al., Task Bench (SC'20, arXiv 1908.05790). The granularity of a run is
 wall time x workers / tasks; its efficiency is the granularity that the work alone would have,
-over its own; METG(50 %) is the smallest granularity whose efficiency is 50 % at least.
+divided by its own; METG(50 %) is the smallest granularity whose efficiency is at least 50 %.
 """
 
 from __future__ import annotations
@@ -17,30 +17,35 @@ from flowgauge.results.interval import Interval
 
 TARGETS = (0.5, 0.9)
 _CLOSE = 0.05
-"""How near to a target an efficiency must be, to interpolate from there."""
+"""A measured efficiency this near to a target ends the search for that target."""
 _RESAMPLES = 1000
 _FIRST_FACTOR = 2
+"""The work of the first tasks tried, as a multiple of the granularity of tasks without work."""
 _LARGEST_STEP = 8.0
+"""The largest factor between the lengths measured so far and the next one to try."""
 _APART = 1.5
-"""How many times as long as another one a length must be, for the two to make a line."""
+"""The smallest ratio of two lengths for a line to be drawn through them."""
 _FARTHEST = 3.0
-"""How many times as long as what was measured tasks may be, to be told from the line."""
+"""Extrapolation limit: METG is read off the fitted line only up to this multiple of the longest
+granularity measured."""
 _BARELY = 0.02
-"""An end this little above a target is not told from one below: getting there takes for ever."""
+"""A limit must exceed the target by this margin: with less, the length that reaches the target
+would be practically infinite."""
 _WELL_BEYOND = 2
-"""How many times as long as would do if overhead were all tasks must be, to say that none do."""
+"""How far beyond the length that would do if overhead were the only loss tasks must have been
+tried, as a factor, before METG is reported as never reached."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of equal tasks, beside the same work on a bare pool.
+    """One run of equal tasks, relative to the same work on a bare pool.
 
     Attributes:
         granularity: Wall seconds x workers / tasks.
-        ideal: What it would be if nothing but the work took time: that of the bare pool, and
-            more where the shape leaves workers idle.
-        depth: How many of its tasks followed each other. What is lost once in a run weighs more
-            in a shallow one, so that its end is not that of a deep one.
+        ideal: The granularity if only the work took time: that of the bare pool, and more where
+            the shape leaves workers idle.
+        depth: The number of tasks on the critical path. A loss that occurs once in a run weighs
+            more in a shallow run, so runs of different depths have different limits.
     """
 
     granularity: float
@@ -63,11 +68,11 @@ class Metg:
 
     Attributes:
         target: The efficiency.
-        seconds: The granularity that reaches it, with its 95 % bootstrap interval; None where
+        seconds: The granularity that reaches it, with its 95 % bootstrap interval; None if
             none does.
-        ceiling: The efficiency that endless tasks would reach.
-        best: The highest that was seen.
-        is_never: Whether no length would do, and not only none that was tried.
+        ceiling: The efficiency that infinitely long tasks would reach.
+        best: The highest efficiency measured.
+        is_never: Whether no length would reach the target, rather than only none that was tried.
     """
 
     target: float
@@ -84,17 +89,17 @@ def measure_curve(
     longest: float,
     probes: int = 3,
 ) -> dict[float, list[Sample]]:
-    """Measure where the targets are likely to be: few runs, each near one of them.
+    """Measure near the targets: a search that needs few runs.
 
     Args:
-        measure: Runs tasks of so many seconds of work, a few times.
-        targets: Efficiencies to look for, in rising order.
-        longest: Seconds of work in a task, more than which is not tried.
-        probes: How many amounts of work are tried for the first target; for the others, which
-            the line through those points leads to, one less.
+        measure: Runs tasks with the given seconds of work a few times.
+        targets: Efficiencies to search for, in rising order.
+        longest: The most work to try in one task, in seconds.
+        probes: How many amounts of work are tried for the first target; one fewer for the others,
+            for which the line through the first points is a good start.
 
     Returns:
-        What was measured.
+        The samples for each amount of work.
     """
     curve = {0.0: list(measure(0.0))}
     idle = statistics.median(sample.granularity for sample in curve[0.0])
@@ -113,15 +118,15 @@ def measure_curve(
 
 
 def metg(curve: Curve, target: float) -> Metg:
-    """Read a METG from what was measured.
+    """Read the METG of a target off a measured curve.
 
     Args:
-        curve: One amount of work or more, not counting none.
+        curve: Has at least one amount of work above zero.
         target: The efficiency.
 
     Returns:
-        It, interpolated between the runs on both sides of the target, or told from their line a
-        little beyond them, with the interval that drawing the runs again gives.
+        The METG, interpolated between the runs on both sides of the target or extrapolated a
+        little beyond them, with the interval from resampling the runs.
     """
     import numpy as np
 
@@ -131,15 +136,15 @@ def metg(curve: Curve, target: float) -> Metg:
     if seconds is None:
         return Metg(target, None, ceiling, best, _is_never(points, target))
     rng = np.random.default_rng(0)
-    drawn = []
+    crossings = []
     for _ in range(_RESAMPLES):
-        again = {
+        resampled = {
             work: [runs[index] for index in rng.integers(len(runs), size=len(runs))]
             for work, runs in curve.items()
         }
-        drawn.append(_crossing(_points(again), target))
-    found = [each for each in drawn if each is not None] or [seconds]
-    low, high = np.quantile(found, (0.025, 0.975))
+        crossings.append(_crossing(_points(resampled), target))
+    reached = [crossing for crossing in crossings if crossing is not None] or [seconds]
+    low, high = np.quantile(reached, (0.025, 0.975))
     interval = Interval(seconds, min(float(low), seconds), max(float(high), seconds))
     return Metg(target, interval, ceiling, best)
 
@@ -149,11 +154,12 @@ class _Point:
     """All runs of one amount of work.
 
     Attributes:
-        work: Its seconds.
-        ideal: The median of what a run would take if nothing but the work took time.
-        efficiency: The median of theirs; where chance made longer tasks the worse, their mean.
-        best: The highest.
-        depth: How many tasks followed each other.
+        work: The seconds of work in a task.
+        ideal: The median of the ideal granularities.
+        efficiency: The median of the efficiencies; averaged with those of neighbouring points
+            where by chance longer tasks were less efficient.
+        best: The highest efficiency.
+        depth: The number of tasks on the critical path.
     """
 
     work: float
@@ -179,16 +185,17 @@ class _Line:
     overhead: float
 
     def granularity(self, target: float) -> float | None:
-        """Return where it comes to the target, None where it never does."""
+        """Return the granularity at which it reaches the target, or None if it never does."""
         if self.limit <= target or self.overhead <= 0:
             return None
         return self.overhead / (self.limit - target)
 
 
 def _points(curve: Curve) -> list[_Point]:
-    """Return what was measured of each amount of work, shortest first, without that of none.
+    """Return a point for each amount of work above zero, shortest first.
 
-    Longer tasks keep workers no less busy, whatever chance says (isotonic regression).
+    Efficiencies are made to never fall with longer tasks (isotonic regression), because a fall is
+    chance.
     """
     from scipy.optimize import isotonic_regression
 
@@ -208,9 +215,10 @@ def _points(curve: Curve) -> list[_Point]:
 
 
 def _line(points: Sequence[_Point]) -> _Line:
-    """Return the line through two points, or through one if endless tasks had no overhead.
+    """Return the line through the first and the last point.
 
-    Two that are near each other tell chance rather than a direction.
+    If they are too near each other to show more than chance, or the line would end above full
+    efficiency, it is the line through the last point that ends at full efficiency.
     """
     first, last = points[0], points[-1]
     if last.ideal >= _APART * first.ideal:
@@ -223,11 +231,11 @@ def _line(points: Sequence[_Point]) -> _Line:
 
 
 def _between(points: Sequence[_Point], target: float) -> float | None:
-    """Return the granularity that comes to the target between two that were measured, if any."""
+    """Return the granularity that reaches the target between two measured ones, if any."""
     for low, high in pairwise(points):
         if low.efficiency < target <= high.efficiency:
-            way = (1 / low.efficiency - 1 / target) / (1 / low.efficiency - 1 / high.efficiency)
-            return 1 / ((1 - way) / low.ideal + way / high.ideal) / target
+            part = (1 / low.efficiency - 1 / target) / (1 / low.efficiency - 1 / high.efficiency)
+            return 1 / ((1 - part) / low.ideal + part / high.ideal) / target
     return None
 
 
@@ -240,55 +248,57 @@ def _next(points: Sequence[_Point], target: float) -> float:
         enough = last.work * 1.1 * _enough(points, target) / last.granularity
         return max(last.work * 2, min(enough, longest))
     near = min(points, key=lambda point: abs(point.efficiency - target))
-    # On a busy machine more time passes than the work has seconds.
+    # On a busy machine a second of work takes longer than a second.
     pace = near.work / max(near.granularity * near.efficiency, near.work / _LARGEST_STEP)
     seconds = min(max(target * granularity * pace, shortest), longest)
-    # Beyond the longest by enough to tell whether endless tasks would do.
+    # Far enough beyond the longest to show whether infinitely long tasks would do.
     return max(seconds, last.work * 1.5) if last.efficiency < target else seconds
 
 
 def _end(points: Sequence[_Point], target: float) -> Sequence[_Point]:
-    """Return those at the end that is nearest to a target that lies beyond it."""
+    """Return the points at the end of the curve that a target outside it is nearest to."""
     return points[:1] if points[0].efficiency >= target else points[-2:]
 
 
 def _tail(points: Sequence[_Point]) -> _Line:
     """Return the line that longer tasks would follow.
 
-    Of the last three, where there are: of two, noise alone may make the longer one the worse.
+    It spans the last three points if there are three: with two, noise alone may decide its slope.
     """
     return _line((points[-3], points[-1]) if len(points) > 2 else points[-2:])
 
 
 def _enough(points: Sequence[_Point], target: float) -> float:
-    """Return the granularity that would do, with a margin, if overhead were all that is lost."""
+    """Return the granularity that would do, with a margin, if overhead were the only loss."""
     return _WELL_BEYOND * (_line(points[:1]).granularity(target) or 0.0)
 
 
 def _is_never(points: Sequence[_Point], target: float) -> bool:
-    """Say whether longer tasks would not help, as far as the best runs of three lengths can tell.
+    """Return whether longer tasks would not reach the target either.
 
-    Efficiency over the length of tasks may bend at first, and go on afterwards.
+    This is decided by the best runs of at least three lengths of equal depth, which must reach far
+    enough: the curve of efficiency over length may flatten at first and rise again.
     """
-    alike = [
+    equally_deep = [
         replace(point, efficiency=point.best) for point in points if point.depth == points[0].depth
     ]
-    if len(alike) < 3 or max(point.best for point in points) >= target:
+    if len(equally_deep) < 3 or max(point.best for point in points) >= target:
         return False
-    if alike[-1].granularity < _enough(points, target):
+    if equally_deep[-1].granularity < _enough(points, target):
         return False
-    return _tail(alike).limit < target + _BARELY
+    return _tail(equally_deep).limit < target + _BARELY
 
 
 def _crossing(points: Sequence[_Point], target: float) -> float | None:
-    """Return the granularity at which efficiency comes to the target."""
+    """Return the granularity at which efficiency reaches the target, or None if unknown."""
     if points[0].efficiency >= target:
-        # What is shorter was not measured: it is no longer than this.
+        # Shorter tasks were not measured, so this is an upper bound.
         return _line(points[:1]).granularity(target) or points[0].granularity
-    if found := _between(points, target):
-        return found
+    if interpolated := _between(points, target):
+        return interpolated
     tail = _tail(points)
     if _is_never(points, target) or tail.limit < target + _BARELY:
         return None
-    found = tail.granularity(target)
-    return found if found and found <= _FARTHEST * points[-1].granularity else None
+    extrapolated = tail.granularity(target)
+    is_near = extrapolated and extrapolated <= _FARTHEST * points[-1].granularity
+    return extrapolated if is_near else None

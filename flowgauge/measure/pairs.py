@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paired rounds: each timed beside its reference, each answer checked."""
+"""Paired rounds: each is timed right after its reference, and each answer is checked."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MAX_ROUNDS = 30
 
 @dataclass(frozen=True)
 class Budget:
-    """How long one benchmark may measure; pytest-benchmark's own options set it.
+    """How long one benchmark may measure; set by pytest-benchmark's own options.
 
     Attributes:
-        min_rounds: Rounds to do whatever they cost (`--benchmark-min-rounds`).
+        min_rounds: Rounds to run however long they take (`--benchmark-min-rounds`).
         max_time: Seconds to fill with more rounds (`--benchmark-max-time`).
     """
 
@@ -32,7 +32,7 @@ class Budget:
     max_time: float
 
     def rounds(self, seconds: float) -> int:
-        """Return how many rounds to do when one takes so many seconds."""
+        """Return how many rounds to run if one takes the given seconds."""
         all_fit = seconds * MAX_ROUNDS <= self.max_time
         fitting = MAX_ROUNDS if all_fit else math.floor(self.max_time / seconds)
         return max(self.min_rounds, fitting)
@@ -40,14 +40,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What was timed, round by round: seconds of the candidate and of its reference."""
+    """The seconds of the candidate and of its reference in each round."""
 
     candidate: tuple[float, ...]
     reference: tuple[float, ...]
 
 
 class WrongAnswerError(AssertionError):
-    """A round gave another answer than it should: its time means nothing."""
+    """A round returned a wrong answer, so its time means nothing."""
 
 
 def paired_rounds(
@@ -62,13 +62,13 @@ def paired_rounds(
     Args:
         benchmark: pytest-benchmark's fixture, which times the candidate.
         candidate: What is measured.
-        reference: What it is measured against, run before each round; None for no pair.
-        check: Says whether an answer is right; the reference must give a right one too.
+        reference: What it is compared with, run before each round; None for unpaired rounds.
+        check: Returns whether an answer is right; applied to the reference's answers, too.
         budget: How long to measure, or a number of rounds for what is too slow for a warm-up.
 
     Returns:
-        One time for each round; no reference times where there is no reference, and none at
-        all where benchmarks are disabled.
+        One time for each round; no reference times if there is no reference, and no times at
+        all if benchmarks are disabled.
 
     Raises:
         WrongAnswerError: If an answer is wrong.
@@ -104,7 +104,7 @@ def paired_rounds(
     else:
         rounds = budget
     benchmark.pedantic(run_candidate, setup=run_reference, teardown=check_candidate, rounds=rounds)
-    # A profile asked for with --benchmark-cprofile is one more, untimed, round.
+    # With --benchmark-cprofile there is one more, untimed, round.
     assert benchmark.stats is not None
     return Rounds(tuple(benchmark.stats.stats.data), tuple(reference_times[:rounds]))
 
@@ -115,17 +115,17 @@ def _checked(check: Callable[[Any], bool], answer: Any, whose: str) -> None:
 
 
 def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
-    """Sum up rounds as a row of the results.
+    """Summarise rounds as a row of the results.
 
     Args:
         rounds: The times, at least one.
-        per: How many units of work (task runs, flow runs) one round of the candidate holds.
-        rate: Say how many runs a minute holds rather than how long one takes.
+        per: How many units of work (task runs, flow runs) one round of the candidate has.
+        rate: Whether the value is runs per minute rather than seconds per run.
         **labels: `id`, `group`, `runner`, `params`, `figure` and `reference` of the row.
 
     Returns:
-        The row: seconds for each unit or runs for each minute, and the ratio of a round's time to
-        that of its own reference.
+        The row: seconds per unit or runs per minute, and the ratio of a round's time to that of
+        its own reference.
     """
     cost = median_interval(
         [60 * per / seconds if rate else seconds / per for seconds in rounds.candidate]
@@ -148,5 +148,5 @@ def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
 
 
 def noise_of(group: str) -> dict[str, Any]:
-    """Return what the A/A rows of a group have in common."""
+    """Return the fields that all A/A rows of a group have in common."""
     return {"group": Group.NOISE, "reference": "itself", "params": {"of": group}}

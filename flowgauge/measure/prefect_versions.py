@@ -22,16 +22,16 @@ _GROUP = "test"
 
 
 class VersionError(Mistake):
-    """What a person can mend; the message is one line."""
+    """A mistake in what was asked for, which a person can fix; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one version is measured.
+    """Where one version of Prefect is measured.
 
     Attributes:
-        version: Of Prefect, as it was asked for, such as "3.7".
-        folder: What belongs to it: its report, its environment and its log.
+        version: The version of Prefect as the user gave it, such as "3.7".
+        folder: Holds its report, its environment and its log.
     """
 
     version: str
@@ -44,18 +44,18 @@ class Place:
 
     @property
     def log(self) -> Path:
-        """What uv and pytest printed."""
+        """The file with what uv and pytest printed."""
         return self.folder / "log.txt"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a version.
+    """The outcome of measuring one version.
 
     Attributes:
         place: Where it was measured.
-        results: Its figures, None if there are none.
-        failure: What went wrong, one line; None if nothing did.
+        results: Its figures; None if there are none.
+        failure: What went wrong, in one line; None if nothing did.
     """
 
     place: Place
@@ -64,7 +64,7 @@ class Measured:
 
 
 def read_versions(text: str) -> tuple[str, ...]:
-    """Read which versions are wanted.
+    """Parse a list of Prefect versions.
 
     Args:
         text: Such as "3.7,3.8" or "3.8.7,3.8.8".
@@ -73,19 +73,21 @@ def read_versions(text: str) -> tuple[str, ...]:
         Each version once, in the order given.
 
     Raises:
-        VersionError: If one of them is none, or one that Flowgauge is not for.
+        VersionError: If one of them is not a version, or one that Flowgauge does not support.
     """
-    versions = tuple(dict.fromkeys(each.strip() for each in text.split(",")))
+    versions = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for version in versions:
         if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", version):
-            raise VersionError(f'--prefect {text}: "{version}" is no version; give 3.7,3.8')
+            raise VersionError(
+                f'--prefect {text}: "{version}" is not a version; write, for example, 3.7,3.8'
+            )
         if not _LEAST <= tuple(map(int, version.split("."))) < _BELOW:
             raise VersionError(f"--prefect {text}: {version} is not at least 3.6 and below 4")
     return versions
 
 
 def find_project(folder: Path) -> Path:
-    """Make sure that a folder is a project whose benchmarks can be measured.
+    """Check that a folder is a project whose benchmarks can be run.
 
     Args:
         folder: The project's folder.
@@ -94,16 +96,18 @@ def find_project(folder: Path) -> Path:
         Its absolute path.
 
     Raises:
-        VersionError: If it has no benchmarks, or no dependency group of what they need.
+        VersionError: If it has no benchmarks, or no dependency group for them.
         OSError: If its pyproject.toml cannot be read.
     """
     project = folder.resolve()
     if not (project / "benchmarks").is_dir() or not (project / "pyproject.toml").is_file():
-        raise VersionError(f"{project} has no benchmarks and pyproject.toml: run it in a checkout")
+        raise VersionError(
+            f"{project} has no benchmarks folder or no pyproject.toml: run this in a checkout"
+        )
     try:
         described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise VersionError(f"{project / 'pyproject.toml'} is no TOML: {error}") from None
+        raise VersionError(f"{project / 'pyproject.toml'} is not valid TOML: {error}") from None
     if _GROUP not in described.get("dependency-groups", {}):
         raise VersionError(f'{project / "pyproject.toml"} has no dependency group "{_GROUP}"')
     return project
@@ -111,6 +115,9 @@ def find_project(folder: Path) -> Path:
 
 def find_uv() -> str:
     """Return the path of uv.
+
+    Returns:
+        Its absolute path.
 
     Raises:
         VersionError: If it is not installed.
@@ -120,15 +127,15 @@ def find_uv() -> str:
     return uv
 
 
-def making(uv: str, project: Path, place: Place) -> tuple[tuple[str, ...], ...]:
-    """Return the commands that make a version's environment, for `make_environment`."""
+def installing(uv: str, project: Path, place: Place) -> tuple[tuple[str, ...], ...]:
+    """Return the commands that create a version's environment, for `make_environment`."""
     python = str(place.python)
     return (
         (uv, "venv", "--allow-existing", "--python", sys.executable, str(place.python.parents[1])),
         (
             *(uv, "pip", "install", "--python", python, "--editable", str(project)),
             *("--group", f"{project / 'pyproject.toml'}:{_GROUP}"),
-            # Stronger than what the project and prefect-dask ask of Prefect themselves.
+            # Overrides the versions of Prefect that the project and prefect-dask require.
             *("--overrides", str(place.folder / "prefect.txt")),
         ),
     )
@@ -136,31 +143,31 @@ def making(uv: str, project: Path, place: Place) -> tuple[tuple[str, ...], ...]:
 
 def measuring(place: Place, only: str | None) -> tuple[str, ...]:
     """Return the command that measures a version; `only` is an expression for pytest's `-k`."""
-    chosen = () if only is None else ("-k", only)
+    selection = () if only is None else ("-k", only)
     folder = str(place.folder)
     options = ("--benchmark-only", "-p", "no:cacheprovider", "--flow-report-dir", folder)
-    return (str(place.python), "-m", "pytest", "benchmarks", *options, *chosen)
+    return (str(place.python), "-m", "pytest", "benchmarks", *options, *selection)
 
 
 def make_environment(uv: str, project: Path, place: Place) -> str | None:
-    """Install the project, what its benchmarks need, and a version of Prefect.
+    """Install the project, the dependencies of its benchmarks, and a version of Prefect.
 
     Args:
-        uv: Its path.
+        uv: The path of uv.
         project: The project's folder, absolute.
-        place: Where the environment goes; one that is there is brought up to date.
+        place: Where the environment goes; an existing one is updated.
 
     Returns:
-        What went wrong, one line; None if nothing did.
+        What went wrong, in one line; None if nothing did.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     place.log.unlink(missing_ok=True)
     series = f"{place.version}.*" if place.version.count(".") == 1 else place.version
     (place.folder / "prefect.txt").write_text(f"prefect=={series}\n", encoding="utf-8")
-    for command in making(uv, project, place):
-        # In the project's folder uv would take the project's pins, of which one is Prefect's.
+    for command in installing(uv, project, place):
+        # In the project's folder uv would apply the project's pins, also the one for Prefect.
         if _logged(command, Path(project.anchor), place.log):
-            return f"Prefect {place.version} could not be installed: {place.log} says why"
+            return f"Prefect {place.version} could not be installed: see {place.log}"
     return None
 
 
@@ -169,11 +176,11 @@ def measure(project: Path, place: Place, only: str | None = None) -> Measured:
 
     Args:
         project: The project's folder, absolute.
-        place: Where the version is, and its report goes.
+        place: Where the version is installed and its report goes.
         only: An expression for pytest's `-k`; None for all benchmarks.
 
     Returns:
-        The figures, also where only some benchmarks ended well.
+        The figures, even if only some benchmarks passed.
     """
     file = place.folder / "results.json"
     file.unlink(missing_ok=True)
@@ -183,30 +190,30 @@ def measure(project: Path, place: Place, only: str | None = None) -> Measured:
     except ResultsError as error:
         return Measured(place, None, f"Prefect {place.version}: {error}")
     if results is None:
-        failure = f"Prefect {place.version} was not measured: {place.log} says why"
+        failure = f"Prefect {place.version} was not measured: see {place.log}"
         return Measured(place, None, failure)
-    some = f"Prefect {place.version}: not all benchmarks ended well: {place.log} says which"
-    return Measured(place, results, some if status else None)
+    failures = f"Prefect {place.version}: some benchmarks failed: see {place.log}"
+    return Measured(place, results, failures if status else None)
 
 
 def _logged(command: Sequence[str], folder: Path, log: Path) -> int:
-    """Run a command, add what it prints to a file, and return its exit status."""
-    # A run within this one would share its zygote.
+    """Run a command, append its output to a file, and return its exit status."""
+    # With this variable the inner pytest run would share this run's zygote.
     environment = {name: text for name, text in os.environ.items() if name != ZYGOTE}
     with (
-        log.open("ab") as written,
+        log.open("ab") as output,
         subprocess.Popen(
             command,
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=written,
+            stdout=output,
             stderr=subprocess.STDOUT,
         ) as process,
     ):
         try:
             return process.wait()
         except KeyboardInterrupt:
-            # It was interrupted, too, and writes down what it has measured.
+            # The child was interrupted, too, and saves what it has measured.
             process.wait()
             raise

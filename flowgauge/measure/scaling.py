@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times a workflow in a flow that is running already, on task runners of any width."""
+"""Times a workflow inside a running flow, on task runners with any number of workers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 def seconds_of_rounds(
     task_runner: TaskRunner[Any], workflow: Workflow, speeds: Speeds, rounds: int
 ) -> tuple[float, ...]:
-    """Time a workflow, its answers checked, without the start of the flow and of its workers.
+    """Time a workflow and check its answers; the start of flow and workers is not timed.
 
     Args:
-        task_runner: What its tasks run on.
-        workflow: What is run.
-        speeds: How much work a second is.
-        rounds: How often.
+        task_runner: The task runner.
+        workflow: What to run.
+        speeds: The iterations of each kernel in a second.
+        rounds: The number of rounds.
 
     Returns:
         The wall seconds of each round.
@@ -37,7 +37,7 @@ def seconds_of_rounds(
     seconds: list[float] = []
 
     def body() -> None:
-        # The first task of each worker pays for imports.
+        # Warm-up: the first task of each worker pays for imports.
         submit_all(shape("trivial", 4, 1), speeds)
         for _ in range(rounds):
             start = time.perf_counter()
@@ -51,11 +51,11 @@ def seconds_of_rounds(
 
 @contextlib.contextmanager
 def runner_of_width(started: StartedRunners, name: str, workers: int) -> Iterator[TaskRunner[Any]]:
-    """Start a task runner with a number of workers of its own.
+    """Start a task runner with a given number of workers.
 
     Args:
-        started: The run's; where it has as many, it is used.
-        name: The task runner.
+        started: The task runners of this pytest run; used if their number of workers is the same.
+        name: The name of the task runner.
         workers: How many tasks may run side by side.
 
     Yields:

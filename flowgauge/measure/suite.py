@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small project of flow tests, run by a pytest of its own to see how long that takes."""
+"""Times a pytest run, in a subprocess, of a small project of flow tests."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_flow(prefect_server, number):
 
 @dataclass(frozen=True)
 class SuiteTimes:
-    """What a run of the project took, in seconds.
+    """The times of one pytest run of the project, in seconds.
 
     Attributes:
         first_flow: From the start of pytest until the first flow run has finished.
-        flow: The median flow run after the first, which imports what it needs.
-        suite: The whole run.
+        flow: The median flow run, without the first, which also pays for imports.
+        suite: The whole pytest run.
     """
 
     first_flow: float
@@ -48,12 +48,12 @@ class SuiteTimes:
 
 
 def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
-    """Run the project.
+    """Run the project's tests.
 
     Args:
-        folder: Where the project is made, as `project`; it may be there from an earlier run.
-        flows: How many tests it has, each of which runs a flow that does nothing.
-        *options: For pytest.
+        folder: Where the project is created, as `project`; an existing one is reused.
+        flows: How many tests the project has; each runs a flow that does nothing.
+        *options: Options for pytest.
 
     Returns:
         The times.
@@ -67,7 +67,7 @@ def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
     (project / "test_flows.py").write_text(_TESTS.format(flows=flows))
     times = folder / "times"
     times.unlink(missing_ok=True)
-    # A run within this one would share its zygote.
+    # With this variable the inner pytest run would share this run's zygote.
     environment = {name: text for name, text in os.environ.items() if name != ZYGOTE}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     begun, start = time.time(), time.perf_counter()

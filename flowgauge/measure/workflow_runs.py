@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how near a workflow's makespan comes to the one that no scheduler can beat."""
+"""Measures a workflow's makespan relative to the lower bound that no scheduler can beat."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 LOWER_BOUND = "lower bound"
 KERNEL: Kernel = "native"
-"""The work that a trace's tasks are given: it uses a core each, whichever runner has it."""
+"""The work that the tasks of a trace do: each uses one core, whatever the task runner."""
 MAX_TASK_BYTES = 10**6
+"""The largest output of one task of a scaled trace."""
 MAX_WORKFLOW_BYTES = 64 * 10**6
+"""The largest output of all tasks of a scaled trace together."""
 
 
 def scaled(
@@ -29,27 +31,27 @@ def scaled(
     seconds: float = 1.0,
     bytes_scale: float = 1e-3,
 ) -> Workflow:
-    """Shrink a trace of hours and gigabytes to what a machine can run again.
+    """Scale a trace of hours and gigabytes down to what one machine can replay.
 
     Args:
         workflow: The trace.
         workers: How many tasks run at once.
-        time_scale: What each task's seconds are multiplied with; None to fit the lower bound.
-        seconds: The lower bound that is fitted, where there is work at all.
-        bytes_scale: What each task's output is multiplied with; it holds 1 MB at most, and those
-            of all tasks together 64 MB.
+        time_scale: The factor for each task's seconds; None to derive it from `seconds`.
+        seconds: The lower bound of the scaled workflow, if its tasks do any work.
+        bytes_scale: The factor for each task's output, which is capped at 1 MB for one task and
+            64 MB for all tasks together.
 
     Returns:
-        The workflow, its tasks of `KERNEL`.
+        The scaled workflow; all its tasks use `KERNEL`.
 
     Raises:
-        GraphError: If there is no worker, or a scale is negative or no number.
+        GraphError: If there is no worker, or a scale is negative or not a finite number.
     """
     bound = workflow.lower_bound(workers)
     factor = time_scale if time_scale is not None else seconds / bound if bound else 1.0
     for name, value in (("time", factor), ("bytes", bytes_scale)):
         if not 0 <= value < float("inf"):
-            raise GraphError(f"the {name} scale {value} is no number of zero or more")
+            raise GraphError(f"the {name} scale must be zero or a positive number, not {value}")
     most = min(MAX_TASK_BYTES, MAX_WORKFLOW_BYTES // len(workflow.tasks))
     tasks = tuple(
         dataclasses.replace(
@@ -65,16 +67,16 @@ def scaled(
 
 @dataclass
 class Makespans:
-    """Runs a workflow time and again, and keeps how long each run took.
+    """Runs a workflow repeatedly and keeps the timeline of each run.
 
     Attributes:
-        workflow: What is run, scaled already.
-        runner: What runs it.
-        run: Runs it on workers that are up.
-        speeds: How much work a second is.
-        workers: How many tasks run at once; for the sequential runner too, which is compared
-            with the same bound as the others.
-        timelines: One for each run.
+        workflow: The workflow to run, already scaled.
+        runner: The name of the task runner or baseline.
+        run: Runs the workflow on workers that are up.
+        speeds: The iterations of each kernel in a second.
+        workers: The number of workers that the lower bound assumes; the same for the sequential
+            runner, which is compared with the same bound as the others.
+        timelines: The timeline of each run.
     """
 
     workflow: Workflow
@@ -85,13 +87,13 @@ class Makespans:
     timelines: list[Timeline] = field(default_factory=list)
 
     def __call__(self) -> float:
-        """Run it once.
+        """Run the workflow once.
 
         Returns:
-            Seconds from the begin of the first task's work to the end of the last one's.
+            Seconds from the start of the first task's work to the end of the last one's.
 
         Raises:
-            WrongInputError: If a task was given, or gave, something wrong, or began too early.
+            WrongInputError: If a task received or returned something wrong, or started too early.
         """
         outputs = self.run(self.workflow)
         check_results(self.workflow, self.speeds, outputs)
@@ -101,7 +103,7 @@ class Makespans:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What the rows of this workflow on this runner have in common."""
+        """The fields that all rows of this workflow on this task runner have in common."""
         return {
             "id": self.workflow.name,
             "runner": self.runner,
@@ -114,7 +116,7 @@ class Makespans:
         }
 
     def rounds(self, makespans: list[float]) -> Rounds:
-        """Return makespans as rounds, each beside the lower bound.
+        """Return makespans as rounds, each paired with the lower bound as its reference.
 
         Args:
             makespans: Seconds.
@@ -127,5 +129,5 @@ class Makespans:
 
     def typical(self) -> Timeline:
         """Return the run whose makespan is nearest to the median of all."""
-        middle = statistics.median(each.makespan for each in self.timelines)
-        return min(self.timelines, key=lambda each: abs(each.makespan - middle))
+        middle = statistics.median(run.makespan for run in self.timelines)
+        return min(self.timelines, key=lambda run: abs(run.makespan - middle))

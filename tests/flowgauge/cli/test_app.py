@@ -206,7 +206,7 @@ ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
         (["compare", "HEAD", "HEAD", "--fail-if-slower", "ten"], "ten: not a percentage"),
         (["compare", "HEAD", "HEAD", "--fail-if-slower", "inf%"], "inf%: not a percentage"),
         (["matrix", "--prefect", "3.5"], "3.5 is not at least 3.6 and below 4"),
-        (["matrix", "--prefect", "3.7,latest"], '"latest" is no version'),
+        (["matrix", "--prefect", "3.7,latest"], '"latest" is not a version'),
         (["matrix"], '"flowgauge matrix --help"'),
         (["advise"], "give --task-ms and --tasks, or --workflow FILE.json"),
         (["advise", "--task-ms", "-1", "--tasks", "2"], "--task-ms -1: give zero or more"),
