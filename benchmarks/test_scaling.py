@@ -16,7 +16,7 @@ from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import COMMON, STOCK
 from flowgauge.workflows.kernels import Speeds
-from flowgauge.workflows.shapes import handing, shape
+from flowgauge.workflows.shapes import payload_chain, shape
 
 TASKS = (10, 100, 1000, 10_000)
 FEW_TASKS = (1, 2)
@@ -104,7 +104,7 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
     """What it costs to hand results of many bytes from task to task."""
     for size in payloads:
-        workflow = handing(size, HANDED + 1)
+        workflow = payload_chain(size, HANDED + 1)
         rounds = ROUNDS if size < LARGE else 1
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         scaling.keep(

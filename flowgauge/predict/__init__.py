@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model behind `flowgauge advise`: makespans from measured costs."""
+"""The model behind `flowgauge advise`: predicts makespans from measured costs."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says which task runner suits a workflow, how many calls a task run should hold, and from where.
+"""Advises which task runner suits a workflow, and for which lengths of calls batches pay off.
 
-Bundling means that one task run does several calls of the mapped function, one after the other.
+In a batch one task run does several calls of the mapped function, one after the other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from flowgauge.results.interval import Interval
 from flowgauge.workflows.workflow import Kernel, Task, Workflow
 
 WORTH = 0.1
-"""The share of a makespan that is worth a change: of the runner, or to batches."""
+"""The share of the makespan that a change, of the task runner or to batches, must save."""
 _MOST_TASKS = 256
-"""More equal tasks than these take as much longer as they are more, if each worker has a few."""
+"""The most tasks to simulate, unless that leaves a worker fewer than `_FEW`: beyond this number
+the makespan of equal tasks is proportional to it."""
 _FEW = 4
 _SHORTEST, _LONGEST = 1e-4, 100.0
 _STEPS = 12
@@ -30,9 +31,9 @@ class Mapped:
     """One function mapped over many items.
 
     Attributes:
-        seconds: The work of one call, alone on a worker.
-        tasks: How many calls.
-        kernel: What kind of work.
+        seconds: The seconds of work of one call.
+        tasks: The number of calls.
+        kernel: The kind of work.
         payload: The bytes that each call returns.
     """
 
@@ -42,22 +43,21 @@ class Mapped:
     payload: int = 0
 
     def sample(self, batch: int, workers: int) -> tuple[Workflow, float]:
-        """Return it with so many calls in a task run, and how often it is to be repeated.
+        """Return a workflow small enough to simulate, and the factor to scale its makespan by.
 
         Args:
             batch: Calls in each task run.
             workers: How many tasks run at once.
 
         Returns:
-            A workflow of no more tasks than can be simulated at once, and a factor, one if these
-            are all.
+            The workflow, and all task runs divided by those in the workflow.
         """
         runs = math.ceil(self.tasks / batch)
-        shown = min(runs, max(_MOST_TASKS, _FEW * workers))
-        # The calls are dealt out evenly, as whoever bundles them should.
-        ends = [number * self.tasks // runs for number in range(shown + 1)]
-        tasks = (self._task(number, ends[number + 1] - ends[number]) for number in range(shown))
-        return Workflow("mapped", tuple(tasks)), runs / shown
+        simulated = min(runs, max(_MOST_TASKS, _FEW * workers))
+        # The calls are distributed evenly over the task runs.
+        ends = [number * self.tasks // runs for number in range(simulated + 1)]
+        tasks = (self._task(number, ends[number + 1] - ends[number]) for number in range(simulated))
+        return Workflow("mapped", tuple(tasks)), runs / simulated
 
     def _task(self, number: int, calls: int) -> Task:
         return Task(
@@ -70,15 +70,15 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a task runner would take.
+    """The predicted times on one task runner.
 
     Attributes:
-        runner: Its name.
-        makespan: Seconds with a task run for each call, or of the workflow as it is.
-        batch: The fewest calls in a task run that come within a tenth of the best makespan; one
-            where batches are not worth it, and for a workflow.
+        runner: The name of the task runner.
+        makespan: Seconds with one task run per call, or of the workflow as it is.
+        batch: The fewest calls per task run that come within a tenth of the best makespan; one
+            if batches are not worth it, and for a workflow.
         batched: Seconds with that batch.
-        start: Seconds that a flow run takes besides, None where that was not measured.
+        start: Seconds that a flow run takes in addition; None if that was not measured.
     """
 
     runner: str
@@ -89,20 +89,20 @@ class Forecast:
 
     @property
     def total(self) -> float:
-        """The seconds of the flow run at its best."""
+        """The seconds of the whole flow run, with batches where they are worth it."""
         return self.batched.median + (self.start or 0.0)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to use.
+    """The advice on a workflow or a mapped function.
 
     Attributes:
         forecasts: One for each task runner, the quickest first.
-        level: Those that can't be told from the quickest, itself not counted.
+        level: The other task runners with no difference seen between them and the quickest.
         batch_below: Seconds of work in a call below which batches are worth it on the quickest;
-            None where they never or always are, or for a workflow.
-        batch_there: How many calls in a task run are worth it at half of that.
+            None if they never or always are, or for a workflow.
+        batch_there: The batch that is worth it at half of `batch_below`.
         changes: Seconds of work in a call from which on another task runner is the quickest
             without batches, and its name; the first has zero seconds.
     """
@@ -118,13 +118,16 @@ def advise_workflow(workflow: Workflow, predictors: Iterable[Predictor]) -> Advi
     """Advise on a workflow.
 
     Args:
-        workflow: What is to be run.
-        predictors: The task runners there are.
+        workflow: The workflow to run.
+        predictors: One for each task runner to choose from.
+
+    Returns:
+        The advice, without batches.
     """
     forecasts = []
-    for each in predictors:
-        makespan = each.interval(workflow)
-        forecasts.append(Forecast(each.runner, makespan, 1, makespan, each.start))
+    for predictor in predictors:
+        makespan = predictor.interval(workflow)
+        forecasts.append(Forecast(predictor.runner, makespan, 1, makespan, predictor.start))
     ordered = _ordered(forecasts)
     return Advice(ordered, _level(ordered))
 
@@ -133,11 +136,14 @@ def advise_mapped(mapped: Mapped, predictors: Sequence[Predictor]) -> Advice:
     """Advise on a function mapped over items.
 
     Args:
-        mapped: What is to be run.
-        predictors: The task runners there are.
+        mapped: The mapped function.
+        predictors: One for each task runner to choose from.
+
+    Returns:
+        The advice.
     """
-    ordered = _ordered(_forecast(mapped, each) for each in predictors)
-    best = next(each for each in predictors if each.runner == ordered[0].runner)
+    ordered = _ordered(_forecast(mapped, predictor) for predictor in predictors)
+    best = next(predictor for predictor in predictors if predictor.runner == ordered[0].runner)
     below = _batch_below(mapped, best)
     there = 1 if below is None else _batch(replace(mapped, seconds=below / 2), best)
     return Advice(ordered, _level(ordered), below, there, _changes(mapped, predictors))
@@ -155,12 +161,12 @@ def _forecast(mapped: Mapped, predictor: Predictor) -> Forecast:
 
 
 def _batch(mapped: Mapped, predictor: Predictor) -> int:
-    """Return the fewest calls in a task run that are nearly as good as any."""
+    """Return the fewest calls per task run whose makespan is within a tenth of the best."""
     most = math.ceil(mapped.tasks / predictor.machine.workers)
     sizes = sorted({round(math.pow(most, step / _STEPS)) for step in range(_STEPS + 1)})
-    taken = {size: _seconds(mapped, size, predictor) for size in sizes}
-    enough = min(taken.values()) / (1 - WORTH)
-    return next(size for size in sizes if taken[size] <= enough)
+    seconds = {size: _seconds(mapped, size, predictor) for size in sizes}
+    enough = min(seconds.values()) / (1 - WORTH)
+    return next(size for size in sizes if seconds[size] <= enough)
 
 
 def _seconds(mapped: Mapped, batch: int, predictor: Predictor) -> float:
@@ -170,19 +176,20 @@ def _seconds(mapped: Mapped, batch: int, predictor: Predictor) -> float:
 
 def _interval(mapped: Mapped, batch: int, predictor: Predictor) -> Interval:
     workflow, factor = mapped.sample(batch, predictor.machine.workers)
-    found = predictor.interval(workflow)
-    return found.scaled(factor)
+    return predictor.interval(workflow).scaled(factor)
 
 
 def _ordered(forecasts: Iterable[Forecast]) -> tuple[Forecast, ...]:
-    return tuple(sorted(forecasts, key=lambda each: each.total))
+    return tuple(sorted(forecasts, key=lambda forecast: forecast.total))
 
 
 def _level(ordered: Sequence[Forecast]) -> tuple[str, ...]:
-    """Return the task runners whose interval reaches into that of the first."""
+    """Return the task runners whose interval overlaps that of the first."""
     first, *others = ordered
     end = first.batched.high + (first.start or 0.0)
-    return tuple(each.runner for each in others if each.batched.low + (each.start or 0.0) <= end)
+    return tuple(
+        other.runner for other in others if other.batched.low + (other.start or 0.0) <= end
+    )
 
 
 def _batch_below(mapped: Mapped, predictor: Predictor) -> float | None:
@@ -197,13 +204,13 @@ def _batch_below(mapped: Mapped, predictor: Predictor) -> float | None:
 
 
 def _changes(mapped: Mapped, predictors: Sequence[Predictor]) -> tuple[tuple[float, str], ...]:
-    """Return from which work in a call on which task runner is the quickest."""
+    """Return the lengths of calls from which on another task runner is the quickest."""
 
     def quickest(seconds: float) -> str:
         one = replace(mapped, seconds=seconds)
         return min(
             predictors,
-            key=lambda each: _seconds(one, 1, each) + (each.start or 0.0),
+            key=lambda predictor: _seconds(one, 1, predictor) + (predictor.start or 0.0),
         ).runner
 
     ratio = (_LONGEST / _SHORTEST) ** (1 / _STEPS)
@@ -218,7 +225,7 @@ def _changes(mapped: Mapped, predictors: Sequence[Predictor]) -> tuple[tuple[flo
 
 
 def _edge(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Return where something that holds at `low`, and at `high` does not, ceases to."""
+    """Return where a condition that holds at `low` but not at `high` ceases to hold."""
     for _ in range(_STEPS):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how far predictions are off, on workflows that the costs were not fitted on."""
+"""Measures the error of predictions, on workflows that the costs were not fitted to."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from flowgauge.workflows.work_items import RunWorkflow, check_results
 from flowgauge.workflows.workflow import Workflow
 
 PACE_SECONDS = 0.05
-"""The work that each process of the bare pool does to tell how loaded the machine is."""
+"""The work that each process of the bare pool does when the load of the machine is measured."""
 MEASURED = "what was measured"
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Rounds of one workflow.
+    """The timed rounds of one workflow.
 
     Attributes:
-        workflow: What was run.
-        seconds: Of each round.
-        paces: The work that each process of a bare pool did in a second, around each round.
+        workflow: The workflow that was run.
+        seconds: The seconds of each round.
+        paces: The seconds of work that each process of a bare pool did in a second, just before
+            and after each round.
     """
 
     workflow: Workflow
@@ -42,10 +43,10 @@ class Timed:
     def observed(self, machine: Machine) -> Observation:
         """Return the rounds as one observation to fit."""
         logs = [math.log(seconds) for seconds in self.seconds]
-        spread = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+        error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
         pace = statistics.median(self.paces)
         loaded = machine.at_pace(pace)
-        return Observation(self.workflow, statistics.median(self.seconds), spread, loaded)
+        return Observation(self.workflow, statistics.median(self.seconds), error, loaded)
 
 
 def time_workflows(
@@ -56,22 +57,22 @@ def time_workflows(
     workers: int,
     rounds: int,
 ) -> list[Timed]:
-    """Time workflows in turn, round by round, each between two looks at the machine's load.
+    """Time workflows in turn, round by round, and measure the machine's load around each.
 
     Args:
-        workflows: What is run.
+        workflows: The workflows to run.
         run: Runs one on workers that are up.
-        pool: A bare pool of processes, as many as there are workers.
-        speeds: How much work a second is.
+        pool: A bare pool of as many processes as there are workers.
+        speeds: The iterations of each kernel in a second.
         workers: How many tasks run at once.
         rounds: How often each is run.
 
     Returns:
-        One for each workflow.
+        The timed rounds of each workflow.
 
     Raises:
-        WrongInputError: If a task was given, or gave, something wrong.
-        WrongAnswerError: If the bare pool was.
+        WrongInputError: If a task received or returned something wrong.
+        WrongAnswerError: If a task of the bare pool returned something wrong.
     """
     seconds: list[list[float]] = [[] for _ in workflows]
     paces: list[list[float]] = [[] for _ in workflows]
@@ -94,20 +95,20 @@ def time_workflows(
 def prediction_rows(
     runner: str, fitted: Sequence[Timed], held_out: Sequence[Timed], machine: Machine
 ) -> list[Row]:
-    """Predict workflows from others, each round at the load that it had.
+    """Predict workflows from others, each round with the load measured around it.
 
     Args:
         runner: The task runner that all ran on.
-        fitted: What the costs are fitted on.
-        held_out: What is predicted.
-        machine: What they ran on, without its load.
+        fitted: The workflows that the costs are fitted to.
+        held_out: The workflows to predict.
+        machine: The machine that they ran on, without its load.
 
     Returns:
-        A row for each workflow that was held out: its value is the makespan that was measured, its
-        ratio the predicted one over it.
+        A row for each workflow that was held out: its value is the measured makespan, its ratio
+        the predicted makespan over the measured one.
     """
-    predictor = fit(runner, [each.observed(machine) for each in fitted], machine)
-    return [_row(predictor, each) for each in held_out]
+    predictor = fit(runner, [timed.observed(machine) for timed in fitted], machine)
+    return [_row(predictor, timed) for timed in held_out]
 
 
 def _row(predictor: Predictor, timed: Timed) -> Row:
@@ -128,7 +129,7 @@ def _row(predictor: Predictor, timed: Timed) -> Row:
 
 
 def _pace(pool: Executor, speeds: Speeds, workers: int) -> float:
-    """Return the work that each process of a bare pool does in a second, all of them at once."""
+    """Return the seconds of work that each process does in a second while all of them compute."""
     iterations = speeds.iterations("native", PACE_SECONDS)
     start = time.perf_counter()
     answers = list(pool.map(work, ["native"] * workers, [iterations] * workers))

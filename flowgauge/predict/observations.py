@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads from measured rows what they timed: workflows, their makespans, and the machine's load."""
+"""Converts measured rows into observations: workflows, makespans and the machine's load."""
 
 from __future__ import annotations
 
@@ -12,82 +12,85 @@ from typing import Any
 
 from flowgauge.predict.simulation import Machine
 from flowgauge.results.rows import Results, ResultsError, Row
-from flowgauge.workflows.shapes import SHAPES, handing, shape
+from flowgauge.workflows.shapes import SHAPES, payload_chain, shape
 from flowgauge.workflows.workflow import Workflow
 
 MOST_TASKS = 128
-"""Rows of more tasks are not fitted: they would say the same, and take longer to simulate."""
+"""Rows with more tasks are not fitted: they add no information and take longer to simulate."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a row timed, and how long it took.
+    """The workflow that a row timed, and how long it took.
 
     Attributes:
-        workflow: What was run, in a flow that ran already.
-        seconds: Median.
-        spread: Standard error of the logarithm, as the row's interval tells it.
-        machine: What it ran on, as loaded as the bare pool beside it says.
+        workflow: What was run, inside a flow that was running already.
+        seconds: The median.
+        standard_error: That of the logarithm, derived from the row's interval.
+        machine: The machine, with the load that the bare pool of the row indicates.
     """
 
     workflow: Workflow
     seconds: float
-    spread: float
+    standard_error: float
     machine: Machine
 
 
 def observations(results: Results, runner: str, machine: Machine) -> tuple[Observation, ...]:
-    """Return what the rows of a task runner timed, inside flows that ran already.
+    """Return the observations of a task runner, all of workflows inside running flows.
 
-    Of a curve three points are kept, its ends and its middle: more say little else, and the time
-    of a fit grows with them.
+    Three points of each curve are kept, its ends and its middle: more add little, and the time of
+    a fit grows with them.
 
     Args:
-        results: A benchmark run.
+        results: The results of a benchmark run.
         runner: The task runner's name.
-        machine: What `machine_of` found.
+        machine: The result of `machine_of`.
+
+    Returns:
+        The observations.
 
     Raises:
         ResultsError: If a row lacks a parameter.
     """
     curves: dict[tuple[object, ...], list[Observation]] = {}
     for number, row in enumerate(results.rows):
-        if row.runner == runner and (found := _observation(row, machine)) is not None:
+        if row.runner == runner and (observation := _observation(row, machine)) is not None:
             is_point = row.id == "curve"
-            cell = (row.params["kernel"], row.params["shape"]) if is_point else (number,)
-            curves.setdefault(cell, []).append(found)
-    return tuple(each for curve in curves.values() for each in _ends_and_middle(curve))
+            curve_key = (row.params["kernel"], row.params["shape"]) if is_point else (number,)
+            curves.setdefault(curve_key, []).append(observation)
+    return tuple(point for curve in curves.values() for point in _ends_and_middle(curve))
 
 
 def _ends_and_middle(curve: list[Observation]) -> Iterator[Observation]:
-    ordered = sorted(curve, key=lambda each: each.workflow.total_work)
-    for place in sorted({0, len(ordered) // 2, len(ordered) - 1}):
-        yield ordered[place]
+    ordered = sorted(curve, key=lambda point: point.workflow.total_work)
+    for index in sorted({0, len(ordered) // 2, len(ordered) - 1}):
+        yield ordered[index]
 
 
 def _observation(row: Row, machine: Machine) -> Observation | None:
-    """Return what a row timed, None for one that is of no use here."""
-    made = _timed(row)
-    if made is None or not row.value.is_positive:
+    """Return a row as an observation, or None if it is of no use for a fit."""
+    timed = _timed(row)
+    if timed is None or not row.value.is_positive:
         return None
-    workflow, units = made
+    workflow, units = timed
     # A 95 % interval is about four standard errors wide.
-    spread = max(math.log(row.value.high / row.value.low), 0.0) / 4
+    error = max(math.log(row.value.high / row.value.low), 0.0) / 4
     pace = _pace(row, workflow)
     loaded = machine if pace is None else machine.at_pace(pace)
-    return Observation(workflow, row.value.median * units, spread, loaded)
+    return Observation(workflow, row.value.median * units, error, loaded)
 
 
 def _timed(row: Row) -> tuple[Workflow, float] | None:
-    """Return the workflow that a row timed, and what its value is to be multiplied with."""
+    """Return the workflow that a row timed, and the factor from its value to the makespan."""
     try:
-        return _made(row)
+        return _workflow_of(row)
     except (KeyError, TypeError, ValueError):
         where = f"{row.group} row {row.id} on {row.runner}"
         raise ResultsError(f"the {where} does not say what it timed: measure again") from None
 
 
-def _made(row: Row) -> tuple[Workflow, float] | None:
+def _workflow_of(row: Row) -> tuple[Workflow, float] | None:
     params: Mapping[str, Any] = row.params
     match row.group, row.id:
         case "metg", "curve" if "feature" not in params and params["shape"] in SHAPES:
@@ -99,20 +102,20 @@ def _made(row: Row) -> tuple[Workflow, float] | None:
         case "scaling", "tasks" if params["tasks"] <= MOST_TASKS:
             return shape("trivial", params["tasks"], 1), params["tasks"]
         case "scaling", "payload" if "tasks" in params:
-            return handing(params["payload_bytes"], params["tasks"]), params["tasks"] - 1
+            return payload_chain(params["payload_bytes"], params["tasks"]), params["tasks"] - 1
     return None
 
 
 def _of_size(name: str, width: int, tasks: int, **work: Any) -> Workflow:
-    """Return the workflow of a shape that has so many tasks."""
-    # No step holds more tasks than the shape is wide.
+    """Return the workflow of a shape that has the given number of tasks."""
+    # A step has at most as many tasks as the shape is wide.
     steps_from = itertools.count(max(tasks // width, 1))
-    made = (shape(name, width, steps, **work) for steps in steps_from)
-    return next(each for each in made if len(each.tasks) >= tasks)
+    workflows = (shape(name, width, steps, **work) for steps in steps_from)
+    return next(workflow for workflow in workflows if len(workflow.tasks) >= tasks)
 
 
 def _workers(results: Results) -> int:
-    """Return how many workers a run had."""
+    """Return how many workers a benchmark run had."""
     workers = results.fingerprint.get("workers")
     if not isinstance(workers, int) or workers < 1:
         raise ResultsError("the results do not say how many workers they were measured with")
@@ -120,10 +123,13 @@ def _workers(results: Results) -> int:
 
 
 def machine_of(results: Results) -> Machine:
-    """Return what a run ran on, as loaded as it was in the middle.
+    """Return the machine of a benchmark run, with its median load.
 
     Args:
-        results: A benchmark run.
+        results: The results of a benchmark run.
+
+    Returns:
+        The machine; without load if no row indicates one.
 
     Raises:
         ResultsError: If it does not say how many workers it had, or a row lacks a parameter.
@@ -134,16 +140,16 @@ def machine_of(results: Results) -> Machine:
     paces = [
         pace
         for row in results.rows
-        if (made := _timed(row)) is not None and (pace := _pace(row, made[0])) is not None
+        if (timed := _timed(row)) is not None and (pace := _pace(row, timed[0])) is not None
     ]
     return machine.at_pace(statistics.median(paces)) if paces else machine
 
 
 def _pace(row: Row, workflow: Workflow) -> float | None:
-    """Return the work that each process of the bare pool beside a row did in a second.
+    """Return the seconds of work that each process of a row's bare pool did in a second.
 
-    It is None where there was none, or where it only waited. What would be ideal for the row, its
-    value over its ratio, is the makespan of the bound at that pace.
+    It is None if there was no bare pool, or if it only waited. The ideal value of the row, its
+    value over its ratio, is the lower bound at that pace.
     """
     computes = workflow.total_work > 0 and workflow.tasks[0].kernel != "wait"
     if not computes or row.ratio is None or row.ratio.median <= 0:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts makespans from the costs of task runners, which are read from measured rows.
+"""Predicts makespans from the costs of task runners, which are fitted to measured rows.
 
-A row is explained by simulating what it timed; the costs are those with which the simulation comes
+The workflow that each row timed is simulated; the costs are those with which the simulation comes
 nearest to all rows of a task runner (least squares of the logarithms).
 """
 
@@ -30,14 +30,17 @@ _LEAST_SECONDS = 1e-6
 _DRAWS = 1000
 _LEAST_ROWS = 3
 _MOST_FOR_SLOPES = 1000
-"""Of more tasks than these, the first tell what a change of a cost does."""
+"""Of a workflow with more tasks than this, only the first are simulated to see what a change of a
+cost does."""
 _NO_BYTE = 1e-15
+"""The cost of a byte (seconds) where it was not measured: above zero, for its logarithm."""
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""How much of a task without work may be its submission: where a fit may start."""
+"""Starting points of a fit: the share of submission in the time of a task without work."""
 _ROWS_TO_FIT = 100
-"""So many rows are fitted in all: few of them from several starts, many from one or two."""
-_HAND_OVERS = (0.03, 0.3, 1.0)
-"""How many times as long as such a task a hand-over may take."""
+"""The number of rows to fit in total, over all starting points: few rows are fitted from several
+starting points, many from one or two."""
+_LATENCIES = (0.03, 0.3, 1.0)
+"""Starting points of a fit: the dependency latency as a multiple of the time of such a task."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,15 @@ class Predictor:
     """A task runner whose costs are known.
 
     Attributes:
-        runner: Its name.
-        costs: What it costs.
-        machine: What it was measured on.
+        runner: The name of the task runner.
+        costs: Its costs.
+        machine: The machine that it was measured on.
         start: Seconds that a flow run on it takes before its first task and after its last; None
-            where that was not measured.
-        knows_bytes: Whether the cost of a byte was measured; otherwise it is none.
-        knows_edges: Whether that of a hand-over was; otherwise it is none.
-        draws: Shifts of the logarithms of the costs that the rows allow for, one a row.
+            if that was not measured.
+        knows_bytes: Whether the cost of a byte was measured; otherwise it is taken to be zero.
+        knows_edges: Whether the dependency latency was; otherwise it is taken to be zero.
+        draws: Shifts of the logarithms of the costs that are compatible with the rows, one draw
+            in each line.
         residuals: Logarithms of measured over simulated, of the rows that were fitted.
     """
 
@@ -66,11 +70,11 @@ class Predictor:
     residuals: Floats
 
     def on(self, machine: Machine) -> Predictor:
-        """Return what predicts for another machine, or another load."""
+        """Return a predictor for another machine, or another load."""
         return replace(self, machine=machine)
 
     def with_workers(self, workers: int) -> Predictor:
-        """Return what predicts for another number of workers, each of which brings a core."""
+        """Return a predictor for another number of workers, with as many cores per worker."""
         share = self.machine.cores / self.machine.workers
         return self.on(replace(self.machine, workers=workers, cores=share * workers))
 
@@ -78,18 +82,25 @@ class Predictor:
         """Return the makespan, without its interval.
 
         Args:
-            workflow: What is run, in a flow that runs already.
+            workflow: What is run, inside a flow that is running already.
+
+        Returns:
+            Seconds.
         """
         return simulated_makespan(workflow, self.runner, self.costs, self.machine)
 
     def interval(self, workflow: Workflow) -> Interval:
         """Return the makespan with its 95 % prediction interval, all in seconds.
 
-        The costs are drawn as the rows allow for, and a residual of the fit with each draw. What a
-        change of a cost does to the makespan is taken to be linear in the logarithms.
+        The interval comes from random draws of costs that are compatible with the rows, each with
+        a residual of the fit. The effect of the costs on the makespan is taken to be linear in the
+        logarithms.
 
         Args:
-            workflow: What is run, in a flow that runs already.
+            workflow: What is run, inside a flow that is running already.
+
+        Returns:
+            The makespan and the ends of its interval.
 
         Source:
             Davison and Hinkley, Bootstrap Methods and their Application (1997), section 6.3.3.
@@ -105,9 +116,9 @@ class Predictor:
             part = Workflow(workflow.name, workflow.tasks[:_MOST_FOR_SLOPES])
 
         def logs(point: Floats) -> Floats:
-            made = simulated_makespan(part, self.runner, _costs(point), self.machine)
-            found: Floats = np.log([max(made, _LEAST_SECONDS)])
-            return found
+            makespan = simulated_makespan(part, self.runner, _costs(point), self.machine)
+            logarithms: Floats = np.log([max(makespan, _LEAST_SECONDS)])
+            return logarithms
 
         slopes = _slopes(logs, _point(self.costs))[0]
         rng = np.random.default_rng(0)
@@ -120,64 +131,65 @@ def predictors(results: Results) -> tuple[Predictor, ...]:
     """Fit the costs of each task runner that was measured.
 
     Args:
-        results: A benchmark run; rows of `metg`, `scaling` and `startup` are read.
+        results: The results of a benchmark run; rows of `metg`, `scaling` and `startup` are read.
 
     Returns:
-        One for each task runner that has rows enough, in the table's order.
+        A predictor for each task runner with enough rows, in the order of the table of runners.
 
     Raises:
-        ResultsError: If there is none, or a row lacks a parameter.
+        ResultsError: If no task runner has enough rows, or a row lacks a parameter.
     """
     machine = machine_of(results)
-    found = tuple(
+    fitted = tuple(
         fit(runner, observed, machine, results.rows)
         for runner in RUNNERS
         if len(observed := observations(results, runner, machine)) >= _LEAST_ROWS
     )
-    if not found:
+    if not fitted:
         raise ResultsError(
             "no rows to predict from: measure with pytest benchmarks/test_metg.py --benchmark-only"
         )
-    return found
+    return fitted
 
 
 def fit(
     runner: str, observed: Sequence[Observation], machine: Machine, rows: Iterable[Row] = ()
 ) -> Predictor:
-    """Find the costs with which the simulation comes nearest to what was observed.
+    """Fit the costs with which the simulation comes nearest to the observations.
 
-    `submit` and `task` are told apart by rows without work, where whichever is the bottleneck
-    decides, against rows with much work, where submission goes on beside it; `hand_over` by chains,
-    stencils and trees against tasks without edges; `byte` by payloads. What no row tells of is
-    taken to cost nothing.
+    `submit` and `task` are distinguished by comparing rows without work, where the bottleneck of
+    the two decides, and rows with much work, during which submission goes on; `hand_over` by
+    comparing chains, stencils and trees with tasks without edges; `byte` by payloads. A cost that
+    no row depends on is taken to be zero.
 
     Args:
-        runner: Its name.
-        observed: Some rows, of different amounts of work.
-        machine: What they were measured on.
-        rows: Where its start-up is looked for.
+        runner: The name of the task runner.
+        observed: Observations with different amounts of work.
+        machine: The machine that they were measured on.
+        rows: Rows among which the start-up row of the task runner is searched.
 
     Returns:
-        What predicts.
+        The predictor.
     """
     import numpy as np
     from scipy.optimize import least_squares
 
-    tasks = [task for each in observed for task in each.workflow.tasks]
+    tasks = [task for observation in observed for task in observation.workflow.tasks]
     knows_bytes = any(task.output_bytes for task in tasks)
-    # Where the flow's own thread does the tasks, nothing is handed over.
+    # If the flow's own thread does the tasks, there is no dependency latency.
     knows_edges = RUNNERS[runner].execution.inline or any(task.parents for task in tasks)
 
     def logs(point: Floats) -> Floats:
         costs = _costs(point)
         simulated = (
-            simulated_makespan(each.workflow, runner, costs, each.machine) for each in observed
+            simulated_makespan(observation.workflow, runner, costs, observation.machine)
+            for observation in observed
         )
-        found: Floats = np.log([max(seconds, _LEAST_SECONDS) for seconds in simulated])
-        return found
+        logarithms: Floats = np.log([max(seconds, _LEAST_SECONDS) for seconds in simulated])
+        return logarithms
 
-    measured = np.log([each.seconds for each in observed])
-    least = min(each.seconds / len(each.workflow.tasks) for each in observed)
+    measured = np.log([observation.seconds for observation in observed])
+    least = min(observation.seconds / len(observation.workflow.tasks) for observation in observed)
     starts = (
         _point(
             Costs(
@@ -188,9 +200,9 @@ def fit(
             )
         )
         for share in _SHARES
-        for times in _HAND_OVERS
+        for times in _LATENCIES
     )
-    # From one start alone, the descent may end at a kink of the simulation.
+    # From a single starting point, the descent may get stuck at a kink of the simulation.
     nearest = sorted(starts, key=lambda start: float(np.abs(logs(start) - measured).sum()))
     fits = [
         least_squares(
@@ -208,7 +220,7 @@ def fit(
         )
         for first in nearest[: max(_ROWS_TO_FIT // len(observed), 1)]
     ]
-    point = min(fits, key=lambda each: float(each.cost)).x
+    point = min(fits, key=lambda result: float(result.cost)).x
     residuals = measured - logs(point)
     costs = _costs(point)
     return Predictor(
@@ -218,13 +230,17 @@ def fit(
         start=_start(runner, rows, costs, machine),
         knows_bytes=knows_bytes,
         knows_edges=knows_edges,
-        draws=_drawn(_slopes(logs, point), residuals, [each.spread for each in observed]),
+        draws=_draw_costs(
+            _slopes(logs, point),
+            residuals,
+            [observation.standard_error for observation in observed],
+        ),
         residuals=residuals,
     )
 
 
 def _start(runner: str, rows: Iterable[Row], costs: Costs, machine: Machine) -> float | None:
-    """Return what a flow run of one task takes apart from that task."""
+    """Return the seconds that a flow run of one task takes apart from that task."""
     one = simulated_makespan(shape("trivial", 1, 1), runner, costs, machine)
     measured = [
         row.value.median
@@ -242,29 +258,29 @@ def _point(costs: Costs) -> Floats:
 
 
 def _costs(point: Floats) -> Costs:
-    return Costs(*(math.exp(each) for each in point))
+    return Costs(*(math.exp(logarithm) for logarithm in point))
 
 
 def _slopes(function: Callable[[Floats], Floats], point: Floats) -> Floats:
-    """Return how a function changes with each logarithm of a cost.
+    """Return the derivatives of a function with respect to the logarithm of each cost.
 
-    The step is a wide one: a simulation has kinks, where what is the bottleneck changes.
+    The step is wide, because a simulation has kinks where the bottleneck changes.
     """
     import numpy as np
 
     step = 0.05
     here = function(point)
-    there = (function(point + shift) for shift in step * np.eye(len(point)))
-    return np.stack([(each - here) / step for each in there], axis=1)
+    shifted = (function(point + shift) for shift in step * np.eye(len(point)))
+    return np.stack([(values - here) / step for values in shifted], axis=1)
 
 
-def _drawn(slopes: Floats, residuals: Floats, spreads: Sequence[float]) -> Floats:
-    """Draw the costs that the rows allow for, as shifts of their logarithms."""
+def _draw_costs(slopes: Floats, residuals: Floats, standard_errors: Sequence[float]) -> Floats:
+    """Draw costs that are compatible with the rows, as shifts of their logarithms."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     size = (_DRAWS, len(residuals))
-    errors = rng.choice(residuals, size) + rng.normal(size=size) * np.array(spreads)
-    # What the rows say nothing about is left as it was fitted.
+    errors = rng.choice(residuals, size) + rng.normal(size=size) * np.array(standard_errors)
+    # Costs that the rows do not determine keep their fitted values.
     shifts: Floats = errors @ np.linalg.pinv(slopes, rcond=0.05).T
     return shifts

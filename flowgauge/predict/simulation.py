@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates a workflow on a task runner whose costs are known: no Prefect, no waiting."""
+"""Simulates a workflow on a task runner whose costs are known, without Prefect or real waiting."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from flowgauge.runners.table import RUNNERS, ExecutionModel
 from flowgauge.workflows.workflow import Kernel, Task, Workflow
 
 HOLDS_INTERPRETER: frozenset[Kernel] = frozenset({"python", "memory", "bytes"})
-"""Kernels of which one runs at a time in an interpreter."""
+"""Kernels that hold the interpreter's lock: only one of them runs at a time in a process."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a task runner costs.
+    """The costs of a task runner.
 
     Attributes:
         submit: Seconds for which the flow's own thread is busy with each task that it submits.
         task: Seconds for which a worker is busy with each task, apart from its work.
-        hand_over: Seconds from the end of a task's last parent until the task may begin.
-        byte: Seconds for each byte of a result, half where it is made and half where it is read.
+        hand_over: The dependency latency: seconds from the end of a task's last parent until the
+            task may start.
+        byte: Seconds for each byte of a result, half in the task that returns it and half in
+            each task that reads it.
     """
 
     submit: float
@@ -35,12 +37,13 @@ class Costs:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the workers share.
+    """The machine that the workers share.
 
     Attributes:
         workers: How many tasks run at once.
-        cores: How many can compute at once.
-        load: How many others compute at the same time, on average: they get their share.
+        cores: How many of them can compute at once.
+        load: How many other processes compute at the same time, on average; each gets an equal
+            share of the cores.
     """
 
     workers: int
@@ -53,50 +56,50 @@ class Machine:
         return min(1.0, self.cores / (self.workers + self.load))
 
     def at_pace(self, pace: float) -> Machine:
-        """Return it with as much load as makes this its pace."""
+        """Return the machine with the load at which its workers have a given pace."""
         return replace(self, load=max(self.cores / pace - self.workers, 0.0))
 
 
 _KINDS = _PLAIN, _CORE, _LOCK = 0, 1, 2
-"""What takes time: waiting, a core, or a core and the interpreter of the flow."""
+"""What an activity needs: nothing (it waits), a core, or a core and the flow's interpreter."""
 
 
 class _Clock:
-    """Time for what goes on side by side: whatever wants the same thing shares it equally.
+    """Simulated time for concurrent activities, which share what they need equally.
 
-    All of one kind go on equally fast, so each kind has a clock of its own, which shows how far
-    one that began at zero would be; only the pace of the clocks changes.
+    All activities of one kind progress equally fast, so each kind has its own progress counter:
+    how far an activity would be that started at time zero. Only the pace of the counters changes.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.now = 0.0
         self._cores, self._load = machine.cores, machine.load
-        self._shown = [0.0, 0.0, 0.0]
+        self._progress = [0.0, 0.0, 0.0]
         self._ends: tuple[list[tuple[float, int, Callable[[], None]]], ...] = ([], [], [])
-        self._begun = 0
+        self._started = 0
 
     def begin(self, kind: int, seconds: float, then: Callable[[], None]) -> None:
-        """Let something go on that takes so long if it shares with nobody."""
-        self._begun += 1
-        heappush(self._ends[kind], (self._shown[kind] + seconds, self._begun, then))
+        """Start an activity that takes the given seconds if it shares with no other."""
+        self._started += 1
+        heappush(self._ends[kind], (self._progress[kind] + seconds, self._started, then))
 
     def run(self) -> float:
-        """Go on until nothing does, and return the seconds that took."""
-        shown, ends = self._shown, self._ends
+        """Run until no activity is left, and return the simulated seconds."""
+        progress, ends = self._progress, self._ends
         while True:
             left, next_kind = math.inf, -1
             paces = self._paces()
             for kind in _KINDS:
                 if ends[kind]:
-                    until = (ends[kind][0][0] - shown[kind]) / paces[kind]
+                    until = (ends[kind][0][0] - progress[kind]) / paces[kind]
                     if until < left:
                         left, next_kind = until, kind
             if next_kind < 0:
                 return self.now
             self.now += left
             for kind in _KINDS:
-                shown[kind] += left * paces[kind]
-            shown[next_kind], _, then = heappop(ends[next_kind])
+                progress[kind] += left * paces[kind]
+            progress[next_kind], _, then = heappop(ends[next_kind])
             then()
 
     def _paces(self) -> tuple[float, float, float]:
@@ -127,20 +130,20 @@ class _Simulation:
         self.placed: set[str] = set()
 
     def submit_next(self) -> None:
-        """Let the flow's thread submit its next task."""
+        """Submit the next task from the flow's thread."""
         if self.unsubmitted:
             task = self.unsubmitted.popleft()
             then = self.start if self.model.inline else self.submitted
             self.clock.begin(_LOCK, self.costs.submit, lambda: then(task))
 
     def submitted(self, task: Task) -> None:
-        """Queue a task."""
+        """Queue a submitted task."""
         self.queue.append(task)
         self.submit_next()
         self.fill_places()
 
     def fill_places(self) -> None:
-        """Give the tasks that were submitted first a place to wait for their parents."""
+        """Give queued tasks, in order of submission, the free places to wait for their parents."""
         while self.queue and self.places:
             self.places -= 1
             task = self.queue.popleft()
@@ -149,7 +152,7 @@ class _Simulation:
                 self.parents_ended(task)
 
     def parents_ended(self, task: Task) -> None:
-        """Hand over what a task was waiting for."""
+        """Make a task ready after the dependency latency; at once if it has no parents."""
         self.placed.discard(task.id)
         if task.parents:
             self.clock.begin(_PLAIN, self.costs.hand_over, lambda: self.is_ready(task))
@@ -157,7 +160,7 @@ class _Simulation:
             self.is_ready(task)
 
     def is_ready(self, task: Task) -> None:
-        """Let a task run as soon as a worker is idle."""
+        """Add a task to those that run as soon as a worker is idle."""
         self.ready.append(task)
         if self.model.waits_at == "queue":
             self.places += 1
@@ -165,15 +168,15 @@ class _Simulation:
         self.fill_workers()
 
     def fill_workers(self) -> None:
-        """Give idle workers the tasks that are ready."""
+        """Start ready tasks on idle workers."""
         while self.ready and self.idle:
             self.idle -= 1
             self.start(self.ready.popleft())
 
     def start(self, task: Task) -> None:
-        """Let a worker do a task: read what it is given, work, and give its result away."""
-        given = sum(self.workflow[parent].output_bytes for parent in task.needs)
-        before = self.costs.task + self.costs.byte * given / 2
+        """Let a worker do a task: read its inputs, work, and pass its result on."""
+        input_bytes = sum(self.workflow[parent].output_bytes for parent in task.needs)
+        before = self.costs.task + self.costs.byte * input_bytes / 2
         after = self.costs.byte * task.output_bytes / 2
         around, work = self.kind("python"), self.kind(task.kernel)
         begin = self.clock.begin
@@ -191,7 +194,7 @@ class _Simulation:
             )
 
     def ended(self, task: Task) -> None:
-        """Free the worker, and let the children go on."""
+        """Free the worker, and make children ready that waited only for this task."""
         for child in self.children[task.id]:
             self.waits[child.id] -= 1
             if not self.waits[child.id] and child.id in self.placed:
@@ -206,7 +209,7 @@ class _Simulation:
             self.fill_workers()
 
     def kind(self, kernel: Kernel) -> int:
-        """Return what a kernel needs to go on."""
+        """Return what a kernel needs: one of `_KINDS`."""
         if kernel == "wait":
             return _PLAIN
         shared = self.model.one_interpreter and kernel in HOLDS_INTERPRETER
@@ -217,10 +220,10 @@ def simulated_makespan(workflow: Workflow, runner: str, costs: Costs, machine: M
     """Return how long a workflow takes on a task runner.
 
     Args:
-        workflow: What is run, in a flow that runs already; its subflows are not made.
-        runner: Its name in the table of task runners.
-        costs: The task runner's.
-        machine: What it runs on.
+        workflow: What is run, inside a flow that is running already; its subflows are ignored.
+        runner: The name of the task runner.
+        costs: The costs of the task runner.
+        machine: The machine that it runs on.
 
     Returns:
         Seconds from the first submission to the end of the last task.

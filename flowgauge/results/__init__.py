@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows and timelines, the files that hold them and the machine they were measured on."""
+"""The results of a run: rows, timelines, the fingerprint of the machine, and their files."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was run on what machine: written into every results file."""
+"""The fingerprint in every results file: the command, the machine and the versions."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dic
     """Describe the machine and the versions that a figure depends on.
 
     Args:
-        root: The folder whose git commit is named.
+        root: A folder in the git repository whose commit is recorded.
         workers: How many tasks could run side by side.
-        command: The command line that made the figures.
+        command: The command line that produced the figures.
 
     Returns:
         Plain data, ready for JSON; sizes in GiB, load as the average of the last minute.
@@ -58,34 +58,34 @@ def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dic
 
 
 def command_line(arguments: Iterable[str]) -> str:
-    """Write the command that made figures, without the place of their report.
+    """Return the command line of a pytest run, without the option for the report's folder.
 
     Args:
-        arguments: What pytest was given.
+        arguments: The arguments of pytest.
 
     Returns:
         A line for a shell.
     """
-    given = iter(arguments)
-    kept = ["pytest"]
-    for argument in given:
+    remaining = iter(arguments)
+    words = ["pytest"]
+    for argument in remaining:
         if argument == "--flow-report-dir":
-            next(given, None)
+            next(remaining, None)
         elif not argument.startswith("--flow-report-dir="):
-            kept.append(argument)
-    return shlex.join(kept)
+            words.append(argument)
+    return shlex.join(words)
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that figures depend on."""
-    found = {}
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _git_commit(root: Path) -> str | None:

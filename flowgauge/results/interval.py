@@ -31,7 +31,7 @@ class Interval:
         return cls(value, value, value)
 
     def scaled(self, factor: float) -> Interval:
-        """Return it in another unit, or of so many times as much."""
+        """Return the interval multiplied by a factor."""
         return Interval(self.median * factor, self.low * factor, self.high * factor)
 
     @property
@@ -41,5 +41,5 @@ class Interval:
 
     @property
     def is_positive(self) -> bool:
-        """Whether it has a place on a logarithmic axis."""
+        """Whether it can be drawn on a logarithmic axis."""
         return self.low > 0 and self.median > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of one run: what a row holds, and its file, results.json."""
+"""The results of one benchmark run: its rows, and the file results.json."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ SCHEMA_VERSION = 2
 
 
 class ResultsError(JsonFileError):
-    """A results file that cannot be used; the message is one line for the person who gave it."""
+    """A results file that cannot be used; the message is one line, for the user."""
 
 
 class Group(StrEnum):
-    """What a row is about, in the order of the report; people's own benchmarks have others."""
+    """The groups of rows, in the order of the report; users' own benchmarks may add others.
+
+    METG is the minimum effective task granularity.
+    """
 
     METG = "metg"
     FEATURES = "features"
@@ -40,7 +43,7 @@ class Group(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a search for the tasks that are long enough."""
+    """The outcome of a search for tasks that are long enough to reach an efficiency."""
 
     FOUND = "found"
     BEYOND = "longer than tried"
@@ -48,16 +51,16 @@ class Outcome(StrEnum):
 
 
 class Unit(StrEnum):
-    """What a figure is counted in; people's own benchmarks may have others."""
+    """The unit of a figure; users' own benchmarks may have others."""
 
     SECONDS = "seconds"
     RUNS_PER_MINUTE = "runs/min"
     MEBIBYTES = "MiB"
     BUSY = "busy"
-    """A share of the workers' time that goes into the work."""
+    """The share of the workers' time that goes into the work."""
     SHARE = "share"
     EFFICIENCY = "efficiency"
-    """The highest share of the workers' time, where no task was long enough for more."""
+    """The highest share of the workers' time, if no task was long enough for the target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +69,19 @@ class Row:
 
     Attributes:
         id: What was measured, for example `submit` or `retries/backoff`.
-        group: What it is about: one of `Group`; others are shown too.
-        runner: The task runner's name, None if the figure belongs to no runner.
-        params: What else was set, for example the number of tasks.
-        figure: What the value is, for people: "time per task run".
+        group: One of `Group`, or a user's own; all are shown.
+        runner: The task runner's name; None if the figure belongs to none.
+        params: The other parameters, for example the number of tasks.
+        figure: What the value means, in words: "time per task run".
         unit: The unit of `value`: one of `Unit`, or another.
         value: The median over the rounds, with its interval.
         rounds: How many paired rounds there were.
-        reference: What each round was paired with, None if with nothing.
+        reference: What each round was paired with; None if unpaired.
         ratio: Candidate over reference, pair by pair; None if unpaired.
-        relative_iqr: How far the middle half of the rounds reaches, as a share of the median;
-            None where that was not kept.
-        outcome: Whether the search that the row is about found what it looked for; where it did
-            not, `value` is the highest efficiency that there was, or is.
+        relative_iqr: The interquartile range of the rounds as a share of their median; None if
+            it was not recorded.
+        outcome: The outcome of a search for long enough tasks. Unless it is `FOUND`, `value` is
+            the highest efficiency measured, or the limit for infinitely long tasks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
@@ -98,18 +101,18 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str | None, str, str]:
-        """What tells it from the other rows of a run, the same in each run."""
+        """The key that identifies the row within a run, the same in every run."""
         return self.group, self.id, self.runner, self.figure, repr(sorted(self.params.items()))
 
 
 @dataclass(frozen=True)
 class Results:
-    """Every figure of one run, and what it ran on.
+    """All figures of one benchmark run, and the machine it ran on.
 
     Attributes:
         fingerprint: When, where and with which versions; `versions` is itself a mapping.
         rows: The figures, in the order they were measured.
-        timelines: When each task of a workflow ran, of typical runs of rows of `workflows`.
+        timelines: When each task ran, in typical runs of the workflows of group `workflows`.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
@@ -120,13 +123,13 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a results file, also of an earlier schema.
+        """Read a results file, also one of an earlier schema.
 
         Args:
             path: The file.
 
         Returns:
-            What it holds.
+            The results.
 
         Raises:
             ResultsError: If the file is missing, broken, or newer than this package.
@@ -140,7 +143,7 @@ class Results:
             raise ResultsError(f"{error}; give the results.json of a benchmark run") from None
 
     def save(self, path: Path) -> None:
-        """Write a results file, whole or not at all.
+        """Write a results file atomically.
 
         Args:
             path: The file, in a folder that exists; an earlier one is replaced.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the results of a run by what a person calls it."""
+"""Finds the results of a benchmark run by the name that the user gives."""
 
 from __future__ import annotations
 
@@ -10,29 +10,27 @@ from pathlib import Path
 from flowgauge.results.rows import Results, ResultsError
 
 COMMITTED = "reports/reference/results.json"
-"""The results that a repository keeps of each commit."""
-
-
+"""The path of the reference results in the repository."""
 _PACKAGED = Path(__file__).parents[1] / "reference" / "results.json"
 
 
 def reference_file() -> Path | None:
-    """Return the reference run: that of the checkout this is part of, or the one it came with."""
+    """Return the file of the reference run: that of the installed package or of this checkout."""
     checkout = Path(__file__).parents[2] / COMMITTED
     return next((file for file in (_PACKAGED, checkout) if file.is_file()), None)
 
 
 def find_results(name: str) -> Results:
-    """Read the results of a run.
+    """Read the results of a benchmark run.
 
     Args:
-        name: A results.json, a folder with one, or a commit that holds a reference run.
+        name: A results.json, a folder with one, or a commit that contains a reference run.
 
     Returns:
         The results.
 
     Raises:
-        ResultsError: If it is none of these, or its file is broken; one line says so.
+        ResultsError: If it is none of these, or its file is broken; the message is one line.
     """
     path = Path(name)
     if path.is_dir():
@@ -40,18 +38,18 @@ def find_results(name: str) -> Results:
     if path.exists() or path.suffix == ".json":
         return Results.load(path)
     with tempfile.TemporaryDirectory() as folder:
-        # Git takes what begins with a hyphen for an option.
+        # A file name must not start with a hyphen, which would look like an option.
         file = Path(folder) / f"{name.replace('/', '-').lstrip('-')}.json"
         try:
-            with file.open("wb") as written:
+            with file.open("wb") as output:
                 subprocess.run(
                     ["git", "show", "--end-of-options", f"{name}:{COMMITTED}"],
-                    stdout=written,
+                    stdout=output,
                     stderr=subprocess.PIPE,
                     check=True,
                 )
         except (OSError, subprocess.CalledProcessError):
             raise ResultsError(
-                f"{name} is no file, no folder, and no commit that holds {COMMITTED}"
+                f"{name} is neither a file, a folder, nor a commit that contains {COMMITTED}"
             ) from None
         return Results.load(file)

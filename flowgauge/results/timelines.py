@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When each task of a workflow ran, and which worker did it."""
+"""Timelines: when each task of a workflow ran, and on which worker."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Span(NamedTuple):
     """One task on the worker that did it.
 
     Attributes:
-        task: Its id.
-        lane: The number of its worker, from 0, in the order in which they began.
-        start: Seconds after the workflow's first task began.
-        end: The same, when it had ended.
+        task: The id of the task.
+        lane: The number of its worker, from 0, in the order of their first tasks.
+        start: When it started, in seconds after the start of the workflow's first task.
+        end: When it ended, in seconds after the same moment.
     """
 
     task: str
@@ -31,19 +31,19 @@ class Span(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What its id says it does: its first word, without a number at the end."""
+        """The kind of the task: the first word of its id, without a number at the end."""
         return re.sub(r"\d+$", "", re.split(r"[\W_]", self.task)[0]) or self.task
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """One run of a workflow.
+    """The timeline of one run of a workflow.
 
     Attributes:
-        workflow: Its name.
-        runner: What ran it.
-        lower_bound: Seconds that no scheduler can beat.
-        spans: Its tasks, in the order in which they began.
+        workflow: The name of the workflow.
+        runner: The name of the task runner or baseline.
+        lower_bound: The makespan in seconds that no scheduler can beat.
+        spans: The tasks, in the order in which they started.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
@@ -55,34 +55,35 @@ class Timeline:
 
     @property
     def makespan(self) -> float:
-        """Seconds from the begin of the first task to the end of the last one."""
+        """Seconds from the start of the first task to the end of the last one."""
         return max((span.end for span in self.spans), default=0.0)
 
 
 def timeline(
     workflow: str, runner: str, lower_bound: float, outputs: Iterable[TaskResult]
 ) -> Timeline:
-    """Make a timeline of what the workers of a run gave back.
+    """Create the timeline of a run from the results of its tasks.
 
     Args:
-        workflow: Its name.
-        runner: What ran it.
-        lower_bound: Seconds that no scheduler can beat.
-        outputs: The results of its tasks, one at least.
+        workflow: The name of the workflow.
+        runner: The name of the task runner or baseline.
+        lower_bound: The makespan in seconds that no scheduler can beat.
+        outputs: The results of its tasks, at least one.
 
     Returns:
         The timeline.
     """
-    begun = sorted(outputs, key=lambda output: (output.started, output.id))
-    lanes = {worker: n for n, worker in enumerate(dict.fromkeys(each.worker for each in begun))}
-    first = begun[0].started
+    ordered = sorted(outputs, key=lambda output: (output.started, output.id))
+    workers = dict.fromkeys(output.worker for output in ordered)
+    lanes = {worker: number for number, worker in enumerate(workers)}
+    first = ordered[0].started
     spans = tuple(
         Span(
-            each.id,
-            lanes[each.worker],
-            round(each.started - first, _DIGITS),
-            round(each.ended - first, _DIGITS),
+            output.id,
+            lanes[output.worker],
+            round(output.started - first, _DIGITS),
+            round(output.ended - first, _DIGITS),
         )
-        for each in begun
+        for output in ordered
     )
     return Timeline(workflow, runner, lower_bound, spans)

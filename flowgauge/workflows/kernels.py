@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work a task does: so many iterations, whose number is set before the clock starts."""
+"""The work of a task: a number of iterations of a kernel, fixed before anything is timed."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from flowgauge.json_file import JsonFileError, read_json
 from flowgauge.workflows.workflow import GraphError, Kernel
 
 BLOCK_BYTES = 64 * 1024
-"""What one iteration of `native`, `memory` and `bytes` works on."""
+"""The bytes that one iteration of `native`, `memory` or `bytes` processes."""
 MEMORY_BYTES = 32 * 2**20
-"""What `memory` copies from and to: more than processors keep at hand."""
+"""The size of the buffers that `memory` copies between: more than fits into processor caches."""
 WAIT_SECONDS = 1e-4
-"""How long one iteration of `wait` is."""
+"""The duration of one iteration of `wait`."""
 _CALIBRATION_SECONDS = 0.03
 _CALIBRATION_ROUNDS = 5
 
 
 def _wait(iterations: int) -> int:
-    """Wait, as for a service that answers late."""
+    """Wait, as for a slow service."""
     if iterations:
         time.sleep(iterations * WAIT_SECONDS)
     return iterations
 
 
 def _python(iterations: int) -> int:
-    """Compute in pure Python, which holds the interpreter's lock."""
+    """Compute in pure Python, which holds the interpreter lock."""
     value = 1
     for _ in range(iterations):
         value = (value * 1103515245 + 12345) & 0x7FFFFFFF
@@ -47,7 +47,7 @@ def _python(iterations: int) -> int:
 
 
 def _native(iterations: int) -> int:
-    """Hash blocks, which hashlib does without the interpreter's lock."""
+    """Hash blocks, for which hashlib releases the interpreter lock."""
     digest = hashlib.sha256()
     block = bytes(BLOCK_BYTES)
     for _ in range(iterations):
@@ -56,11 +56,11 @@ def _native(iterations: int) -> int:
 
 
 def _memory(iterations: int) -> int:
-    """Copy blocks between places that are far apart."""
+    """Copy blocks between two large buffers."""
     source, target = _source(), _target()
     checksum = 0
     for index in range(iterations):
-        # A prime number of blocks further each time, so that none is still in a cache.
+        # A prime number of blocks further each time, so that no block is still in a cache.
         start = index * 257 * BLOCK_BYTES % MEMORY_BYTES
         target[start : start + BLOCK_BYTES] = source[start : start + BLOCK_BYTES]
         checksum += target[start]
@@ -68,7 +68,7 @@ def _memory(iterations: int) -> int:
 
 
 def _bytes(iterations: int) -> int:
-    """Pack and unpack records, as whoever hands results from process to process."""
+    """Pickle and unpickle records, as when results are passed between processes."""
     records = _records()
     checksum = 0
     for _ in range(iterations):
@@ -107,25 +107,25 @@ _KERNELS: Mapping[Kernel, Callable[[int], int]] = {
 
 
 def work(kernel: Kernel, iterations: int) -> int:
-    """Do work.
+    """Do a given amount of work.
 
     Args:
-        kernel: What kind.
-        iterations: How much of it.
+        kernel: The kind of work.
+        iterations: The number of iterations.
 
     Returns:
-        A number that only this much of this work gives.
+        A number that depends on the kernel and the iterations, to check that the work was done.
     """
     return _KERNELS[kernel](iterations)
 
 
 expected = functools.lru_cache(maxsize=4096)(work)
-"""The same for whoever checks an answer: the work is done once for each amount."""
+"""The answer of `work`, to check others with; cached, so that each amount is computed once."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """How fast one worker of this machine is when nothing else runs.
+    """The speed of each kernel on one worker of this machine when nothing else runs.
 
     Attributes:
         per_second: The iterations of each kernel in a second.
@@ -134,27 +134,27 @@ class Speeds:
     per_second: Mapping[Kernel, float]
 
     def iterations(self, kernel: Kernel, seconds: float) -> int:
-        """Return how many iterations take so long.
+        """Convert seconds of work to iterations.
 
         Args:
-            kernel: What kind of work.
-            seconds: How long it should take one worker alone.
+            kernel: The kind of work.
+            seconds: The time that it should take one worker while nothing else runs.
 
         Returns:
-            Iterations; none only for no time, for any work is one at least.
+            The number of iterations; at least one unless the seconds are zero.
         """
         return max(round(self.per_second[kernel] * seconds), 1 if seconds > 0 else 0)
 
     def seconds(self, kernel: Kernel, iterations: int) -> float:
-        """Return how long so many iterations take."""
+        """Return the seconds that a number of iterations takes."""
         return iterations / self.per_second[kernel]
 
 
 def calibrate() -> Speeds:
-    """Measure how fast each kernel is.
+    """Measure the speed of each kernel.
 
     Returns:
-        The fastest of a few rounds each: what disturbs a round only makes it slower.
+        The speeds of the fastest of a few rounds, because disturbances only make a round slower.
     """
     return Speeds({kernel: _speed(kernel) for kernel in get_args(Kernel)})
 
@@ -175,25 +175,25 @@ def _seconds(kernel: Kernel, iterations: int) -> float:
 
 
 def machine_speeds(cache: Path) -> Speeds:
-    """Return the speeds of this machine, which are measured the first time.
+    """Return the speeds of this machine, measuring them the first time.
 
     Args:
-        cache: A folder that keeps them; where it can't be written, they are measured anew.
+        cache: A folder to store them in; if it can't be written, they are measured in every run.
 
     Returns:
-        The same speeds in every run, so that the same seconds stay the same work.
+        The same speeds in every run, so that the same seconds are always the same work.
 
     Raises:
-        GraphError: If the file that keeps them is broken.
+        GraphError: If the stored file is broken.
     """
     parts = (platform.node(), platform.processor(), platform.python_version(), BLOCK_BYTES)
     file = cache / f"kernels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     if file.is_file():
         try:
-            kept = read_json(file)
-            return Speeds({kernel: float(kept[kernel]) for kernel in get_args(Kernel)})
+            stored = read_json(file)
+            return Speeds({kernel: float(stored[kernel]) for kernel in get_args(Kernel)})
         except (JsonFileError, ValueError, KeyError, TypeError):
-            raise GraphError(f"{file} is broken: remove it, and speeds are measured anew") from None
+            raise GraphError(f"{file} is broken: remove it to measure speeds again") from None
     speeds = calibrate()
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)

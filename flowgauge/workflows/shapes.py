@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workflows of regular shapes: those of Task Bench (SC'20, arXiv 1908.05790), and nested ones.
 
-A shape has steps of tasks side by side; which tasks of the step before one needs is the shape.
+A workflow has steps of tasks side by side; its shape says which tasks of the previous step each
+task needs.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 from flowgauge.workflows.workflow import GraphError, Task, Workflow
 
 Dependence = Callable[[int, int, int], Iterable[int]]
-"""Of a width, a step and a point in it: the points of the step before that it needs."""
+"""Takes a width, a step and a point in it; returns the points of the previous step it needs."""
 
 SPREAD = 3
-"""How many points of the step before a point of the shape `spread` needs."""
+"""How many points of the previous step a point of the shape `spread` needs."""
 
 
 def _none(width: int, step: int, point: int) -> Iterable[int]:
@@ -75,23 +76,23 @@ SHAPES = tuple(_SHAPES)
 
 
 def shape(name: str, width: int, steps: int, **work: Any) -> Workflow:
-    """Make a workflow of a shape.
+    """Build a workflow of a shape.
 
     Args:
-        name: One of `SHAPES`. `chain` is as many chains as it is wide; in a `tree` each task
-            feeds two until the width is reached; `fork-join` goes from one task to all and back.
-        width: How many tasks are side by side at most.
-        steps: How many follow each other.
+        name: One of `SHAPES`. In a `chain` each point has its own chain; in a `tree` each task
+            feeds two until the width is reached; `fork-join` alternates between one task and all.
+        width: The largest number of tasks side by side.
+        steps: How many steps follow each other.
         **work: `seconds`, `kernel` and `output_bytes` of every task.
 
     Returns:
-        The workflow; its tasks are called `step.point`.
+        The workflow; the ids of its tasks are `step.point`.
 
     Raises:
         GraphError: If there is no such shape, or a size is less than one.
     """
     if name not in _SHAPES:
-        raise GraphError(f'no shape "{name}": there are {", ".join(SHAPES)}')
+        raise GraphError(f'there is no shape "{name}": choose one of {", ".join(SHAPES)}')
     _check_size(width=width, steps=steps)
     width_of, dependence = _SHAPES[name]
     tasks = (
@@ -102,15 +103,15 @@ def shape(name: str, width: int, steps: int, **work: Any) -> Workflow:
     return Workflow(f"{name} {width}x{steps}", tuple(tasks))
 
 
-def handing(size: int, tasks: int) -> Workflow:
-    """Build a chain of tasks, each of which hands so many bytes to the next.
+def payload_chain(size: int, tasks: int) -> Workflow:
+    """Build a chain of tasks, each of which passes a payload to the next.
 
     Args:
-        size: Bytes.
-        tasks: How many; the last hands over nothing.
+        size: The bytes of each payload.
+        tasks: The number of tasks; the last one returns no payload.
 
     Returns:
-        The workflow; its tasks do nothing else.
+        The workflow; its tasks do no other work.
     """
     *first, last = shape("chain", 1, tasks, output_bytes=size).tasks
     return Workflow(f"{size} bytes", (*first, replace(last, output_bytes=0)))
@@ -119,13 +120,13 @@ def handing(size: int, tasks: int) -> Workflow:
 def random_layered(
     width: int, steps: int, *, seed: int, density: float = 0.3, **work: Any
 ) -> Workflow:
-    """Make a workflow in which each task needs some of the step before, drawn by chance.
+    """Build a workflow in which each task needs randomly chosen tasks of the previous step.
 
     Args:
         width: How many tasks are side by side.
-        steps: How many follow each other.
-        seed: The same one gives the same workflow.
-        density: The share of the step before that a task needs; it needs one at least.
+        steps: How many steps follow each other.
+        seed: The same seed gives the same workflow.
+        density: The share of the previous step that a task needs on average, but at least one.
         **work: `seconds`, `kernel` and `output_bytes` of every task.
 
     Returns:
@@ -136,15 +137,15 @@ def random_layered(
     """
     _check_size(width=width, steps=steps)
     if not 0 <= density <= 1:
-        raise GraphError(f"density={density} is no share: give 0 to 1")
-    chance = random.Random(seed)
+        raise GraphError(f"density={density} is not a share: give 0 to 1")
+    generator = random.Random(seed)
 
-    def drawn(width: int, step: int, point: int) -> Iterable[int]:
-        chosen = [other for other in range(width) if chance.random() < density]
-        return chosen or [chance.randrange(width)]
+    def random_points(width: int, step: int, point: int) -> Iterable[int]:
+        chosen = [other for other in range(width) if generator.random() < density]
+        return chosen or [generator.randrange(width)]
 
     tasks = (
-        Task(f"{step}.{point}", _points(drawn, width, step, point), **work)
+        Task(f"{step}.{point}", _points(random_points, width, step, point), **work)
         for step in range(steps)
         for point in range(width)
     )
@@ -152,11 +153,11 @@ def random_layered(
 
 
 def nested(depth: int, width: int, **work: Any) -> Workflow:
-    """Make a workflow of subflows in subflows, each with as many tasks side by side.
+    """Build a workflow of nested subflows, each with the same number of tasks side by side.
 
     Args:
-        depth: How many subflows lie in each other; none is the flow itself.
-        width: How many tasks each has; they need the last task of the flow around it.
+        depth: How many levels of subflows there are; zero is only the flow itself.
+        width: How many tasks each has; they need the last task of the enclosing flow.
         **work: `seconds`, `kernel` and `output_bytes` of every task.
 
     Returns:

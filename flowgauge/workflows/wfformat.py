@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workflows in WfFormat 1.5, the JSON of WfCommons: traces of real runs, read and written.
+"""Reads and writes WfFormat 1.5, the JSON format of WfCommons for traces of real workflow runs.
 
-WfFormat says which tasks there are, how long each ran and which files went between them; its
-schema is at https://github.com/wfcommons/wfformat.
+A WfFormat file lists the tasks, how long each ran and the files passed between them; its schema is
+at https://github.com/wfcommons/wfformat.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def load_workflow(path: Path) -> Workflow:
 
     Returns:
         The workflow. A task needs the parents whose files it reads and waits for the others; its
-        output is as large as all the files it writes. Tasks that ran for no stated time take none.
+        output is as large as all the files it writes. A task without a runtime takes no time.
 
     Raises:
-        GraphError: If it is no such file; the message is one line that names file, task and field.
+        GraphError: If it is not such a file; the message is one line with file, task and field.
     """
     try:
         document = read_json(path)
@@ -44,13 +44,13 @@ def load_workflow(path: Path) -> Workflow:
 
 
 def parse_workflow(document: Any) -> Workflow:
-    """Read a workflow from what a WfFormat file holds.
+    """Read a workflow from the content of a WfFormat file.
 
     Args:
         document: The JSON value.
 
     Returns:
-        The workflow, as `load` does.
+        The workflow, as `load_workflow` returns it.
 
     Raises:
         GraphError: If something is missing or wrong; the message is one line.
@@ -70,8 +70,8 @@ def parse_workflow(document: Any) -> Workflow:
     }
     tasks = tuple(_task(id, listed, sizes, seconds.get(id, 0.0)) for id in listed)
     workflow = Workflow(str(document.get("name") or "workflow"), tasks)
-    if ghosts := seconds.keys() - listed.keys():
-        raise GraphError(f'execution has a task "{min(ghosts)}" that specification has not')
+    if unlisted := seconds.keys() - listed.keys():
+        raise GraphError(f'task "{min(unlisted)}" is in execution but not in specification')
     return workflow
 
 
@@ -79,7 +79,7 @@ def dump_workflow(workflow: Workflow, path: Path) -> None:
     """Write a workflow as WfFormat; each task with a result writes one file.
 
     Args:
-        workflow: The workflow. Kernels and subflows are left out: WfFormat has no place for them.
+        workflow: The workflow. Kernels and subflows are left out: WfFormat has no fields for them.
         path: The file.
 
     Raises:
@@ -122,24 +122,36 @@ def _task(id: str, listed: Mapping[str, Any], sizes: Mapping[str, int], seconds:
     outputs = task.get("outputFiles") or []
     for file in outputs:
         if file not in sizes:
-            raise GraphError(f'task "{id}": outputFiles has "{file}", which files has not')
+            raise GraphError(f'task "{id}": "{file}" is in outputFiles but not in files')
     reads = set(task.get("inputFiles") or [])
     parents = dict.fromkeys(task.get("parents") or [])
     for parent in parents:
         if parent not in listed:
-            raise GraphError(f'task "{id}": parents has "{parent}", which is no task')
-    given = {parent for parent in parents if reads & set(listed[parent].get("outputFiles") or [])}
+            raise GraphError(f'task "{id}": parent "{parent}" is not a task')
+    needs = {parent for parent in parents if reads & set(listed[parent].get("outputFiles") or [])}
     return Task(
         id,
-        needs=tuple(parent for parent in parents if parent in given),
-        after=tuple(parent for parent in parents if parent not in given),
+        needs=tuple(parent for parent in parents if parent in needs),
+        after=tuple(parent for parent in parents if parent not in needs),
         seconds=float(seconds),
         output_bytes=sum(sizes[file] for file in outputs),
     )
 
 
 def _field(value: Any, *names: str, kind: type | tuple[type, ...]) -> Any:
-    """Return what lies at a path of names, or say which name of it is missing or wrong."""
+    """Return the value at a path of field names.
+
+    Args:
+        value: The JSON value to start from.
+        *names: The names of the fields, outermost first.
+        kind: The type of the field, or several.
+
+    Returns:
+        The value of the last field.
+
+    Raises:
+        GraphError: If a field is missing or the last one has a wrong type; the message names it.
+    """
     for index, name in enumerate(names):
         where = ".".join(names[: index + 1])
         if not isinstance(value, Mapping) or name not in value:
@@ -147,5 +159,5 @@ def _field(value: Any, *names: str, kind: type | tuple[type, ...]) -> Any:
             raise GraphError(f'field "{where}"{of} is missing')
         value = value[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise GraphError(f'field "{".".join(names)}" is {json.dumps(value):.40}, of a wrong type')
+        raise GraphError(f'field "{".".join(names)}" has a wrong type: {json.dumps(value):.40}')
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker is told of one task of a workflow, and what it gives back."""
+"""The work item of one task of a workflow: the spec that a worker gets, and its result."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flowgauge.workflows.workflow import Kernel, Task, Workflow
 
 
 class WrongInputError(AssertionError):
-    """A task was given something other than the results of its parents."""
+    """A task received or returned something wrong, or started before a parent had ended."""
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task, as its worker needs it.
+    """What a worker needs to know of one task.
 
     Attributes:
-        id: The task.
-        needs: The tasks whose results it is given, in this order.
-        kernel: What kind of work.
-        iterations: How much of it.
+        id: The id of the task.
+        needs: The ids of the tasks whose results it receives, in this order.
+        kernel: The kind of work.
+        iterations: The amount of work.
         output_bytes: The size of its payload.
     """
 
@@ -37,7 +37,7 @@ class TaskSpec:
 
     @classmethod
     def of(cls, task: Task, speeds: Speeds) -> TaskSpec:
-        """Return the spec of a task for a machine with these speeds."""
+        """Return the spec of a task, on a machine with the given speeds."""
         iterations = speeds.iterations(task.kernel, task.seconds)
         return cls(task.id, task.needs, task.kernel, iterations, task.output_bytes)
 
@@ -47,11 +47,11 @@ class TaskResult:
     """The result of one task.
 
     Attributes:
-        id: The task.
+        id: The id of the task.
         answer: What its kernel returned.
-        payload: As many bytes as it was to return.
-        started: When its work began, in seconds since the epoch.
-        ended: When it had ended.
+        payload: Bytes, as many as its spec says.
+        started: When its work started, in seconds since the epoch.
+        ended: When its work had ended, in seconds since the epoch.
         worker: The process and thread that did it.
     """
 
@@ -68,24 +68,24 @@ RunWorkflow = Callable[[Workflow], Mapping[str, TaskResult]]
 
 
 def perform(spec: TaskSpec, inputs: Sequence[TaskResult]) -> TaskResult:
-    """Check what a task is given, and do its work.
+    """Check the inputs of a task, and do its work.
 
     Args:
         spec: The task.
         inputs: The results of its parents, in the order of `needs`.
 
     Returns:
-        Its result.
+        The result of the task.
 
     Raises:
         WrongInputError: If an input is missing, another task's, or damaged.
     """
     started = time.time()
-    given = tuple(each.id for each in inputs)
-    if given != spec.needs:
-        raise WrongInputError(f'task "{spec.id}" needs {spec.needs} and was given {given}')
-    for each in inputs:
-        _check_payload(spec.id, each)
+    received = tuple(result.id for result in inputs)
+    if received != spec.needs:
+        raise WrongInputError(f'task "{spec.id}" needs {spec.needs} but received {received}')
+    for result in inputs:
+        _check_payload(spec.id, result)
     answer = work(spec.kernel, spec.iterations)
     payload = _payload(spec.id, spec.output_bytes)
     worker = f"{os.getpid()}-{threading.get_ident()}"
@@ -95,35 +95,38 @@ def perform(spec: TaskSpec, inputs: Sequence[TaskResult]) -> TaskResult:
 def check_results(
     workflow: Workflow, speeds: Speeds, outputs: Mapping[str, TaskResult], *, order: bool = True
 ) -> None:
-    """Check that a workflow was done, all of it and as its edges say.
+    """Check that a workflow was done completely and in the order of its edges.
 
     Args:
-        workflow: What was to be done.
+        workflow: The workflow that was run.
         speeds: The speeds that its specs were made with.
         outputs: The result of each task by its id.
-        order: Whether the clocks of the workers are the same, so that the order can be checked.
+        order: Whether to check the order, for which all workers must share one clock.
 
     Raises:
-        WrongInputError: If a task is missing, did other work, or began before a parent had ended.
+        WrongInputError: If a task is missing, did other work, or started before a parent had
+            ended.
     """
     if outputs.keys() != {task.id for task in workflow.tasks}:
-        missing = sorted({task.id for task in workflow.tasks} ^ outputs.keys())
-        raise WrongInputError(f"of {workflow.name}, missing or too many: {missing[:5]}")
+        different = sorted({task.id for task in workflow.tasks} ^ outputs.keys())
+        raise WrongInputError(f"tasks missing from {workflow.name} or too many: {different[:5]}")
     for task in workflow.tasks:
-        output, told = outputs[task.id], TaskSpec.of(task, speeds)
-        if output.id != task.id or output.answer != expected(told.kernel, told.iterations):
-            raise WrongInputError(f'task "{task.id}" gave a wrong answer: {output.answer}')
+        output, spec = outputs[task.id], TaskSpec.of(task, speeds)
+        if output.id != task.id or output.answer != expected(spec.kernel, spec.iterations):
+            raise WrongInputError(f'task "{task.id}" returned a wrong answer: {output.answer}')
         if len(output.payload) != task.output_bytes:
-            raise WrongInputError(f'task "{task.id}" gave {len(output.payload)} bytes')
+            raise WrongInputError(
+                f'task "{task.id}" returned {len(output.payload)} bytes, not {task.output_bytes}'
+            )
         for parent in task.parents if order else ():
             if output.started < outputs[parent].ended:
-                raise WrongInputError(f'task "{task.id}" began before "{parent}" had ended')
+                raise WrongInputError(f'task "{task.id}" started before "{parent}" had ended')
 
 
 def makespan(outputs: Iterable[TaskResult]) -> float:
-    """Return the seconds from the begin of the first task's work to the end of the last one's."""
+    """Return the seconds from the start of the first task's work to the end of the last one's."""
     outputs = tuple(outputs)
-    return max(each.ended for each in outputs) - min(each.started for each in outputs)
+    return max(output.ended for output in outputs) - min(output.started for output in outputs)
 
 
 def _payload(id: str, size: int) -> bytes:
@@ -131,8 +134,8 @@ def _payload(id: str, size: int) -> bytes:
     return (mark * (size // len(mark) + 1))[:size]
 
 
-def _check_payload(id: str, given: TaskResult) -> None:
-    # The ends are enough to tell one that was cut, or is another's; all of it would be work.
-    mark = _payload(given.id, min(len(given.payload), 256))
-    if not given.payload.startswith(mark):
-        raise WrongInputError(f'task "{id}" was given a damaged result of "{given.id}"')
+def _check_payload(id: str, result: TaskResult) -> None:
+    # The beginning shows whether it is another task's; comparing all of it would take time.
+    mark = _payload(result.id, min(len(result.payload), 256))
+    if not result.payload.startswith(mark):
+        raise WrongInputError(f'task "{id}" received a damaged result of "{result.id}"')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workflow as plain data: its tasks, their edges and work, and what bounds its makespan."""
+"""A workflow as plain data: its tasks, their edges and work, and the bounds of its makespan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kernel = Literal["wait", "python", "native", "memory", "bytes"]
 
 
 class GraphError(Mistake):
-    """A workflow that cannot be; the message is one line that names the task or the field."""
+    """An invalid workflow; the message is one line that names the task or the field."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Task:
     """One task of a workflow.
 
     Attributes:
-        id: Its name, of which a workflow has one.
-        needs: Tasks whose results it is given.
-        after: Tasks that must have ended before it starts, without a result (`wait_for`).
-        seconds: How much work it is: the time it takes alone on one worker.
-        kernel: What kind of work.
+        id: Its name, unique in the workflow.
+        needs: The ids of the tasks whose results it receives.
+        after: The ids of tasks that must also have ended before it starts (`wait_for`).
+        seconds: The amount of work: the time it takes on one worker while nothing else runs.
+        kernel: The kind of work.
         output_bytes: The size of its result.
-        subflow: The subflow it runs in, from the outermost; empty for the flow itself.
+        subflow: The subflow it runs in, as names from the outermost in; empty for the flow itself.
     """
 
     id: str
@@ -51,12 +51,12 @@ class Workflow:
     """A workflow whose edges lead from tasks to later ones.
 
     Attributes:
-        name: What it is called.
-        tasks: Its tasks, each after all of its parents, otherwise in the order they were given.
+        name: The name of the workflow.
+        tasks: Its tasks, each after all of its parents, otherwise in the original order.
 
     Raises:
-        GraphError: If there is no task, two have one id, a parent is missing, tasks wait for each
-            other in a circle, or an amount is negative or no number.
+        GraphError: If there is no task, two have the same id, a parent is missing, tasks wait for
+            each other in a circle, or an amount is negative or not a finite number.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Workflow:
     _by_id: dict[str, Task] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the tasks, and bring them into an order in which they can run."""
+        """Check the tasks, and sort them topologically."""
         if not self.tasks:
             raise GraphError(f'workflow "{self.name}" has no tasks')
         known = {task.id: task for task in self.tasks}
@@ -77,17 +77,17 @@ class Workflow:
         object.__setattr__(self, "_by_id", known)
 
     def __getitem__(self, id: str) -> Task:
-        """Return the task of an id."""
+        """Return the task with an id."""
         return self._by_id[id]
 
     @property
     def total_work(self) -> float:
-        """The seconds of all tasks together: the makespan of one worker that costs nothing."""
+        """The seconds of all tasks together: the makespan on one worker without overhead."""
         return math.fsum(task.seconds for task in self.tasks)
 
     @property
     def critical_path(self) -> tuple[str, ...]:
-        """The ids of the tasks that no number of workers can run sooner, first to last."""
+        """The ids of the tasks on the longest path through the workflow, first to last."""
         ends = self._ends()
         last = max(self.tasks, key=lambda task: ends[task.id])
         path = [last]
@@ -97,17 +97,17 @@ class Workflow:
 
     @property
     def critical_seconds(self) -> float:
-        """The seconds of the critical path: the makespan of workers without number."""
+        """The seconds of the critical path: the makespan with unlimited workers."""
         return max(self._ends().values())
 
     @property
     def depth(self) -> int:
-        """How many tasks follow each other at most."""
+        """The largest number of tasks that follow each other."""
         return max(self._levels().values()) + 1
 
     @property
     def width(self) -> int:
-        """How many tasks have equally many steps before them at most."""
+        """The largest number of tasks at the same depth."""
         return max(Counter(self._levels().values()).values())
 
     def lower_bound(self, workers: int) -> float:
@@ -123,7 +123,7 @@ class Workflow:
             GraphError: If there is no worker.
         """
         if workers < 1:
-            raise GraphError(f"workers={workers}: a workflow needs one at least")
+            raise GraphError(f"workers={workers}: a workflow needs at least one")
         return max(self.critical_seconds, self.total_work / workers)
 
     def _ends(self) -> dict[str, float]:
@@ -143,14 +143,16 @@ class Workflow:
 def _check(task: Task, known: dict[str, Task]) -> None:
     for parent in task.parents:
         if parent not in known:
-            raise GraphError(f'task "{task.id}" waits for "{parent}", which is no task')
+            raise GraphError(f'task "{task.id}" waits for "{parent}", which is not a task')
     if not (math.isfinite(task.seconds) and task.seconds >= 0):
         raise GraphError(f'task "{task.id}" takes {task.seconds} seconds: give zero or more')
     if task.output_bytes < 0:
         raise GraphError(f'task "{task.id}" returns {task.output_bytes} bytes: give zero or more')
     if task.kernel not in get_args(Kernel):
         kernels = ", ".join(get_args(Kernel))
-        raise GraphError(f'task "{task.id}" has the kernel "{task.kernel}": there are {kernels}')
+        raise GraphError(
+            f'task "{task.id}" has the kernel "{task.kernel}": choose one of {kernels}'
+        )
 
 
 def _in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
@@ -163,7 +165,7 @@ def _in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
         for parent in dict.fromkeys(task.parents):
             children[parent].append(task.id)
     ready = [task.id for task in tasks if not waits[task.id]]
-    for id in ready:  # it grows while it is read
+    for id in ready:  # The list grows during the loop.
         for child in children[id]:
             waits[child] -= 1
             if not waits[child]:
@@ -174,7 +176,7 @@ def _in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
 
 
 def _circle(by_id: dict[str, Task], stuck: set[str]) -> str:
-    """Return a circle among tasks that never get ready, as `"a" -> "b" -> "a"`."""
+    """Return a circle among tasks that never become ready, as `"a" -> "b" -> "a"`."""
     seen: list[str] = [min(stuck)]
     while True:
         parent = next(id for id in by_id[seen[-1]].parents if id in stuck)

@@ -146,7 +146,7 @@ def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:
 
     cell = machine.measured(slow("trivial"))
     cell.run = lazy
-    with pytest.raises(WrongInputError, match="gave a wrong answer"):
+    with pytest.raises(WrongInputError, match="returned a wrong answer"):
         cell(0.01)
 
 

@@ -111,7 +111,7 @@ def test_subflows_that_need_each_other_are_told(
             Task("back", ("out",), subflow=("sub",)),
         ),
     )
-    with pytest.raises(GraphError, match='subflow "sub" needs a task that needs it'):
+    with pytest.raises(GraphError, match='subflow "sub" and a task outside it need each other'):
         run_as_flow(workflow, make_runner, SPEEDS)
 
 

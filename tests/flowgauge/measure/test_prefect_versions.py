@@ -90,7 +90,7 @@ def test_what_is_no_version_is_told(text: str) -> None:
     """What is no version, and one that Flowgauge is not for, is one line that repeats it."""
     with pytest.raises(
         VersionError, match=r"--prefect .*(is not a version|is not at least)"
-    ) as told:
+    ) as failure:
         read_versions(text)
     assert "\n" not in str(failure.value)
 

@@ -213,7 +213,7 @@ def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
         ),
         (
             '{"schema_version": 1, "fingerprint": {"tests": [], "versions": {}}, "rows": []}',
-            "is of other versions: measure without --flow-resume",
+            "was measured with other versions: measure without --flow-resume",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Results, Row
-from flowgauge.workflows.shapes import handing, shape
+from flowgauge.workflows.shapes import payload_chain, shape
 from flowgauge.workflows.workflow import Kernel
 
 WORKERS = 2
@@ -52,7 +52,7 @@ def rows_of(runner: str, costs: Costs, machine: Machine) -> list[Row]:
         params |= {"tasks": tasks, "workers": WORKERS}
         rows.append(figure("metg", "curve", runner, value, params=params, ratio=ratio))
     for size in (0, 10**6, 10**7):
-        taken = simulated_makespan(handing(size, 5), runner, costs, machine)
+        taken = simulated_makespan(payload_chain(size, 5), runner, costs, machine)
         params = {"payload_bytes": size, "tasks": 5}
         rows.append(figure("scaling", "payload", runner, taken / 4, params=params))
     one = simulated_makespan(shape("trivial", 1, 1), runner, costs, machine)

@@ -39,8 +39,11 @@ def test_each_name_is_found(name: str, when: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("HEAD~7", "HEAD~7 is no file, no folder, and no commit that holds reports/reference"),
-        ("--output=stolen", "--output=stolen is no file"),
+        (
+            "HEAD~7",
+            "HEAD~7 is neither a file, a folder, nor a commit that contains reports/reference",
+        ),
+        ("--output=stolen", "--output=stolen is neither a file"),
         ("missing.json", "missing.json cannot be read"),
         ("reports", "results.json cannot be read"),
     ],

@@ -35,5 +35,7 @@ def test_too_few_tasks_are_told(name: str) -> None:
 
 def test_an_unknown_recipe_is_told() -> None:
     """The line names the recipes that there are."""
-    with pytest.raises(GraphError, match=r'\Athere is no recipe "Blats": there are Blast, .*\Z'):
+    with pytest.raises(
+        GraphError, match=r'\Athere is no recipe "Blats": choose one of Blast, .*\Z'
+    ):
         recipe("Blats", 100, 1)

@@ -102,7 +102,7 @@ def test_work_is_that_of_every_task() -> None:
 
 def test_mistakes_are_one_line() -> None:
     """An unknown shape, a size of nothing and a share above one are told."""
-    with pytest.raises(GraphError, match='no shape "star": there are trivial, chain'):
+    with pytest.raises(GraphError, match='no shape "star": choose one of trivial, chain'):
         shape("star", 2, 2)
     with pytest.raises(GraphError, match="width=0 is too small"):
         shape("chain", 0, 2)
@@ -110,5 +110,5 @@ def test_mistakes_are_one_line() -> None:
         random_layered(2, 0, seed=1)
     with pytest.raises(GraphError, match="depth=0 is too small"):
         nested(-1, 2)
-    with pytest.raises(GraphError, match="density=2 is no share"):
+    with pytest.raises(GraphError, match="density=2 is not a share"):
         random_layered(2, 2, seed=1, density=2)

@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "missing parent": (
         ("specification", "tasks", 2, "parents"),
         ["knead"],
-        'task "bake_2": parents has "knead"',
+        'task "bake_2": parent "knead" is not a task',
     ),
     "cycle": (("specification", "tasks", 0, "parents"), ["bake_2"], "tasks wait for each other"),
     "negative": (
@@ -111,7 +111,11 @@ BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     ),
     "text": (("execution", "tasks", 0, "runtimeInSeconds"), "long", 'runtimeInSeconds" is "long"'),
     "ghost": (("execution", "tasks", 0, "id"), "knead", 'execution has a task "knead"'),
-    "file": (("specification", "files", 1, "id"), "bread", 'task "mix_1": outputFiles has "dough"'),
+    "file": (
+        ("specification", "files", 1, "id"),
+        "bread",
+        'task "mix_1": "dough" is in outputFiles',
+    ),
     "size": (("specification", "files", 1), {"id": "dough"}, 'field "sizeInBytes" of task "dough"'),
 }
 

@@ -52,7 +52,7 @@ def test_other_inputs_are_refused(given_ids: list[str]) -> None:
     if tuple(given_ids) == spec.needs:
         assert perform(spec, inputs).id == "1.0"
     else:
-        with pytest.raises(WrongInputError, match=r'task "1\.0" needs .* and was given'):
+        with pytest.raises(WrongInputError, match=r'task "1\.0" needs .* but received'):
             perform(spec, inputs)
 
 
@@ -95,7 +95,7 @@ def test_tasks_that_only_wait_are_checked_too() -> None:
     outputs = done(workflow)
     check_results(workflow, SPEEDS, outputs)
     late = replace(outputs["first"], ended=outputs["second"].started + 1)
-    with pytest.raises(WrongInputError, match='"second" began before "first" had ended'):
+    with pytest.raises(WrongInputError, match='"second" started before "first" had ended'):
         check_results(workflow, SPEEDS, outputs | {"first": late})
     check_results(workflow, SPEEDS, outputs | {"first": late}, order=False)
 

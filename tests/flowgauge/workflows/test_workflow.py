@@ -103,8 +103,8 @@ def test_a_diamond_by_hand() -> None:
 BROKEN = {
     "no tasks": ((), 'workflow "broken" has no tasks'),
     "two of one id": ((Task("a"), Task("a")), 'two tasks have the id "a"'),
-    "missing data": ((Task("a", ("b",)),), 'task "a" waits for "b", which is no task'),
-    "missing wait": ((Task("a", after=("b",)),), 'task "a" waits for "b", which is no task'),
+    "missing data": ((Task("a", ("b",)),), 'task "a" waits for "b", which is not a task'),
+    "missing wait": ((Task("a", after=("b",)),), 'task "a" waits for "b", which is not a task'),
     "itself": ((Task("a", ("a",)),), 'tasks wait for each other: "a" -> "a"'),
     "negative": ((Task("a", seconds=-1),), 'task "a" takes -1 seconds'),
     "not a number": ((Task("a", seconds=float("nan")),), 'task "a" takes nan seconds'),
@@ -139,5 +139,5 @@ def test_a_circle_is_named(length: int, others: int, chance: random.Random) -> N
 
 def test_no_worker_has_no_bound() -> None:
     """A bound needs a worker."""
-    with pytest.raises(GraphError, match="workers=0: a workflow needs one at least"):
+    with pytest.raises(GraphError, match="workers=0: a workflow needs at least one"):
         DIAMOND.lower_bound(0)
