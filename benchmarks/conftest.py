@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a quick run leaves out, and how little is run where nothing is measured."""
+"""Selects the benchmarks of a quick run, and of a pytest run that measures nothing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from flowgauge.runners.table import RUNNERS, Runner
 
 FOLDER = Path(__file__).parent
 LONG_ROUNDS = 10
-"""Rounds from which on a run is no quick one."""
+"""The number of rounds from which on a run is not a quick one."""
 SLOW = ("test_deployments.py", "test_harness.py")
-"""Files whose services look for work every ten seconds, or that run pytest within this run."""
+"""Files whose services poll for work every ten seconds, or that run pytest in a subprocess."""
 LONG = ("test_fan_out", "test_processor_time", "test_memory", "test_chunked_map")
-"""Tests of thousands of tasks or of many flow runs."""
+"""Tests with thousands of tasks or many flow runs."""
 PREDICTION = "test_prediction.py"
-"""Needs figures of its own before it predicts."""
+"""The file that must measure other workflows before it can predict any."""
 AS_STOCK = (
     "test_flow",
     "test_submit",
@@ -30,7 +30,7 @@ AS_STOCK = (
     "test_first_task",
     "test_metg",
 )
-"""What differs on a lean runner as `map` does."""
+"""Tests left out on lean runners, where what they measure differs as `map` does."""
 OF_FEW = (
     "test_feature_of_a_task",
     "test_cache",
@@ -39,29 +39,31 @@ OF_FEW = (
     "test_first_task",
     "test_metg",
 )
-"""On runners that few use."""
+"""Tests left out on runners that are rarely used."""
 ONE_AT_A_TIME = ("test_metg",)
-"""It never keeps half of two workers busy."""
+"""Tests left out on a runner that runs one task at a time and so never reaches the target."""
 ALIKE = ("test_patterns.py",)
-"""Patterns cost alike on each runner: a stock cluster is left out, which takes longest."""
+"""Files left out on a stock cluster, which takes longest: patterns cost alike on each runner."""
 KEPT = "test_shared_dask_cluster"
+"""The test that is never left out."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what takes long to a run that asks for it: by name, with `--flow-full` or many rounds.
+    """Leave out slow benchmarks, unless they are named, with `--flow-full` or with many rounds.
 
-    A run that measures nothing shows of each file that it works, with one test; the others are
-    for the night.
+    In a pytest run that measures nothing, one test of each file shows that it works; the others
+    are marked as nightly.
     """
     if config.getoption("keyword") or any(".py" in name for name in config.option.file_or_dir):
         return
     benchmarks = [item for item in items if item.path.is_relative_to(FOLDER)]
     if not measures(config):
         quick = [item for item in benchmarks if item.path.name not in (*SLOW, PREDICTION)]
-        shown = [next(each) for _, each in itertools.groupby(quick, lambda item: item.path)]
+        by_file = itertools.groupby(quick, lambda item: item.path)
+        first_of_each = [next(of_file) for _, of_file in by_file]
         for item in benchmarks:
-            if item not in shown:
+            if item not in first_of_each:
                 item.add_marker(pytest.mark.nightly)
     elif config.getoption("benchmark_min_rounds") < LONG_ROUNDS:
         left_out = [item for item in benchmarks if _is_left_out(item)]

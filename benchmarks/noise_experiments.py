@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a verdict is wrong, and how often a slowdown of a tenth is found: twenty runs of each.
+"""How often a verdict is wrong, and how often a 10 % slowdown is detected, over twenty runs each.
 
-Not part of the suite, for it takes half an hour:
+Not part of the suite, because it takes half an hour:
 
     uv run pytest benchmarks/noise_experiments.py --benchmark-only \
         --flow-runners sequential,threads,processes,dask-processes --flow-report-dir reports/noise
 
-Its figures are the last rows that it prints: `verdicts-itself`, of pairs that are the same, and
-`verdicts-slowed`, of those where one is slower by a tenth.
+Its results are the last rows that it prints: `verdicts-itself` for identical pairs, and
+`verdicts-slowed` for pairs where one is slower by a tenth.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ RUNS = 20
 SLOWDOWN = 0.10
 WARM_UP = 5
 TASKS, FEW_TASKS = 10, 2
-"""In a round: in the process of the flow, and elsewhere."""
+"""Tasks in a round: on runners in the flow's process, and on others."""
 ROUNDS = {BaselineKind.CALL: 60, BaselineKind.THREADS: 100}
 FEW_ROUNDS = 30
-"""Rounds of those that are not named; threads vary the most from one round to the next."""
+"""The number of rounds on other baselines; threads vary the most from one round to the next."""
 GROUP = "experiment"
 Kind = Literal["band", "itself", "slowed"]
-"""The A/A pair of a run, which gives its band; one that is judged by it; one with a slowdown."""
+"""The A/A pair of a run that gives its band; an A/A pair judged by it; a pair with a slowdown."""
 
 
 @task
@@ -51,10 +51,10 @@ def submitted(numbers: range) -> list[int]:
 
 
 def slowed(numbers: range) -> list[int]:
-    """Do the same in a tenth more time."""
+    """Do the same, taking a tenth longer."""
     more = round(SLOWDOWN * len(numbers))
     if more:
-        # Not a pause, in which what shares the interpreter would catch up with its work.
+        # Not a pause, in which other threads of the interpreter would catch up with their work.
         return submitted(range(len(numbers) + more))[: len(numbers)]
     start = time.perf_counter()
     results = submitted(numbers)
@@ -69,7 +69,7 @@ def slowed(numbers: range) -> list[int]:
 def test_pair(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, run: int, kind: Kind
 ) -> None:
-    """Measure submits beside submits; each run is as independent as runs of the suite are."""
+    """Compare submits with submits; each run is as independent as runs of the suite are."""
     baseline = RUNNERS[runner_name].baseline
     numbers = range(paired.size(TASKS if baseline in ROUNDS else FEW_TASKS))
 
@@ -96,7 +96,7 @@ def test_pair(
 def verdicts(rows: list[Row], kind: Kind) -> list[Verdict]:
     """Judge the rows of a kind, each by the band of its own run."""
     return [
-        verdict(row, noise_bands(each for each in rows if each.params == row.params))
+        verdict(row, noise_bands(other for other in rows if other.params == row.params))
         for row in rows
         if row.id == kind
     ]
@@ -104,17 +104,17 @@ def verdicts(rows: list[Row], kind: Kind) -> list[Verdict]:
 
 @pytest.mark.parametrize("kind", ["itself", "slowed"])
 def test_verdicts(paired: Paired, runner_name: str, kind: Kind) -> None:
-    """How many verdicts see a difference: none should, or, of those slowed, all should say so."""
+    """The share of verdicts with a difference: ideally none, or all if one was slowed down."""
     measured = [row for rows in paired.recorder.measured.values() for row in rows]
-    found = verdicts([row for row in measured if row.runner == runner_name], kind)
+    all_verdicts = verdicts([row for row in measured if row.runner == runner_name], kind)
     paired.benchmark.pedantic(lambda: None)
-    if not found:
+    if not all_verdicts:
         pytest.skip("nothing was timed")
-    seen = [each for each in found if each != "no difference seen"]
-    right = [each for each in found if each == "slower"]
-    share = len(seen if kind == "itself" else right) / len(found)
+    different = [seen for seen in all_verdicts if seen != "no difference seen"]
+    slower = [seen for seen in all_verdicts if seen == "slower"]
+    share = len(different if kind == "itself" else slower) / len(all_verdicts)
     figure = "share of runs with a verdict" if kind == "itself" else "share of runs that find it"
-    paired.add([share_row(kind, runner_name, share, len(found), figure)])
+    paired.add([share_row(kind, runner_name, share, len(all_verdicts), figure)])
 
 
 def share_row(kind: Kind, runner: str, share: float, runs: int, figure: str) -> Row:

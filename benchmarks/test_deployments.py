@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a deployment costs: from a trigger to the start, one worker's runs, and each database."""
+"""The cost of a deployment: from trigger to start, the runs of one worker, and each database."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ AGAIN = "push, again"
 QUEUED = 4
 TRIGGERS = 2
 AT_ONCE = 6
-"""Runs at once; on SQLite twenty may take a minute, of waiting for each other."""
+"""Flow runs at once; on SQLite twenty may take a minute, waiting for each other."""
 DEPLOYMENTS: dict[str, Any] = {"group": Group.DEPLOYMENTS, "runner": None}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of the servers, and of the flow that is deployed on one."""
+    """Return the folder of the servers, and of the flow that is deployed on one."""
     return tmp_path_factory.mktemp("deployments")
 
 
 @pytest.fixture(scope="module")
 def on_sqlite(folder: Path) -> Iterator[str]:
-    """Give the API of a self-hosted server on SQLite."""
+    """Yield the API address of a self-hosted server on SQLite."""
     with prefect_server(folder / "sqlite") as api:
         yield api
 
 
 @pytest.fixture(scope="module")
 def on_postgres(folder: Path) -> Iterator[str]:
-    """Give the API of a self-hosted server on PostgreSQL."""
+    """Yield the API address of a self-hosted server on PostgreSQL."""
     with postgres(folder / "data") as url, prefect_server(folder / "postgres", url) as api:
         yield api
 
 
 @pytest.fixture(scope="module")
 def deployed(on_sqlite: str, folder: Path) -> Iterator[tuple[Site, dict[str, str]]]:
-    """Give a flow on a server, and the ids of its deployments by who starts their runs."""
+    """Yield a flow on a server, and the ids of its deployments by what starts their runs."""
     token = secrets.token_urlsafe()
     with ExitStack() as stack:
         site = stack.enter_context(Site(on_sqlite, folder / "site"))
@@ -65,13 +65,13 @@ def deployed(on_sqlite: str, folder: Path) -> Iterator[tuple[Site, dict[str, str
         stack.enter_context(site.running("flows.py"))
         stack.enter_context(site.running("-m", "prefect", "worker", "start", "-p", "process-pool"))
         ids["serve"] = site.find("served")
-        # The first job pays for caches of the disk, and by its end all three look for runs.
+        # The first run pays for cold disk caches; when it has ended, all three are ready for runs.
         site.seconds_to_start(ids["push"])
         yield site, ids
 
 
 def test_databases(paired: Paired, on_sqlite: str, on_postgres: str, folder: Path) -> None:
-    """What a flow run costs on PostgreSQL and on SQLite while others run beside it."""
+    """The cost of a flow run on PostgreSQL and on SQLite while others run at the same time."""
     at_once = paired.size(AT_ONCE)
     rounds = paired.size(paired.recorder.budget.min_rounds)
     with ExitStack() as stack:
@@ -96,13 +96,13 @@ def test_databases(paired: Paired, on_sqlite: str, on_postgres: str, folder: Pat
 
 
 def test_trigger(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
-    """How long after its trigger a run starts: pushed, served, and pulled by a worker."""
+    """The time from the trigger to the start of a flow run: pushed, served, pulled by a worker."""
     site, ids = deployed
     started = {**ids, AGAIN: ids["push"]}
     seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, AGAIN)}
     for _ in range(TRIGGERS):
-        for way, found in seconds.items():
-            found.append(site.seconds_to_start(started[way]))
+        for way, times in seconds.items():
+            times.append(site.seconds_to_start(started[way]))
     paired.benchmark.pedantic(lambda: None)
     figure = "time from the trigger until the flow runs"
     pushed = tuple(seconds["push"])
@@ -121,7 +121,7 @@ def test_trigger(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
 
 
 def test_runs_of_a_worker(paired: Paired, deployed: tuple[Site, dict[str, str]]) -> None:
-    """How many runs one worker completes in a minute, where some wait already."""
+    """The number of flow runs that one worker completes in a minute, when some are queued."""
     site, ids = deployed
     queued = paired.size(QUEUED)
     start = time.perf_counter()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each feature of Prefect costs on each task runner, in steady state.
+"""The cost of each feature of Prefect on each task runner, in steady state.
 
-All but `flow` run inside one flow run, so that its start and the start of its runner's workers
-are not in the figure; `benchmarks/test_startup.py` measures those.
+All but `flow` run inside one flow run, so that its start and the start of its workers are not
+included; `benchmarks/test_startup.py` measures those.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ PER_TASK: dict[str, Any] = {"group": Group.FEATURES, "figure": "time per task ru
 PLAIN_SUBMIT = "submit of a plain task"
 TASKS = 4
 FEW_TASKS = 2
-"""Task runs in a round on runners where one takes up to a tenth of a second."""
+"""The number of task runs in a round on runners where one takes up to a tenth of a second."""
 
 
 def tasks_of_a_round(runner_name: str) -> int:
-    """Return how many task runs make a round on a task runner."""
+    """Return the number of task runs in a round on a task runner."""
     runner = RUNNERS[runner_name]
     return TASKS if runner.in_process and not runner.cluster else FEW_TASKS
 
 
 def add_one(number: int) -> int:
-    """Return the next number: no work, so that only the engine's cost is left."""
+    """Return the next number: no work, so that only the cost of Prefect's engine is measured."""
     return number + 1
 
 
@@ -59,13 +59,13 @@ def flow_of_nothing(number: int) -> int:
     return number + 1
 
 
-def submitted(tried: Any, numbers: range) -> list[int]:
+def submitted(prefect_task: Any, numbers: range) -> list[int]:
     """Submit a task for each number and return the results."""
-    return [future.result() for future in [tried.submit(number) for number in numbers]]
+    return [future.result() for future in [prefect_task.submit(number) for number in numbers]]
 
 
 def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What a flow run that does nothing costs."""
+    """The cost of a flow run that does nothing."""
     prefect_flow = flow_of_nothing.with_options(task_runner=task_runner)
     paired(
         lambda: prefect_flow(1),
@@ -81,7 +81,7 @@ def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) ->
 
 @pytest.mark.runners(*INLINE)
 def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
-    """What calling a task directly costs; no task runner takes part."""
+    """The cost of calling a task directly, without a task runner."""
     numbers = range(paired.size(TASKS))
     inside_flow(
         task_runner,
@@ -100,7 +100,7 @@ def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
 def test_submit(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, baseline: Baseline
 ) -> None:
-    """What submitting a task and waiting for its result costs."""
+    """The cost of submitting a task and waiting for its result."""
     numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
@@ -118,7 +118,7 @@ def test_submit(
 
 
 def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What `map` costs beside as many submits."""
+    """The cost of `map` relative to the same number of submits."""
     numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
@@ -136,7 +136,7 @@ def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> 
 
 
 def test_subflow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What calling a flow inside a flow costs."""
+    """The cost of calling a flow inside a flow."""
     subflow = flow_of_nothing.with_options(task_runner=task_runner)
     inside_flow(
         task_runner,
@@ -154,17 +154,19 @@ def test_subflow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str)
 
 
 @pytest.mark.parametrize(
-    ("id", "tried"), [("retry", retried), ("persisted-result", persisted)], ids=["retry", "persist"]
+    ("id", "tested"),
+    [("retry", retried), ("persisted-result", persisted)],
+    ids=["retry", "persist"],
 )
 def test_feature_of_a_task(
-    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str, tried: Any
+    paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str, tested: Any
 ) -> None:
     """What one failed attempt and its retry, or a persisted result, adds to a submitted task."""
     numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,
         lambda: paired(
-            lambda: submitted(tried, numbers),
+            lambda: submitted(tested, numbers),
             lambda: submitted(plain, numbers),
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
@@ -178,9 +180,9 @@ def test_feature_of_a_task(
 
 @pytest.mark.parametrize("id", ["cache-miss", "cache-hit"])
 def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str) -> None:
-    """What looking up a cached result adds, where there is none yet and where there is one."""
+    """What looking up a cached result adds, for a cache miss and for a cache hit."""
     size = paired.size(tasks_of_a_round(runner_name))
-    # Numbers that no other benchmark and no other runner has cached.
+    # Numbers that are used by no other benchmark and on no other runner.
     first = hash((runner_name, id)) & 0xFFFFFFFF
     fresh = itertools.count(first, size)
 
@@ -188,8 +190,8 @@ def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, i
         start = next(fresh) if id == "cache-miss" else first
         return range(start, start + size)
 
-    def differences(tried: Any, numbers: range) -> list[int]:
-        results = submitted(tried, numbers)
+    def differences(prefect_task: Any, numbers: range) -> list[int]:
+        results = submitted(prefect_task, numbers)
         return [result - number for result, number in zip(results, numbers, strict=True)]
 
     def measure() -> None:
@@ -210,7 +212,7 @@ def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, i
 
 
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What a difference is worth: the same submits measured against themselves."""
+    """The noise: the same submits compared with themselves."""
     numbers = range(paired.size(tasks_of_a_round(runner_name)))
     inside_flow(
         task_runner,

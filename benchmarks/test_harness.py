@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the warm server saves: a project of flow tests beside the same on Prefect's own harness."""
+"""What the warm server saves: a project of flow tests relative to Prefect's own harness."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Suites:
-    """The runs of the project on each harness.
+    """The pytest runs of the project on each harness.
 
     Attributes:
-        stock: On Prefect's own.
-        cold: With a server that starts with pytest.
-        kept: With one that an earlier run left.
-        again: The same once more.
+        stock: The run on Prefect's own harness.
+        cold: The runs with a server that starts with pytest.
+        kept: The runs with a server that an earlier pytest run left running.
+        again: Runs like those in `kept`, to compare these with.
     """
 
     stock: SuiteTimes
@@ -47,14 +47,14 @@ class Suites:
 
 @pytest.fixture(scope="module")
 def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Suites:
-    """Give the times of all runs; one with the stock harness is the reference of them all."""
+    """Return the times of all runs; the one with the stock harness is the reference of all."""
     flows = FLOWS if measures(pytestconfig) else 1
     folder: Path = tmp_path_factory.mktemp("suite")
     rounds = ROUNDS["full" if pytestconfig.getoption("flow_full") else "quick"]
     stock = time_suite(folder, flows, "--flow-stock-harness")
     cold = [time_suite(folder, flows) for _ in range(rounds - 1)]
     try:
-        # Nothing is kept yet, so this run is as cold; it pays for the next one.
+        # No server is kept yet, so this run is cold, too; it starts the server of the next ones.
         cold.append(time_suite(folder, flows, "--flow-keep-server"))
         runs = [time_suite(folder, flows, "--flow-keep-server") for _ in range(2 * rounds)]
     finally:
@@ -65,7 +65,7 @@ def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 @pytest.mark.parametrize("server", ["cold", "kept"])
 @pytest.mark.parametrize("figure", FIGURES)
 def test_harness(paired: Paired, suites: Suites, figure: str, server: str) -> None:
-    """How long a newcomer's tests take, from a cold start and with a server that was kept."""
+    """The time of a small project's tests, from a cold start and with a kept server."""
     ours = [getattr(times, figure) for times in getattr(suites, server)]
     labels: dict[str, Any] = {
         "id": f"{figure.replace('_', '-')}-{server}",
@@ -86,7 +86,7 @@ def test_harness(paired: Paired, suites: Suites, figure: str, server: str) -> No
 
 
 def test_loading_the_plugin(paired: Paired, tmp_path: Path) -> None:
-    """What it costs a project whose tests need nothing of Flowgauge that it is installed."""
+    """What an installed Flowgauge costs a project whose tests do not use it."""
     (tmp_path / "test_plain.py").write_text("def test_plain():\n    pass\n")
 
     def run(*options: str) -> Callable[[], int]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lean task runners cost beside the stock ones and what both stand on, interleaved."""
+"""The cost of the lean task runners relative to the stock ones and to the baseline of both.
+
+The rounds of all three are interleaved.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,21 @@ from flowgauge.workflows.kernels import Speeds, expected, work
 from patterns.task_runners.chunked_map import chunked_map, values
 
 TASKS = {"quick": (200, 20), "full": (1000, 100)}
-"""Tasks of a map on a lean runner and on a stock one, which takes ten times as long for one."""
+"""Tasks of a map on a lean runner and on a stock one, which takes ten times as long per task."""
 ROUNDS = {"quick": 2, "full": 4}
 FAN_OUT = 10_000
 FLOW_RUNS = 50
 SETTLED_RUNS = 10
-"""Flow runs over which the memory of a worker may grow."""
+"""Flow runs after which the memory of a worker must not grow any more."""
 TASKS_OF_A_RUN = 10
 TIMED_TASKS = {0.0: 300, 0.02: 150}
-"""How many tasks tell processor time, by the seconds that each waits."""
+"""How many tasks processor time is measured with, by the seconds that each waits."""
 SPENT_ROUNDS = 2
 ITEMS = 10_000
 ITEM_SECONDS = 0.001
 CHUNKED_ROUNDS = 2
 BARE_PART = 4
-"""The bare pool does one item in so many, which tells its pace."""
+"""The bare pool does one item in this many, which is enough to measure its pace."""
 
 on_lean = pytest.mark.runners(*LEAN)
 on_lean_dask = pytest.mark.runners(
@@ -67,7 +70,7 @@ def add_one(number: int) -> int:
 
 @task(cache_policy=NO_CACHE)
 def add_one_later(number: int, seconds: float) -> int:
-    """Return the next number, after a while."""
+    """Return the next number after some seconds."""
     time.sleep(seconds)
     return number + 1
 
@@ -83,7 +86,7 @@ def profile(paired: Paired) -> str:
 
 
 def seconds_inside(task_runner: TaskRunner[Any], body: Callable[[], None]) -> float:
-    """Return what something takes in a flow that runs already, its workers started."""
+    """Return the seconds that a function takes inside a running flow whose workers are up."""
     seconds = []
 
     def measure() -> None:
@@ -97,7 +100,7 @@ def seconds_inside(task_runner: TaskRunner[Any], body: Callable[[], None]) -> fl
 
 
 def seconds_of_task(task_runner: TaskRunner[Any], number: int) -> float:
-    """Return what a task of a map costs."""
+    """Return the seconds per task of a map."""
 
     def body() -> None:
         assert add_one.map(range(number)).result() == list(range(1, number + 1))
@@ -114,7 +117,7 @@ def plain_row(
     params: dict[str, Any],
     rounds: int = 1,
 ) -> Row:
-    """Return a row of what was measured relative to nothing."""
+    """Return a row without a reference."""
     return Row(
         id=id,
         group=Group.LEAN,
@@ -141,22 +144,23 @@ def test_chunked_map(
     speeds: Speeds,
     started_runners: StartedRunners,
 ) -> None:
-    """What share of the workers' time goes into items of a millisecond, mapped in chunks."""
+    """The share of the workers' time that goes into items of a millisecond, mapped in chunks."""
     number = paired.size(ITEMS)
     iterations = speeds.iterations("native", ITEM_SECONDS)
     do = functools.partial(work_of_item, iterations)
-    some = math.ceil(number / BARE_PART)
-    share = math.ceil(some / started_runners.workers)
-    right = expected("native", iterations)
+    bare_number = math.ceil(number / BARE_PART)
+    chunk = math.ceil(bare_number / started_runners.workers)
+    answer = expected("native", iterations)
     shares: list[float] = []
 
     def bare_seconds() -> float:
         start = time.perf_counter()
-        assert list(bare_pool.map(do, range(some), chunksize=share)) == [right] * some
-        return (time.perf_counter() - start) * number / some
+        answers = list(bare_pool.map(do, range(bare_number), chunksize=chunk))
+        assert answers == [answer] * bare_number
+        return (time.perf_counter() - start) * number / bare_number
 
     def mapped() -> None:
-        assert values(chunked_map(do, range(number))) == [right] * number
+        assert values(chunked_map(do, range(number))) == [answer] * number
 
     paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
@@ -168,9 +172,9 @@ def test_chunked_map(
         before = after
     figure = f"share of the workers' time for {number} items of 1 ms"
     params = {"items": number}
-    found = median_interval(shares)
+    share = median_interval(shares)
     paired.add(
-        [plain_row("chunked-map", runner_name, figure, Unit.BUSY, found, params, len(shares))]
+        [plain_row("chunked-map", runner_name, figure, Unit.BUSY, share, params, len(shares))]
     )
 
 
@@ -182,7 +186,7 @@ def test_map(
     baseline: Baseline,
     started_runners: StartedRunners,
 ) -> None:
-    """What a task of a map costs beside the stock runner and beside what both stand on."""
+    """The cost of a task of a map relative to the stock runner and to the baseline of both."""
     paired.benchmark.group = Group.LEAN
     many, few = map(paired.size, TASKS[profile(paired)])
     stock_name = RUNNERS[runner_name].stock
@@ -219,7 +223,7 @@ def test_map(
 
 @on_lean_dask
 def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What a task costs of ten thousand that need nothing of each other."""
+    """The cost of a task among ten thousand independent ones."""
     number = paired.size(FAN_OUT)
     paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
@@ -235,10 +239,10 @@ def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str)
 
 
 def processor_seconds() -> dict[str, dict[int, float]]:
-    """Return the processor time of each process of this run, by what it is."""
+    """Return the processor time of each process of this pytest run, by the kind of process."""
     import psutil
 
-    found: dict[str, dict[int, float]] = {"the flow": {}, "workers": {}, "the server": {}}
+    seconds: dict[str, dict[int, float]] = {"the flow": {}, "workers": {}, "the server": {}}
     flow = psutil.Process()
     for process in [flow, *flow.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
@@ -246,8 +250,8 @@ def processor_seconds() -> dict[str, dict[int, float]]:
             is_server = any("flowgauge.server" in word for word in process.cmdline())
             kind = "the server" if is_server else "workers"
             kind = "the flow" if process.pid == flow.pid else kind
-            found[kind][process.pid] = times.user + times.system
-    return found
+            seconds[kind][process.pid] = times.user + times.system
+    return seconds
 
 
 @on_lean_and_threads
@@ -255,9 +259,9 @@ def processor_seconds() -> dict[str, dict[int, float]]:
 def test_processor_time(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, waits: float
 ) -> None:
-    """What is left: the processor time of a task in the flow's process, in workers, in Prefect.
+    """The processor time of a task in the flow's process, in workers and in Prefect's server.
 
-    Tasks that wait come to the server one by one, and it can do less for many at once.
+    Tasks that wait reach the server one by one, so it can handle fewer of them together.
     """
     paired.benchmark.group = Group.LEAN
     paired.benchmark.pedantic(lambda: None)
@@ -278,7 +282,7 @@ def test_processor_time(
         seconds_inside(task_runner, body)
     for kind, times in spent.items():
         figure = f"processor time per task of a map in {kind}"
-        found = plain_row(
+        row = plain_row(
             f"processor-time-{kind.removeprefix('the ')}",
             runner_name,
             figure,
@@ -287,7 +291,7 @@ def test_processor_time(
             {"tasks": number, "task_seconds": waits},
             len(times),
         )
-        paired.add([found])
+        paired.add([row])
 
 
 def resident_mib() -> float:
@@ -304,7 +308,7 @@ def test_memory(
     runner_name: str,
     started_runners: StartedRunners,
 ) -> None:
-    """How the memory of a worker grows over fifty flow runs: over the first ten of them it may."""
+    """How the memory of a worker grows over fifty flow runs, relative to that after ten."""
     from distributed import Client
 
     paired.benchmark.group = Group.LEAN
@@ -319,8 +323,8 @@ def test_memory(
 
         before, after = memory(settled), memory(more)
     figure = f"memory of a worker after {FLOW_RUNS} flow runs"
-    found = plain_row(
+    row = plain_row(
         "memory", runner_name, figure, Unit.MEBIBYTES, Interval.exact(after), {"runs": FLOW_RUNS}
     )
-    grown = Interval.exact(after / before)
-    paired.add([replace(found, reference=f"after {settled}", ratio=grown)])
+    growth = Interval.exact(after / before)
+    paired.add([replace(row, reference=f"after {settled}", ratio=growth)])

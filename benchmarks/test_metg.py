@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long tasks must be for a task runner to keep the machine busy: METG (Task Bench, SC'20)."""
+"""Minimum effective task granularity (METG; Task Bench, SC'20) of each task runner.
+
+It says how long tasks must be for a task runner to keep the machine busy.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +31,22 @@ from flowgauge.workflows.workflow import Kernel
 KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
 EDGES = ("chain", "stencil", "tree")
 LONGEST, LONGEST_OF_PLAIN = 0.6, 1.0
-"""Seconds of work in a task, more than which is not tried, and where nine tenths are looked for
-without edges."""
+"""The most work to try in one task, in seconds: in general, and where METG(90 %) is measured for
+tasks without edges."""
 RARE = names_where(lambda runner: runner.execution.inline or not runner.common)
 MORE_PROBES = 4
-"""Amounts of work that are tried of what has no overhead to speak of: a run takes no time."""
+"""Amounts of work to try on baselines with hardly any overhead, whose runs are quick."""
 
 
 @task(cache_policy=NO_CACHE)
 def logging_task(spec: TaskSpec, inputs: list[TaskResult]) -> TaskResult:
-    """Do one task of a workflow, and say so in the run's log."""
+    """Do one task of a workflow, and write a line to the run's log."""
     get_run_logger().log(logging.INFO, "doing %s", spec.id)
     return perform(spec, inputs)
 
 
 def never_the_same(context: Any, parameters: dict[str, Any]) -> str:
-    """Return a key that nothing has been stored under."""
+    """Return a cache key that has never been used."""
     return uuid.uuid4().hex
 
 
@@ -58,7 +61,7 @@ FEATURES: dict[str, Submit] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure one kernel without edges in a quick run, and all in a full one."""
+    """Measure one kernel without edges in a quick run, and all combinations in a full one."""
     full = metafunc.config.getoption("flow_full")
     values = {
         "kernel": KERNELS if full else KERNELS[:1],
@@ -72,40 +75,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Measure:
-    """Measures cells beside the bare pool of this run."""
+    """Measures cases relative to the bare pool of this pytest run."""
 
     def __init__(
         self, paired: Paired, pool: Executor, speeds: Speeds, started: StartedRunners
     ) -> None:
         self.paired, self.pool, self.speeds, self.workers = paired, pool, speeds, started.workers
 
-    def __call__(self, cell: MetgCase, run: Any, more_probes: int = 0) -> None:
-        """Measure a cell, or check that it runs where nothing is timed."""
+    def __call__(self, case: MetgCase, run: Any, more_probes: int = 0) -> None:
+        """Measure a case, or only check that it runs if nothing is timed."""
         benchmark = self.paired.benchmark
         benchmark.group = Group.METG
         if benchmark.disabled:
-            workflow = cell.workflow(self.workers, 2, 0.001)
+            workflow = case.workflow(self.workers, 2, 0.001)
             check_results(workflow, self.speeds, benchmark.pedantic(run, args=(workflow,)))
             return
         full = self.paired.recorder.full
         benchmark.pedantic(lambda: None)
-        # Nine tenths take the longest to find.
-        rare = cell.feature or cell.runner in RARE
+        # METG(90 %) takes the longest to measure.
+        rare = case.feature or case.runner in RARE
         targets = (0.5, 0.9) if full and not rare else (0.5,)
-        thorough = full and cell.shape == "trivial" and not rare
+        thorough = full and case.shape == "trivial" and not rare
         rounds, probes = (3, 3) if thorough else (2, 2)
         probes = more_probes or probes
-        measured = Granularity(cell, run, self.pool, self.speeds, self.workers, rounds)
+        granularity = Granularity(case, run, self.pool, self.speeds, self.workers, rounds)
         longest = LONGEST_OF_PLAIN if thorough else LONGEST
-        self.paired.add(measure_case(measured, longest, targets, probes))
+        self.paired.add(measure_case(granularity, longest, targets, probes))
 
     def flow(
-        self, cell: MetgCase, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit
+        self, case: MetgCase, task_runner: TaskRunner[Any], submit: Submit = perform_task.submit
     ) -> None:
-        """Measure a cell in a flow run of its own."""
+        """Measure a case in a separate flow run."""
         inside_flow(
             task_runner,
-            lambda: self(cell, lambda graph: submit_all(graph, self.speeds, submit)),
+            lambda: self(case, lambda graph: submit_all(graph, self.speeds, submit)),
         )
 
 
@@ -113,14 +116,14 @@ class Measure:
 def measure(
     paired: Paired, bare_pool: Executor, speeds: Speeds, started_runners: StartedRunners
 ) -> Measure:
-    """Give what measures cells."""
+    """Return what measures cases."""
     return Measure(paired, bare_pool, speeds, started_runners)
 
 
 def test_metg(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
 ) -> None:
-    """From which length on tasks that need nothing of each other keep the machine busy."""
+    """The length from which on independent tasks keep the machine busy."""
     measure.flow(MetgCase(runner_name, kernel, "trivial"), task_runner)
 
 
@@ -136,11 +139,11 @@ def test_metg_with_edges(
 def test_metg_of_baselines(
     measure: Measure, baseline: Baseline, kernel: Kernel, shape: str
 ) -> None:
-    """The same for what the task runners stand on."""
-    cell = MetgCase(baseline.name, kernel, shape)
+    """The same for the baselines of the task runners."""
+    case = MetgCase(baseline.name, kernel, shape)
     is_pool = baseline.name in (BaselineKind.THREADS, BaselineKind.PROCESSES)
     more_probes = MORE_PROBES if is_pool and shape == "trivial" else 0
-    measure(cell, lambda graph: baseline.run(graph, measure.speeds), more_probes)
+    measure(case, lambda graph: baseline.run(graph, measure.speeds), more_probes)
 
 
 @pytest.mark.runners(*(name for name in STOCK if not RUNNERS[name].starts_workers))
@@ -149,5 +152,5 @@ def test_metg_with_a_feature(
 ) -> None:
     """What a feature of Prefect adds to METG."""
     size = 10**6 if feature == "1 MB results" else 0
-    cell = MetgCase(runner_name, "native", "trivial", feature, size)
-    measure.flow(cell, task_runner, FEATURES[feature])
+    case = MetgCase(runner_name, "native", "trivial", feature, size)
+    measure.flow(case, task_runner, FEATURES[feature])

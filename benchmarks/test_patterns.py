@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each pattern of the catalogue costs beside the plainest code that does the same.
+"""The cost of each pattern of the catalogue relative to the simplest code that does the same.
 
 The same bodies run without Prefect: as function calls, on concurrent.futures, or on bare Dask.
-A round is a whole flow run; processes are left out, for their start would be all that is seen.
+A round is a whole flow run; processes are left out, because their start would dominate.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ inline = pytest.mark.runners(*INLINE)
 def measure(
     paired: Paired, task_runner: TaskRunner[Any], baseline: Baseline, runner_name: str
 ) -> Measure:
-    """Measure a flow, run on the task runner, beside plain code; both must give `expected`."""
+    """Measure a flow relative to plain code; both must return `expected`."""
 
     def measure(pattern: str, prefect_flow: Any, plain: Callable[[], Any], expected: Any) -> None:
         paired(
@@ -66,7 +66,7 @@ def measure(
 
 @everywhere
 def test_task_basics(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
-    """Four tasks side by side, and one that takes their results."""
+    """Four tasks side by side, and one that receives their results."""
     post = task_basics.post.with_options(task_runner=task_runner)
     weigh, price = task_basics.weigh.fn, task_basics.price.fn
     measure(
@@ -79,12 +79,12 @@ def test_task_basics(measure: Measure, task_runner: TaskRunner[Any], baseline: B
 
 @flow
 def read_all(names: list[str]) -> list[str]:
-    """Read sensors side by side, each with its deadline."""
+    """Read sensors side by side, each with a deadline."""
     return list(timeout.read_sensor.map(names).result())
 
 
 def read_in_process(name: str) -> str:
-    """Read a sensor in a process that has ten seconds."""
+    """Read a sensor in a process with a timeout of ten seconds."""
     code = f"print({name!r} + ': 21 degrees')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, timeout=patience(10), check=True
@@ -94,7 +94,7 @@ def read_in_process(name: str) -> str:
 
 @everywhere
 def test_task_timeout(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
-    """Two tasks with a deadline that can be enforced, each in a process of its own."""
+    """Two tasks with an enforceable deadline, each in its own process."""
     names = ["roof", "cellar"]
     measure(
         "tasks/timeout",
@@ -177,13 +177,13 @@ def test_subflows_side_by_side(
 
 @flow
 def fetch_pages(urls: list[str]) -> list[str]:
-    """Fetch pages that each fail once; without the delay, which is no cost of Prefect's."""
+    """Fetch pages that each fail once, without the delay, which is not a cost of Prefect."""
     fetch = backoff.fetch_page.with_options(retry_delay_seconds=0)
     return list(fetch.map(urls, [1] * len(urls)).result())
 
 
 def at_second_attempt(answer: str) -> str:
-    """Fail once, and answer when asked again."""
+    """Fail at the first attempt, and answer at the second."""
     for attempt in (1, 2):
         try:
             if attempt == 1:
@@ -207,13 +207,13 @@ def test_retry_backoff(measure: Measure, task_runner: TaskRunner[Any], baseline:
 
 @flow
 def log_in_all(users: list[str]) -> list[str]:
-    """Log in users at a service that hangs up on each of them once."""
+    """Log in users at a service that drops each one's first connection."""
     return list(only_on.log_in.map(users, ["open sesame"] * len(users)).result())
 
 
 @everywhere
 def test_retry_only_on(measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline) -> None:
-    """Two tasks whose first error is one worth a retry."""
+    """Two tasks whose first error is one that is retried."""
     users = ["ali", "eve"]
     measure(
         "retries/only_on",
@@ -270,7 +270,7 @@ def test_sequential(measure: Measure, baseline: Baseline) -> None:
 
 
 def price_in_waves(bill: runner_agnostic.Bill, baseline: Baseline) -> dict[str, int]:
-    """Price parts in waves, each of those whose own parts have a price."""
+    """Price parts in waves; each wave has the parts whose own parts have a price."""
     prices: dict[str, int] = {}
     while len(prices) < len(bill):
         wave = [
@@ -284,7 +284,7 @@ def price_in_waves(bill: runner_agnostic.Bill, baseline: Baseline) -> dict[str, 
 
 
 def assemble_call(call: tuple[int, list[int]]) -> int:
-    """Assemble from one argument, as pools hand it over."""
+    """Assemble from a single argument, as pools pass it."""
     return runner_agnostic.assemble.fn(*call)
 
 
@@ -316,7 +316,7 @@ def price_parcel(parcel: str, prices: map_unmapped.Prices) -> str:
 
 @everywhere
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What a difference is worth: a pattern measured against itself."""
+    """The noise: a pattern compared with itself."""
     post = task_basics.post.with_options(task_runner=task_runner)
     cost = task_basics.price.fn([task_basics.weigh.fn(parcel) for parcel in PARCELS])
     paired.against_itself(
@@ -344,9 +344,9 @@ def test_map_unmapped(measure: Measure, task_runner: TaskRunner[Any], baseline: 
 
 
 def by_workers(processes: Iterable[int]) -> bool:
-    """Say whether work was done, and all of it by other processes than this one."""
-    found = set(processes)
-    return bool(found) and os.getpid() not in found
+    """Return whether work was done, and only by other processes than this one."""
+    process_ids = set(processes)
+    return bool(process_ids) and os.getpid() not in process_ids
 
 
 @pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].cluster))

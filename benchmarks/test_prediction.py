@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far `flowgauge advise` is off, on workflows that its costs were not fitted on."""
+"""The error of `flowgauge advise`, on workflows that its costs were not fitted to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ FITTED: tuple[tuple[str, int, float, Kernel], ...] = (
     ("chain", 5, 0.05, "native"),
     ("stencil", 4, 0.05, "native"),
 )
-"""Shape, steps, seconds and kernel of what costs are fitted on, as wide as there are workers."""
+"""Shape, steps, seconds and kernel of the workflows that costs are fitted to; their width is the
+number of workers."""
 HELD_OUT = (
     random_layered(4, 5, seed=7, seconds=0.03, kernel="native"),
     random_layered(5, 3, seed=8, seconds=0.06, kernel="python"),
@@ -52,11 +53,11 @@ SECONDS = 0.8
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure in a full run only, for it takes minutes; little is done where nothing is timed."""
+    """Measure only in a full run, because it takes minutes; one workflow if nothing is timed."""
     timed = measures(metafunc.config)
-    found = [HELD_OUT if timed else HELD_OUT[:1]]
-    found = found if metafunc.config.getoption("flow_full") or not timed else []
-    metafunc.parametrize("drawn", found, ids=["all"] if found else None)
+    values = [HELD_OUT if timed else HELD_OUT[:1]]
+    values = values if metafunc.config.getoption("flow_full") or not timed else []
+    metafunc.parametrize("generated", values, ids=["all"] if values else None)
 
 
 @pytest.mark.runners(*COMMON)
@@ -67,13 +68,14 @@ def test_prediction(
     bare_pool: Executor,
     speeds: Speeds,
     started_runners: StartedRunners,
-    drawn: tuple[Workflow, ...],
+    generated: tuple[Workflow, ...],
 ) -> None:
-    """Predicted over measured makespans of random workflows, other shapes and given traces."""
+    """Predicted over measured makespans of random workflows, other shapes and traces from files."""
     config = paired.recorder.config
     workers = started_runners.workers
     traces = [Path(file) for file in config.getoption("flow_file")]
-    held_out = (*drawn, *(scaled(load_workflow(file), workers, seconds=SECONDS) for file in traces))
+    scaled_traces = (scaled(load_workflow(file), workers, seconds=SECONDS) for file in traces)
+    held_out = (*generated, *scaled_traces)
     fitted = [
         shape(name, workers, steps, seconds=seconds, kernel=kernel)
         for name, steps, seconds, kernel in FITTED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a task's cost with more tasks, more bytes between them, and more workers."""
+"""How the cost of a task changes with more tasks, larger results and more workers."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from flowgauge.workflows.shapes import payload_chain, shape
 TASKS = (10, 100, 1000, 10_000)
 FEW_TASKS = (1, 2)
 LARGE = 10**7
-"""Bytes from which on a single round tells enough: what differs between rounds is small beside."""
+"""Bytes from which on one round is enough: its time is long relative to its variation."""
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
 FEW_BYTES = (0, 10**3)
 LONGEST = 60.0
-"""Seconds that a round may be expected to take; what would take longer is not run."""
+"""The longest that a round may be expected to take, in seconds; a longer one is not run."""
 ROUNDS = 2
-HANDED = 4
+RESULTS = 4
+"""The number of results that are passed from task to task."""
 PER_WORKER = 4
 TASK_SECONDS = 0.25
 common = pytest.mark.runners(*COMMON)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure in a full run only, for it takes minutes; little is done where nothing is timed."""
+    """Measure only in a full run, because it takes minutes; use small sizes if nothing is timed."""
     full = metafunc.config.getoption("flow_full")
     timed = measures(metafunc.config)
     sizes: dict[str, list[Any]] = {
@@ -44,9 +45,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     }
     for name in metafunc.fixturenames:
         if name in sizes:
-            found = sizes[name] if full or not timed else []
+            values = sizes[name] if full or not timed else []
             metafunc.parametrize(
-                name, found, ids=lambda size: size if isinstance(size, str) else "all"
+                name, values, ids=lambda size: size if isinstance(size, str) else "all"
             )
 
 
@@ -59,12 +60,12 @@ class Scaling:
         paired.benchmark.pedantic(lambda: None)
 
     def keep(
-        self, seconds: tuple[float, ...], beside: tuple[float, ...] = (), **labels: Any
+        self, seconds: tuple[float, ...], of_one: tuple[float, ...] = (), **labels: Any
     ) -> None:
-        """Keep a row, beside the rounds of one worker if there are some."""
-        reference = "one worker" if beside else None
+        """Add a row to the results, relative to the rounds of one worker if there are any."""
+        reference = "one worker" if of_one else None
         self.paired.keep(
-            Rounds(seconds, beside),
+            Rounds(seconds, of_one),
             group=Group.SCALING,
             runner=self.runner,
             reference=reference,
@@ -72,20 +73,20 @@ class Scaling:
         )
 
     def keep_noise(self, twice: tuple[float, ...], **labels: Any) -> None:
-        """Keep what a difference is worth: each second round beside the one before it."""
+        """Add the A/A row: every second round relative to the one before it."""
         times = Rounds(twice[1::2], twice[::2])
         self.paired.keep(times, id="tasks", runner=self.runner, **noise_of(Group.SCALING), **labels)
 
 
 @pytest.fixture
 def scaling(paired: Paired, runner_name: str, speeds: Speeds) -> Scaling:
-    """Give what measures growth on a task runner."""
+    """Return what measures scaling on a task runner."""
     return Scaling(paired, runner_name, speeds)
 
 
 @common
 def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[int, ...]) -> None:
-    """What a task costs among ten, and among thousands."""
+    """The cost of a task among ten, and among thousands."""
     for number in numbers:
         workflow = shape("trivial", number, 1)
         rounds = ROUNDS if number == numbers[0] else 1
@@ -102,17 +103,17 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
 
 @common
 def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple[int, ...]) -> None:
-    """What it costs to hand results of many bytes from task to task."""
+    """The cost of passing large results from task to task."""
     for size in payloads:
-        workflow = payload_chain(size, HANDED + 1)
+        workflow = payload_chain(size, RESULTS + 1)
         rounds = ROUNDS if size < LARGE else 1
         seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         scaling.keep(
             seconds,
-            per=HANDED,
+            per=RESULTS,
             id="payload",
             figure="time per result that is handed on",
-            params={"payload_bytes": size, "tasks": HANDED + 1},
+            params={"payload_bytes": size, "tasks": RESULTS + 1},
         )
         if 10 * min(seconds) > LONGEST:
             break
@@ -120,9 +121,9 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple
 
 @pytest.mark.runners(*STOCK)
 def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -> None:
-    """How much sooner more workers end the same work, and more work of which each has as much."""
+    """Strong and weak scaling: the same total work, and the same work for each worker."""
     if started_runners.borrows(scaling.runner):
-        pytest.skip("--flow-dask-address: a cluster that exists keeps its workers")
+        pytest.skip("--flow-dask-address: the number of workers of that cluster is fixed")
     work_seconds = 0.01 if scaling.paired.benchmark.disabled else TASK_SECONDS
     of_one: tuple[float, ...] = ()
     most = started_runners.workers
@@ -134,7 +135,7 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
         of_one = of_one or seconds
         scaling.keep(
             seconds,
-            beside=of_one,
+            of_one=of_one,
             id=kind,
             figure="makespan of the same work" if kind == "strong" else "makespan of as much each",
             params={"workers": workers, "tasks": number, "work_seconds": work_seconds},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it takes until the first task of a flow run has its result, on each task runner."""
+"""The time until the first task of a flow run has its result, on each task runner."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def one_task() -> int:
 def test_first_task(
     paired: Paired, started_runners: StartedRunners, task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
-    """A flow run with one task, where a cluster or fork server is up already."""
+    """A flow run with one task, when a cluster or fork server is up already."""
     paired(
         one_task.with_options(task_runner=task_runner),
         one_task.with_options(task_runner=started_runners.task_runner(INLINE[0])),
@@ -51,7 +51,7 @@ def test_first_task(
 
 @pytest.mark.runners(*INLINE, *STOCK)
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """What a difference is worth: a flow run with one task against itself."""
+    """The noise: a flow run with one task compared with itself."""
     paired.against_itself(
         one_task.with_options(task_runner=task_runner),
         of=Group.STARTUP,
@@ -69,7 +69,7 @@ def spawned_pool(workers: int) -> TaskRunner[Any]:
 
 
 def temporary_cluster(workers: int) -> TaskRunner[Any]:
-    """Return the Dask task runner as people start with: a cluster for each flow run."""
+    """Return the Dask task runner in its default form: a new cluster for each flow run."""
     return DaskTaskRunner(
         cluster_kwargs={
             "n_workers": workers,
@@ -88,7 +88,7 @@ AS_SHIPPED = {BaselineKind.PROCESSES: spawned_pool, BaselineKind.DASK: temporary
 def test_first_task_as_shipped(
     paired: Paired, started_runners: StartedRunners, runner_name: str
 ) -> None:
-    """The same with nothing shared: a spawned pool, a cluster for one flow run."""
+    """The same without anything shared: a spawned pool, or a cluster for one flow run."""
     as_shipped: Callable[[int], TaskRunner[Any]] = AS_SHIPPED[RUNNERS[runner_name].baseline]
     paired(
         one_task.with_options(task_runner=as_shipped(started_runners.workers)),

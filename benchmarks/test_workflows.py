@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near real workflows come to the makespan that no scheduler can beat."""
+"""The makespan of real workflows relative to the lower bound that no scheduler can beat."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from flowgauge.workflows.workflow import GraphError, Workflow
 
 SEED = 1
 SMALL = nested(2, 2, seconds=0.01)
-"""What is run where nothing is timed and no file is given."""
+"""The workflow to run if nothing is timed and no file is given."""
 SECONDS = 0.8
 """The lower bound that a workflow is scaled to."""
 ROUNDS = 2
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the files that are given, or else all recipes, of the smallest size, in a full run."""
+    """Run the files of `--flow-file`, or else, in a full run, all recipes of the smallest size."""
     if "source" not in metafunc.fixturenames:
         return
     sources: list[Any] = [Path(file) for file in metafunc.config.getoption("flow_file")]
@@ -52,7 +52,7 @@ def _name(source: str | Path | Workflow) -> str:
 
 
 @functools.cache
-def _drawn(name: str) -> Workflow | GraphError:
+def _generated(name: str) -> Workflow | GraphError:
     try:
         return recipe(name, RECIPES[name], SEED)
     except GraphError as error:
@@ -63,15 +63,15 @@ def _drawn(name: str) -> Workflow | GraphError:
 def workflow(
     source: str | Path | Workflow, pytestconfig: pytest.Config, started_runners: StartedRunners
 ) -> Workflow:
-    """Give a workflow, scaled to this run; skip a recipe that can't be drawn, and say why."""
+    """Return a scaled workflow; skip a recipe that can't be generated, with the reason."""
     if isinstance(source, Workflow):
         return source
-    found = load_workflow(source) if isinstance(source, Path) else _drawn(source)
-    if isinstance(found, GraphError):
-        pytest.skip(str(found))
+    original = load_workflow(source) if isinstance(source, Path) else _generated(source)
+    if isinstance(original, GraphError):
+        pytest.skip(str(original))
     scale = pytestconfig.getoption("flow_time_scale")
     return scaled(
-        found,
+        original,
         started_runners.workers,
         time_scale=None if scale is None else float(scale),
         seconds=SECONDS,
@@ -89,11 +89,11 @@ def test_workflow(
     speeds: Speeds,
     started_runners: StartedRunners,
 ) -> None:
-    """The makespan in a flow that runs already, beside the bound and the baseline."""
+    """The makespan inside a running flow, relative to the lower bound, and that of the baseline."""
     workers = started_runners.workers
     ours, again = (
         Makespans(workflow, runner_name, lambda graph: submit_all(graph, speeds), speeds, workers)
-        for _ in "12"
+        for _ in range(2)
     )
     bare = Makespans(
         workflow, baseline.name, lambda graph: baseline.run(graph, speeds), speeds, workers
@@ -101,28 +101,28 @@ def test_workflow(
     rounds = paired.size(ROUNDS)
     seconds: list[float] = []
     twice: list[float] = []
-    beside: list[float] = []
-    # Noise is a runner's, not a workflow's: the first one tells it.
+    bare_seconds: list[float] = []
+    # Noise depends on the runner, not on the workflow, so it is measured with the first one only.
     measured = [row for rows in paired.recorder.measured.values() for row in rows]
     of = (noise_of(Group.WORKFLOWS)["params"], runner_name)
     for_noise = of not in [(row.params, row.runner) for row in measured]
 
     def measure() -> None:
-        # What starts with the first tasks, workers above all, is no part of a makespan.
+        # Warm-up: the start of workers with the first tasks is not part of a makespan.
         warm_up = shape("trivial", workers, 2)
         check_results(warm_up, speeds, submit_all(warm_up, speeds))
         for _ in range(rounds):
-            # Of the others the baseline is the same, or a plain call.
+            # The baselines of other runners are the same ones, or a plain call.
             if runner_name in STOCK:
-                beside.append(bare())
+                bare_seconds.append(bare())
             seconds.append(ours())
             if for_noise:
                 twice.append(again())
 
     paired.benchmark.pedantic(lambda: inside_flow(task_runner, measure))
-    if beside:
+    if bare_seconds:
         paired.keep(
-            bare.rounds(beside), group=Group.WORKFLOWS, reference=LOWER_BOUND, **bare.labels
+            bare.rounds(bare_seconds), group=Group.WORKFLOWS, reference=LOWER_BOUND, **bare.labels
         )
     if twice:
         labels = ours.labels | noise_of(Group.WORKFLOWS)

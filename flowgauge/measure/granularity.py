@@ -34,7 +34,7 @@ _RUN_SECONDS = 0.3
 _LONG_RUN_SECONDS = 0.8
 """How much work each worker does in a run of long tasks, for the number of steps."""
 _BARE_SECONDS = 0.25
-"""The work each worker of the bare pool is timed for; more would not make it more precise."""
+"""Seconds of work on each worker after which the bare pool is timed precisely enough."""
 _LONG_TASKS = (0.1, 0.5)
 """Tasks of at least these lengths (seconds) each get one round fewer: short disturbances barely
 affect them."""

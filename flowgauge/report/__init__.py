@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the figures of a run into a page, Markdown and charts."""
+"""Writes the report on a benchmark run: an HTML page, Markdown and charts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Report", "report_on", "write_report"]
 
 
 def write_report(report: Report, directory: Path, source: Path | None = None) -> Path:
-    """Write a report, in place of one that may be there.
+    """Write a report, replacing an earlier one in the same folder.
 
     Args:
-        report: What it says, from `report_on`.
-        directory: Where `index.html`, `report.md`, `charts/*.svg` and `results.json` go; made
-            if need be. Other files in it are left alone.
-        source: The file that the figures were read from, which is not written over.
+        report: The report, from `report_on`.
+        directory: Where `index.html`, `report.md`, `charts/*.svg` and `results.json` go; created
+            if it is missing. Other files in it are left alone.
+        source: The file that the figures were read from, which is not overwritten.
 
     Returns:
         The path of `index.html`.
@@ -28,7 +28,7 @@ def write_report(report: Report, directory: Path, source: Path | None = None) ->
         OSError: If the folder cannot be written to.
     """
     try:
-        # Here and not above: drawing takes seconds to import, and a terminal summary needs none.
+        # Imported here: altair takes seconds to import, and the terminal summary does not need it.
         from flowgauge.report.charts.charts import svg
         from flowgauge.report.charts.drawings import draw
         from flowgauge.report.render.html import page
@@ -40,8 +40,8 @@ def write_report(report: Report, directory: Path, source: Path | None = None) ->
     from flowgauge.report.render.markdown import markdown
 
     drawings = draw(report.questions, report.results.timelines)
-    # All of it is made before the first file is touched, and what links to the rest comes last.
-    made = {"report.md": markdown(report, drawings), "index.html": page(report, drawings)}
+    # Everything is rendered before the first file is touched; files with links are written last.
+    documents = {"report.md": markdown(report, drawings), "index.html": page(report, drawings)}
     charts = {key: svg(drawing.chart) for key, drawing in drawings.items()}
     for drawing in drawings.values():
         charts |= drawing.pictures
@@ -51,11 +51,11 @@ def write_report(report: Report, directory: Path, source: Path | None = None) ->
     for old in (*folder.glob("gantt-*.svg"), *(folder / f"{q.key}.svg" for q in report.questions)):
         if old.stem not in charts:
             old.unlink(missing_ok=True)
-    for name, drawn in charts.items():
-        write_whole(folder / f"{name}.svg", drawn)
+    for name, chart in charts.items():
+        write_whole(folder / f"{name}.svg", chart)
     copy = directory / "results.json"
     if source is None or source.resolve() != copy.resolve():
         report.results.save(copy)
-    for name, content in made.items():
+    for name, content in documents.items():
         write_whole(directory / name, content)
     return directory / "index.html"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the answers are drawn: Vega-Lite specifications and SVG."""
+"""The charts of a report: Vega-Lite specifications and SVG."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logarithmic axes with ticks that people count by."""
+"""Logarithmic axes with ticks at round numbers."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (1, (1, 2, 5)),
     (0, (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)),
 )
-"""For an axis over at least so many decades: the ticks within a decade."""
+"""The ticks within a decade, for an axis of at least a number of decades."""
 
 
 RUNNER_SHOWN = "runner_shown == '' || datum.runner == runner_shown"
-"""Lets through what is drawn of the runner that the page's filter names, or of all."""
+"""The filter for the runner that is selected in the page, or for all if none is."""
 
 
 def runner_shown() -> alt.Parameter:
-    """Return what the page sets to draw one runner only; a file has all."""
+    """Return the parameter that the page sets to draw one runner only; a file shows all."""
     return alt.param(name="runner_shown", value="")
 
 
 def log_axis(values: Sequence[float], label: str, title: str | None = None) -> alt.X:
-    """Return a logarithmic axis that holds all values, with ticks people count by.
+    """Return a logarithmic axis that includes all values, with ticks at round numbers.
 
     Args:
-        values: What is to be drawn, above zero.
-        label: The expression that writes a tick: `SECONDS` or `RATIOS`.
-        title: What stands at the axis, for people.
+        values: The values to draw, above zero.
+        label: The expression that formats a tick: `SECONDS` or `RATIOS`.
+        title: The title of the axis.
 
     Returns:
         The axis of the field `value`.
@@ -56,7 +56,7 @@ def log_axis(values: Sequence[float], label: str, title: str | None = None) -> a
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return the powers of ten between two values, and steps between them if those are few."""
+    """Return the powers of ten between two values, with steps between them if there are few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     span = math.log10(high / low)
     steps = next(steps for least, steps in _STEPS if span >= least)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws one chart for each question, as a Vega-Lite specification or as SVG."""
+"""Draws a chart for each question, as a Vega-Lite specification or as SVG."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Spec = dict[str, Any]
 _Layers = alt.LayerChart | alt.FacetChart
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-"""The release of Vega-Lite that Altair writes for, as vl-convert names it."""
+"""The release of Vega-Lite that Altair targets, in the notation of vl-convert."""
 
 _FILE_WIDTH = 760
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
@@ -35,13 +35,13 @@ def spec(question: Question) -> Spec | None:
         question: The question and its rows.
 
     Returns:
-        A Vega-Lite specification as wide as what holds it, None if there is nothing to draw.
+        A Vega-Lite specification as wide as its container; None if there is nothing to draw.
     """
     if not question.rows:
         return None
-    drawn: Spec = _chart(question).properties(width="container", background="transparent").to_dict()
-    # The page's own ink, so that a chart follows the page from light to dark and onto paper.
-    return drawn | {"config": theme("currentColor")}
+    chart: Spec = _chart(question).properties(width="container", background="transparent").to_dict()
+    # The text colour of the page, so that a chart follows light and dark mode and printing.
+    return chart | {"config": theme("currentColor")}
 
 
 def _chart(question: Question) -> _Layers:
@@ -54,16 +54,16 @@ def _chart(question: Question) -> _Layers:
             return _dot_chart(question)
 
 
-def svg(drawn: Spec) -> str:
-    """Render a specification for a place with a colour of its own, such as a README.
+def svg(chart: Spec) -> str:
+    """Render a specification for a place with an unknown background, such as a README.
 
     Args:
-        drawn: What `spec` returned.
+        chart: The result of `spec`.
 
     Returns:
-        An SVG on a white ground, so that its dark text can be read anywhere.
+        An SVG with a white background, so that its dark text can be read anywhere.
     """
-    fixed = drawn | {
+    fixed = chart | {
         "width": _FILE_WIDTH,
         "background": "#ffffff",
         "padding": 16,
@@ -73,14 +73,14 @@ def svg(drawn: Spec) -> str:
 
 
 def bundle() -> str:
-    """Return the JavaScript that draws specifications in a page, with all it depends on."""
-    # Inside a script element these two would end it or change how it is read.
+    """Return the JavaScript that draws specifications in a page, with all its dependencies."""
+    # In a script element these two would end it or change how it is parsed.
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     return script.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
 def theme(ink: str) -> Spec:
-    """Return the Vega configuration with which everything but the data is drawn in one ink."""
+    """Return the Vega configuration that draws everything but the data in one colour."""
     quiet = {"labelColor": ink, "titleColor": ink, "titleFontWeight": "normal"}
     return {
         "font": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
@@ -103,7 +103,7 @@ def theme(ink: str) -> Spec:
 
 
 def _baseline_chart(question: Question) -> _Layers:
-    """Draw the time of each row, and beside it the time of what it was paired with."""
+    """Draw the time of each row together with the time of its reference."""
     rows = question.rows
     baselines = [baseline for row in rows if (baseline := _baseline(row))]
     ends = [*baselines, *(row.value.low for row in rows), *(row.value.high for row in rows)]
@@ -119,7 +119,7 @@ def _baseline_chart(question: Question) -> _Layers:
             alt.Tooltip("label:N", title="runner"),
             alt.Tooltip("cost:N", title="median"),
             alt.Tooltip("interval:N", title="95 % interval"),
-            alt.Tooltip("beside:N", title="beside"),
+            alt.Tooltip("relative_to:N", title="relative to"),
             alt.Tooltip("times:N", title="ratio"),
         ],
     )
@@ -132,12 +132,14 @@ def _baseline_chart(question: Question) -> _Layers:
         cost.mark_point(filled=True, size=110, opacity=1).encode(color=colour),
         plain.mark_tick(thickness=3, size=16),
         cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N"),
-        plain.mark_text(dy=18, align={"expr": "datum.side"}, opacity=0.75).encode(text="beside:N"),
+        plain.mark_text(dy=18, align={"expr": "datum.side"}, opacity=0.75).encode(
+            text="relative_to:N"
+        ),
     ).add_params(runner_shown())
 
 
 def _dot_chart(question: Question) -> _Layers:
-    """Draw the time or the ratio of each row, the runners of one label below each other."""
+    """Draw the time or the ratio of each row, the runners of one label in lanes."""
     rows, form = question.rows, question.form
     records = [_record(row, label, form) for row, label in zip(rows, labels(rows), strict=True)]
     ends = [record[key] for record in records for key in ("value", "low", "high")]
@@ -145,9 +147,9 @@ def _dot_chart(question: Question) -> _Layers:
     names = list(runners(rows))
     lanes = [name for name in names if name != NO_RUNNER] or names
     for record in records:
-        # What has no runner is drawn level with its label, not below everyone else's lane.
-        lost = record["runner"] not in lanes
-        record["lane"] = lanes[len(lanes) // 2] if lost else record["runner"]
+        # Rows without a runner are drawn at the height of their label, not in an extra lane.
+        without_lane = record["runner"] not in lanes
+        record["lane"] = lanes[len(lanes) // 2] if without_lane else record["runner"]
     height = len({record["label"] for record in records}) * (12 + 11 * len(lanes))
     picked = alt.selection_point(fields=["runner"], bind="legend")
     base = _rows(records, height).encode(
@@ -160,7 +162,7 @@ def _dot_chart(question: Question) -> _Layers:
             alt.Tooltip("runner:N"),
             alt.Tooltip("text:N", title="ratio" if form == "ratio" else "median"),
             alt.Tooltip("interval:N", title="95 % interval"),
-            alt.Tooltip("reference:N", title="beside"),
+            alt.Tooltip("reference:N", title="relative to"),
         ],
     )
     shape = alt.Shape("runner:N", scale=alt.Scale(domain=names, range=list(_SHAPES)), sort=names)
@@ -173,13 +175,13 @@ def _dot_chart(question: Question) -> _Layers:
 
 
 def _rows(records: Sequence[Mapping[str, Any]], height: int) -> alt.Chart:
-    """Return a chart of rows, of the runner that is shown."""
+    """Return a chart of the records of the selected runner."""
     chart = alt.Chart(alt.InlineData(values=records), height=height)
     return chart.transform_filter(RUNNER_SHOWN)
 
 
 def _label_axis() -> alt.Y:
-    """Return an axis of labels, with a line between one label and the next."""
+    """Return an axis of labels, with a line between them."""
     return alt.Y(
         "label:N",
         title=None,
@@ -195,39 +197,39 @@ def _whisker(base: alt.Chart) -> alt.Chart:
 
 
 def _record(row: Row, label: str, form: str) -> dict[str, Any]:
-    """Return what the charts need of a row, times or ratios by the chart's form."""
-    shown = {"label": label, "runner": runner_name(row), "reference": row.reference}
-    drawn, write = (row.ratio, ratio) if form == "ratio" and row.ratio else (row.value, seconds)
-    return shown | {
-        "value": drawn.median,
-        "low": drawn.low,
-        "high": drawn.high,
-        "text": write(drawn.median),
-        "interval": f"{write(drawn.low)} – {write(drawn.high)}",
+    """Return the data of a row for a chart: its time, or its ratio in a chart of ratios."""
+    fields = {"label": label, "runner": runner_name(row), "reference": row.reference}
+    figure, text = (row.ratio, ratio) if form == "ratio" and row.ratio else (row.value, seconds)
+    return fields | {
+        "value": figure.median,
+        "low": figure.low,
+        "high": figure.high,
+        "text": text(figure.median),
+        "interval": f"{text(figure.low)} – {text(figure.high)}",
     }
 
 
 def _baseline_record(row: Row, label: str, middle: float) -> dict[str, Any]:
-    """Return what the chart of baselines needs; `middle` is the middle of its axis (seconds)."""
+    """Return the data for the chart of baselines; `middle` is the middle of its axis (seconds)."""
     name = runner_name(row)
-    shown = {
+    fields = {
         "label": name if label == row.id else f"{name} · {label}",
         "cost": seconds(row.value.median),
     }
     baseline = _baseline(row)
     if row.ratio is None or baseline is None:
-        return shown | {"baseline": None}
-    return shown | {
+        return fields | {"baseline": None}
+    return fields | {
         "baseline": baseline,
-        "beside": f"{row.reference or 'reference'} {seconds(baseline)}",
+        "relative_to": f"{row.reference or 'reference'} {seconds(baseline)}",
         "times": ratio(row.ratio.median),
-        # Written towards the middle, so that it isn't cut off on a narrow screen.
+        # The text extends towards the middle, so that it isn't cut off on a narrow screen.
         "side": "left" if baseline < middle / 2 else "right",
     }
 
 
 def _baseline(row: Row) -> float | None:
-    """Return the time of what a row was paired with (seconds), None if it is not known."""
+    """Return the time of a row's reference (seconds), or None if it is not known."""
     return row.value.median / row.ratio.median if row.ratio and row.ratio.median > 0 else None
 
 

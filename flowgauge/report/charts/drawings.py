@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is drawn for the questions of a report."""
+"""The drawings of a report: a chart for each question, and pictures of timelines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from flowgauge.results.timelines import Timeline
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn for a question.
+    """The drawings for one question.
 
     Attributes:
         chart: A Vega-Lite specification.
-        pictures: More, as SVG, by the name of their file without its ending.
+        pictures: Further drawings as SVG, by their file names without suffix.
     """
 
     chart: Spec
@@ -29,17 +29,17 @@ def draw(questions: Iterable[Question], timelines: Iterable[Timeline] = ()) -> d
     """Draw the answers to questions.
 
     Args:
-        questions: Each with its rows.
-        timelines: Of the run that the rows are from; a question that shows when tasks ran shows
-            those of its rows.
+        questions: The questions with their rows.
+        timelines: The timelines of the same run; a question with `shows_timelines` shows those of
+            its rows.
 
     Returns:
         A drawing for each question that has an answer, by the question's key.
     """
-    kept = tuple(timelines)
+    all_timelines = tuple(timelines)
     return {
         question.key: Drawing(
-            chart, gantt_charts(question.rows, kept) if question.shows_timelines else {}
+            chart, gantt_charts(question.rows, all_timelines) if question.shows_timelines else {}
         )
         for question in questions
         if (chart := spec(question))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws efficiency against task length: from where on a task runner keeps its workers busy."""
+"""Draws efficiency over task length, with the minimum effective task granularity (METG)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ _SETTINGS = ("kernel", "shape")
 
 
 def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
-    """Draw a line for each runner, and mark where it comes to half of the machine.
+    """Draw a line for each runner, and mark where it reaches an efficiency of 50 %.
 
     Args:
         rows: Points of curves, and METG rows, of any kernels and shapes.
 
     Returns:
-        A chart of one kernel and shape at a time, which the page lets people choose.
+        A chart of one kernel and shape at a time, which the user can select in the page.
     """
     points = [row for row in rows if is_point(row)]
     records = [_point(row) for row in points]
     marks = _marks(row for row in rows if row.id == f"metg-{_TARGET * 100:.0f}")
-    chosen = [_choice(name, rows) for name in _SETTINGS]
-    shown = " && ".join((f"({RUNNER_SHOWN})", *(f"datum.{name} == {name}" for name in _SETTINGS)))
+    selections = [_selection(name, rows) for name in _SETTINGS]
+    is_selected = (f"datum.{name} == {name}" for name in _SETTINGS)
+    condition = " && ".join((f"({RUNNER_SHOWN})", *is_selected))
     names = list(runners(points))
     picked = alt.selection_point(fields=["runner"], bind="legend")
     colour = alt.Color(
@@ -60,23 +61,23 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
     )
     base = (
         alt.Chart(alt.InlineData(values=records), height=340)
-        .transform_filter(shown)
+        .transform_filter(condition)
         .encode(color=colour, opacity=faded)
     )
     tooltip = [
         alt.Tooltip("runner:N"),
         alt.Tooltip("task:N", title="work in a task"),
-        alt.Tooltip("granularity:N", title="a worker's time for it"),
-        alt.Tooltip("share:N", title="of it spent on the work"),
+        alt.Tooltip("granularity:N", title="a worker's time per task"),
+        alt.Tooltip("share:N", title="share spent on the work"),
         alt.Tooltip("settings:N"),
     ]
     dashes = alt.StrokeDash(
         "baseline:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None
     )
     half = alt.Chart(alt.InlineData(values=[{"half": _TARGET}]))
-    met = (
+    metg = (
         alt.Chart(alt.InlineData(values=marks))
-        .transform_filter(shown)
+        .transform_filter(condition)
         .encode(
             x=x,
             y=alt.datum(_TARGET),
@@ -92,13 +93,13 @@ def efficiency_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
             x=x, y=y, strokeDash=dashes, tooltip=tooltip
         ),
         base.mark_point(filled=True, size=45, clip=True).encode(x=x, y=y, tooltip=tooltip),
-        met.mark_point(shape="diamond", size=170, filled=True, stroke="white", strokeWidth=1.5),
-        met.mark_text(dy={"expr": "datum.drop"}, fontWeight="bold").encode(text="text:N"),
-    ).add_params(*chosen, picked, runner_shown())
+        metg.mark_point(shape="diamond", size=170, filled=True, stroke="white", strokeWidth=1.5),
+        metg.mark_text(dy={"expr": "datum.drop"}, fontWeight="bold").encode(text="text:N"),
+    ).add_params(*selections, picked, runner_shown())
 
 
-def _choice(name: str, rows: Iterable[Row]) -> alt.Parameter:
-    """Let people choose a kernel or a shape; tasks without edges are shown first."""
+def _selection(name: str, rows: Iterable[Row]) -> alt.Parameter:
+    """Return the parameter that selects a kernel or a shape; tasks without edges come first."""
     options = list(dict.fromkeys(str(row.params.get(name)) for row in rows))
     options.sort(key=PLAIN_SHAPE.__ne__)
     return alt.param(
@@ -109,7 +110,7 @@ def _choice(name: str, rows: Iterable[Row]) -> alt.Parameter:
 
 
 def _point(row: Row) -> dict[str, Any]:
-    # Tasks without work have no ratio: none of their time goes into it.
+    # Tasks without work have no ratio; their efficiency is zero.
     ends = (row.ratio.median, row.ratio.high, row.ratio.low) if row.ratio else ()
     efficiency, low, high = (1 / end for end in ends) if ends else (0, 0, 0)
     return {
@@ -125,14 +126,14 @@ def _point(row: Row) -> dict[str, Any]:
 
 
 def _marks(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Return where each runner comes to the target, those that never do left out."""
+    """Return the mark where each runner reaches the target; none for those that never do."""
     marks = [
         {**_settings(row), "value": row.value.median, "text": figure_text(row)}
         for row in sorted(rows, key=lambda row: (params_text(row), row.value.median))
         if row.outcome is Outcome.FOUND
     ]
     for index, mark in enumerate(marks):
-        # Neighbours are written at different heights, for they may be near each other.
+        # Neighbouring labels have different heights, because they may be near each other.
         mark["drop"] = 18 + 14 * (index % 3)
     return marks
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what rows cost from version to version."""
+"""Draws the trend of rows over versions of Prefect."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ _HEIGHT = 130
 
 
 def trend_chart(lines: Iterable[TrendLine], versions: Sequence[str]) -> str | None:
-    """Draw how many times the first version's cost each later one has, a panel for each row.
+    """Draw the cost in each version relative to the first version, a panel for each row.
 
     Args:
         lines: The rows of a group.
-        versions: Of Prefect, one for each point of a line.
+        versions: The versions of Prefect, one for each point of a line.
 
     Returns:
-        An SVG, a line for each task runner with its 95 % intervals; None without a change.
+        An SVG with a line for each task runner and its 95 % intervals; None if no row can be
+        compared.
     """
     records = [record for line in lines for record in _records(line, versions)]
     if not records:
@@ -44,7 +45,7 @@ def trend_chart(lines: Iterable[TrendLine], versions: Sequence[str]) -> str | No
             scale=alt.Scale(domain=names, range=list(colours(names))),
             sort=names,
         ),
-        # Side by side within a version, or their intervals would hide each other.
+        # Side by side within a version, so that intervals do not hide each other.
         xOffset=alt.XOffset("runner:N", sort=names),
     )
     y = alt.Y("value:Q", title=None, scale=axis["scale"], axis=axis["axis"])
@@ -63,18 +64,18 @@ def trend_chart(lines: Iterable[TrendLine], versions: Sequence[str]) -> str | No
         )
         .to_dict()
     )
-    drawn = panels | {"background": "#ffffff", "padding": 16, "config": theme("#1f2328")}
-    return vl_convert.vegalite_to_svg(json.dumps(drawn), vl_version=VEGA_LITE)
+    chart = panels | {"background": "#ffffff", "padding": 16, "config": theme("#1f2328")}
+    return vl_convert.vegalite_to_svg(json.dumps(chart), vl_version=VEGA_LITE)
 
 
 def _records(line: TrendLine, versions: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what is drawn of a line: nothing where no later version can be compared."""
+    """Return the data of a line; nothing if no later version can be compared."""
     shared = {"label": line.label, "runner": line.runner}
-    found = [
+    later = [
         shared
         | {"version": version, "value": c.ratio.median, "low": c.ratio.low, "high": c.ratio.high}
         for version, point in zip(versions, line.points, strict=True)
         if (c := point.change) and c.ratio is not None
     ]
     first = shared | {"version": versions[0], "value": 1.0, "low": 1.0, "high": 1.0}
-    return [first, *found] if found else []
+    return [first, *later] if later else []

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report says: questions and their rows, verdicts, labels, words."""
+"""The content of a report, apart from its format: questions, verdicts, tables and words."""

@@ -10,7 +10,7 @@ from typing import Any
 from flowgauge.results.rows import Row
 
 BENCHMARKS = "benchmarks"
-"""The entry of a fingerprint that tells the files in which each group was measured."""
+"""The entry of a fingerprint with the files in which each group was measured."""
 _OPTIONS = (
     "--flow-full",
     "--flow-file",
@@ -22,7 +22,7 @@ _OPTIONS = (
 
 
 def files_of_groups(measured: Mapping[str, Iterable[Row]]) -> dict[str, list[str]]:
-    """Find in which files each group of rows was measured.
+    """Return the files in which each group of rows was measured.
 
     Args:
         measured: The rows of each test, by its node id.
@@ -30,23 +30,23 @@ def files_of_groups(measured: Mapping[str, Iterable[Row]]) -> dict[str, list[str
     Returns:
         For each group the files, without those that only measure its noise.
     """
-    found: dict[str, set[str]] = {}
+    files_by_group: dict[str, set[str]] = {}
     for test, rows in measured.items():
         for group in {row.group for row in rows}:
-            found.setdefault(group, set()).add(test.partition("::")[0])
-    return {group: sorted(files) for group, files in sorted(found.items())}
+            files_by_group.setdefault(group, set()).add(test.partition("::")[0])
+    return {group: sorted(files) for group, files in sorted(files_by_group.items())}
 
 
 def command(fingerprint: Mapping[str, Any], group: str) -> str:
-    """Write the command that measures a group again, as the run that measured it did.
+    """Return the command that measures a group again in the same way.
 
     Args:
-        fingerprint: Of the run.
+        fingerprint: The fingerprint of the run that measured it.
         group: The group.
 
     Returns:
-        For example "pytest benchmarks/test_metg.py --benchmark-only --flow-full"; empty where the
-        run does not say where it measured the group.
+        For example "pytest benchmarks/test_metg.py --benchmark-only --flow-full"; empty if the
+        fingerprint does not contain the files of the group.
     """
     files = fingerprint.get(BENCHMARKS)
     if not isinstance(files, Mapping) or not files.get(group):
@@ -55,10 +55,10 @@ def command(fingerprint: Mapping[str, Any], group: str) -> str:
 
 
 def _options(fingerprint: Mapping[str, Any]) -> list[str]:
-    """Return the options of the run that decide what is measured."""
+    """Return the options of the run that affect what is measured."""
     words = shlex.split(str(fingerprint.get("command", "")))
-    kept: list[str] = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    options: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
         if word.partition("=")[0] in _OPTIONS:
-            kept += [word] if word == "--flow-full" or "=" in word else [word, after]
-    return kept
+            options += [word] if word == "--flow-full" or "=" in word else [word, following]
+    return options

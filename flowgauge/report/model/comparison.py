@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what changed from one benchmark run to another, row by row."""
+"""Compares two benchmark runs row by row."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ _MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
 _VERSIONS = ("python", "versions")
 _MORE_IS_BETTER = (Unit.RUNS_PER_MINUTE, Unit.BUSY, Unit.EFFICIENCY)
 _OUTCOMES = tuple(Outcome)
-"""The best first."""
+"""The outcomes, the best first."""
 _LEAST_ROUNDS = 2
 _LEAST = 1e-12
+"""Replaces a zero, to avoid dividing by it."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row of two runs.
+    """One row in two runs.
 
     Attributes:
-        old: As it was.
-        new: As it is.
-        ratio: New over old, above 1 where it got worse; None where only one has a time, because
-            the other never comes to what is asked for.
-        verdict: What can be said.
+        old: The row of the earlier run.
+        new: The row of the later run.
+        ratio: New over old, above 1 if it got worse; None if only one of them has a time, because
+            the other never reaches the target efficiency.
+        verdict: The verdict on the change.
     """
 
     old: Row
@@ -44,17 +45,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed between two runs.
+    """The result of comparing two runs.
 
     Attributes:
         by_ratio: Whether rows are compared by their ratio to their own reference.
-        machine_time: How many times as long code without Prefect took, beside which rows were
-            measured; None where there is none.
-        notes: What differs between the machines and the versions, a line each.
+        machine_time: The time of references without Prefect relative to the earlier run; None if
+            there are none.
+        notes: The differences between the machines and the versions, one line each.
         changes: A change for each row that can be compared.
         gone: Rows that only the old run has.
         added: Rows that only the new run has.
-        left_out: Rows of both that have no ratio, where only those can be compared.
+        left_out: Rows of both runs without a ratio, if only ratios are compared.
     """
 
     by_ratio: bool
@@ -66,7 +67,7 @@ class Comparison:
     left_out: tuple[Row, ...]
 
     def slower_than(self, share: float) -> tuple[Change, ...]:
-        """Return the changes that are surely for the worse by more than a share, such as 0.1."""
+        """Return the changes whose whole interval is slower by more than a share, such as 0.1."""
         return tuple(
             change
             for change in self.changes
@@ -80,10 +81,10 @@ def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison
     Args:
         old: The earlier one.
         new: The later one.
-        by_ratio: Compare ratios of rows to their own references also where the machine is the same.
+        by_ratio: Whether to compare ratios to the rows' references even on the same machine.
 
     Returns:
-        What changed; points of curves are left out, for each run chooses its own.
+        The comparison, without points of curves, because each run chooses its own.
     """
     machine = _differences(old.fingerprint, new.fingerprint, _MACHINE)
     notes = (*machine, *_differences(old.fingerprint, new.fingerprint, _VERSIONS))
@@ -109,7 +110,7 @@ def _by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
 
 
 def _machine_time(pairs: Iterable[tuple[Row, Row]]) -> float | None:
-    """Return how many times as long what has nothing of Prefect took, at the median."""
+    """Return the median time of references without Prefect, relative to the earlier run."""
     times = [
         after / before
         for old, new in pairs
@@ -142,14 +143,13 @@ def _is_paired(row: Row) -> bool:
 def _quotient(old: Interval, new: Interval) -> Interval:
     """Divide two figures that each have a 95 % interval.
 
-    The runs are independent, so on the log scale the distances from the middle to the ends add
-    as squares do ("square and add": Zou and Donner, Statistics in Medicine 27, 2008).
+    The runs are independent, so on the log scale the squares of the distances from the middle to
+    the ends add up ("square and add": Zou and Donner, Statistics in Medicine 27, 2008).
     """
     a, a_low, a_high, b, b_low, b_high = (
-        # What took no time at all counts as the least there is, for it can't be divided by.
         math.log(max(end, _LEAST))
-        for each in (old, new)
-        for end in (each.median, each.low, each.high)
+        for interval in (old, new)
+        for end in (interval.median, interval.low, interval.high)
     )
     return Interval(
         math.exp(b - a),
@@ -158,16 +158,16 @@ def _quotient(old: Interval, new: Interval) -> Interval:
     )
 
 
-def _verdict(old: Row, new: Row, found: Interval, bands: Bands) -> ChangeVerdict:
+def _verdict(old: Row, new: Row, quotient: Interval, bands: Bands) -> ChangeVerdict:
     if min(old.rounds, new.rounds) < _LEAST_ROUNDS:
         return "too few rounds"
-    return judged(found, band(new, bands))
+    return judged(quotient, band(new, bands))
 
 
 def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str]
 ) -> tuple[str, ...]:
-    """Say what differs, entries of entries one by one; what only one run tells is no difference."""
+    """Return a line for each entry, also nested ones, that both have and that differs."""
     lines: list[str] = []
     for key in keys:
         before, after = old.get(key), new.get(key)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pattern costs: the rows that its header names, with the figures of a run."""
+"""The costs of a pattern: the rows that its header names, with the figures of a run."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def named_rows(costs: str) -> tuple[str, ...]:
 
 
 def figures(costs: str, rows: Iterable[Row]) -> Iterator[str]:
-    """Write the figures that belong to a "Costs" section.
+    """Return the figures that belong to a "Costs" section.
 
     Args:
         costs: The section.
-        rows: What a run measured.
+        rows: The rows of a run.
 
     Yields:
-        A line for each row that is named, and for each thing that was measured under its name.
+        A line for each named row, and within it for each figure measured under that name.
     """
     from flowgauge.report.model.labels import figure_text
 
     measured = [row for row in rows if row.reference != "itself"]
     for name in named_rows(costs):
-        told: dict[str, list[str]] = {}
+        values_by_figure: dict[str, list[str]] = {}
         for row in measured:
             if row.id == name:
                 params = ", ".join(f"{key} {value}" for key, value in row.params.items())
                 figure = f"{row.figure} ({params})" if params else row.figure
                 runner = f"{row.runner} " if row.runner else ""
-                told.setdefault(figure, []).append(runner + figure_text(row))
-        for figure, values in told.items():
+                values_by_figure.setdefault(figure, []).append(runner + figure_text(row))
+        for figure, values in values_by_figure.items():
             yield f"{name}: {figure}: {', '.join(values)}"
-        if not told:
+        if not values_by_figure:
             yield f"{name}: {NOT_MEASURED}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes figures the way people say them."""
+"""Formats figures with units and a suitable number of digits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _SCALES = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 
 
 def quantity(value: float, unit: str) -> str:
-    """Write a figure with its unit.
+    """Format a figure with its unit.
 
     Args:
         value: The figure.
-        unit: Its unit; seconds get the prefix that suits, a "share" and "busy" are written in
-            percent, any other as it is.
+        unit: Its unit; seconds get a suitable prefix, "share" and "busy" are written in percent,
+            any other unit as it is.
 
     Returns:
         For example "4.1 ms", "850 µs" or "12 bytes".
@@ -25,7 +25,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write a time with the prefix that leaves the fewest digits.
+    """Format a time with the prefix that leaves the fewest digits.
 
     Args:
         value: The time (seconds).
@@ -35,20 +35,20 @@ def seconds(value: float) -> str:
     """
     if value == 0:
         return "0 s"
-    # 999.6 ms would be written 1000 ms: it belongs to the next prefix.
+    # 999.6 ms would be rounded to 1000 ms, so it gets the next prefix.
     fitting = (scale for scale in _SCALES if abs(value) >= scale[1] * 0.9995)
     symbol, size = next(fitting, _SCALES[-1])
     return f"{number(value / size)} {symbol}"
 
 
 def duration(value: float) -> str:
-    """Write a time that may be hours.
+    """Format a time that may be hours.
 
     Args:
         value: The time (seconds).
 
     Returns:
-        For example "75 s", "28 min", "8.1 h" or "3.5 days"; below ten minutes as `seconds` does.
+        For example "75 s", "28 min", "8.1 h" or "3.5 days"; below ten minutes like `seconds`.
     """
     for unit, size, least in (("days", 86400, 2), ("h", 3600, 2), ("min", 60, 10)):
         if value >= size * least:
@@ -57,7 +57,7 @@ def duration(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Write a ratio.
+    """Format a ratio.
 
     Args:
         value: Candidate over reference (no unit).
@@ -69,14 +69,14 @@ def ratio(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number to about two significant digits, and no more than three."""
+    """Format a number with about two significant digits, at most three."""
     size = abs(value)
     if size == 0:
         return "0"
     if size < 0.0995:
         return f"{value:.2g}"
     if size < 1.05:
-        # Near one the second decimal is the finding: ×1.04 must not read ×1.0.
+        # Near one the second decimal matters: ×1.04 must not read ×1.0.
         return f"{value:.2f}"
     if size < 9.95:
         return f"{value:.1f}"

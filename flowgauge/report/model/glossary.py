@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How to read a report, in the words that the page and the Markdown share."""
+"""The glossary of a report, and other texts that the page and the Markdown share."""
 
 from __future__ import annotations
 
@@ -11,45 +11,55 @@ NOT_MEASURED = "Not measured in this run."
 
 
 def glossary(bands: Bands) -> tuple[tuple[str, str], ...]:
-    """Explain the terms of a report.
+    """Return the terms of a report with their explanations.
 
     Args:
-        bands: The A/A bands of the run, which tell how far the same thing differs from itself.
+        bands: The A/A bands of the run: how far the same thing differs from itself.
 
     Returns:
-        Pairs of a term and what it means here.
+        Pairs of a term and its meaning.
     """
     return (
         (
             "Median",
             "The middle of all rounds: half took longer, half did not. One slow round does not"
-            " move it.",
+            " change it.",
         ),
         (
             "95 % interval",
-            "The rounds were drawn again many times, with repeats (a bootstrap): 95 % of the"
-            " medians fell in here.",
+            "The rounds were resampled many times, with replacement (a bootstrap): 95 % of the"
+            " medians lay in this interval.",
         ),
         (
             "Paired rounds",
-            "Each round of what is measured stands right after a round of what it is compared"
-            " with, in the same process, so a busy machine slows both.",
+            "Each round runs right after a round of its reference, in the same process, so a busy"
+            " machine slows both.",
         ),
         (
             "Ratio",
-            "The time of a round over the time of the round beside it, then the median of those:"
-            " ×2 takes twice as long, ×0.5 half. It carries over to another machine better than"
-            " seconds do.",
+            "The time of a round divided by that of its reference's round, then the median of"
+            " these: ×2 takes twice as long, ×0.5 half. It carries over to another machine better"
+            " than seconds do.",
         ),
         (
             "No difference seen",
-            "The ratio's interval holds ×1, or the ratio lies inside what the same thing shows"
-            " against itself, in that group and on that runner; in short tables this is ≈."
-            f" {noise(bands)}",
+            "The ratio's interval contains ×1, or the ratio is within the range that the same thing"
+            " shows when compared with itself, in that group and on that runner; in short tables"
+            f" this is ≈. {noise(bands)}",
+        ),
+        (
+            "Relative IQR",
+            "The interquartile range of the rounds as a share of their median: how much the"
+            " middle half of them varies.",
+        ),
+        (
+            "METG",
+            "Minimum effective task granularity: METG(50 %) is the time that a worker must have"
+            " for each task so that half of it goes into the work.",
         ),
         (
             "Start-up",
-            "Starting a server, a process pool or a cluster is paid once. It has rows of its own"
-            " and is in no other figure.",
+            "Starting a server, a process pool or a cluster is paid once. It has its own rows"
+            " and is included in no other figure.",
         ),
     )

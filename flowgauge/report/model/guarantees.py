@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guarantee matrix: what a test run proved, for each pattern on each task runner."""
+"""The guarantee matrix: what a pytest run proved, for each pattern on each task runner."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from flowgauge.catalogue.catalogue import Pattern
 
 STATUSES = ("failed", "does not hold", "proved", "not run")
-"""What can come of a guarantee; where tests disagree, the first of these counts."""
+"""The possible statuses of a guarantee; if tests disagree, the first of these counts."""
 
 MARKS = dict(zip(STATUSES, "✗⊘✓·", strict=True))
-"""A sign for each status, to be shown beside the word."""
+"""A sign for each status, to be shown next to the word."""
 
 
 @dataclass(frozen=True)
 class ProofOutcome:
-    """What one test says about one guarantee.
+    """The outcome of one test for one guarantee.
 
     Attributes:
         pattern: The pattern's name.
         guarantee: The guarantee's id.
-        runner: The task runner it ran on, None if the guarantee doesn't depend on one.
+        runner: The task runner it ran on; None if the guarantee doesn't depend on one.
         status: One of `STATUSES`.
         reason: Why it does not hold, or was not run.
         issue: The number of the Prefect issue about that.
@@ -43,7 +43,7 @@ class ProofOutcome:
 
 @dataclass(frozen=True)
 class GuaranteeCell:
-    """What is known about a guarantee on one task runner, or on any if `runner` is None."""
+    """The status of a guarantee on one task runner, or on any if `runner` is None."""
 
     runner: str | None
     status: str
@@ -53,7 +53,7 @@ class GuaranteeCell:
 
     @property
     def mark(self) -> str:
-        """The status as a sign, to be shown beside the word."""
+        """The status as a sign, to be shown next to the word."""
         return MARKS[self.status]
 
     @property
@@ -64,7 +64,7 @@ class GuaranteeCell:
 
 @dataclass(frozen=True)
 class Note:
-    """Why some cells of a row are not proved, said once for all of them."""
+    """The reason why some cells of a row are not proved, once for all cells that share it."""
 
     runners: tuple[str, ...]
     cell: GuaranteeCell
@@ -72,14 +72,14 @@ class Note:
 
 @dataclass(frozen=True)
 class GuaranteeRow:
-    """A guarantee: one cell for each task runner, or a single one for all of them."""
+    """A guarantee, with one cell for each task runner, or a single one for all of them."""
 
     id: str
     text: str
     cells: tuple[GuaranteeCell, ...]
 
     def notes(self) -> tuple[Note, ...]:
-        """Return what is to be said about the cells that are not proved."""
+        """Return the notes on the cells that are not proved."""
         alike: dict[tuple[str, str, int | None], list[GuaranteeCell]] = {}
         for cell in self.cells:
             if cell.status == "failed" or cell.reason:
@@ -113,19 +113,19 @@ class GuaranteeMatrix:
     def build(
         cls, patterns: Sequence[Pattern], runners: tuple[str, ...], outcomes: Iterable[ProofOutcome]
     ) -> Self:
-        """Gather what a test run says about each guarantee.
+        """Build the matrix from the outcomes of a pytest run.
 
         Args:
-            patterns: The catalogue; what outcomes name besides gets rows after it.
+            patterns: The catalogue; other patterns that outcomes name get rows after it.
             runners: The task runners of the run, a column for each.
-            outcomes: What the tests say.
+            outcomes: The outcomes of the tests.
 
         Returns:
-            The matrix; where several tests speak for a cell, the first of `STATUSES` counts.
+            The matrix; if several tests belong to a cell, the first of `STATUSES` counts.
         """
         outcomes = tuple(outcomes)
-        spoken = (o.runner for o in outcomes if o.runner and o.status != "not run")
-        columns = tuple(dict.fromkeys((*runners, *spoken)))
+        tested = (o.runner for o in outcomes if o.runner and o.status != "not run")
+        columns = tuple(dict.fromkeys((*runners, *tested)))
         by_guarantee: dict[str, dict[str, list[ProofOutcome]]] = {}
         for pattern in patterns:
             by_guarantee[pattern.name] = {id_: [] for id_ in pattern.ids}
@@ -146,8 +146,8 @@ class GuaranteeMatrix:
                     name,
                     summaries.get(name, ""),
                     tuple(
-                        GuaranteeRow(id_, texts.get((name, id_), ""), _cells(columns, spoken_of))
-                        for id_, spoken_of in guarantees.items()
+                        GuaranteeRow(id_, texts.get((name, id_), ""), _cells(columns, of_row))
+                        for id_, of_row in guarantees.items()
                     ),
                 )
                 for name, guarantees in by_guarantee.items()
@@ -155,7 +155,7 @@ class GuaranteeMatrix:
         )
 
     def summary(self) -> str:
-        """Return in a few words what came of all cells: "31 proved, 2 not run"."""
+        """Return the counts of all cells as text: "31 proved, 2 not run"."""
         return ", ".join(counted(count, status) for status, count in self.counts().items())
 
     def counts(self) -> dict[str, int]:
@@ -169,7 +169,7 @@ def _counts(patterns: Iterable[PatternRows]) -> dict[str, int]:
 
 
 def counted(count: int, status: str) -> str:
-    """Write how many cells have a status: "2 do not hold"."""
+    """Return a count with its status as text: "2 do not hold"."""
     return f"{count} {status if count == 1 else status.replace('does', 'do')}"
 
 
@@ -185,17 +185,17 @@ def _runner_cell(
     column: str, outcomes: Sequence[ProofOutcome], anywhere: Sequence[ProofOutcome]
 ) -> GuaranteeCell:
     here = [o for o in outcomes if o.runner == column]
-    # A test without a runner can spoil a cell, but it proves nothing about a runner that no
-    # test ran on.
-    heard = [o for o in anywhere if here or o.status in ("failed", "does not hold")]
-    return _cell(column, [*here, *heard])
+    # A test without a runner can fail a cell, but it proves nothing about a runner that no test
+    # ran on.
+    counting = [o for o in anywhere if here or o.status in ("failed", "does not hold")]
+    return _cell(column, [*here, *counting])
 
 
 def _cell(runner: str | None, outcomes: Sequence[ProofOutcome]) -> GuaranteeCell:
     if not outcomes:
         return GuaranteeCell(runner, "not run")
     status = min((o.status for o in outcomes), key=STATUSES.index)
-    speaking = [o for o in outcomes if o.status == status]
-    told = next((o for o in speaking if o.reason), speaking[0])
-    tests = tuple(dict.fromkeys(o.test for o in speaking))
-    return GuaranteeCell(runner, status, told.reason, told.issue, tests)
+    deciding = [o for o in outcomes if o.status == status]
+    explained = next((o for o in deciding if o.reason), deciding[0])
+    tests = tuple(dict.fromkeys(o.test for o in deciding))
+    return GuaranteeCell(runner, status, explained.reason, explained.issue, tests)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers of a run in words, and the machine they hold for in a line."""
+"""The headline of a report: the main findings as sentences, and the machine in one line."""
 
 from __future__ import annotations
 
@@ -15,74 +15,77 @@ from flowgauge.results.rows import Group, Outcome, Row, Unit
 
 
 def headline(rows: Sequence[Row], bands: Bands) -> tuple[str, ...]:
-    """Say what the run found.
+    """Return the main findings of a run.
 
     Args:
         rows: All rows of the run.
         bands: The A/A bands of the run.
 
     Returns:
-        One sentence or more, the most asked-for answer first.
+        One or more sentences, the most important one first.
     """
     if not rows:
         return ("Nothing was measured in this run.",)
-    found = (
+    findings = (
         _half_busy(rows),
         _task_cost(rows),
         _dearest_feature(rows, bands),
         _slowest_start(rows),
         _prediction_error(rows),
     )
-    sentences = tuple(sentence for sentence in found if sentence)
+    sentences = tuple(sentence for sentence in findings if sentence)
     return sentences or (f"Rows measured in this run: {len(rows)}.",)
 
 
 def machine(fingerprint: Mapping[str, Any]) -> str:
-    """Write what a run ran on, in a line.
+    """Describe the machine of a run in one line.
 
     Args:
-        fingerprint: What a results file says; keys it lacks are left out.
+        fingerprint: The fingerprint of the run; missing keys are left out.
 
     Returns:
-        Parts joined by " · ", empty if there are none.
+        Parts joined by " · "; empty if there are none.
     """
     return " · ".join(_machine_parts(fingerprint))
 
 
 def details(fingerprint: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Write every entry of a fingerprint, entries of entries as "versions prefect"."""
-    shown: list[tuple[str, str]] = []
+    """Return every entry of a fingerprint as text; nested ones are named "versions prefect"."""
+    entries: list[tuple[str, str]] = []
     for key, value in fingerprint.items():
         inner = value.items() if isinstance(value, Mapping) else ((None, value),)
-        shown += ((key.replace("_", " ") + (f" {k}" if k else ""), _plain(v)) for k, v in inner)
-    return tuple(shown)
+        entries += ((key.replace("_", " ") + (f" {k}" if k else ""), _plain(v)) for k, v in inner)
+    return tuple(entries)
 
 
 def noise(bands: Bands) -> str:
-    """Say how far the same thing differs from itself, or that it was not measured."""
+    """Return a sentence on how far the same thing differed from itself."""
     if not bands:
-        return "Not measured in this run, so only the intervals speak."
+        return "Not measured in this run, so only the intervals decide."
     widest = max(max(high - 1, 1 - low) for low, high in bands.values())
     return f"In this run the same thing differed from itself by up to {widest * 100:.1f} %."
 
 
 def _half_busy(rows: Sequence[Row]) -> str:
-    """Say from which task length on each runner keeps half of the machine busy."""
-    found = [r for r in rows if r.id == "metg-50" and r.runner and not is_baseline(r)]
-    found = [row for row in found if "feature" not in row.params]
-    # Tasks without edges, if there are some: whatever was measured first.
-    plain = min(found, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)
-    found = [row for row in found if plain and row.params == plain.params]
-    of = {outcome: [row for row in found if row.outcome is outcome] for outcome in Outcome}
-    reached = sorted(of[Outcome.FOUND], key=lambda row: row.value.median)
-    if not found:
+    """Return a sentence with the METG(50 %) of each task runner."""
+    metg = [r for r in rows if r.id == "metg-50" and r.runner and not is_baseline(r)]
+    metg = [row for row in metg if "feature" not in row.params]
+    # Tasks without edges if they were measured, otherwise what was measured first.
+    plain = min(metg, key=lambda row: row.params.get("shape") != PLAIN_SHAPE, default=None)
+    metg = [row for row in metg if plain and row.params == plain.params]
+    by_outcome = {outcome: [row for row in metg if row.outcome is outcome] for outcome in Outcome}
+    reached = sorted(by_outcome[Outcome.FOUND], key=lambda row: row.value.median)
+    if not metg:
         return ""
-    kernel = found[0].params.get("kernel")
-    said = [", ".join(_cost_on(row) for row in reached)] if reached else []
-    for outcome in (Outcome.BEYOND, Outcome.NEVER):
-        if names := [str(row.runner) for row in of[outcome]]:
-            said.append(f"{outcome} on {' and '.join(names)}")
-    return f"Half of the machine works if {kernel} tasks take {'; '.join(said)}."
+    kernel = metg[0].params.get("kernel")
+    parts = [", ".join(_cost_on(row) for row in reached)] if reached else []
+    for outcome, words in ((Outcome.BEYOND, "longer than tried"), (Outcome.NEVER, "never reached")):
+        if names := [str(row.runner) for row in by_outcome[outcome]]:
+            parts.append(f"{words} on {' and '.join(names)}")
+    return (
+        f"The minimum effective task granularity (METG) of {kernel} tasks, from which on half of"
+        f" the machine works, is {'; '.join(parts)}."
+    )
 
 
 def _task_cost(rows: Sequence[Row]) -> str:
@@ -91,8 +94,10 @@ def _task_cost(rows: Sequence[Row]) -> str:
         return ""
     least, most = costs[0], costs[-1]
     if least is most:
-        times = f", {ratio(least.ratio.median)} the {least.reference}" if least.ratio else ""
-        return f"A task costs {_cost_on(least)}{times}."
+        relative = (
+            f", {ratio(least.ratio.median)} relative to {least.reference}" if least.ratio else ""
+        )
+        return f"A task costs {_cost_on(least)}{relative}."
     if least.value.high >= most.value.low:
         return f"A task costs {_cost_on(least)} and {_cost_on(most)}: no difference seen."
     many = most.value.median / least.value.median if least.value.median > 0 else None
@@ -109,10 +114,11 @@ def _dearest_feature(rows: Sequence[Row], bands: Bands) -> str:
     if not paired:
         return ""
     if not slower:
-        return "No feature was seen to add anything to a plain submit."
+        return "No feature was seen to add to the time of a plain submit."
     dearest = max(slower, key=_times)
     return (
-        f"What adds most to a plain submit is {dearest.id}{_on(dearest)}: {ratio(_times(dearest))}."
+        f"The feature that adds most to a plain submit is {dearest.id}{_on(dearest)}:"
+        f" {ratio(_times(dearest))}."
     )
 
 
@@ -122,7 +128,10 @@ def _slowest_start(rows: Sequence[Row]) -> str:
         return ""
     slowest = max(starts, key=lambda row: row.value.median)
     cost = seconds(slowest.value.median)
-    return f"Slowest to start is {slowest.id}{_on(slowest)}, {cost}, counted apart."
+    return (
+        f"The slowest start-up is {slowest.id}{_on(slowest)}: {cost}, which no other figure"
+        " includes."
+    )
 
 
 def _prediction_error(rows: Sequence[Row]) -> str:
@@ -150,7 +159,7 @@ def _on(row: Row) -> str:
 
 
 def _machine_parts(fingerprint: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is known of the machine, the dates and versions that matter most first."""
+    """Yield the entries on the machine, the most important ones first."""
     versions = fingerprint.get("versions")
     prefect = versions.get("prefect") if isinstance(versions, Mapping) else None
     known = (
@@ -169,7 +178,7 @@ def _machine_parts(fingerprint: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _when(value: object) -> str | None:
-    """Write an ISO 8601 time with a space where people put one."""
+    """Format an ISO 8601 time with spaces, for reading."""
     return None if value is None else str(value).replace("T", " ").replace("+00:00", " UTC")
 
 

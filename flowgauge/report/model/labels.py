@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order, names and colours that rows appear in, the same in every table and chart."""
+"""The order, labels and colours of rows, the same in every table and chart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from flowgauge.runners.table import RUNNERS, BaselineKind
 
 NO_RUNNER = "no runner"
 PLAIN_SHAPE = "trivial"
-"""What is shown first of workflows that METG was measured for: tasks without edges."""
+"""The shape shown first of those that the minimum effective task granularity (METG) was measured
+for: tasks without edges."""
 
 BASELINES = tuple(kind.value for kind in BaselineKind)
 _FEATURES = (
@@ -40,9 +41,9 @@ _TITLES: dict[str, str] = {
     Group.STARTUP: "What is slow to start",
     Group.DEPLOYMENTS: "What a deployment costs",
     Group.HARNESS: "What a test run costs",
-    Group.NOISE: "The same thing against itself",
+    Group.NOISE: "The same thing compared with itself",
 }
-# For what is not in the table of task runners.
+# For names that are not in the table of task runners.
 _SPARE_COLOURS = ("#8C8C8C", "#A6761D", "#5A5A5A")
 
 
@@ -51,9 +52,9 @@ class RowsOfGroup:
     """The rows of one group.
 
     Attributes:
-        name: As the results call it.
-        title: For people.
-        rows: In the order they are shown.
+        name: The name in the results.
+        title: The heading to show.
+        rows: The rows, in the order to show.
     """
 
     name: str
@@ -63,47 +64,47 @@ class RowsOfGroup:
 
 def groups(rows: Iterable[Row]) -> tuple[RowsOfGroup, ...]:
     """Sort rows into groups: the known ones first, unknown ones under their own name."""
-    found: dict[str, list[Row]] = {}
+    by_group: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.group, []).append(row)
-    names: list[str] = [name for name in Group if name in found]
-    names += [name for name in found if name not in names]
+        by_group.setdefault(row.group, []).append(row)
+    names: list[str] = [name for name in Group if name in by_group]
+    names += [name for name in by_group if name not in names]
     return tuple(
-        RowsOfGroup(name, _TITLES.get(name, name), in_order(found[name])) for name in names
+        RowsOfGroup(name, _TITLES.get(name, name), in_order(by_group[name])) for name in names
     )
 
 
 def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Sort rows by id, known features first, then by runner; unknown ids as they were measured."""
-    kept = list(rows)
-    ids = _listed((row.id for row in kept), _FEATURES)
-    names = runners(kept)
-    return tuple(sorted(kept, key=lambda row: (ids.index(row.id), names.index(runner_name(row)))))
+    """Sort rows by id, known features first, then by runner; unknown ids keep their order."""
+    rows = list(rows)
+    ids = _listed((row.id for row in rows), _FEATURES)
+    names = runners(rows)
+    return tuple(sorted(rows, key=lambda row: (ids.index(row.id), names.index(runner_name(row)))))
 
 
 def runners(rows: Iterable[Row]) -> tuple[str, ...]:
-    """List the runners that rows have: known ones first, then others, "no runner" last."""
+    """Return the runners of rows: known ones first, then others, "no runner" last."""
     names = _listed((runner_name(row) for row in rows), (*RUNNERS, *BASELINES))
     return tuple(sorted(names, key=NO_RUNNER.__eq__))
 
 
 def runner_name(row: Row) -> str:
-    """Name a row's runner for people."""
+    """Return the name to show for a row's runner."""
     return row.runner or NO_RUNNER
 
 
 def colours(names: Sequence[str]) -> tuple[str, ...]:
-    """Give each runner its colour: always the same for a known one."""
+    """Return a colour for each runner, always the same one for a known runner."""
     spare = iter(_SPARE_COLOURS * len(names))
     known = {name: runner.colour for name, runner in RUNNERS.items() if runner.colour}
     return tuple(known.get(name) or next(spare) for name in names)
 
 
 def labels(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Name each row by its id, with its parameters where the id does not tell it from another.
+    """Label each row with its id, and with its parameters if other rows have the same id.
 
     Args:
-        rows: Rows that are shown together.
+        rows: The rows that are shown together.
 
     Returns:
         One label for each row.
@@ -111,7 +112,9 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
     times = Counter((row.id, row.runner) for row in rows)
     ambiguous = {id for (id, _), count in times.items() if count > 1}
     figures = Counter(id for id, _ in {(row.id, row.figure) for row in rows})
-    telling = {id: _telling([row for row in rows if row.id == id]) for id in ambiguous}
+    distinguishing = {
+        id: _distinguishing([row for row in rows if row.id == id]) for id in ambiguous
+    }
     return tuple(
         " · ".join(
             filter(
@@ -119,7 +122,9 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
                 (
                     row.id,
                     row.figure * (figures[row.id] > 1),
-                    _params_text({n: row.params[n] for n in telling[row.id] if n in row.params}),
+                    _params_text(
+                        {n: row.params[n] for n in distinguishing[row.id] if n in row.params}
+                    ),
                 ),
             )
         )
@@ -129,23 +134,23 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
     )
 
 
-def _telling(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the parameters that tell rows of one id apart.
+def _distinguishing(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the parameters that distinguish rows of one id.
 
-    How many tasks there are often follows from another one, and is left out then.
+    The number of tasks is left out if it follows from the other parameters.
     """
     names = dict.fromkeys(name for row in rows for name in row.params)
     differing = [n for n in names if len({json.dumps(row.params.get(n)) for row in rows}) > 1]
     others = tuple(name for name in differing if name != "tasks")
 
-    def kinds(told_by: Sequence[str]) -> int:
-        return len({json.dumps([row.params.get(name) for name in told_by]) for row in rows})
+    def combinations(names: Sequence[str]) -> int:
+        return len({json.dumps([row.params.get(name) for name in names]) for row in rows})
 
-    return others if kinds(others) == kinds(differing) else tuple(differing)
+    return others if combinations(others) == combinations(differing) else tuple(differing)
 
 
 def is_baseline(row: Row) -> bool:
-    """Say whether a row is that of what a task runner stands on, without Prefect."""
+    """Return whether a row measures a baseline (a bare executor, without Prefect)."""
     return row.runner in BASELINES
 
 
@@ -155,17 +160,17 @@ def kernels(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def kernel_name(row: Row) -> str:
-    """Return the kind of work of a row, empty where it has none."""
+    """Return the kind of work of a row; empty if it has none."""
     return str(row.params.get("kernel") or "")
 
 
 def is_point(row: Row) -> bool:
-    """Say whether a row is one point of a curve, of which only the whole says something."""
+    """Return whether a row is one point of a curve, which means little by itself."""
     return row.group == Group.METG and row.id == "curve"
 
 
 def figure_text(row: Row) -> str:
-    """Write a row's figure, or what became of the search for it."""
+    """Return a row's figure as text, or the outcome of the search if nothing was found."""
     if row.outcome is Outcome.NEVER:
         return f"never, ceiling {number(row.value.median)}"
     if row.outcome is Outcome.BEYOND:
@@ -174,13 +179,13 @@ def figure_text(row: Row) -> str:
 
 
 def interval_text(row: Row) -> str:
-    """Write the interval of a row's figure."""
+    """Return the interval of a row's figure as text."""
     low, high = (quantity(end, row.unit) for end in (row.value.low, row.value.high))
     return figure_text(row) if row.outcome is not Outcome.FOUND else f"{low} – {high}"
 
 
 def params_text(row: Row) -> str:
-    """Write a row's parameters, for example "tasks=100, depth=2"."""
+    """Return a row's parameters as text, for example "tasks=100, depth=2"."""
     return _params_text(row.params)
 
 
@@ -192,6 +197,6 @@ def _params_text(params: Mapping[str, Any]) -> str:
 
 
 def _listed(names: Iterable[str], known: Sequence[str]) -> list[str]:
-    """List names once each: known ones in their order, then others as they came."""
-    found = list(dict.fromkeys(names))
-    return [name for name in known if name in found] + [n for n in found if n not in known]
+    """Return each name once: known ones in their order, then others in the original order."""
+    unique = list(dict.fromkeys(names))
+    return [name for name in known if name in unique] + [n for n in unique if n not in known]

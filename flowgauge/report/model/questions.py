@@ -13,16 +13,16 @@ from flowgauge.results.rows import Group, Row, Unit
 
 @dataclass(frozen=True)
 class Question:
-    """A question, and what answers it.
+    """A question, and the rows that answer it.
 
     Attributes:
-        key: The chart's file name without its ending.
+        key: The chart's file name without its suffix.
         title: The question.
         caption: How to read the chart.
         group: The group of its rows.
-        form: `baseline` draws a time and the time it is paired with, `cost` a time, `ratio` a
-            ratio, `efficiency` a line against the length of tasks.
-        rows: The rows that can be drawn; none if the run did not measure it.
+        form: `baseline` draws a time and the time of its reference, `cost` a time, `ratio` a
+            ratio, `efficiency` efficiency over the length of tasks.
+        rows: The rows that can be drawn; none if the run did not measure them.
         shows_timelines: Whether Gantt charts of the rows belong to the answer.
     """
 
@@ -36,7 +36,7 @@ class Question:
 
 
 def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
-    """List the questions, each with the rows that answer it.
+    """Return the questions, each with the rows that answer it.
 
     Args:
         rows: All rows of a run.
@@ -44,34 +44,37 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
     Returns:
         Every question, also those that the run does not answer.
     """
-    kept = in_order(rows)
+    ordered = in_order(rows)
 
-    def rows_where(*wanted: Callable[[Row], bool]) -> tuple[Row, ...]:
-        return tuple(row for row in kept if all(is_wanted(row) for is_wanted in wanted))
+    def rows_where(*conditions: Callable[[Row], bool]) -> tuple[Row, ...]:
+        return tuple(row for row in ordered if all(condition(row) for condition in conditions))
 
     return (
         Question(
             "efficiency",
-            "Which runner for my work?",
-            "The share of their time that workers spend on the work itself, beside a bare process"
-            " pool: the longer the tasks, the more of it. A diamond marks METG(50 %), from which on"
-            " half of the machine works. Dashed lines are pools without Prefect.",
+            "Which task runner suits my work?",
+            "The share of their time that workers spend on the work itself, relative to a bare"
+            " process pool: the longer the tasks, the larger it is. A diamond marks METG(50 %), the"
+            " minimum effective task granularity from which on half of the machine works. Dashed"
+            " lines are pools without Prefect.",
             Group.METG,
             "efficiency",
-            rows_where(_in_group(Group.METG), _has_no_feature) if any(map(is_point, kept)) else (),
+            rows_where(_in_group(Group.METG), _has_no_feature)
+            if any(map(is_point, ordered))
+            else (),
         ),
         Question(
             "metg-features",
             "How much longer must tasks be with a feature?",
-            "METG(50 %) on `native` work, side by side: the time that a worker needs to have for"
-            " each task, so that half of it goes into the work.",
+            "METG(50 %) of `native` tasks without edges: the time that a worker must have for each"
+            " task so that half of it goes into the work.",
             Group.METG,
             "cost",
             rows_where(_in_group(Group.METG), _is_metg_of_feature, _has_time),
         ),
         Question(
             "task-cost",
-            "What does a task cost on each runner?",
+            "What does a task cost on each task runner?",
             "Time per submitted task that does nothing: a dot, with its 95 % interval. The bar on"
             " the left is the same work without Prefect.",
             Group.FEATURES,
@@ -81,8 +84,8 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         Question(
             "feature-ratio",
             "What does each feature add?",
-            "How many times as long a task takes with the feature as a plain submit takes on the"
-            " same runner. On the line at ×1 it adds nothing.",
+            "Time of a task with the feature relative to a plain submit on the same task runner. On"
+            " the line at ×1 it adds nothing.",
             Group.FEATURES,
             "ratio",
             rows_where(adds_to_submit, _has_ratio),
@@ -97,18 +100,17 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         ),
         Question(
             "pattern-ratio",
-            "What do the patterns cost beside plain code?",
-            "How many times as long the pattern takes as the plainest code that does the same"
-            " without Prefect.",
+            "What do the patterns cost relative to plain code?",
+            "Time of the pattern relative to the simplest code that does the same without Prefect.",
             Group.PATTERNS,
             "ratio",
             rows_where(_in_group(Group.PATTERNS), _has_ratio),
         ),
         Question(
             "workflows",
-            "How near to the best do real workflows come?",
-            "Makespan beside the least there can be: the critical path, or all work shared by all"
-            " workers, whichever is longer.",
+            "How close to the optimum do real workflows come?",
+            "Makespan relative to its lower bound: the critical path, or all work divided by the"
+            " number of workers, whichever is longer.",
             Group.WORKFLOWS,
             "ratio",
             rows_where(_in_group(Group.WORKFLOWS), _has_ratio),
@@ -117,18 +119,18 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         Question(
             "lean",
             "What do the lean task runners save?",
-            "Time per task of a map, as a share of what it takes on Prefect's own runner of that"
-            " kind (`map`) and of the pool that both stand on (`map-vs-baseline`).",
+            "Time per task of a map, relative to Prefect's own task runner of that kind (`map`) and"
+            " to the baseline of both, a bare pool (`map-vs-baseline`).",
             Group.LEAN,
             "ratio",
             rows_where(_in_group(Group.LEAN), _has_id("map", "map-vs-baseline"), _has_ratio),
         ),
         Question(
             "processor-time",
-            "Whose is what a task still costs?",
+            "Where is the remaining cost of a task spent?",
             "Processor time per task run of a map: in the flow's process, in its workers, and in"
-            " Prefect's server. With `task_seconds` above 0 each task waits so long, so that the"
-            " server is told of few at once.",
+            " Prefect's server. With `task_seconds` above 0 each task waits that long, so that few"
+            " task runs are reported to the server at once.",
             Group.LEAN,
             "cost",
             rows_where(_in_group(Group.LEAN), _is_processor_time, _has_time),
@@ -136,8 +138,8 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         Question(
             "prediction",
             "How far off is `flowgauge advise`?",
-            "Predicted makespan beside the measured one, of workflows that the costs were not read"
-            " from. On the line at ×1 the prediction was right.",
+            "Predicted makespan relative to the measured one, of workflows that the costs were not"
+            " fitted to. On the line at ×1 the prediction was right.",
             Group.PREDICTION,
             "ratio",
             rows_where(_in_group(Group.PREDICTION), _has_ratio),
@@ -145,7 +147,7 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         Question(
             "tasks-scaling",
             "Does a task cost more among many?",
-            "Time per task run that does nothing, in flow runs of ten tasks and of many.",
+            "Time per task run that does nothing, in flow runs of ten tasks and of many more.",
             Group.SCALING,
             "cost",
             rows_where(_in_group(Group.SCALING), _has_id("tasks"), _has_time),
@@ -153,17 +155,18 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         Question(
             "payload-scaling",
             "What do large results cost?",
-            "Time until a task has the result of the one before, by the size of the result.",
+            "Time until a task has received the result of the previous one, by the size of the"
+            " result.",
             Group.SCALING,
             "cost",
             rows_where(_in_group(Group.SCALING), _has_id("payload"), _has_time),
         ),
         Question(
             "workers-scaling",
-            "What do more workers bring?",
-            "Makespan beside that of one worker. `strong`: the same work for all numbers of"
-            " workers, so half the time on two is best. `weak`: as much work for each, so the same"
-            " time is.",
+            "What do more workers gain?",
+            "Makespan relative to that of one worker. `strong`: the same work for any number of"
+            " workers, so the optimum on two is half the time. `weak`: the same work for each"
+            " worker, so the optimum is the same time.",
             Group.SCALING,
             "ratio",
             rows_where(_in_group(Group.SCALING), _has_id("strong", "weak"), _has_ratio),
@@ -171,26 +174,27 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
         Question(
             "startup",
             "What is slow to start?",
-            "Paid once for a run, or once for a flow, and in none of the figures above.",
+            "Paid once for a pytest run, or once for a flow run, and included in none of the"
+            " figures above.",
             Group.STARTUP,
             "cost",
             rows_where(_in_group(Group.STARTUP), _has_time),
         ),
         Question(
             "deployment-cost",
-            "What does a deployed run cost?",
-            "From a trigger until the flow runs: what is served or pulled waits until somebody"
-            " looks, by default every ten seconds, what is pushed does not. And a flow run's share"
-            " of the time where many run at once.",
+            "What does a deployed flow run cost?",
+            "From the trigger until the flow runs: a served or pulled run waits for the next poll,"
+            " by default every ten seconds; a pushed one does not. Also a flow run's share of the"
+            " time when many run at once.",
             Group.DEPLOYMENTS,
             "cost",
             rows_where(_in_group(Group.DEPLOYMENTS), _has_time),
         ),
         Question(
             "harness-ratio",
-            "What does a test run cost beside Prefect's own harness?",
-            "How many times as long it takes with Flowgauge's server, started with the run (cold)"
-            " or left by an earlier one (kept).",
+            "What does a pytest run cost relative to Prefect's own harness?",
+            "Time with Flowgauge's server, started with the pytest run (cold) or left running by an"
+            " earlier one (kept), relative to Prefect's harness.",
             Group.HARNESS,
             "ratio",
             rows_where(_in_group(Group.HARNESS), _has_ratio),
@@ -228,7 +232,7 @@ def _in_group(name: Group) -> Callable[[Row], bool]:
     return lambda row: row.group == name
 
 
-# A logarithmic axis has no place for zero.
+# A logarithmic axis cannot show zero.
 def _has_time(row: Row) -> bool:
     return row.unit == Unit.SECONDS and row.value.is_positive
 

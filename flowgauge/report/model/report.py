@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that a report says, worked out once for whatever shows it."""
+"""The whole content of a report, computed once for all renderers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Section:
     """The rows of one group as tables.
 
     Attributes:
-        name: The group, as the results call it.
-        title: For people.
-        matrix: What was measured, by task runner.
-        lines: Every figure.
+        name: The name of the group in the results.
+        title: The heading to show.
+        matrix: The short table: figures by task runner.
+        lines: The full table.
     """
 
     name: str
@@ -35,19 +35,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found, in words and tables.
+    """The content of a report on a benchmark run, as words and tables.
 
     Attributes:
         results: The figures.
-        headline: Sentences, the most asked-for answer first.
-        warnings: What makes the figures doubtful, a sentence each.
-        machine: What it ran on, in a line.
+        headline: The main findings as sentences, the most important one first.
+        warnings: Reasons to doubt the figures, a sentence each.
+        machine: The machine in one line.
         details: Pairs of a name and a value: the machine, the versions, the command.
-        questions: All that are asked, each with the rows that answer it.
+        questions: All questions, each with the rows that answer it.
         sections: The tables, a section for each group that was measured.
-        runners: The task runners that rows have, in the order they are shown.
-        kernels: The kinds of work that rows have.
-        commands: What measures a group again, by the group's name.
+        runners: The task runners of the rows, in the order to show.
+        kernels: The kinds of work of the rows.
+        commands: The command that measures a group again, by the group's name.
         glossary: Pairs of a term and its meaning.
     """
 
@@ -65,7 +65,7 @@ class Report:
 
 
 def report_on(results: Results) -> Report:
-    """Work out what a report on a run says.
+    """Compute the content of a report on a benchmark run.
 
     Args:
         results: The figures.
@@ -75,7 +75,7 @@ def report_on(results: Results) -> Report:
     """
     rows, fingerprint = results.rows, results.fingerprint
     bands = noise_bands(rows)
-    found = groups(rows)
+    measured = groups(rows)
     return Report(
         results=results,
         headline=headline(rows, bands),
@@ -84,11 +84,13 @@ def report_on(results: Results) -> Report:
         details=details(fingerprint),
         questions=questions(rows),
         sections=tuple(
-            Section(each.name, each.title, pivot(each.rows, bands), table_rows(each.rows, bands))
-            for each in found
+            Section(
+                group.name, group.title, pivot(group.rows, bands), table_rows(group.rows, bands)
+            )
+            for group in measured
         ),
         runners=runners(rows),
         kernels=kernels(rows),
-        commands={each.name: command(fingerprint, each.name) for each in found},
+        commands={group.name: command(fingerprint, group.name) for group in measured},
         glossary=glossary(bands),
     )

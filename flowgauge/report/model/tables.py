@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as tables of text, for the page, the Markdown and the terminal alike."""
+"""Rows as tables of text, for the page, the Markdown and the terminal."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COLUMNS = (
     "ratio",
     "ratio's 95 % interval",
     "verdict",
-    "beside",
+    "relative to",
     "rounds",
-    "spread",
+    "relative IQR",
     "figure",
     "settings",
 )
 SAME = "≈"
-"""Stands in place of a ratio where no difference was seen."""
+"""Replaces a ratio where no difference was seen."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class TableCell:
     """One cell of a table.
 
     Attributes:
-        text: What it shows.
-        key: What it is sorted by: a number, or the text itself; None comes last.
+        text: The text to show.
+        key: The key to sort by: a number, or the text itself; None comes last.
     """
 
     text: str
@@ -52,7 +52,7 @@ class TableCell:
 
     @property
     def numeric(self) -> bool:
-        """Whether it holds a figure."""
+        """Whether it contains a figure."""
         return not isinstance(self.key, str)
 
 
@@ -70,12 +70,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Pivot:
-    """What was measured (down) by runner (across).
+    """A table with a line for each thing measured and a column for each runner.
 
     Attributes:
-        runners: The heads of the columns.
+        runners: The headers of the columns.
         lines: A label, and for each runner (cost, ratio), or None where it was not measured.
-        kernels: For each line the kind of work, empty where it has none.
+        kernels: For each line the kind of work; empty if it has none.
     """
 
     runners: tuple[str, ...]
@@ -84,38 +84,41 @@ class Pivot:
 
 
 def table_rows(rows: Sequence[Row], bands: Bands) -> tuple[TableRow, ...]:
-    """Write out every figure of every row."""
+    """Return every figure of every row as text."""
     return tuple(TableRow(runner_name(row), kernel_name(row), _cells(row, bands)) for row in rows)
 
 
 def pivot(rows: Sequence[Row], bands: Bands) -> Pivot:
-    """Lay rows out by runner.
+    """Arrange rows by runner.
 
     Args:
-        rows: Rows in the order to show.
-        bands: The A/A band of each runner.
+        rows: The rows in the order to show.
+        bands: The A/A bands of the run.
 
     Returns:
         One line for each label, with the cost and the ratio on each runner; points of curves are
         left out.
     """
     rows = [row for row in rows if not is_point(row)]
-    across = runners(rows)
-    shown: dict[str, dict[str, tuple[str, str]]] = {}
+    columns = runners(rows)
+    costs_by_label: dict[str, dict[str, tuple[str, str]]] = {}
     kernels: dict[str, str] = {}
     for label, row in zip(labels(rows), rows, strict=True):
         cost = figure_text(row), ratio_text(row, bands)
-        shown.setdefault(label, {})[runner_name(row)] = cost
+        costs_by_label.setdefault(label, {})[runner_name(row)] = cost
         kernels[label] = kernel_name(row)
     return Pivot(
-        across,
-        tuple((label, tuple(costs.get(name) for name in across)) for label, costs in shown.items()),
+        columns,
+        tuple(
+            (label, tuple(costs.get(name) for name in columns))
+            for label, costs in costs_by_label.items()
+        ),
         tuple(kernels.values()),
     )
 
 
 def ratio_text(row: Row, bands: Bands) -> str:
-    """Write a row's ratio, `SAME` where no difference was seen, nothing where it has none."""
+    """Return a row's ratio as text: `SAME` if no difference was seen, empty if it has none."""
     if row.ratio is None:
         return ""
     return SAME if verdict(row, bands) == "no difference seen" else ratio(row.ratio.median)

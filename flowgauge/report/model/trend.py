@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rows cost from one version to the next: lines that a table and charts show."""
+"""The trend of rows over several versions of Prefect, as lines for a table and charts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Key = tuple[str, str, str | None, str, str]
 
 @dataclass(frozen=True)
 class TrendPoint:
-    """One row as one version has it.
+    """One row in one version.
 
     Attributes:
-        row: The row; None if that version has none.
-        change: What changed since the first version; None for that one, and where it has no row.
+        row: The row; None if that version does not have it.
+        change: The change since the first version; None for the first one, and if there is no row.
     """
 
     row: Row | None
@@ -28,21 +28,21 @@ class TrendPoint:
 
     @property
     def text(self) -> str:
-        """The figure, and how many times the first version's it is; empty without a row."""
+        """The figure, and its ratio to that of the first version; empty without a row."""
         if self.row is None:
             return ""
-        shown = [figure_text(self.row)]
+        parts = [figure_text(self.row)]
         if self.change and self.change.ratio is not None:
-            shown.append(ratio(self.change.ratio.median))
+            parts.append(ratio(self.change.ratio.median))
         if self.verdict:
-            shown.append(self.verdict)
-        return " ".join(shown)
+            parts.append(self.verdict)
+        return " ".join(parts)
 
     @property
     def verdict(self) -> str:
         """Whether it is "slower" or "faster" than in the first version; empty if neither."""
-        told = self.change.verdict if self.change else ""
-        return told if told in ("slower", "faster") else ""
+        verdict = self.change.verdict if self.change else ""
+        return verdict if verdict in ("slower", "faster") else ""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class TrendLine:
     """One row through all versions.
 
     Attributes:
-        group: The row's group, as the results call it.
+        group: The name of the row's group in the results.
         label: What was measured.
         runner: The task runner, or "no runner".
-        points: One for each version, in their order.
+        points: A point for each version, in their order.
     """
 
     group: str
@@ -63,42 +63,44 @@ class TrendLine:
 
 
 def trend(runs: Mapping[str, Results]) -> tuple[TrendLine, ...]:
-    """Follow each row through the versions.
+    """Trace each row through the versions.
 
     Args:
-        runs: The figures of each version; the first is what the others are compared with.
+        runs: The figures of each version; the others are compared with the first.
 
     Returns:
         A line for each row that any of them has, in the order of the report; noise and the points
         of curves are left out.
     """
     first, *later = runs.values()
-    changes = [{_key(each.new): each for each in compare(first, run).changes} for run in later]
+    changes = [
+        {_key(change.new): change for change in compare(first, run).changes} for run in later
+    ]
     rows = [{_key(row): row for row in run.rows if not _left_out(row)} for run in runs.values()]
-    shown = {key: row for found in reversed(rows) for key, row in found.items()}
+    all_rows = {key: row for by_key in reversed(rows) for key, row in by_key.items()}
     return tuple(
         TrendLine(
             group=row.group,
             label=" ".join(filter(None, (row.id, params_text(row)))),
             runner=runner_name(row),
             points=tuple(
-                TrendPoint(found.get(_key(row)), changed.get(_key(row)))
-                for found, changed in zip(rows, [{}, *changes], strict=True)
+                TrendPoint(by_key.get(_key(row)), changes_by_key.get(_key(row)))
+                for by_key, changes_by_key in zip(rows, [{}, *changes], strict=True)
             ),
         )
-        for group in groups(shown.values())
+        for group in groups(all_rows.values())
         for row in group.rows
     )
 
 
 def titles(runs: Iterable[tuple[str, Results]]) -> tuple[str, ...]:
-    """Name each run by the version of Prefect that it says it ran under, else as it was asked."""
-    found = []
-    for asked, results in runs:
+    """Return the Prefect version of each run: the recorded one, or else the requested one."""
+    names = []
+    for requested, results in runs:
         versions = results.fingerprint.get("versions")
         installed = versions.get("prefect") if isinstance(versions, Mapping) else None
-        found.append(str(installed or asked))
-    return tuple(found)
+        names.append(str(installed or requested))
+    return tuple(names)
 
 
 def _key(row: Row) -> _Key:

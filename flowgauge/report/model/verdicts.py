@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says whether a figure differs from what it was measured beside."""
+"""Judges whether a figure differs from its reference."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Results, Row
 
 Verdict = Literal["slower", "faster", "no difference seen", "unpaired"]
-WIDE_SPREAD = 0.10
-"""A spread of the rounds of a row from which on it is doubtful."""
+WIDE_IQR = 0.10
+"""The relative IQR above which a row is doubtful."""
 BUSY_PERCENT = 10
 STOLEN_PERCENT = 2
 Bands = Mapping[tuple[str | None, str | None], tuple[float, float]]
-"""The ratios (low, high) that the same thing reaches against itself, by group and runner.
+"""The ratios (low, high) of the same thing compared with itself, by group and runner.
 
-Those of a runner in any group stand under None.
+Those of a runner in any group have the key None.
 """
 
 
 def noise_bands(rows: Iterable[Row]) -> Bands:
-    """Find the A/A band of each group on each runner.
+    """Return the A/A band of each group on each runner.
 
     Args:
         rows: All rows of a run; those of the group `noise` are used.
 
     Returns:
-        The widest interval that noise rows of a group reach on a runner, made to hold 1.
+        The widest interval of the noise rows of a group on a runner, extended to contain 1.
     """
     return widest(
         {(of, row.runner): (row.ratio.low, row.ratio.high)}
@@ -39,48 +39,48 @@ def noise_bands(rows: Iterable[Row]) -> Bands:
     )
 
 
-def widest(found: Iterable[Bands]) -> Bands:
-    """Merge bands to the widest of each group and runner, all of which hold 1."""
-    bands: dict[tuple[str | None, str | None], tuple[float, float]] = {}
-    for key, (low, high) in (item for each in found for item in each.items()):
-        least, most = bands.get(key, (1.0, 1.0))
-        bands[key] = (min(least, low), max(most, high))
-    return bands
+def widest(all_bands: Iterable[Bands]) -> Bands:
+    """Merge bands to the widest of each group and runner, all of which contain 1."""
+    merged: dict[tuple[str | None, str | None], tuple[float, float]] = {}
+    for key, (low, high) in (item for bands in all_bands for item in bands.items()):
+        least, most = merged.get(key, (1.0, 1.0))
+        merged[key] = (min(least, low), max(most, high))
+    return merged
 
 
 def band(row: Row, bands: Bands) -> tuple[float, float]:
-    """Return the ratios that are noise for a row: of its group, or else of any on its runner."""
+    """Return the A/A band of a row: that of its group, or else of any group, on its runner."""
     of_runner = bands.get((None, row.runner), (1.0, 1.0))
     return bands.get((row.group, row.runner), of_runner)
 
 
 def warnings(results: Results) -> tuple[str, ...]:
-    """Say what makes the figures of a run doubtful.
+    """Return the reasons to doubt the figures of a run.
 
     Args:
         results: The figures.
 
     Returns:
-        A sentence for each: rounds that differ much, and a machine that did other things, too.
+        A sentence for each: rounds that vary much, and a machine that was busy with other things.
     """
     measured = [row.relative_iqr for row in results.rows if row.relative_iqr is not None]
-    wide = sum(each > WIDE_SPREAD for each in measured)
-    found = []
+    wide = sum(relative_iqr > WIDE_IQR for relative_iqr in measured)
+    sentences = []
     if wide:
-        found.append(
-            f"{wide} of {len(measured)} rows have rounds that spread by more than"
-            f" {WIDE_SPREAD:.0%}: measure again on a quiet machine, or with more rounds."
+        sentences.append(
+            f"{wide} of {len(measured)} rows have a relative IQR of more than"
+            f" {WIDE_IQR:.0%}: measure again on a quiet machine, or with more rounds."
         )
     others = results.fingerprint.get("others_percent")
     if isinstance(others, int | float) and others > BUSY_PERCENT:
-        found.append(f"Other programs used {others:.0f} % of the processors while this measured.")
+        sentences.append(f"Other programs used {others:.0f} % of the processors during this run.")
     stolen = results.fingerprint.get("stolen_percent")
     if isinstance(stolen, int | float) and stolen > STOLEN_PERCENT:
-        found.append(f"The host withheld {stolen:.0f} % of the processors' time.")
+        sentences.append(f"The host withheld {stolen:.0f} % of the processors' time.")
     throttled = results.fingerprint.get("throttled_seconds")
     if isinstance(throttled, int | float) and throttled > 0:
-        found.append(f"A limit on processor time stopped this run for {throttled:.1f} s.")
-    return tuple(found)
+        sentences.append(f"A limit on processor time stopped this run for {throttled:.1f} s.")
+    return tuple(sentences)
 
 
 def verdict(row: Row, bands: Bands) -> Verdict:
@@ -88,40 +88,44 @@ def verdict(row: Row, bands: Bands) -> Verdict:
 
     Args:
         row: The row.
-        bands: What `noise_bands` found in the same run.
+        bands: The result of `noise_bands` for the same run.
 
     Returns:
-        "no difference seen" where the interval holds 1 or the ratio lies inside its A/A band.
+        The verdict; "no difference seen" if the interval contains 1 or the ratio lies inside the
+        row's A/A band.
     """
     return "unpaired" if row.ratio is None else judged(row.ratio, band(row, bands))
 
 
 def judged(
-    found: Interval, noise: tuple[float, float]
+    measured: Interval, noise: tuple[float, float]
 ) -> Literal["slower", "faster", "no difference seen"]:
-    """Judge a ratio by its interval, and by what the same thing reaches against itself.
+    """Judge a ratio by its interval and the A/A band.
 
-    An interval of 95 % alone finds a difference in 5 % of pairs that have none and more, for
+    A 95 % interval alone would see a difference in 5 % of pairs without one, and in more because
     rounds are not independent. `benchmarks/noise_experiments.py` measures both rates.
 
     Args:
-        found: The ratio.
-        noise: Low and high end of the A/A band.
+        measured: The ratio.
+        noise: The low and high end of the A/A band.
+
+    Returns:
+        The verdict.
     """
-    if found.low <= 1 <= found.high or noise[0] <= found.median <= noise[1]:
+    if measured.low <= 1 <= measured.high or noise[0] <= measured.median <= noise[1]:
         return "no difference seen"
-    return "slower" if found.low > 1 else "faster"
+    return "slower" if measured.low > 1 else "faster"
 
 
 def verdict_text(row: Row, bands: Bands) -> str:
-    """Write a row's verdict, for example "×3.2 slower"; empty where it has no pair."""
-    found = verdict(row, bands)
-    if row.ratio is None or found == "unpaired":
+    """Return a row's verdict as text, for example "×3.2 slower"; empty if it is unpaired."""
+    judgement = verdict(row, bands)
+    if row.ratio is None or judgement == "unpaired":
         return ""
-    if found == "no difference seen":
-        return found
-    # A candidate that takes no time at all cannot be said to be any number of times faster.
+    if judgement == "no difference seen":
+        return judgement
+    # If the candidate took no time, there is no factor.
     times = row.ratio.median
     if times <= 0:
-        return found
-    return f"{ratio(times if found == 'slower' else 1 / times)} {found}"
+        return judgement
+    return f"{ratio(times if judgement == 'slower' else 1 / times)} {judgement}"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a report is shown: a page, Markdown, a terminal, a Prefect server."""
+"""Renderers of a report: HTML page, Markdown, terminal, artifacts on a Prefect server."""

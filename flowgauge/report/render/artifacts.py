@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as artifacts of a Prefect server, for a team to see in Prefect's own pages."""
+"""Publishes the report as artifacts on a Prefect server, to be seen in Prefect's own UI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "flowgauge-report"
 
 
 class PublishError(Mistake):
-    """Why nothing was published; the message is one line."""
+    """The report could not be published; the message is one line."""
 
 
 def publish(results: Results) -> tuple[str, ...]:
@@ -26,11 +26,11 @@ def publish(results: Results) -> tuple[str, ...]:
         results: The figures.
 
     Returns:
-        The keys of the artifacts: of the report, then of a table for each group of rows. An
-        artifact whose key was there is its newest version then.
+        The keys of the artifacts: of the report, then of a table for each group of rows. Each
+        becomes the newest version of the artifact with its key.
 
     Raises:
-        PublishError: If no server is named, or it can't be reached or refuses.
+        PublishError: If no server is set, or it can't be reached or answers with an error.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -45,23 +45,23 @@ def publish(results: Results) -> tuple[str, ...]:
             " prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     report = report_on(results)
-    made = [ArtifactCreate(key=KEY, type="markdown", data=markdown(report))]
-    made += [_table(section) for section in report.sections]
+    artifacts = [ArtifactCreate(key=KEY, type="markdown", data=markdown(report))]
+    artifacts += [_table(section) for section in report.sections]
     try:
         with get_client(sync_client=True) as client:
-            return tuple(str(client.create_artifact(artifact).key) for artifact in made)
+            return tuple(str(client.create_artifact(artifact).key) for artifact in artifacts)
     except PrefectHTTPStatusError as error:
         raise PublishError(f"{api} refuses: {str(error).splitlines()[0]}") from None
     except (httpx.HTTPError, OSError, RuntimeError) as error:
-        why = str(error).partition("\n")[0]
-        raise PublishError(f"{api} cannot be reached: {why or type(error).__name__}") from None
+        cause = str(error).partition("\n")[0]
+        raise PublishError(f"{api} cannot be reached: {cause or type(error).__name__}") from None
 
 
 def _table(section: Section) -> Any:
-    """Describe a table of all rows of a group."""
+    """Return a table of all rows of a group as an artifact."""
     from prefect.client.schemas.actions import ArtifactCreate
 
-    shown = [
+    table = [
         {column: cell.text for column, cell in zip(COLUMNS, line.cells, strict=True)}
         for line in section.lines
     ]
@@ -69,5 +69,5 @@ def _table(section: Section) -> Any:
         key=f"flowgauge-{section.name}",
         type="table",
         description=section.title,
-        data=json.dumps(shown, ensure_ascii=False),
+        data=json.dumps(table, ensure_ascii=False),
     )

@@ -19,14 +19,14 @@ from flowgauge.report.model.guarantees import (
 
 
 def write_matrix(matrix: GuaranteeMatrix, directory: Path) -> Path:
-    """Write the matrix as `guarantees.html`, `.md` and `.json`, each whole or not at all.
+    """Write the matrix as `guarantees.html`, `.md` and `.json`, each atomically.
 
     Args:
-        matrix: What a test run proved.
-        directory: Where to; made if it is missing, and earlier files are replaced.
+        matrix: The guarantee matrix of a pytest run.
+        directory: The folder; created if it is missing. Earlier files are replaced.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         OSError: If the folder can't be written to.
@@ -52,7 +52,7 @@ def to_markdown(matrix: GuaranteeMatrix) -> str:
 
 def to_html(matrix: GuaranteeMatrix) -> str:
     """Return the matrix as one page that needs no network."""
-    # Here: jinja2 takes long to import, and most runs of pytest write no matrix.
+    # Imported here: jinja2 takes long to import, and most pytest runs write no matrix.
     from flowgauge.report.render.templates import fill_in
 
     return fill_in("guarantees.html.j2", matrix=matrix, marks=MARKS, counted=counted)
@@ -62,15 +62,15 @@ def _markdown(pattern: PatternRows, runners: tuple[str, ...]) -> str:
     lines = [f"## {pattern.name}", ""]
     if pattern.summary:
         lines += [pattern.summary, ""]
-    # Markdown has no cell that spans columns: what needs no runner has a column of its own.
+    # Markdown has no cells that span columns, so "any runner" is a separate column.
     any_runner = (None,) if any(row.cells[0].runner is None for row in pattern.rows) else ()
     columns: tuple[str | None, ...] = (*any_runner, *runners)
     lines += [_table_line("guarantee", *(column or "any runner" for column in columns))]
     lines += [_table_line(*("---" for _ in (None, *columns)))]
     for row in pattern.rows:
-        shown = {cell.runner: f"{cell.mark} {cell.status}" for cell in row.cells}
+        statuses = {cell.runner: f"{cell.mark} {cell.status}" for cell in row.cells}
         text = f"**{row.id}**: {row.text}" if row.text else f"**{row.id}**"
-        lines.append(_table_line(text, *(shown.get(column, "") for column in columns)))
+        lines.append(_table_line(text, *(statuses.get(column, "") for column in columns)))
     notes = [line for row in pattern.rows for line in _markdown_notes(row)]
     return "\n".join((*lines, "", *notes, *([""] if notes else [])))
 
@@ -83,6 +83,6 @@ def _markdown_notes(row: GuaranteeRow) -> Iterator[str]:
     for note in row.notes():
         where = f" on {', '.join(note.runners)}" if note.runners else ""
         failed = "; ".join(f"`{test}`" for test in note.cell.tests)
-        told = note.cell.reason or failed
+        reason = note.cell.reason or failed
         issue = f" ([Prefect #{note.cell.issue}]({note.cell.link}))" if note.cell.issue else ""
-        yield f"- **{row.id}** {note.cell.status}{where}: {told}{issue}"
+        yield f"- **{row.id}** {note.cell.status}{where}: {reason}{issue}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML file that needs nothing else, no network least of all."""
+"""The report as a single HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flowgauge.report.render.templates import fill_in
 
 
 def page(report: Report, drawings: Mapping[str, Drawing]) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        report: What it says.
-        drawings: What is drawn for each question that the run answers, by the question's key.
+        report: The report.
+        drawings: The drawing for each question that the run answers, by the question's key.
 
     Returns:
-        A whole HTML document.
+        A complete HTML document.
     """
     return fill_in(
         "page.html",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as Markdown, for a pull request or a repository's page."""
+"""The report as Markdown, for a pull request or a repository."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def markdown(report: Report, drawings: Mapping[str, Drawing] | None = None) -> str:
-    """Write the report as Markdown.
+    """Render the report as Markdown.
 
     Args:
-        report: What it says.
-        drawings: What is in the folder `charts/` for each question, by the question's key; None
-            where there is no such folder, and so no question.
+        report: The report.
+        drawings: The drawings in the folder `charts/`, by the question's key; None if there is no
+            such folder, in which case the questions are left out.
 
     Returns:
-        A whole Markdown document.
+        A complete Markdown document.
     """
     blocks = ["# Flowgauge report", "  \n".join(map(_plain, report.headline))]
     blocks.append(_plain(report.machine))
@@ -37,9 +37,9 @@ def markdown(report: Report, drawings: Mapping[str, Drawing] | None = None) -> s
     for section in report.sections:
         blocks += _section(section, report.commands[section.name])
     blocks.append("## How to read the numbers")
-    blocks.append("\n".join(f"- **{term}**: {_plain(said)}" for term, said in report.glossary))
+    blocks.append("\n".join(f"- **{term}**: {_plain(text)}" for term, text in report.glossary))
     blocks += ["## What it ran on", _table(("", ""), report.details)]
-    blocks.append(f"To make this report again from its results: `{COMMAND}`")
+    blocks.append(f"To redraw this report from its results: `{COMMAND}`")
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
@@ -72,12 +72,12 @@ def _section(section: Section, again: str) -> Iterator[str]:
     yield "</details>"
 
 
-def _matrix(shown: Pivot) -> str:
+def _matrix(matrix: Pivot) -> str:
     body = [
         (label, *(" ".join(filter(None, cost)) if cost else "" for cost in costs))
-        for label, costs in shown.lines
+        for label, costs in matrix.lines
     ]
-    return _table(("measured", *shown.runners), body)
+    return _table(("measured", *matrix.runners), body)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -86,7 +86,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(words: str) -> str:
-    """Write words so that Markdown takes none of them for its own, on one line."""
+    """Escape text for Markdown, and join its lines."""
     escaped = html.escape(" ".join(words.split()), quote=False)
     for mark in "\\`*_[]|":
         escaped = escaped.replace(mark, f"\\{mark}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills in the templates of pages."""
+"""Renders the templates of HTML pages."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from markupsafe import Markup, escape
 
 
 def fill_in(template: str, **values: Any) -> str:
-    """Fill in a template.
+    """Render a template.
 
     Args:
         template: The name of a file in `report/templates/`.
-        values: By the names that stand in it; what is text is escaped.
+        **values: The values of the template's variables; text is escaped.
 
     Returns:
-        A whole HTML document.
+        A complete HTML document.
 
     Raises:
-        jinja2.UndefinedError: If the template has a name that has no value.
+        jinja2.UndefinedError: If a variable of the template has no value.
     """
     environment = Environment(
         loader=PackageLoader("flowgauge.report"),
@@ -35,5 +35,5 @@ def fill_in(template: str, **values: Any) -> str:
 
 
 def with_code(text: str) -> Markup:
-    """Write a sentence with what stands in backticks as code; the sentence itself is no markup."""
+    """Return text as HTML, with code elements for what is in backticks; the rest is escaped."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

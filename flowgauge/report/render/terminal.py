@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a run in a terminal."""
+"""Prints the figures of a benchmark run in a terminal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from flowgauge.results.rows import Group, Row
 
 
 def print_report(report: Report, console: Console, page: Path) -> None:
-    """Print what a run found: its answers, a table for each group, and where the report is.
+    """Print a table for each group, the headline, the warnings, and the path of the report.
 
     Args:
-        report: What it says.
-        console: Where to print; tables take two lines a row where it is narrow.
+        report: The report.
+        console: Where to print; if it is narrow, tables use two lines per row.
         page: The report's page, named in the last line.
     """
     for section in report.sections:
         if section.name != Group.NOISE:
             console.print()
-            # Not the table's own title, which is broken where the table is narrow.
+            # Not the table's own title, which would wrap in a narrow table.
             console.print(Text(section.title, "bold"))
             console.print(_table(section.matrix, console))
     console.print()
@@ -35,45 +35,46 @@ def print_report(report: Report, console: Console, page: Path) -> None:
         console.print(Text(sentence))
     for warning in report.warnings:
         console.print(Text(warning, "yellow"))
-    console.print(Text(f"× beside its reference, {SAME} no difference seen", "dim"))
-    # A path that is broken over two lines can't be opened with a click.
+    legend = f"× = ratio to its reference, {SAME} = no difference seen"
+    console.print(Text(legend, "dim"))
+    # A path that wraps over two lines can't be opened with a click.
     console.print(Text(f"report: {_nearby(page)}"), soft_wrap=True)
 
 
 def line(row: Row) -> str:
-    """Write one row as a line, for a run to show as it goes."""
-    beside = f", {ratio(row.ratio.median)} beside {row.reference}" if row.ratio else ""
+    """Return one row as a line, to be printed during the run."""
+    relative = f", {ratio(row.ratio.median)} relative to {row.reference}" if row.ratio else ""
     what = " ".join(filter(None, (row.id, params_text(row))))
     exact = "" if row.value.is_exact else f" ({interval_text(row)})"
-    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{beside}"
+    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{relative}"
 
 
-def _table(shown: Pivot, console: Console) -> Table:
-    wide = _laid_out(shown, " ")
+def _table(matrix: Pivot, console: Console) -> Table:
+    wide = _layout(matrix, " ")
     fits = Console(width=1000).measure(wide).maximum <= console.width
-    return wide if fits else _laid_out(shown, "\n")
+    return wide if fits else _layout(matrix, "\n")
 
 
-def _laid_out(shown: Pivot, between: str) -> Table:
-    gap = 1 if between == "\n" else 2
+def _layout(matrix: Pivot, separator: str) -> Table:
+    gap = 1 if separator == "\n" else 2
     table = Table(box=None, padding=(0, gap, 0, 0))
     table.add_column("", overflow="fold")
-    for runner in shown.runners:
-        # Split at the hyphen, because a head should be no wider than the figures below it.
+    for runner in matrix.runners:
+        # Split at the hyphen, because a header should not be wider than the figures below it.
         table.add_column(Text(runner.replace("-", "-\n")), justify="right", overflow="fold")
-    for label, costs in shown.lines:
-        cells = (_cell(cost, between) for cost in costs)
+    for label, costs in matrix.lines:
+        cells = (_cell(cost, separator) for cost in costs)
         table.add_row(Text(label), *cells)
     return table
 
 
-def _cell(cost: tuple[str, str] | None, between: str) -> Text:
+def _cell(cost: tuple[str, str] | None, separator: str) -> Text:
     if cost is None:
         return Text()
-    return Text.assemble(cost[0], between, (cost[1], "dim"))
+    return Text.assemble(cost[0], separator, (cost[1], "dim"))
 
 
 def _nearby(page: Path) -> Path:
-    """Return a path as a person would type it from here."""
+    """Return a path relative to the current folder, if it is inside it."""
     here = Path.cwd()
     return page.relative_to(here) if page.is_relative_to(here) else page

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison of two runs in a terminal."""
+"""Prints a comparison of two benchmark runs in a terminal."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ _NAMED = 8
 _COLOURS = {"slower": "red", "faster": "green"}
 
 
-def print_comparison(found: Comparison, console: Console, *, everything: bool = False) -> None:
-    """Print what changed, what could not be compared, and how much there is of each.
+def print_comparison(comparison: Comparison, console: Console, *, everything: bool = False) -> None:
+    """Print what changed, what could not be compared, and the number of rows of each kind.
 
     Args:
-        found: The comparison.
+        comparison: The comparison.
         console: Where to print.
-        everything: Print rows without a difference, too.
+        everything: Whether to print rows without a difference, too.
     """
-    for note in found.notes:
+    for note in comparison.notes:
         console.print(Text(note), soft_wrap=True)
-    if found.machine_time is not None and not found.by_ratio:
+    if comparison.machine_time is not None and not comparison.by_ratio:
+        times = ratio(comparison.machine_time)
         console.print(
             Text(
-                f"code without Prefect took {ratio(found.machine_time)} as long as in the old run:"
-                " if that is far from 1, the machine was another, and --by-ratio tells more"
+                f"code without Prefect took {times} as long as in the old run: if that is far from"
+                " 1, it was a different machine, and --by-ratio says more"
             ),
             soft_wrap=True,
         )
-    if found.by_ratio:
+    if comparison.by_ratio:
         console.print(
-            Text("compared are the ratios of rows to their own references, not their times"),
+            Text("comparing the ratios of rows to their own references, not their times"),
             soft_wrap=True,
         )
-    shown = [change for change in found.changes if everything or change.verdict in _COLOURS]
-    if shown:
-        console.print(_table(shown, by_ratio=found.by_ratio))
-    counts = Counter(change.verdict for change in found.changes)
-    said = [f"{count} {verdict}" for verdict, count in sorted(counts.items())]
-    console.print(Text(f"rows compared: {len(found.changes)} ({', '.join(said) or 'none'})"))
+    changes = [change for change in comparison.changes if everything or change.verdict in _COLOURS]
+    if changes:
+        console.print(_table(changes, by_ratio=comparison.by_ratio))
+    verdicts = Counter(change.verdict for change in comparison.changes)
+    counts = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items())]
+    console.print(Text(f"rows compared: {len(comparison.changes)} ({', '.join(counts) or 'none'})"))
     for title, rows in (
-        ("only in the old run", found.gone),
-        ("only in the new run", found.added),
-        ("without a ratio, left out", found.left_out),
+        ("only in the old run", comparison.gone),
+        ("only in the new run", comparison.added),
+        ("left out for lack of a ratio", comparison.left_out),
     ):
         if rows:
             console.print(Text(f"{title}: {len(rows)} ({_names(rows)})"), soft_wrap=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rows cost from version to version, as a page and charts."""
+"""Writes the trend of rows over versions of Prefect, as a page and charts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def write_trend(
 
     Args:
         lines: The rows.
-        versions: Of Prefect, one for each point of a line.
-        notes: What a reader must know besides, a sentence each.
-        folder: Where `index.html` and `charts/*.svg` go; made if need be.
+        versions: The versions of Prefect, one for each point of a line.
+        notes: What else a reader must know, a sentence each.
+        folder: Where `index.html` and `charts/*.svg` go; created if it is missing.
 
     Returns:
         The path of the page.
@@ -33,7 +33,9 @@ def write_trend(
     for line in lines:
         groups.setdefault(line.group, []).append(line)
     charts = {
-        group: drawn for group, each in groups.items() if (drawn := trend_chart(each, versions))
+        group: chart
+        for group, group_lines in groups.items()
+        if (chart := trend_chart(group_lines, versions))
     }
     page = fill_in(
         "trend.html.j2", groups=groups, charts=charts, versions=versions, notes=tuple(notes)
@@ -41,7 +43,7 @@ def write_trend(
     (folder / "charts").mkdir(parents=True, exist_ok=True)
     for old in (folder / "charts").glob("*.svg"):
         old.unlink()
-    for group, drawn in charts.items():
-        write_whole(folder / "charts" / f"{group}.svg", drawn)
+    for group, chart in charts.items():
+        write_whole(folder / "charts" / f"{group}.svg", chart)
     write_whole(folder / "index.html", page)
     return folder / "index.html"

@@ -2,15 +2,15 @@ const specs = JSON.parse(document.getElementById("specs").textContent);
 const narrow = matchMedia("(max-width: 40rem)");
 
 const filters = document.getElementById("filters");
-// Which charts are drawn, by the ids of their places.
+// The views of the charts that have been drawn, by the ids of their elements.
 const drawn = (window.drawn = new Map());
 
-// What is chosen: an empty value lets everything through.
+// Return the selected value of a filter; an empty one means all.
 function chosen(name) {
   return filters?.elements[name]?.value ?? "";
 }
 
-// A chart of one kernel at a time has a choice of its own, which "all" leaves alone.
+// Apply the filters to a chart. The filter's "all" does not change a chart's own selection.
 function refilter(view) {
   const { signals } = view.getState({ signals: () => true });
   if ("runner_shown" in signals) view.signal("runner_shown", chosen("runner"));
@@ -65,10 +65,10 @@ for (const button of document.querySelectorAll("th button")) {
 if (filters) {
   filters.hidden = false;
   filters.addEventListener("change", filter);
-  // A page that is gone back to keeps what was chosen.
+  // After "back" the browser keeps the selected values.
   filter();
 }
-// A closed list would be missing on paper.
+// Closed details would be missing in print.
 addEventListener("beforeprint", () => {
   for (const list of document.querySelectorAll("details")) list.open = true;
 });

@@ -42,7 +42,11 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--benchmark-only")
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(
-        ["*[[]1/1[]] sum*beside sum of a list", "*What each feature costs*", "report: *index.html"]
+        [
+            "*[[]1/1[]] sum*relative to sum of a list",
+            "*What each feature costs*",
+            "report: *index.html",
+        ]
     )
     assert "Min" not in result.stdout.str()
     folder = project.path / "reports" / "latest"

@@ -97,7 +97,7 @@ def test_waiting_without_data_is_written_too(tmp_path: Path) -> None:
 
 BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "no tasks": (("specification", "tasks"), [], 'workflow "bakery" has no tasks'),
-    "tasks missing": (("specification", "tasks"), None, 'specification.tasks" is null'),
+    "tasks missing": (("specification", "tasks"), None, 'tasks" has a wrong type: null'),
     "missing parent": (
         ("specification", "tasks", 2, "parents"),
         ["knead"],
@@ -109,12 +109,16 @@ BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
         -1,
         'task "mix_1": runtimeInSeconds is -1',
     ),
-    "text": (("execution", "tasks", 0, "runtimeInSeconds"), "long", 'runtimeInSeconds" is "long"'),
-    "ghost": (("execution", "tasks", 0, "id"), "knead", 'execution has a task "knead"'),
+    "text": (
+        ("execution", "tasks", 0, "runtimeInSeconds"),
+        "long",
+        'runtimeInSeconds" has a wrong type: "long"',
+    ),
+    "ghost": (("execution", "tasks", 0, "id"), "knead", 'task "knead" is in execution but not'),
     "file": (
         ("specification", "files", 1, "id"),
         "bread",
-        'task "mix_1": "dough" is in outputFiles',
+        'task "mix_1": "dough" is in outputFiles but not in files',
     ),
     "size": (("specification", "files", 1), {"id": "dough"}, 'field "sizeInBytes" of task "dough"'),
 }

@@ -24,12 +24,13 @@ def said(rows: Sequence[Row]) -> tuple[str, ...]:
 def test_answers(sample: Results) -> None:
     """A full run names the cheapest and the dearest runner, feature and start."""
     assert said(sample.rows) == (
-        "Half of the machine works if native tasks take 30 ms on threads, 300 ms on dask-processes;"
-        " never on sequential.",
+        "The minimum effective task granularity (METG) of native tasks, from which on half of the"
+        " machine works, is 30 ms on threads, 300 ms on dask-processes; never reached on"
+        " sequential.",
         "A task costs least on sequential, 4.1 ms, and most on dask-processes, 131 ms:"
         " ×32 as much.",
-        "What adds most to a plain submit is retry on sequential: ×2.2.",
-        "Slowest to start is runner on dask-processes, 12 s, counted apart.",
+        "The feature that adds most to a plain submit is retry on sequential: ×2.2.",
+        "The slowest start-up is runner on dask-processes: 12 s, which no other figure includes.",
         "Predicted makespans of 3 workflows were off by 10% at the median.",
     )
 
@@ -41,7 +42,8 @@ def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
         for shape, value in (("chain", 0.05), ("trivial", 0.03), ("tree", 0.02))
     }
     assert said(tuple(metg.values())) == (
-        "Half of the machine works if native tasks take 30 ms on threads.",
+        "The minimum effective task granularity (METG) of native tasks, from which on half of the"
+        " machine works, is 30 ms on threads.",
     )
     assert "20 ms" in said((metg["tree"], metg["chain"]))[0]
 
@@ -60,19 +62,20 @@ def test_every_runner_is_named(make_row: MakeRow) -> None:
         )
     ]
     assert said(rows) == (
-        "Half of the machine works if x tasks take 30 ms on threads; longer than tried on"
-        " dask-threads and dask-processes; never on sequential.",
+        "The minimum effective task granularity (METG) of x tasks, from which on half of the"
+        " machine works, is 30 ms on threads; longer than tried on dask-threads and dask-processes;"
+        " never reached on sequential.",
     )
     assert said(rows[:2]) == (
-        "Half of the machine works if x tasks take longer than tried on dask-threads; never on"
-        " sequential.",
+        "The minimum effective task granularity (METG) of x tasks, from which on half of the"
+        " machine works, is longer than tried on dask-threads; never reached on sequential.",
     )
 
 
 def test_one_runner(make_row: MakeRow) -> None:
     """With one runner there is no cheapest: the cost stands beside its reference."""
     row = make_row("submit", 0.0041, 820.0, reference="ThreadPoolExecutor")
-    assert said((row,)) == ("A task costs 4.1 ms on threads, ×820 the ThreadPoolExecutor.",)
+    assert said((row,)) == ("A task costs 4.1 ms on threads, ×820 relative to ThreadPoolExecutor.",)
 
 
 def test_overlapping_runners(make_row: MakeRow) -> None:
@@ -84,7 +87,7 @@ def test_overlapping_runners(make_row: MakeRow) -> None:
 def test_features_that_add_nothing(make_row: MakeRow) -> None:
     """Where every feature's ratio holds 1, no feature is named."""
     assert said((make_row("map", 0.004, 1.01),)) == (
-        "No feature was seen to add anything to a plain submit.",
+        "No feature was seen to add to the time of a plain submit.",
     )
 
 

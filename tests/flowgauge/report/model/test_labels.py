@@ -28,7 +28,7 @@ def test_groups(make_row: MakeRow) -> None:
     rows = [make_row("a", 1.0, group=group) for group in ("new", "noise", "features")]
     assert [group.title for group in groups(rows)] == [
         "What each feature costs",
-        "The same thing against itself",
+        "The same thing compared with itself",
         "new",
     ]
 

@@ -116,12 +116,12 @@ def test_what_makes_figures_doubtful_is_told(make_row: MakeRow) -> None:
     quiet = {"others_percent": 4.0, "stolen_percent": 0.0, "throttled_seconds": 0.0}
     assert warnings(Results(quiet, (narrow, unknown))) == ()
     assert warnings(Results({}, (wide, narrow, wide, unknown))) == (
-        "2 of 3 rows have rounds that spread by more than 10%: measure again on a quiet machine,"
+        "2 of 3 rows have a relative IQR of more than 10%: measure again on a quiet machine,"
         " or with more rounds.",
     )
     busy = {"others_percent": 31.6, "stolen_percent": 5.2, "throttled_seconds": 1.25}
     assert warnings(Results(busy, ())) == (
-        "Other programs used 32 % of the processors while this measured.",
+        "Other programs used 32 % of the processors during this run.",
         "The host withheld 5 % of the processors' time.",
         "A limit on processor time stopped this run for 1.2 s.",
     )

@@ -94,4 +94,4 @@ def test_a_benchmark_run_publishes_to_the_users_server(
     result.assert_outcomes(passed=1, skipped=1)
     assert "flowgauge-features" in result.stdout.str()
     (row,) = latest(prefect_server, "flowgauge-features")
-    assert (row["measured"], row["beside"]) == ("sum", "sum of a list")
+    assert (row["measured"], row["relative to"]) == ("sum", "sum of a list")

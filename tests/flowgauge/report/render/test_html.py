@@ -73,7 +73,7 @@ def test_every_chart_has_its_place(whole: str, sample: Results) -> None:
 
 def test_code_is_set_as_code(whole: str) -> None:
     """The backticks of a title or caption are code, and what else it holds stays text."""
-    assert "METG(50 %) on <code>native</code> work" in whole
+    assert "METG(50 %) of <code>native</code> tasks" in whole
     assert "<h2>How far off is <code>flowgauge advise</code>?</h2>" in whole
     assert with_code("`a` < b & `c>d`") == "<code>a</code> &lt; b &amp; <code>c&gt;d</code>"
 

@@ -62,7 +62,7 @@ def test_line(make_row: MakeRow) -> None:
     """A row by itself is one line, with its reference if it has one."""
     row = make_row("submit", 0.0052, 1000.0, reference="ThreadPoolExecutor")
     assert line(row) == (
-        "submit tasks=50 · threads: 5.2 ms (5.0 ms – 5.4 ms), ×1,000 beside ThreadPoolExecutor"
+        "submit tasks=50 · threads: 5.2 ms (5.0 ms – 5.4 ms), ×1,000 relative to ThreadPoolExecutor"
     )
     alone = make_row("server", 8.4, runner=None, params={})
     assert line(alone) == "server · no runner: 8.4 s (8.1 s – 8.7 s)"
