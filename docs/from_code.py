@@ -107,7 +107,7 @@ def said(*options: str) -> str:
     """Return what pytest prints where only its plugins are there, and no tests.
 
     Args:
-        options: For instance `--help`.
+        *options: For instance `--help`.
 
     Returns:
         Its output.

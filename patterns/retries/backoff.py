@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4"]
 # ///
-"""Retry a flaky call with delays that grow, stay under a cap and are never in step.
+"""Retry a flaky call with growing, capped and randomised delays.
 
 Problem:
     A service that is down gets worse when every caller comes back at once, so retries wait

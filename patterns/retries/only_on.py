@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4"]
 # ///
-"""Retry on named exceptions only; every other one ends the run at once.
+"""Retry on named exceptions only; any other exception ends the run at once.
 
 Problem:
     `retries=3` retries a wrong password three times, just like a lost connection. Prefect leaves

@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<4", "cloudpickle>=3,<4"]
 # ///
-"""Map over thousands of small items in few task runs, each item with a fate of its own.
+"""Map over thousands of small items in few task runs, with a separate outcome for each item.
 
 Problem:
     `task.map` creates a task run for every item, which costs milliseconds on threads and tens of

@@ -6,7 +6,7 @@
 #   "cloudpickle>=3,<4", "packaging>=24,<27"
 # ]
 # ///
-"""Run tasks on Dask with what they share sent to a worker once, not with every task.
+"""Run tasks on Dask, sending what they share to each worker once, not with every task.
 
 Problem:
     `DaskTaskRunner` serialises all settings and the flow for each task that is submitted, and each

@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["prefect>=3.8,<3.10", "cloudpickle>=3,<4", "packaging>=24,<27"]
 # ///
-"""Run tasks in a process pool with what they share sent once, in workers that start at once.
+"""Run tasks in a pool of fast-starting processes, sending what they share only once.
 
 Problem:
     `ProcessPoolTaskRunner` spawns its workers, so that each imports Prefect and all that comes with

@@ -5,7 +5,7 @@
 #   "prefect>=3.8,<4", "prefect-dask>=0.3.6,<0.4", "distributed>=2025.1,<2027"
 # ]
 # ///
-"""Start one Dask cluster, or use one that runs, for many flow runs.
+"""Start one Dask cluster, or use a running one, for many flow runs.
 
 Problem:
     A plain `DaskTaskRunner()` starts a cluster in every flow run, which takes seconds each time.
