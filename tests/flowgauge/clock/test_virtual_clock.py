@@ -593,7 +593,7 @@ def test_a_run_that_outlives_its_test_fails(
             run = pool.submit(left_behind)
             wait_until(lambda: process._sleepers, "the retry's wait")
         hold.set()
-        with pytest.raises(ClockEndedError, match="the test that had the clock is over"):
+        with pytest.raises(ClockEndedError, match="the test that used the clock is over"):
             run.result(patience())
 
 
