@@ -29,7 +29,7 @@ def headline(rows: Sequence[Row], bands: Bands) -> tuple[str, ...]:
     findings = (
         _half_busy(rows),
         _task_cost(rows),
-        _dearest_feature(rows, bands),
+        _costliest_feature(rows, bands),
         _slowest_start(rows),
         _prediction_error(rows),
     )
@@ -108,17 +108,17 @@ def _task_cost(rows: Sequence[Row]) -> str:
     )
 
 
-def _dearest_feature(rows: Sequence[Row], bands: Bands) -> str:
+def _costliest_feature(rows: Sequence[Row], bands: Bands) -> str:
     paired = [row for row in rows if adds_to_submit(row)]
     slower = [row for row in paired if verdict(row, bands) == "slower"]
     if not paired:
         return ""
     if not slower:
         return "No feature was seen to add to the time of a plain submit."
-    dearest = max(slower, key=_times)
+    costliest = max(slower, key=_times)
     return (
-        f"The feature that adds most to a plain submit is {dearest.id}{_on(dearest)}:"
-        f" {ratio(_times(dearest))}."
+        f"The feature that adds most to a plain submit is {costliest.id}{_on(costliest)}:"
+        f" {ratio(_times(costliest))}."
     )
 
 

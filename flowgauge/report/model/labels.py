@@ -40,7 +40,7 @@ _TITLES: dict[str, str] = {
     Group.PREDICTION: "What was predicted",
     Group.STARTUP: "What is slow to start",
     Group.DEPLOYMENTS: "What a deployment costs",
-    Group.HARNESS: "What a test run costs",
+    Group.HARNESS: "What a pytest run costs",
     Group.NOISE: "The same thing compared with itself",
 }
 # For names that are not in the table of task runners.
