@@ -14,7 +14,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-_OFF = "off.txt"
+from flowgauge.append_log import locked, values_from, write_value
+
+_OFF = "features-off.jsonl"
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def note_off(line: str, feature: Feature, home: Path) -> None:
             machine.
     """
     if home.is_dir():
-        with (home / _OFF).open("a") as file:
-            file.write(f"{line}: {feature.instead}\n")
+        with locked(home / _OFF) as log:
+            write_value(log, f"{line}: {feature.instead}")
 
 
 def off(feature: Feature, problem: str) -> str:
@@ -152,8 +154,8 @@ def features_off(home: Path) -> list[str]:
     Returns:
         One line for each, in the order in which they were first recorded.
     """
-    file = home / _OFF
-    return list(dict.fromkeys(file.read_text().splitlines())) if file.is_file() else []
+    lines, _ = values_from(home / _OFF, 0)
+    return list(dict.fromkeys(lines))
 
 
 def _step(place: Any, step: str) -> Any:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
+from flowgauge.append_log import locked, values_from, write_value
 from flowgauge.faults.plan import Fault
 
 
@@ -87,20 +86,20 @@ class Journal:
         return due
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _opened(self) -> Iterator[IO[bytes]]:
         """Lock the file, read what others have recorded so far, and yield it for appending."""
-        with self._lock, self._path.open("r+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(self._read)
-            for line in file.read().splitlines():
-                self._count(json.loads(line))
-            self._read = file.tell()
+        with self._lock, locked(self._path) as file:
+            self._catch_up()
             yield file
 
-    def _append(self, file: BinaryIO, **line: Any) -> None:
-        file.write(json.dumps(line).encode() + b"\n")
-        self._read = file.tell()
-        self._count(line)
+    def _append(self, file: IO[bytes], **line: Any) -> None:
+        write_value(file, line)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        lines, self._read = values_from(self._path, self._read)
+        for line in lines:
+            self._count(line)
 
     def _count(self, line: dict[str, Any]) -> None:
         match line:

@@ -21,7 +21,7 @@ from flowgauge.compat.names import PREFECT_SERVICES
 from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
-from flowgauge.leftovers.writes import line_of, report_sizes, reported
+from flowgauge.leftovers.writes import line_of, reported
 from flowgauge.waiting import patience
 
 KINDS = ("processes", "threads", "connections", "files")
@@ -57,7 +57,7 @@ class LeftoverWatch:
         global _current
         self._folders = folders
         self._sightings = Activity()
-        self._read = report_sizes(folders.home)
+        _, self._read = reported(folders.home)
         self._before = self._present()
         _current = self
         audit.watch(self._sightings)
@@ -104,7 +104,8 @@ class LeftoverWatch:
         )
 
     def _present(self) -> Present:
-        for path, write in reported(self._folders.home, self._read).items():
+        writes, self._read = reported(self._folders.home, self._read)
+        for path, write in writes.items():
             self._sightings.written.setdefault(path, write)
         return Present(
             processes.running(),
@@ -141,8 +142,8 @@ class LeftoverWatch:
         changes = {}
         for path in now.written - before.written:
             write = self._sightings.written[path]
-            if is_left(path, write.stood) and not self._folders.allow(path):
-                changes[path] = f"{'changed' if write.stood else 'created'} at {write.origin}"
+            if is_left(path, write.before) and not self._folders.allow(path):
+                changes[path] = f"{'changed' if write.before else 'created'} at {write.origin}"
         return [
             f"file {path}, {how}"
             for path, how in sorted(changes.items())

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import stat
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flowgauge.append_log import locked, values_from, write_value
+
+_REPORT = "writes.jsonl"
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _STDLIB = sysconfig.get_path("stdlib")
 _SITE = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
@@ -62,11 +65,11 @@ class Write:
     """A path that was opened for writing or created.
 
     Attributes:
-        stood: What was there before.
+        before: What was there before.
         origin: The line of code that did it.
     """
 
-    stood: FileState | None
+    before: FileState | None
     origin: str
 
 
@@ -129,65 +132,47 @@ def report_writes(home: str) -> None:
         home: The folder of the pytest run. If it does not exist here, nothing is reported: the
             worker is on another machine.
     """
-    report = os.path.join(home, "writes", str(os.getpid()))
+    report = Path(home, _REPORT)
     own = (os.path.join(home, ""), "/dev/", "/proc/")
     if not os.path.isdir(home):
         return
-    os.makedirs(os.path.dirname(report), exist_ok=True)
+    here = threading.local()
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        # What a finalizer writes while this thread has the log is left out: it would wait for
+        # itself.
+        if event not in PATHS or getattr(here, "reports", False):
+            return
+        here.reports = True
         try:
-            path = written(event, args) if event in PATHS else None
+            path = written(event, args)
             if path and not path.startswith(own):
-                stood = file_state(path)
-                line = json.dumps([path, stood and astuple(stood), origin()])
-                with open(report, "a") as file:
-                    file.write(line + "\n")
+                before = file_state(path)
+                line = [path, before and astuple(before), origin(), os.getpid()]
+                with locked(report) as file:
+                    write_value(file, line)
         except Exception:
             # An error here would surface in the code being watched.
             return
+        finally:
+            here.reports = False
 
     sys.addaudithook(hook)
 
 
-def report_sizes(home: Path) -> dict[str, int]:
-    """Return the length of each worker process's report.
+def reported(home: Path, start: int = 0) -> tuple[dict[str, Write], int]:
+    """Return what worker processes have reported since a position.
 
     Args:
         home: The folder of the pytest run.
+        start: How far the report has been read, in bytes.
 
     Returns:
-        Bytes by process id.
+        The first write to each path, and how far the report has been read now.
     """
-    try:
-        with os.scandir(home / "writes") as reports:
-            return {report.name: report.stat().st_size for report in reports}
-    except FileNotFoundError:
-        return {}
-
-
-def reported(home: Path, read: dict[str, int]) -> dict[str, Write]:
-    """Return what worker processes have reported since the last call.
-
-    Args:
-        home: The folder of the pytest run.
-        read: How far each report has been read, in bytes; updated.
-
-    Returns:
-        The first write to each path.
-    """
+    lines, end = values_from(home / _REPORT, start)
     writes: dict[str, Write] = {}
-    for process, size in report_sizes(home).items():
-        start = read.get(process, 0)
-        if size == start:
-            continue
-        with (home / "writes" / process).open("rb") as file:
-            file.seek(start)
-            # A line without a newline is still being written.
-            text = file.read().rpartition(b"\n")[0]
-        read[process] = start + len(text) + 1
-        for line in text.splitlines():
-            path, stood, where = json.loads(line)
-            write = Write(stood and FileState(*stood), f"{where} (process {process})")
-            writes.setdefault(path, write)
-    return writes
+    for path, before, where, process in lines:
+        state = before and FileState(*before)
+        writes.setdefault(path, Write(state, f"{where} (process {process})"))
+    return writes, end

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -13,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from flowgauge.append_log import locked, write_value
 
 
 class LedgerError(ValueError):
@@ -73,15 +74,10 @@ class EffectLedger:
         """
         line = {"effect": name, "data": _as_json(name, data), "pid": os.getpid()}
         line |= {"thread": threading.current_thread().name, "sequence": next(_sequence)}
-        with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path) as file:
             # Inside the lock, so that times increase from line to line.
             line |= {"monotonic": time.monotonic(), "time": time.time()}
-            if not _ends_a_line(file.fileno()):
-                file.write(b"\n")
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            write_value(file, line, durable=True)
 
     def effects(self, name: str | None = None, /, **where: Any) -> tuple[Effect, ...]:
         """Return what was done, in the order in which it was recorded.
@@ -220,12 +216,6 @@ def _effect(line: bytes) -> Effect | None:
         return Effect(name=fields.pop("effect"), **fields)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def _ends_a_line(file: int) -> bool:
-    """Return whether the file ends with a complete line: the last writer may have been killed."""
-    size = os.fstat(file).st_size
-    return size == 0 or os.pread(file, 1, size - 1) == b"\n"
 
 
 def _by_data(effects: Iterable[Effect]) -> list[list[Effect]]:

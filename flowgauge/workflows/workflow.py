@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Literal, get_args
 
 from flowgauge.mistake import Mistake
@@ -156,31 +157,14 @@ def _check(task: Task, known: dict[str, Task]) -> None:
 
 
 def _in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """Sort tasks so that each follows its parents (Kahn's algorithm)."""
-    tasks = tuple(tasks)
+    """Sort tasks so that each follows its parents."""
     by_id = {task.id: task for task in tasks}
-    waits = {task.id: len(set(task.parents)) for task in tasks}
-    children: dict[str, list[str]] = {task.id: [] for task in tasks}
-    for task in tasks:
-        for parent in dict.fromkeys(task.parents):
-            children[parent].append(task.id)
-    ready = [task.id for task in tasks if not waits[task.id]]
-    for id in ready:  # The list grows during the loop.
-        for child in children[id]:
-            waits[child] -= 1
-            if not waits[child]:
-                ready.append(child)
-    if len(ready) < len(tasks):
-        raise GraphError(f"tasks wait for each other: {_circle(by_id, set(by_id) - set(ready))}")
-    return tuple(by_id[id] for id in ready)
-
-
-def _circle(by_id: dict[str, Task], stuck: set[str]) -> str:
-    """Return a circle among tasks that never become ready, as `"a" -> "b" -> "a"`."""
-    seen: list[str] = [min(stuck)]
-    while True:
-        parent = next(id for id in by_id[seen[-1]].parents if id in stuck)
-        if parent in seen:
-            circle = [*seen[seen.index(parent) :], parent]
-            return " -> ".join(f'"{id}"' for id in reversed(circle))
-        seen.append(parent)
+    # All ids first: otherwise a parent would come where it is first named as one.
+    sorter = TopologicalSorter(dict.fromkeys(by_id, ()))
+    for task in by_id.values():
+        sorter.add(task.id, *task.parents)
+    try:
+        return tuple(by_id[id] for id in sorter.static_order())
+    except CycleError as error:
+        circle = " -> ".join(f'"{id}"' for id in error.args[1])
+        raise GraphError(f"tasks wait for each other: {circle}") from None

@@ -74,14 +74,14 @@ def checked(schedule: Schedule) -> Schedule:
         ValueError: If a server would refuse it; the message is one line.
     """
     if schedule.timezone == "":
-        raise ValueError("no such schedule: it has no time zone")
+        raise ValueError("invalid schedule: it has no time zone")
     if (schedule.cron, schedule.interval, schedule.rrule) == (None, None, None):
-        raise ValueError("no such schedule: it has no cron string, interval or rule")
+        raise ValueError("invalid schedule: it has no cron string, interval or rule")
     try:
         DeploymentScheduleCreate.from_schedule(schedule)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ValueError(f"no such schedule: {reason}") from None
+        raise ValueError(f"invalid schedule: {reason}") from None
     return schedule
 
 
@@ -105,7 +105,7 @@ def daily(at: time, zone: str) -> Schedule:
 def steady(schedule: Schedule, at: time, zone: str) -> Schedule:
     """Return a schedule if clocks in a zone show its time just once on each of the coming days."""
     if at.tzinfo or at.second or at.microsecond:
-        raise ValueError(f"{at!r} is not an hour and a minute alone; the zone is given beside it")
+        raise ValueError(f"{at!r} is not just an hour and a minute; pass the zone separately")
     if odd := next((day for day in coming_days() if is_odd(datetime.combine(day, at), zone)), None):
         raise ValueError(
             f"{at:%H:%M} in {zone} is skipped or repeated on {odd}: "

@@ -188,7 +188,7 @@ def wait_until_it_answers(
                 return
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError(f"no Prefect server at {api}; what it said last is in {log}")
+    raise RuntimeError(f"no Prefect server at {api}; see the end of {log}")
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 30) -> None:

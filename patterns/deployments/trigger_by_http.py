@@ -84,7 +84,7 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     try:
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise TriggerError(f"this is no JSON: {error}") from None
+        raise TriggerError(f"not valid JSON: {error}") from None
     deadline = time.monotonic() + BUSY
     try:
         request = Request(api + path, data, {"Content-Type": "application/json"})
@@ -212,7 +212,7 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            raise TriggerError(f'"{word}" is no parameter: write name=value')
+            raise TriggerError(f'"{word}" is not a parameter: write name=value')
         if key in parameters:
             raise TriggerError(f'parameter "{key}" is given twice')
         try:

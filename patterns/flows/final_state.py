@@ -111,7 +111,7 @@ async def settle_async(work: Any) -> Any:
 def _refuse_unseen(value: object) -> None:
     """Raise a TypeError if a value hides futures from `settle`, or may do so."""
     if isinstance(value, Awaitable):
-        raise TypeError(f"what a {type(value).__name__} brings is not seen: await it first")
+        raise TypeError(f"a {type(value).__name__} is not looked into: await it first")
     where = f"a {type(value).__name__}"
     if isinstance(value, Iterator | AsyncIterator) and not isinstance(value, list):
         raise TypeError(f"futures in {where} can't be settled: make it a list")

@@ -349,7 +349,7 @@ def check_month(trips: pd.DataFrame, month: int) -> pd.DataFrame:
         counts = ", ".join(f"{name}: {n}" for name, n in (~valid).sum().items() if n)
         raise ValueError(
             f"month {month}: {share:.0%} of {len(trips)} rows break the rules ({counts}) and at"
-            f" most {MOST_DROPPED:.0%} may; mend the source, or the rules"
+            f" most {MOST_DROPPED:.0%} may; fix the source or the rules"
         )
     return numbers[kept]
 

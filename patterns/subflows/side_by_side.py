@@ -147,7 +147,7 @@ def _nth_call(subflow: Flow[..., Any], parameters: dict[str, Any]) -> str:
     """Identify a call by its flow, its parameters and its number among equal calls of this run."""
     run = FlowRunContext.get()
     if run is None:
-        raise RuntimeError("subflows are started in a flow")
+        raise RuntimeError("start subflows inside a flow")
     # The result of a future is not known yet, and its id changes with each attempt.
     known = visit_collection(
         parameters, lambda each: isinstance(each, PrefectFuture) or each, return_data=True

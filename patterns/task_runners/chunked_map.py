@@ -151,7 +151,7 @@ def chunked_map(
         try:
             operator.index(number)
         except TypeError:
-            raise TypeError(f"{name}={number!r} is no integer") from None
+            raise TypeError(f"{name}={number!r} is not an integer") from None
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: a chunk has one item or more")
     if not 0 < chunk_seconds < math.inf or retries < 0 or not 0 <= retry_delay_seconds < math.inf:
@@ -353,7 +353,7 @@ def answer(future: PrefectFuture[Answer[R] | State[Answer[R]]], items: int) -> A
 def count_letters(word: str) -> int:
     """Count the letters of a word."""
     if not word.isalpha():
-        raise ValueError(f"{word!r} is no word")
+        raise ValueError(f"{word!r} is not a word")
     return len(word)
 
 

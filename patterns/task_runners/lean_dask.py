@@ -73,7 +73,7 @@ from packaging.version import Version
 # What is imported below is private.
 if Version(prefect.__version__).release[:2] not in {(3, 8), (3, 9)}:
     raise ImportError(
-        f"lean_dask.py: it was tried with Prefect 3.8 and 3.9, not with {prefect.__version__};"
+        f"lean_dask.py: it was tested with Prefect 3.8 and 3.9, not with {prefect.__version__};"
         " use prefect_dask.DaskTaskRunner"
     )
 

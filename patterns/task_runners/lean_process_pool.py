@@ -88,7 +88,7 @@ from packaging.version import Version
 # What is imported below is private.
 if Version(prefect.__version__).release[:2] not in {(3, 8), (3, 9)}:
     raise ImportError(
-        "lean_process_pool.py: it was tried with Prefect 3.8 and 3.9, not with"
+        "lean_process_pool.py: it was tested with Prefect 3.8 and 3.9, not with"
         f" {prefect.__version__}; use prefect.task_runners.ProcessPoolTaskRunner"
     )
 

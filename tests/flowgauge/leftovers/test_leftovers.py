@@ -553,12 +553,11 @@ def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
     )
     worker = subprocess.Popen([sys.executable, "-c", script, str(home)], cwd=tmp_path)
     worker.wait()
-    read: dict[str, int] = {}
-    found = reported(home, read)
+    found, read = reported(home)
     assert list(found) == [str(tmp_path / "outside")]
-    assert found[str(tmp_path / "outside")].stood is None
+    assert found[str(tmp_path / "outside")].before is None
     assert found[str(tmp_path / "outside")].origin.endswith(f"in work (process {worker.pid})")
-    assert reported(home, read) == {}
+    assert reported(home, read) == ({}, read)
 
 
 def test_what_may_be_left_is_not_waited_for(

@@ -181,7 +181,7 @@ def test_a_repeated_time_is_refused_in_its_second_pass() -> None:
 def test_a_time_that_would_be_cut_short_is_refused(at: time) -> None:
     """What a schedule can't keep of a time, seconds or a zone of its own, is an error."""
     for kind in (daily, last_working_day):
-        with pytest.raises(ValueError, match=r"is not an hour and a minute alone") as caught:
+        with pytest.raises(ValueError, match=r"is not just an hour and a minute") as caught:
             kind(at, BERLIN)
         assert "\n" not in str(caught.value)
 
@@ -192,7 +192,7 @@ def test_a_time_that_would_be_cut_short_is_refused(at: time) -> None:
     [
         (lambda: checked(Cron("0 25 * * *")), r'Invalid cron string: "0 25 \* \* \*"'),
         (lambda: daily(time(9), "Mars/Olympus"), 'Invalid timezone: "Mars/Olympus"'),
-        (lambda: daily(time(9), ""), "no such schedule: it has no time zone"),
+        (lambda: daily(time(9), ""), "invalid schedule: it has no time zone"),
         (lambda: every(timedelta(0), now("UTC")), "greater than 0 seconds"),
         (lambda: every(timedelta(days=1), datetime(2027, 1, 1)), "00:00:00 has no time zone"),
         (lambda: checked(RRule("FREQ=NEVER")), 'Invalid RRule string "FREQ=NEVER"'),

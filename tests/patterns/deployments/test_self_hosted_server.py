@@ -504,7 +504,7 @@ def test_a_server_that_does_not_come_up_names_its_log(tmp_path: Path) -> None:
         raise AssertionError("it came up")
     log = tmp_path / "server.log"
     assert str(raised.value) == (
-        f"no Prefect server at http://127.0.0.1:{port}/api; what it said last is in {log}"
+        f"no Prefect server at http://127.0.0.1:{port}/api; see the end of {log}"
     )
     assert "unable to open database file" in log.read_text()
     assert set(psutil.Process().children(recursive=True)) <= before

@@ -177,7 +177,7 @@ def test_it_reads_an_artifact_without_a_key_but_no_value(api: str) -> None:
     [
         (["measure/lost"], 'no deployment "measure/lost" at .*; there are: .*measure/asked'),
         (["measure/asked", "n=soon"], "refused .* 'n'. Failure reason: 'soon' is not of type"),
-        (["measure/asked", "n"], '"n" is no parameter: write name=value'),
+        (["measure/asked", "n"], '"n" is not a parameter: write name=value'),
         (["measure/asked", "n=1", "n=2"], 'parameter "n" is given twice'),
         (["measure/asked", "n=NaN"], "refused .* 'n'. Failure reason: 'NaN' is not of type"),
         (["measure/asked", "n=1e999"], "refused .* 'n'. Failure reason: '1e999' is not of type"),
@@ -204,7 +204,7 @@ def test_a_mistake_is_one_line(
 def test_what_is_no_json_is_one_line(api: str, n: object) -> None:
     """A parameter that JSON has no word for is refused in one line, and makes no run."""
     before = number_of_runs(api)
-    with pytest.raises(TriggerError, match=r"^this is no JSON: .*$"):
+    with pytest.raises(TriggerError, match=r"^not valid JSON: .*$"):
         start(api, "measure/asked", {"n": n})
     assert number_of_runs(api) == before
 

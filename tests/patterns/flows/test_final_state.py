@@ -305,8 +305,8 @@ def test_what_is_not_awaited_is_refused() -> None:
         return errors
 
     assert asyncio.run(counts()) == [
-        "what a coroutine brings is not seen: await it first",
-        "what a Task brings is not seen: await it first",
+        "a coroutine is not looked into: await it first",
+        "a Task is not looked into: await it first",
     ]
 
 

@@ -456,12 +456,12 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path)
     "options", [{"retries": 1.0}, {"chunk_size": 1.5}, {"chunk_size": "2"}], ids=str
 )
 def test_what_counts_is_an_integer(options: dict[str, Any], tmp_path: Path) -> None:
-    """A number that counts and is no integer is refused by name, and nothing is called."""
+    """A number that counts and is not an integer is refused by name, and nothing is called."""
 
     def touch(item: int) -> None:
         (tmp_path / str(item)).touch()
 
-    with pytest.raises(TypeError, match=f"{next(iter(options))}=.* is no integer"):
+    with pytest.raises(TypeError, match=f"{next(iter(options))}=.* is not an integer"):
         chunked_map(touch, [1], **options)
     assert not list(tmp_path.iterdir())
 
