@@ -63,12 +63,10 @@ def _command(pid: int, own: Set[int | None], others: Set[int]) -> str | None:
     """Return the command line of a process that descends from `own`, None for any other."""
     try:
         process = psutil.Process(pid)
-        if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
-            return None
         line = [pid, *(parent.pid for parent in process.parents())]
         return " ".join(process.cmdline()) if _descends(line, own, others) else None
     except psutil.Error:
-        return None  # It has just ended.
+        return None  # It has ended, or is a zombie.
 
 
 def _descends(line: list[int], own: Set[int | None], others: Set[int]) -> bool:
