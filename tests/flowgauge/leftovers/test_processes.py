@@ -18,7 +18,8 @@ from flowgauge.waiting import wait_until
 
 PARENT = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+reads = "import sys; sys.stdin.read()"
+child = subprocess.Popen([sys.executable, "-c", reads], stdin=subprocess.PIPE)
 print(child.pid, flush=True)
 input()
 """
