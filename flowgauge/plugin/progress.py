@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
-_WIDTH = 20
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_WHOLE_RUN = 24 * 3600
+"""Seconds over which the pace is averaged: benchmarks differ too much for the last few to tell."""
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a benchmark run is.
 
     Attributes:
@@ -21,34 +26,62 @@ class Progress:
     total: int
     done: int = 0
     earlier: int = 0
+    _bar: tuple[Progress, TaskID] | None = None
+    _visible: bool = False
 
     def count(self) -> str:
         """Return how many have ended, such as "[3/97]"."""
         return f"[{self.done}/{self.total}]"
 
-    def bar(self, name: str, elapsed: float, columns: int) -> str:
-        """Return a progress bar to show while a benchmark runs.
+    def show(self, name: str, terminal: IO[str]) -> None:
+        """Draw a progress bar while a benchmark runs; nothing is redrawn during it.
 
         Args:
             name: The benchmark.
-            elapsed: Seconds for which this run has measured.
-            columns: The maximum width of the line.
-
-        Returns:
-            One line, for example `#####----- 3:10 of about 9:30 · test_metg[threads]`.
+            terminal: What to draw on, at the start of a line.
         """
-        filled = round(_WIDTH * self.done / self.total) if self.total else 0
-        bar = "#" * filled + "-" * (_WIDTH - filled)
-        return f"{bar} {clock(elapsed)}{self._of(elapsed)} · {name}"[: columns - 1]
+        if self._bar is None:
+            self._bar = _drawn_on(terminal, self.total, self.earlier)
+        bar, task = self._bar
+        self.hide()
+        bar.update(task, completed=self.done, description=name)
+        bar.start()
+        self._visible = True
 
-    def _of(self, elapsed: float) -> str:
-        """Estimate the duration of the whole run from its benchmarks so far."""
-        measured = self.done - self.earlier
-        if not measured:
-            return ""
-        return f" of about {clock(elapsed * (self.total - self.earlier) / measured)}"
+    def hide(self) -> None:
+        """Erase the progress bar, if there is one."""
+        if self._bar is not None and self._visible:
+            self._bar[0].stop()
+            self._visible = False
 
 
-def clock(seconds: float) -> str:
-    """Format seconds as minutes and seconds, for example "3:10"."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+def _drawn_on(terminal: IO[str], total: int, done: int) -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    bar = Progress(
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("and about"),
+        TimeRemainingColumn(),
+        TextColumn(
+            "more · {task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        ),
+        console=Console(file=terminal, force_terminal=True),
+        # A thread that redraws would disturb what is measured.
+        auto_refresh=False,
+        transient=True,
+        speed_estimate_period=_WHOLE_RUN,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    return bar, bar.add_task("", total=total, completed=done)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import pytest
 
 from flowgauge.measure.load import Load, load_now, peak_memory_mib
 from flowgauge.measure.pairs import Budget, Rounds, row
-from flowgauge.plugin.progress import Progress
+from flowgauge.plugin.progress import RunProgress
 from flowgauge.results.fingerprint import versions
 from flowgauge.results.resume import (
     UNFINISHED,
@@ -26,8 +25,6 @@ from flowgauge.results.timelines import Timeline
 
 if TYPE_CHECKING:
     from flowgauge.report import Report
-
-_ERASE = "\r\x1b[K"
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,9 @@ class BenchmarkRecorder:
         self.timelines: dict[tuple[str, str], Timeline] = {}
         self.starts: list[Start] = []
         self.report: Report | None = None
-        self.progress = Progress(0)
+        self.progress = RunProgress(0)
         self._names: dict[str, str] = {}
         self._passed: set[str] = set()
-        self._drawn = False
         self._load: Load | None = None
 
     @property
@@ -119,7 +115,6 @@ class BenchmarkRecorder:
             if "paired" in getattr(item, "fixturenames", ())
         }
         self.progress.total = self.progress.earlier + len(self._names)
-        self._begun = time.monotonic()
         if self._names and not self.config.getoption("benchmark_disable"):
             self._load = load_now()
 
@@ -129,19 +124,13 @@ class BenchmarkRecorder:
         if nodeid in self._names and terminal and terminal._tw.hasmarkup and terminal.isatty:
             if terminal._tw.width_of_current_line:
                 terminal._tw.line()
-            elapsed = time.monotonic() - self._begun
-            bar = self.progress.bar(self._names[nodeid], elapsed, terminal._tw.fullwidth)
-            terminal._tw._file.write(bar)
-            terminal._tw._file.flush()
-            self._drawn = True
+            self.progress.show(self._names[nodeid], terminal._tw._file)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test that passed, and erase the progress bar before pytest prints the outcome."""
-        terminal = self._terminal()
-        if self._drawn and terminal and (report.when == "call" or not report.passed):
-            terminal._tw._file.write(_ERASE)
-            self._drawn = False
+        if report.when == "call" or not report.passed:
+            self.progress.hide()
         if report.when == "call" and report.passed:
             self._passed.add(report.nodeid)
 

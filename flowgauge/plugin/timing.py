@@ -38,30 +38,6 @@ def times(config: pytest.Config) -> Times:
     return config.stash.setdefault(TIMES, Times())
 
 
-def format_duration(seconds: float) -> str:
-    """Format a duration for people: 0.4 s, 73 s, 26 h 40 min, 3 days.
-
-    Args:
-        seconds: The duration.
-
-    Returns:
-        The duration in at most two units.
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    seconds = round(seconds)
-    if seconds < 120:
-        return f"{seconds} s"
-    minutes, left = divmod(seconds, 60)
-    if minutes < 120:
-        return f"{minutes} min" + (f" {left} s" if left else "")
-    hours, left = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h" + (f" {left} min" if left else "")
-    days, left = divmod(hours, 24)
-    return f"{days} days" + (f" {left} h" if left else "")
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Record the start-up time, which ends when the tests are collected."""
     times(session.config).start_up = time.perf_counter() - _LOADED
@@ -100,8 +76,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the line, if a test used the server."""
     spent = times(terminalreporter.config)
     if spent.flows:
+        from flowgauge.report.model.formats import duration
+
         terminalreporter.write_line(
-            f"flowgauge: start-up {format_duration(spent.start_up)},"
-            f" server {format_duration(spent.server)},"
-            f" flows {format_duration(spent.flows)}, skipped {format_duration(spent.skipped)}"
+            f"flowgauge: start-up {duration(spent.start_up)}, server {duration(spent.server)},"
+            f" flows {duration(spent.flows)}, skipped {duration(spent.skipped)}"
         )
