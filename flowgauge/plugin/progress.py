@@ -9,9 +9,6 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_WHOLE_RUN = 24 * 3600
-"""Seconds over which the pace is averaged: benchmarks differ too much for the last few to tell."""
-
 
 @dataclass
 class RunProgress:
@@ -44,9 +41,19 @@ class RunProgress:
             self._bar = _drawn_on(terminal, self.total, self.earlier)
         bar, task = self._bar
         self.hide()
-        bar.update(task, completed=self.done, description=name)
+        estimate = self._estimate(bar.tasks[0].elapsed or 0.0)
+        bar.update(task, completed=self.done, description=f"{estimate}· {name}")
         bar.start()
         self._visible = True
+
+    def _estimate(self, elapsed: float) -> str:
+        """Estimate the duration of the whole run from its benchmarks so far."""
+        from flowgauge.report.model.formats import duration
+
+        measured = self.done - self.earlier
+        if not measured:
+            return ""
+        return f"of about {duration(elapsed * (self.total - self.earlier) / measured)} "
 
     def hide(self) -> None:
         """Erase the progress bar, if there is one."""
@@ -57,30 +64,18 @@ class RunProgress:
 
 def _drawn_on(terminal: IO[str], total: int, done: int) -> tuple[Progress, TaskID]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
+    one_line = Column(no_wrap=True, overflow="ellipsis")
     bar = Progress(
         BarColumn(bar_width=20),
         TimeElapsedColumn(),
-        TextColumn("and about"),
-        TimeRemainingColumn(),
-        TextColumn(
-            "more · {task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis"),
-        ),
+        TextColumn("{task.description}", markup=False, table_column=one_line),
         console=Console(file=terminal, force_terminal=True),
         # A thread that redraws would disturb what is measured.
         auto_refresh=False,
         transient=True,
-        speed_estimate_period=_WHOLE_RUN,
         redirect_stdout=False,
         redirect_stderr=False,
     )
