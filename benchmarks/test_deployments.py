@@ -31,6 +31,10 @@ AT_ONCE = 6
 DEPLOYMENTS: dict[str, Any] = {"group": Group.DEPLOYMENTS, "runner": None}
 
 
+# What a service of theirs looks for it finds every ten seconds.
+pytestmark = pytest.mark.full
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the servers, and of the flow that is deployed on one."""

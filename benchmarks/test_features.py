@@ -28,6 +28,10 @@ TASKS = 4
 FEW_TASKS = 2
 """The number of task runs in a round on runners where one takes up to a tenth of a second."""
 
+# On a lean runner these differ as `map` does.
+full_on_lean = pytest.mark.full(on=lambda runner: runner.lean)
+full_on_lean_and_rare = pytest.mark.full(on=lambda runner: runner.lean or not runner.common)
+
 
 def tasks_of_a_round(runner_name: str) -> int:
     """Return the number of task runs in a round on a task runner."""
@@ -64,6 +68,7 @@ def submitted(prefect_task: Any, numbers: range) -> list[int]:
     return [future.result() for future in [prefect_task.submit(number) for number in numbers]]
 
 
+@full_on_lean
 def test_flow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """The cost of a flow run that does nothing."""
     prefect_flow = flow_of_nothing.with_options(task_runner=task_runner)
@@ -97,6 +102,7 @@ def test_task_call(paired: Paired, task_runner: TaskRunner[Any]) -> None:
     )
 
 
+@full_on_lean
 def test_submit(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, baseline: Baseline
 ) -> None:
@@ -117,6 +123,7 @@ def test_submit(
     )
 
 
+@pytest.mark.full(on=lambda runner: not runner.common)
 def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """The cost of `map` relative to the same number of submits."""
     numbers = range(paired.size(tasks_of_a_round(runner_name)))
@@ -135,6 +142,7 @@ def test_map(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> 
     )
 
 
+@full_on_lean_and_rare
 def test_subflow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """The cost of calling a flow inside a flow."""
     subflow = flow_of_nothing.with_options(task_runner=task_runner)
@@ -153,6 +161,7 @@ def test_subflow(paired: Paired, task_runner: TaskRunner[Any], runner_name: str)
     )
 
 
+@full_on_lean_and_rare
 @pytest.mark.parametrize(
     ("id", "tested"),
     [("retry", retried), ("persisted-result", persisted)],
@@ -178,6 +187,7 @@ def test_feature_of_a_task(
     )
 
 
+@full_on_lean_and_rare
 @pytest.mark.parametrize("id", ["cache-miss", "cache-hit"])
 def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, id: str) -> None:
     """What looking up a cached result adds, for a cache miss and for a cache hit."""
@@ -211,6 +221,7 @@ def test_cache(paired: Paired, task_runner: TaskRunner[Any], runner_name: str, i
     inside_flow(task_runner, measure)
 
 
+@full_on_lean
 def test_noise(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """The noise: the same submits compared with themselves."""
     numbers = range(paired.size(tasks_of_a_round(runner_name)))

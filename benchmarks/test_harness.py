@@ -28,6 +28,10 @@ FIGURES = {
 }
 
 
+# Each runs pytest in a process of its own, several times.
+pytestmark = pytest.mark.full
+
+
 @dataclass(frozen=True)
 class Suites:
     """The pytest runs of the project on each harness.

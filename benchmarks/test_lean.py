@@ -136,6 +136,7 @@ def work_of_item(iterations: int, item: int) -> int:
 
 
 @with_workers
+@pytest.mark.full
 def test_chunked_map(
     paired: Paired,
     task_runner: TaskRunner[Any],
@@ -222,6 +223,7 @@ def test_map(
 
 
 @on_lean_dask
+@pytest.mark.full
 def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """The cost of a task among ten thousand independent ones."""
     number = paired.size(FAN_OUT)
@@ -256,6 +258,7 @@ def processor_seconds() -> dict[str, dict[int, float]]:
 
 @on_lean_and_threads
 @pytest.mark.parametrize("waits", TIMED_TASKS)
+@pytest.mark.full
 def test_processor_time(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, waits: float
 ) -> None:
@@ -302,6 +305,7 @@ def resident_mib() -> float:
 
 
 @on_lean_dask
+@pytest.mark.full
 def test_memory(
     paired: Paired,
     task_runner: TaskRunner[Any],

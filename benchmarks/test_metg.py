@@ -120,6 +120,8 @@ def measure(
     return Measure(paired, bare_pool, speeds, started_runners)
 
 
+# One task at a time never keeps half of two workers busy.
+@pytest.mark.full(on=lambda r: r.lean or not r.common or r.execution.inline)
 def test_metg(
     measure: Measure, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
 ) -> None:

@@ -41,6 +41,8 @@ everywhere = pytest.mark.runners(
     *INLINE, *(name for name in STOCK if not RUNNERS[name].starts_workers)
 )
 inline = pytest.mark.runners(*INLINE)
+# Patterns cost alike on each runner, and a stock cluster takes longest.
+pytestmark = pytest.mark.full(on=lambda runner: bool(runner.cluster) and not runner.lean)
 
 
 @pytest.fixture
@@ -349,6 +351,7 @@ def by_workers(processes: Iterable[int]) -> bool:
     return bool(process_ids) and os.getpid() not in process_ids
 
 
+@pytest.mark.full(on=lambda runner: False)
 @pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].cluster))
 def test_shared_dask_cluster(
     measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline

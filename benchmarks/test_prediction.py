@@ -52,6 +52,10 @@ SECONDS = 0.8
 """The lower bound that a trace is scaled to."""
 
 
+# Other workflows must be measured before any can be predicted.
+pytestmark = pytest.mark.full
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Measure only in a full run, because it takes minutes; one workflow if nothing is timed."""
     timed = measures(metafunc.config)

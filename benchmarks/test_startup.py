@@ -35,6 +35,7 @@ def one_task() -> int:
     return answer.submit().result()
 
 
+@pytest.mark.full(on=lambda runner: runner.lean or not runner.common)
 def test_first_task(
     paired: Paired, started_runners: StartedRunners, task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
