@@ -6,18 +6,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.measure.suite import SuiteTimes, time_suite
+from flowgauge.measure.suite import Suites, time_suites
 from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.rows import Group
-from flowgauge.server.kept import stop_kept
 
 FLOWS = 8
 ROUNDS = {"quick": 1, "full": 2}
@@ -32,38 +30,13 @@ FIGURES = {
 pytestmark = pytest.mark.full
 
 
-@dataclass(frozen=True)
-class Suites:
-    """The pytest runs of the project on each harness.
-
-    Attributes:
-        stock: The run on Prefect's own harness.
-        cold: The runs with a server that starts with pytest.
-        kept: The runs with a server that an earlier pytest run left running.
-        again: Runs like those in `kept`, to compare these with.
-    """
-
-    stock: SuiteTimes
-    cold: list[SuiteTimes]
-    kept: list[SuiteTimes]
-    again: list[SuiteTimes]
-
-
 @pytest.fixture(scope="module")
 def suites(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Suites:
     """Return the times of all runs; the one with the stock harness is the reference of all."""
     flows = FLOWS if measures(pytestconfig) else 1
     folder: Path = tmp_path_factory.mktemp("suite")
     rounds = ROUNDS["full" if pytestconfig.getoption("flow_full") else "quick"]
-    stock = time_suite(folder, flows, "--flow-stock-harness")
-    cold = [time_suite(folder, flows) for _ in range(rounds - 1)]
-    try:
-        # No server is kept yet, so this run is cold, too; it starts the server of the next ones.
-        cold.append(time_suite(folder, flows, "--flow-keep-server"))
-        runs = [time_suite(folder, flows, "--flow-keep-server") for _ in range(2 * rounds)]
-    finally:
-        stop_kept(folder / "project")
-    return Suites(stock, cold, kept=runs[::2], again=runs[1::2])
+    return time_suites(folder, flows, rounds)
 
 
 @pytest.mark.parametrize("server", ["cold", "kept"])

@@ -6,7 +6,6 @@ The rounds of all three are interleaved.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import statistics
@@ -25,6 +24,7 @@ from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.pairs import Rounds, noise_of
+from flowgauge.measure.process_use import processor_seconds, resident_mib
 from flowgauge.plugin.paired import Paired
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit
@@ -240,22 +240,6 @@ def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str)
     )
 
 
-def processor_seconds() -> dict[str, dict[int, float]]:
-    """Return the processor time of each process of this pytest run, by the kind of process."""
-    import psutil
-
-    seconds: dict[str, dict[int, float]] = {"the flow": {}, "workers": {}, "the server": {}}
-    flow = psutil.Process()
-    for process in [flow, *flow.children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            is_server = any("flowgauge.server" in word for word in process.cmdline())
-            kind = "the server" if is_server else "workers"
-            kind = "the flow" if process.pid == flow.pid else kind
-            seconds[kind][process.pid] = times.user + times.system
-    return seconds
-
-
 @on_lean_and_threads
 @pytest.mark.parametrize("waits", TIMED_TASKS)
 @pytest.mark.full
@@ -295,13 +279,6 @@ def test_processor_time(
             len(times),
         )
         paired.add([row])
-
-
-def resident_mib() -> float:
-    """Return this process's memory in MiB."""
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 2**20
 
 
 @on_lean_dask

@@ -14,7 +14,7 @@ from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.pairs import Rounds, noise_of
-from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, scaled
+from flowgauge.measure.workflow_runs import LOWER_BOUND, Makespans, run_in_turn, scaled
 from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.rows import Group
@@ -98,34 +98,26 @@ def test_workflow(
     bare = Makespans(
         workflow, baseline.name, lambda graph: baseline.run(graph, speeds), speeds, workers
     )
-    rounds = paired.size(ROUNDS)
-    seconds: list[float] = []
-    twice: list[float] = []
-    bare_seconds: list[float] = []
     # Noise depends on the runner, not on the workflow, so it is measured with the first one only.
     measured = [row for rows in paired.recorder.measured.values() for row in rows]
     of = (noise_of(Group.WORKFLOWS)["params"], runner_name)
     for_noise = of not in [(row.params, row.runner) for row in measured]
+    # The baselines of other runners are the same ones, or a plain call.
+    with_baseline = runner_name in STOCK
+    series = [bare] * with_baseline + [ours] + [again] * for_noise
 
     def measure() -> None:
         # Warm-up: the start of workers with the first tasks is not part of a makespan.
         warm_up = shape("trivial", workers, 2)
         check_results(warm_up, speeds, submit_all(warm_up, speeds))
-        for _ in range(rounds):
-            # The baselines of other runners are the same ones, or a plain call.
-            if runner_name in STOCK:
-                bare_seconds.append(bare())
-            seconds.append(ours())
-            if for_noise:
-                twice.append(again())
+        run_in_turn(paired.size(ROUNDS), *series)
 
     paired.benchmark.pedantic(lambda: inside_flow(task_runner, measure))
-    if bare_seconds:
-        paired.keep(
-            bare.rounds(bare_seconds), group=Group.WORKFLOWS, reference=LOWER_BOUND, **bare.labels
-        )
-    if twice:
+    of_bound: dict[str, Any] = {"group": Group.WORKFLOWS, "reference": LOWER_BOUND}
+    if with_baseline:
+        paired.keep(bare.rounds(), **of_bound, **bare.labels)
+    if for_noise:
         labels = ours.labels | noise_of(Group.WORKFLOWS)
-        paired.keep(Rounds(tuple(twice), tuple(seconds)), **labels)
-    paired.keep(ours.rounds(seconds), group=Group.WORKFLOWS, reference=LOWER_BOUND, **ours.labels)
+        paired.keep(Rounds(tuple(again.seconds), tuple(ours.seconds)), **labels)
+    paired.keep(ours.rounds(), **of_bound, **ours.labels)
     paired.keep_timeline(ours.typical())

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _STAT = Path("/proc/stat")
 _LIMITS = Path("/sys/fs/cgroup/cpu.stat")
 _STATUS = Path("/proc/self/status")
@@ -99,8 +101,6 @@ def wait_until_quiet(
 
 
 def _used() -> float:
-    import psutil
-
     times = psutil.cpu_times()
     return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
 
@@ -116,8 +116,6 @@ def peak_memory_mib() -> int | None:
 
 
 def _of_this_run() -> float:
-    import psutil
-
     process = psutil.Process()
     seconds = sum(process.cpu_times()[:4])
     for child in process.children(recursive=True):

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgauge.server.kept import stop_kept
 from flowgauge.server.lease import ZYGOTE
 
 _TESTS = """
@@ -79,3 +80,46 @@ def time_suite(folder: Path, flows: int, *options: str) -> SuiteTimes:
         flow=statistics.median(end - start for start, end in flow_runs[1:] or flow_runs),
         suite=suite,
     )
+
+
+@dataclass(frozen=True)
+class Suites:
+    """The pytest runs of the project on each harness.
+
+    Attributes:
+        stock: On Prefect's own harness.
+        cold: With a server that starts with pytest.
+        kept: With a server that an earlier run left running.
+        again: The same once more, each right after the one before it in `kept`.
+    """
+
+    stock: SuiteTimes
+    cold: list[SuiteTimes]
+    kept: list[SuiteTimes]
+    again: list[SuiteTimes]
+
+
+def time_suites(folder: Path, flows: int, rounds: int) -> Suites:
+    """Run the project's tests on each harness.
+
+    Args:
+        folder: Where the project is created.
+        flows: How many tests the project has.
+        rounds: How often the tests run with Flowgauge's server; they run once on Prefect's own
+            harness.
+
+    Returns:
+        The times; no server is left running.
+
+    Raises:
+        subprocess.CalledProcessError: If a test failed.
+    """
+    stock = time_suite(folder, flows, "--flow-stock-harness")
+    cold = [time_suite(folder, flows) for _ in range(rounds - 1)]
+    try:
+        # Nothing is kept yet, so this run is as cold; it pays for the next one.
+        cold.append(time_suite(folder, flows, "--flow-keep-server"))
+        runs = [time_suite(folder, flows, "--flow-keep-server") for _ in range(2 * rounds)]
+    finally:
+        stop_kept(folder / "project")
+    return Suites(stock, cold, kept=runs[::2], again=runs[1::2])

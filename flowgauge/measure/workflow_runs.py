@@ -77,6 +77,7 @@ class Makespans:
         workers: The number of workers that the lower bound assumes; the same for the sequential
             runner, which is compared with the same bound as the others.
         timelines: The timeline of each run.
+        seconds: The makespan of each run.
     """
 
     workflow: Workflow
@@ -85,6 +86,7 @@ class Makespans:
     speeds: Speeds
     workers: int
     timelines: list[Timeline] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     def __call__(self) -> float:
         """Run the workflow once.
@@ -99,7 +101,8 @@ class Makespans:
         check_results(self.workflow, self.speeds, outputs)
         bound = self.workflow.lower_bound(self.workers)
         self.timelines.append(timeline(self.workflow.name, self.runner, bound, outputs.values()))
-        return makespan(outputs.values())
+        self.seconds.append(makespan(outputs.values()))
+        return self.seconds[-1]
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -115,19 +118,31 @@ class Makespans:
             },
         }
 
-    def rounds(self, makespans: list[float]) -> Rounds:
-        """Return makespans as rounds, each paired with the lower bound as its reference.
-
-        Args:
-            makespans: Seconds.
+    def rounds(self) -> Rounds:
+        """Return the makespans as rounds, each paired with the lower bound as its reference.
 
         Returns:
             The rounds; without a reference where the bound is zero.
         """
         bound = self.workflow.lower_bound(self.workers)
-        return Rounds(tuple(makespans), (bound,) * len(makespans) if bound else ())
+        return Rounds(tuple(self.seconds), (bound,) * len(self.seconds) if bound else ())
 
     def typical(self) -> Timeline:
         """Return the run whose makespan is nearest to the median of all."""
         middle = statistics.median(run.makespan for run in self.timelines)
         return min(self.timelines, key=lambda run: abs(run.makespan - middle))
+
+
+def run_in_turn(rounds: int, *series: Makespans) -> None:
+    """Run workflows in turn, round by round, so that all of them see the same machine.
+
+    Args:
+        rounds: How often each is run.
+        *series: What is run in a round, in this order; each keeps its makespans.
+
+    Raises:
+        WrongInputError: If a task got or returned something wrong, or started too early.
+    """
+    for _ in range(rounds):
+        for run in series:
+            run()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from flowgauge.measure.baselines import Baseline
+    from flowgauge.plugin.metg_benchmark import MetgBenchmark
     from flowgauge.plugin.paired import Paired
     from flowgauge.workflows.kernels import Speeds
 
@@ -143,3 +144,13 @@ def bare_pool(started_runners: StartedRunners) -> Iterator[Executor]:
 
     with pool(BaselineKind.PROCESSES, started_runners.workers) as executor:
         yield executor
+
+
+@pytest.fixture
+def metg(
+    paired: Paired, bare_pool: Executor, speeds: Speeds, started_runners: StartedRunners
+) -> MetgBenchmark:
+    """Measure the minimum effective task granularity of a case; see `MetgBenchmark`."""
+    from flowgauge.plugin.metg_benchmark import MetgBenchmark
+
+    return MetgBenchmark(paired, bare_pool, speeds, started_runners.workers)

@@ -8,11 +8,12 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
 
 _PACKAGES = (
     "flowgauge",
@@ -40,7 +41,8 @@ def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dic
     Returns:
         Plain data, ready for JSON; sizes in GiB, load as the average of the last minute.
     """
-    import psutil
+    # pytest-benchmark brings it.
+    import cpuinfo
 
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,7 +50,7 @@ def fingerprint(root: Path, workers: int, command: str) -> dict[str, Value | dic
         "command": command,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu_model": _cpu_model(),
+        "cpu_model": cpuinfo.get_cpu_info().get("brand_raw"),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1m": round(os.getloadavg()[0], 2),
@@ -95,11 +97,3 @@ def _git_commit(root: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-def _cpu_model() -> str | None:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or None

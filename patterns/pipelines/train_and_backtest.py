@@ -169,8 +169,8 @@ def by_inputs_and_code(context: TaskRunContext, inputs: dict[str, Any]) -> str:
     Raises:
         TypeError: If an argument is neither trips nor JSON; Prefect logs that, and caches nothing.
     """
-    told = {k: content(v) if isinstance(v, pd.DataFrame) else v for k, v in inputs.items()}
-    return digest([context.task.name, CODE, told])
+    known = {k: content(v) if isinstance(v, pd.DataFrame) else v for k, v in inputs.items()}
+    return digest([context.task.name, CODE, known])
 
 
 def digest(value: object) -> str:

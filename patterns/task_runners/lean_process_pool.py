@@ -137,8 +137,8 @@ def start_method() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Multiprocessing has no public way to read the modules that were set before.
-    told = getattr(forkserver._forkserver, "_preload_modules", [])
-    context.set_forkserver_preload(list(dict.fromkeys([*told, *PRELOADED])))
+    earlier = getattr(forkserver._forkserver, "_preload_modules", [])
+    context.set_forkserver_preload(list(dict.fromkeys([*earlier, *PRELOADED])))
     return context
 
 

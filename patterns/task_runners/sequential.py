@@ -160,8 +160,8 @@ def _run_to_end(run: Callable[[], R]) -> R:
         asyncio.get_running_loop()
     except RuntimeError:
         return run()
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        return beside.submit(copy_context().run, run).result()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(copy_context().run, run).result()
 
 
 @task

@@ -136,9 +136,9 @@ def deploy(*words: str, folder: Path = HERE, commit: str | None = None) -> str:
 
 def reason(said: str) -> str:
     """Return in one line why a command failed: all it said, but only the error of a traceback."""
-    told, _, trace = said.partition("Traceback")
+    message, _, trace = said.partition("Traceback")
     errors = [line for line in trace.splitlines() if re.match(r"[\w.]+: ", line)]
-    return " ".join([*told.split(), *errors[-1:]])
+    return " ".join([*message.split(), *errors[-1:]])
 
 
 async def deployed(environment: str) -> DeploymentResponse:
