@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 import shutil
@@ -110,3 +112,14 @@ def test_the_table_of_a_soak_is_of_the_whole_log(tmp_path: Path) -> None:
     assert bad.returncode == 1
     table = bad.stdout.partition("failures  test\n")[2].split()
     assert table == ["2", "a.py::test_often", "1", "a.py::test_once"]
+
+
+@pytest.mark.parametrize("script", ["mutation", "pin", "soak", "outcome.py"])
+def test_scripts_import_what_exists(script: str) -> None:
+    """What a script imports from flowgauge is there; the scripts are in no other check."""
+    tree = ast.parse((ROOT / ".ci" / script).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    for node in imports:
+        if node.module and node.module.startswith("flowgauge"):
+            module = importlib.import_module(node.module)
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == []

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowgauge.mistake import Mistake
+from flowgauge.plugin.options import add_options
 from flowgauge.plugin.proofs import GuaranteeRecorder, bind_proof
 from flowgauge.plugin.session import (
     RUN_OPTIONS,
@@ -31,7 +32,7 @@ from flowgauge.plugin.session import (
 from flowgauge.runners.chosen import chosen_runners, default_workers, narrowed
 from flowgauge.runners.dask_cluster import check_dask_address
 from flowgauge.runners.starts import RunnerError
-from flowgauge.runners.table import RUNNERS, add, names_where
+from flowgauge.runners.table import add, names_where
 
 if TYPE_CHECKING:
     from flowgauge.plugin.facts import Facts
@@ -74,78 +75,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         if not (pluginmanager.has_plugin(name) or pluginmanager.is_blocked(name)):
             pluginmanager.register(importlib.import_module(name), name)
     parser.addini("flowgauge", "report guarantees and benchmarks of this project", type="bool")
-    group.addoption(
-        "--flow-runners",
-        metavar="NAMES",
-        help=f"comma-separated task runners to test on: {', '.join(RUNNERS)} (default: all that are"
-        " installed; lean ones only for benchmarks and for tests that name them)",
-    )
-    group.addoption(
-        "--flow-dask-address",
-        metavar="ADDRESS",
-        help="an existing Dask scheduler for the task runners that use Dask processes, for"
-        " instance tcp://10.0.0.5:8786",
-    )
-    group.addoption(
-        "--flow-workers",
-        metavar="N",
-        help="how many tasks may run concurrently (default: 2; for benchmarks, the number of"
-        " cores)",
-    )
-    group.addoption(
-        "--flow-report-dir",
-        metavar="DIR",
-        type=Path,
-        help="folder for the guarantee matrix and the report (default: reports/latest)",
-    )
-    group.addoption(
-        "--flow-full",
-        action="store_true",
-        help="measure everything, with more rounds: up to three quarters of an hour instead of"
-        " three minutes",
-    )
-    group.addoption(
-        "--flow-resume",
-        action="store_true",
-        help="continue an interrupted run of benchmarks from what is in the report folder",
-    )
-    group.addoption(
-        "--flow-file",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="a trace in WfFormat to measure instead of the built-in workflows; may be repeated",
-    )
-    group.addoption(
-        "--flow-time-scale",
-        metavar="X",
-        help="factor for the runtimes of workflows (default: such that each workflow takes at most"
-        " a second, not counting overhead)",
-    )
-    group.addoption(
-        "--flow-bytes-scale",
-        metavar="X",
-        default="0.001",
-        help="factor for the sizes of workflows' results (default: 0.001); a task's result is"
-        " capped at 1 MB, and the results of all tasks together at 64 MB",
-    )
-    group.addoption(
-        "--flow-publish-artifacts",
-        action="store_true",
-        help="also publish the benchmark report in Prefect's UI, on the server that Prefect's"
-        " settings point to outside of tests",
-    )
-    group.addoption(
-        "--flow-keep-server",
-        action="store_true",
-        help="leave the process that starts servers running for this project's next run;"
-        " `flowgauge server stop` stops it",
-    )
-    group.addoption(
-        "--flow-stock-harness",
-        action="store_true",
-        help="use Prefect's own test harness, unmodified: slow, for comparison",
-    )
+    add_options(group)
 
 
 @pytest.hookimpl(tryfirst=True)
