@@ -76,7 +76,14 @@ class Faults:
         return FaultsOn(self, task, at)
 
     def add(self, task: str, at: Moment, effect: FaultEffect, call: str) -> None:
-        """Add a fault, active from now on; see `FaultsOn` for its arguments."""
+        """Add a fault, active from now on; `FaultsOn` has a method for each kind.
+
+        Args:
+            task: The name of a task, or a pattern of names.
+            at: The point at which the fault strikes.
+            effect: What it does.
+            call: How the test asked for it, for messages.
+        """
         fault = Fault(len(self._plan.faults), task, at, effect, call)
         self._plan = dataclasses.replace(self._plan, faults=(*self._plan.faults, fault))
         self._plan.write(self._folder)

@@ -98,7 +98,15 @@ class EffectLedger:
         )
 
     def count(self, name: str | None = None, /, **where: Any) -> int:
-        """Return the number of effects; see `effects`."""
+        """Return the number of effects.
+
+        Args:
+            name: Count only effects of this name; None counts all.
+            **where: Count only effects whose data have these values.
+
+        Returns:
+            How many `effects` would return.
+        """
         return len(self.effects(name, **where))
 
     @property
@@ -127,7 +135,15 @@ class EffectLedger:
                 self._fail(f"{what} was {times}, not exactly once", group)
 
     def assert_at_least_once(self, name: str, /, **where: Any) -> None:
-        """Fail unless something was done at least once; see `assert_exactly_once`."""
+        """Fail unless something was done at least once.
+
+        Args:
+            name: The effect.
+            **where: Its data, or part of them.
+
+        Raises:
+            AssertionError: With all that was recorded.
+        """
         __tracebackhide__ = True
         if not self.effects(name, **where):
             self._fail(f"{_call(name, where)} was never recorded", ())

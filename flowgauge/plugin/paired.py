@@ -34,7 +34,14 @@ class Paired:
         self.recorder = recorder
 
     def size(self, full: int) -> int:
-        """Return the work for a round: `full`, or at most 2 where nothing is timed."""
+        """Return the amount of work for a round.
+
+        Args:
+            full: The amount to time, for example a number of tasks.
+
+        Returns:
+            `full`, or at most 2 if nothing is timed.
+        """
         return min(2, full) if self.benchmark.disabled else full
 
     def __call__(
@@ -121,7 +128,11 @@ class Paired:
         self.add([measured])
 
     def keep_timeline(self, timeline: Timeline) -> None:
-        """Record when each task of a workflow ran, for the report, unless nothing is timed."""
+        """Record when each task of a workflow ran, for the report, unless nothing is timed.
+
+        Args:
+            timeline: A typical run; it replaces an earlier one of the same workflow and runner.
+        """
         if not self.benchmark.disabled:
             self.recorder.timelines[timeline.workflow, timeline.runner] = timeline
 

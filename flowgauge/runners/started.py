@@ -62,7 +62,14 @@ class StartedRunners:
         return runner.start(runner, self)
 
     def dask_scheduler(self, name: str) -> str:
-        """Return the address of the Dask scheduler behind a task runner, starting it if needed."""
+        """Return the address of the Dask scheduler behind a task runner, starting it if needed.
+
+        Args:
+            name: The task runner.
+
+        Returns:
+            The address, for example "tcp://127.0.0.1:8786".
+        """
         from flowgauge.leftovers.watch import adopted
 
         cluster = RUNNERS[RUNNERS[name].cluster]
@@ -87,12 +94,26 @@ class StartedRunners:
         return self._addresses[cluster.name]
 
     def borrows(self, name: str) -> bool:
-        """Return whether a task runner uses the workers of an existing cluster."""
+        """Return whether a task runner uses the workers of an existing cluster.
+
+        Args:
+            name: The task runner.
+
+        Returns:
+            Whether it does.
+        """
         runner = RUNNERS[name]
         return bool(self.dask_address and runner.cluster) and not runner.in_process
 
     def out_of_reach_of(self, name: str) -> str:
-        """Return why the clock and faults don't reach a task runner's workers; empty if they do."""
+        """Return why the clock and faults don't reach a task runner's workers.
+
+        Args:
+            name: The task runner.
+
+        Returns:
+            One line; empty if they do.
+        """
         return self._out_of_reach.get(RUNNERS[name].cluster, "")
 
     def close(self) -> None:

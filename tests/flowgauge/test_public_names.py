@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -27,6 +30,37 @@ def test_each_public_name_is_what_its_module_has() -> None:
     for public, (module, name) in typed.items():
         assert getattr(flowgauge, public) is getattr(sys.modules[module], name)
     assert set(flowgauge.__all__) <= set(dir(flowgauge))
+
+
+def public_functions() -> Iterator[tuple[str, FunctionType]]:
+    """Yield the public functions and methods of what `flowgauge` exports, by their names."""
+    for name in flowgauge.__all__:
+        exported = getattr(flowgauge, name)
+        if isinstance(exported, FunctionType):
+            yield name, exported
+        elif isinstance(exported, type):
+            for part, function in vars(exported).items():
+                if isinstance(function, FunctionType) and not part.startswith("_"):
+                    yield f"{name}.{part}", function
+
+
+def test_what_is_exported_documents_its_arguments() -> None:
+    """Each argument of each public function and method is described, with what is returned."""
+    lacking = []
+    for name, function in public_functions():
+        text = function.__doc__ or ""
+        signature = inspect.signature(function)
+        parameters = [parameter for parameter in signature.parameters if parameter != "self"]
+        lacking += [
+            f"{name}: {p}"
+            for p in parameters
+            if not re.search(rf"^ +\*{{0,2}}{p}: ", text, re.MULTILINE)
+        ]
+        returns = signature.return_annotation not in ("None", None)
+        if parameters and returns and not re.search("^ +(Returns|Yields):", text, re.MULTILINE):
+            lacking.append(f"{name}: what it returns")
+    assert lacking == []
+    assert len(dict(public_functions())) > 20
 
 
 def test_another_name_is_missing_as_in_any_module() -> None:
@@ -61,6 +95,6 @@ def test_options_have_a_prefix_of_their_own(pytester: pytest.Pytester) -> None:
     (ours,) = re.findall(
         r"^task runners and reports \(flowgauge\):\n(.*?)\n\n", helped, re.M | re.S
     )
-    options = re.findall(r"^  (--\S+?)(?:=| |$)", ours, re.M)
+    options = re.findall(r"^  (--\S+?)(?:=| |$)", ours, re.MULTILINE)
     assert len(options) > 10
     assert all(option.startswith("--flow-") for option in options), options
