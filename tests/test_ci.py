@@ -25,7 +25,7 @@ STEPS = [
     "run ruff check .",
     "run mypy",
     "run lint-imports",
-    "run pydoclint flowgauge patterns benchmarks docs",
+    "tool run pydoclint@0.12.0 flowgauge patterns benchmarks docs",
     "run sphinx-build -W --keep-going -q docs reports/latest/docs",
     "run pytest",
     "run pytest -m e2e",
