@@ -22,7 +22,7 @@ LONG_ROUNDS = 10
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark."""
-    config.addinivalue_line("markers", "full(*, on=None): measured only by --flow-full, or by name")
+    config.addinivalue_line("markers", "full(*, on=None): not measured in a quick run")
 
 
 @pytest.hookimpl(tryfirst=True)

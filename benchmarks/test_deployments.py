@@ -31,7 +31,7 @@ AT_ONCE = 6
 DEPLOYMENTS: dict[str, Any] = {"group": Group.DEPLOYMENTS, "runner": None}
 
 
-# What a service of theirs looks for it finds every ten seconds.
+# Slow: the services in these benchmarks look for work every ten seconds.
 pytestmark = pytest.mark.full
 
 

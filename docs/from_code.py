@@ -138,7 +138,7 @@ def fixtures() -> Iterator[tuple[str, str]]:
 def marks() -> Iterator[tuple[str, str]]:
     """Yield each mark of the plugin with what it says."""
     yield from re.findall(
-        r"^@pytest\.mark\.((?:runners|guarantee|fact)\(.*?\)): (.*)",
+        r"^@pytest\.mark\.((?:runners|leaves|guarantee|fact)\(.*?\)): (.*)",
         said("--markers"),
         re.MULTILINE,
     )

@@ -104,7 +104,7 @@ def test_the_first_test_of_ones_own_flow(
     pytester.makepyfile(**{words[0].removesuffix(".py"): example})
     result = pytester.runpytest_subprocess(*words)
     result.assert_outcomes(passed=3)
-    result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d days.*"])
+    result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d\.\d days.*"])
 
 
 @pytest.mark.nightly
@@ -171,7 +171,7 @@ def test_every_option_fixture_and_mark_of_the_plugin_is_listed() -> None:
     defined = re.findall(r"@pytest\.fixture.*\n(?:async )?def ([a-z]\w+)", source)
     assert listed.keys() == set(defined)
     said = {name.split("(")[0]: text for name, text in marks()}
-    assert said.keys() == {"runners", "guarantee", "fact"}
+    assert said.keys() == {"runners", "leaves", "guarantee", "fact"}
     assert all(text.strip() for text in (*names.values(), *listed.values(), *said.values()))
 
 

@@ -40,10 +40,7 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
         "pip install uv && uv run pytest\n",
     )
     assert "The two commands" in (ROOT / ".ci" / "run").read_text()
-    assert set(copying.splitlines()) < {
-        *blocks("console", "docs/how_to/copy_a_pattern.md")[0].splitlines(),
-        "uvx --from flowgauge flowgauge copy retries/backoff my_project/",
-    }
+    assert {line.split()[3] for line in copying.splitlines()} == {"list", "show", "copy"}
 
 
 def test_a_pattern_is_listed_shown_and_copied(
@@ -91,4 +88,4 @@ def test_ones_own_flows(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_example=example)
     result = pytester.runpytest_subprocess("--flow-runners", "sequential,threads,processes")
     result.assert_outcomes(passed=3)
-    result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d+ h.*"])
+    result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d\.\d h.*"])

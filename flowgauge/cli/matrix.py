@@ -31,7 +31,7 @@ _COLOURS = {"slower": "red", "faster": "green"}
 
 def matrix(
     *,
-    prefect: Annotated[str, Parameter(help="Versions, oldest first, such as 3.7,3.8.")],
+    prefect: Annotated[str, Parameter(help="Versions, oldest first, such as 3.8,3.9.")],
     only: Annotated[
         str | None, Parameter(help="Run only these benchmarks: an expression for pytest's -k.")
     ] = None,

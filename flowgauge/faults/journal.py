@@ -21,7 +21,7 @@ class Journal:
         """Prepare to read and write a journal.
 
         Args:
-            path: The file; it must exist before anything is recorded.
+            path: The file; its folder must exist.
         """
         self._path = path
         self._lock = threading.Lock()

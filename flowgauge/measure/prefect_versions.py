@@ -22,7 +22,7 @@ _GROUP = "test"
 
 
 class VersionError(Mistake):
-    """A mistake in what was asked for, which a person can fix; the message is one line."""
+    """An error that a person can fix; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_versions(text: str) -> tuple[str, ...]:
     """Parse a list of Prefect versions.
 
     Args:
-        text: Such as "3.7,3.8" or "3.8.7,3.8.8".
+        text: Such as "3.8,3.9" or "3.8.7,3.8.8".
 
     Returns:
         Each version once, in the order given.
@@ -79,7 +79,7 @@ def read_versions(text: str) -> tuple[str, ...]:
     for version in versions:
         if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", version):
             raise VersionError(
-                f'--prefect {text}: "{version}" is not a version; write, for example, 3.7,3.8'
+                f'--prefect {text}: "{version}" is not a version; write, for example, 3.8,3.9'
             )
         if not _LEAST <= tuple(map(int, version.split("."))) < _BELOW:
             raise VersionError(f"--prefect {text}: {version} is not at least 3.6 and below 4")

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from flowgauge.workflows.kernels import Speeds
 
 _LONGEST, _LONGEST_WITHOUT_EDGES = 0.6, 1.0
-"""The longest tasks tried, in seconds of work; longer where METG(90 %) is looked for."""
+"""The longest tasks tried, in seconds of work: in general, and where METG(90 %) is looked for
+without edges."""
 
 
 class MetgBenchmark:
     """Measures cases relative to the bare pool of this pytest run."""
 
     def __init__(self, paired: Paired, pool: Executor, speeds: Speeds, workers: int) -> None:
-        """Measure on a bare pool.
+        """Measure relative to a bare pool.
 
         Args:
             paired: The fixture of the same test, which keeps the rows.

@@ -16,7 +16,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         "--flow-runners",
         metavar="NAMES",
         help=f"comma-separated task runners to test on: {', '.join(RUNNERS)} (default: all that are"
-        " installed; lean ones only for benchmarks and for tests that name them)",
+        " installed; lean ones only if benchmarks are measured, and for tests that name them)",
     )
     group.addoption(
         "--flow-dask-address",
@@ -27,8 +27,8 @@ def add_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--flow-workers",
         metavar="N",
-        help="how many tasks may run concurrently (default: 2; for benchmarks, the number of"
-        " cores)",
+        help="how many tasks may run concurrently (default: 2; if benchmarks are measured, the"
+        " number of cores)",
     )
     group.addoption(
         "--flow-report-dir",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advises which task runner suits a workflow, and for which lengths of calls batches pay off.
+"""Advises on the task runner, on how many calls to put in a task run, and up to which length.
 
 In a batch one task run does several calls of the mapped function, one after the other.
 """

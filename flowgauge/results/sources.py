@@ -38,8 +38,9 @@ def find_results(name: str) -> Results:
     if path.exists() or path.suffix == ".json":
         return Results.load(path)
     with tempfile.TemporaryDirectory() as folder:
-        # A file name must not start with a hyphen, which would look like an option.
+        # Messages name the file, and so the commit.
         file = Path(folder) / f"{name.replace('/', '-').lstrip('-')}.json"
+        # Git would take a name that begins with a hyphen for an option: hence --end-of-options.
         try:
             with file.open("wb") as output:
                 subprocess.run(

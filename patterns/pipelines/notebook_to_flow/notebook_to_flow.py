@@ -46,8 +46,8 @@ Guarantees:
     clean: the notebook is stored without outputs, so a diff of it shows code only.
 
 Not for:
-    Production: `pipelines/train_and_backtest` checks the data, stores versions, and backtests every
-    month; its cache also covers changes in helpers of the task that trains, and in libraries.
+    The last step: `pipelines/train_and_backtest` checks the data, stores versions, and backtests
+    every month; its cache also covers changes in helpers of the task that trains, and in libraries.
 
 Costs:
     A flow run and five task runs, a fraction of a second on top of the notebook's own work. Row

@@ -11,6 +11,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from flowgauge.plugin.progress import RunProgress
 
@@ -53,12 +54,14 @@ def test_the_duration_is_estimated_from_what_this_run_has_measured() -> None:
     progress.hide()
 
 
-@given(st.integers(0, 30), st.integers(0, 30), st.text(max_size=200))
-def test_the_bar_is_one_line(done: int, total: int, name: str) -> None:
+@given(st.integers(0, 30), st.integers(0, 30), st.text(max_size=200), st.integers(40, 200))
+def test_the_bar_is_one_line(done: int, total: int, name: str, columns: int) -> None:
     """However long a name is, the bar is no wider than the terminal."""
-    line = drawn(RunProgress(max(total, done), done), name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        line = drawn(RunProgress(max(total, done), done), name)
     assert "\n" not in line
-    assert len(line) <= WIDTH
+    assert cell_len(line) <= columns
 
 
 def test_nothing_is_redrawn_while_a_benchmark_runs() -> None:

@@ -97,7 +97,11 @@ def test_waiting_without_data_is_written_too(tmp_path: Path) -> None:
 
 BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "no tasks": (("specification", "tasks"), [], 'workflow "bakery" has no tasks'),
-    "tasks missing": (("specification", "tasks"), None, 'tasks" has a wrong type: null'),
+    "tasks missing": (
+        ("specification", "tasks"),
+        None,
+        'specification.tasks" has a wrong type: null',
+    ),
     "missing parent": (
         ("specification", "tasks", 2, "parents"),
         ["knead"],
