@@ -24,6 +24,8 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
 from prefect.context import TaskRunContext
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import apause_flow_run
 from prefect.futures import as_completed, wait
 from prefect.states import Scheduled
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -622,4 +624,19 @@ def test_a_wait_for_something_else_is_reported(
         and "test_virtual_clock.py" in sentence
         for sentence in virtual_clock.unskipped
     )
+    virtual_clock.unskipped.clear()
+
+
+def test_a_wait_that_is_never_skipped_is_named(virtual_clock: VirtualClock) -> None:
+    """A flow that waits for someone to resume it does so in real time, and is named."""
+
+    @flow
+    async def wait_for_approval() -> None:
+        await apause_flow_run(timeout=3, poll_interval=1)
+
+    with pytest.raises(FlowPauseTimeout):
+        asyncio.run(wait_for_approval())
+    assert list(virtual_clock.unskipped) == [
+        "a run that waits for another flow run, or for someone to resume it, 1 s at a time"
+    ]
     virtual_clock.unskipped.clear()
