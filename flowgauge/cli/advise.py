@@ -245,7 +245,7 @@ def _conclusions(advice: Advice) -> Iterator[str]:
 
     best = advice.forecasts[0]
     batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""
-    tied = f" (no difference seen from {', '.join(advice.level)})" if advice.level else ""
+    tied = f" (no difference seen from {', '.join(advice.tied)})" if advice.tied else ""
     yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{tied}"
     if pattern := RUNNERS[best.runner].pattern:
         yield f"{best.runner} is a pattern: flowgauge copy {pattern} my_project/"
@@ -253,7 +253,7 @@ def _conclusions(advice: Advice) -> Iterator[str]:
         limit, half = seconds(advice.batch_below), seconds(advice.batch_below / 2)
         yield (
             f"on {best.runner}, batch calls shorter than {limit}: "
-            f"at {half} each, at least {advice.batch_there} in one task run"
+            f"at {half} each, at least {advice.batch_at_half} in one task run"
         )
     if len(advice.changes) > 1:
         (_, first), *later = advice.changes

@@ -99,18 +99,18 @@ class Advice:
 
     Attributes:
         forecasts: One for each task runner, the quickest first.
-        level: The other task runners with no difference seen between them and the quickest.
+        tied: The other task runners with no difference seen between them and the quickest.
         batch_below: Seconds of work in a call below which batches are worth it on the quickest;
             None if they never or always are, or for a workflow.
-        batch_there: The batch that is worth it at half of `batch_below`.
+        batch_at_half: The batch that is worth it at half of `batch_below`.
         changes: Seconds of work in a call from which on another task runner is the quickest
             without batches, and its name; the first has zero seconds.
     """
 
     forecasts: tuple[Forecast, ...]
-    level: tuple[str, ...]
+    tied: tuple[str, ...]
     batch_below: float | None = None
-    batch_there: int = 1
+    batch_at_half: int = 1
     changes: tuple[tuple[float, str], ...] = ()
 
 
@@ -129,7 +129,7 @@ def advise_workflow(workflow: Workflow, predictors: Iterable[Predictor]) -> Advi
         makespan = predictor.interval(workflow)
         forecasts.append(Forecast(predictor.runner, makespan, 1, makespan, predictor.start))
     ordered = _ordered(forecasts)
-    return Advice(ordered, _level(ordered))
+    return Advice(ordered, _tied(ordered))
 
 
 def advise_mapped(mapped: Mapped, predictors: Sequence[Predictor]) -> Advice:
@@ -146,7 +146,7 @@ def advise_mapped(mapped: Mapped, predictors: Sequence[Predictor]) -> Advice:
     best = next(predictor for predictor in predictors if predictor.runner == ordered[0].runner)
     below = _batch_below(mapped, best)
     there = 1 if below is None else _batch(replace(mapped, seconds=below / 2), best)
-    return Advice(ordered, _level(ordered), below, there, _changes(mapped, predictors))
+    return Advice(ordered, _tied(ordered), below, there, _changes(mapped, predictors))
 
 
 def _forecast(mapped: Mapped, predictor: Predictor) -> Forecast:
@@ -183,7 +183,7 @@ def _ordered(forecasts: Iterable[Forecast]) -> tuple[Forecast, ...]:
     return tuple(sorted(forecasts, key=lambda forecast: forecast.total))
 
 
-def _level(ordered: Sequence[Forecast]) -> tuple[str, ...]:
+def _tied(ordered: Sequence[Forecast]) -> tuple[str, ...]:
     """Return the task runners whose interval overlaps that of the first."""
     first, *others = ordered
     end = first.batched.high + (first.start or 0.0)

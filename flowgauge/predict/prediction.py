@@ -158,9 +158,9 @@ def fit(
     """Fit the costs with which the simulation comes nearest to the observations.
 
     `submit` and `task` are distinguished by comparing rows without work, where the bottleneck of
-    the two decides, and rows with much work, during which submission goes on; `hand_over` by
-    comparing chains, stencils and trees with tasks without edges; `byte` by payloads. A cost that
-    no row depends on is taken to be zero.
+    the two decides, and rows with much work, during which submission goes on;
+    `dependency_latency` by comparing chains, stencils and trees with tasks without edges; `byte`
+    by payloads. A cost that no row depends on is taken to be zero.
 
     Args:
         runner: The name of the task runner.
@@ -195,7 +195,7 @@ def fit(
             Costs(
                 submit=share * least,
                 task=(1 - share) * least,
-                hand_over=times * least if knows_edges else _LEAST_SECONDS,
+                dependency_latency=times * least if knows_edges else _LEAST_SECONDS,
                 byte=1e-9 if knows_bytes else _NO_BYTE,
             )
         )

@@ -23,15 +23,14 @@ class Costs:
     Attributes:
         submit: Seconds for which the flow's own thread is busy with each task that it submits.
         task: Seconds for which a worker is busy with each task, apart from its work.
-        hand_over: The dependency latency: seconds from the end of a task's last parent until the
-            task may start.
+        dependency_latency: Seconds from the end of a task's last parent until it may start.
         byte: Seconds for each byte of a result, half in the task that returns it and half in
             each task that reads it.
     """
 
     submit: float
     task: float
-    hand_over: float
+    dependency_latency: float
     byte: float
 
 
@@ -155,7 +154,7 @@ class _Simulation:
         """Make a task ready after the dependency latency; at once if it has no parents."""
         self.placed.discard(task.id)
         if task.parents:
-            self.clock.begin(_PLAIN, self.costs.hand_over, lambda: self.is_ready(task))
+            self.clock.begin(_PLAIN, self.costs.dependency_latency, lambda: self.is_ready(task))
         else:
             self.is_ready(task)
 

@@ -18,7 +18,7 @@ from flowgauge.workflows.wfformat import dump_workflow
 from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, results, rows_of
 
 Captured = pytest.CaptureFixture[str]
-FAST = replace(TRUE, submit=0.0005, task=0.002, hand_over=0.0005)
+FAST = replace(TRUE, submit=0.0005, task=0.002, dependency_latency=0.0005)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_one_call_for_each_worker_is_not_batched() -> None:
     assert advice.batch_below is None
 
 
-def test_the_quickest_changes_where_both_are_level() -> None:
+def test_the_quickest_changes_where_both_are_tied() -> None:
     """Where one runner takes over from another, both take equally long."""
     (start, first), (edge, second) = advise_mapped(Mapped(0.01, 100, "python"), BOTH).changes
     assert (start, first, second) == (0.0, "threads", "processes")
@@ -139,16 +139,16 @@ def test_how_much_to_batch_is_said_at_half_of_the_edge() -> None:
     (at_half,) = advise_mapped(
         replace(mapped, seconds=advice.batch_below / 2), (PROCESSES,)
     ).forecasts
-    assert advice.batch_there == at_half.batch > 1
+    assert advice.batch_at_half == at_half.batch > 1
 
 
-def test_what_overlaps_is_level() -> None:
+def test_what_overlaps_is_tied() -> None:
     """A runner whose interval reaches into that of the best is no slower, as far as is known."""
     rivals = [runner("processes", 0.05, spread=spread) for spread in (0.01, 0.2)]
     best = runner("dask-processes", 0.048)
-    for rival, level in zip(rivals, ((), ("processes",)), strict=True):
+    for rival, tied in zip(rivals, ((), ("processes",)), strict=True):
         workflow = shape("trivial", 10, 1, seconds=0.0)
-        assert advise_workflow(workflow, (rival, best)).level == level
+        assert advise_workflow(workflow, (rival, best)).tied == tied
 
 
 def test_a_workflow_is_run_as_it_is() -> None:

@@ -75,7 +75,7 @@ def test_where_a_task_waits_for_its_parent(runner: str, taken: float) -> None:
 def test_costs_add_up() -> None:
     """A chain pays each cost for each of its tasks, and hand-overs between them."""
     chain = shape("chain", 1, 3, seconds=1.0, output_bytes=100)
-    costs = Costs(submit=0.5, task=0.25, hand_over=0.125, byte=0.01)
+    costs = Costs(submit=0.5, task=0.25, dependency_latency=0.125, byte=0.01)
     # Submissions but the first go on beside the work; a byte costs half on either side.
     taken = 0.5 + 3 * (1.0 + 0.25) + 2 * 0.125 + 5 * 0.5
     assert simulated_makespan(chain, "dask-processes", costs, TWO) == pytest.approx(taken)
