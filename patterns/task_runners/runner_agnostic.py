@@ -25,7 +25,7 @@ Guarantees:
 
 Prefect:
     stateless (3.8, 3.9): on a process pool the future of a task that is not run has no state:
-        asking it for anything raises `UpstreamTaskError`.
+        waiting for it raises `UpstreamTaskError`.
     unresolved (3.8, 3.9): on Dask a future in a dataclass, in a Pydantic model or as a key of a
         dict reaches the task as a Dask future; elsewhere the task gets its result.
     globals (3.8, 3.9): on threads, tasks see what the flow puts in a global; in other processes

@@ -34,8 +34,7 @@ Prefect:
     surface (3.8, 3.9): `submit` does not raise what the task raises; `.result()` does.
     inspect (3.8, 3.9): with `raise_on_failure=False` or `return_state=True` the error or the state
         of a failed task is returned, and nothing is raised.
-    waited (3.8, 3.9): `wait` without a timeout returns when all tasks passed to it have run, even
-        if only a few run at a time.
+    waited (3.8, 3.9): `wait` without a timeout returns when all tasks passed to it have run.
     dropped (3.8, 3.9): a flow that does not wait ends Completed although some of its tasks never
         ran.
     blocking (3.8, 3.9): `.result()` in an async flow blocks the event loop until the task ends.
