@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue is read from its files and found by name."""
+"""The catalogue is read from its files, and its patterns are found by name."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def placed(root: Path, text: str = PATTERN, name: str = "retries/backoff") -> Pa
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give a catalogue of one pattern."""
+    """Return a catalogue of one pattern."""
     return placed(tmp_path / "patterns")
 
 
-def test_what_begins_with_an_underscore_is_no_pattern(root: Path) -> None:
-    """Private files, packages' own files and caches are not read."""
+def test_private_and_hidden_files_are_not_patterns(root: Path) -> None:
+    """Files whose own name or folder begins with an underscore or a dot are not read."""
     for name in ("retries/_shared", "retries/__init__", "_old/retries", ".hidden/x"):
         placed(root, "not a pattern", name)
     assert [pattern.name for pattern in load_catalogue(root)] == ["retries/backoff"]
 
 
 def test_patterns_are_sorted_by_name(root: Path) -> None:
-    """Patterns come in the order of their names."""
+    """The catalogue lists its patterns sorted by name."""
     for name in ("tasks/b", "caching/c", "tasks/a"):
         placed(root, name=name)
     names = [pattern.name for pattern in load_catalogue(root)]
@@ -83,27 +83,27 @@ def test_patterns_are_sorted_by_name(root: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["retires/backoff", "backoff", "retries/backoff.py", "patterns/retries/backoff"]
 )
-def test_a_misspelt_name_is_answered_with_the_right_one(root: Path, name: str) -> None:
-    """A name that is nearly right gets the right one as an answer."""
+def test_the_right_name_is_suggested_for_a_misspelt_one(root: Path, name: str) -> None:
+    """The error for a name that is nearly right suggests the right one."""
     placed(root, name="tasks/basics")
     with pytest.raises(CatalogueError, match='did you mean "retries/backoff"'):
         find_pattern(root, name)
 
 
-def test_a_name_like_no_other_is_answered_with_where_names_are(root: Path) -> None:
-    """A name that is like none gets the command that lists them."""
+def test_an_unknown_name_leads_to_the_list_of_names(root: Path) -> None:
+    """The error for a name that resembles no pattern gives the command that lists them."""
     with pytest.raises(CatalogueError, match='no pattern "zzz": see "flowgauge list"'):
         find_pattern(root, "zzz")
 
 
-def test_a_pattern_is_found_beside_a_broken_one(root: Path) -> None:
+def test_a_pattern_is_found_next_to_a_broken_one(root: Path) -> None:
     """One pattern can be read while another is broken."""
     placed(root, "", name="retries/broken")
     assert find_pattern(root, "retries/backoff").summary == "Retry a flaky call."
 
 
-def test_the_catalogue_of_a_checkout_is_found_from_below(root: Path) -> None:
-    """The catalogue is the patterns/ beside the nearest pyproject.toml that has one."""
+def test_the_catalogue_of_a_checkout_is_found_from_a_subfolder(root: Path) -> None:
+    """The catalogue is the patterns/ next to the nearest pyproject.toml that has one."""
     (root.parent / "pyproject.toml").touch()
     below = root.parent / "tests" / "deep"
     below.mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_the_catalogue_of_a_checkout_is_found_from_below(root: Path) -> None:
 def test_an_installed_package_brings_its_own_catalogue(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package installed inside a project that has patterns/ of its own keeps to its own."""
+    """A package installed inside a project that has a patterns/, too, uses its own."""
     (root.parent / "pyproject.toml").touch()
     package = root.parent / ".venv" / "flowgauge"
     placed(package / "patterns")
@@ -122,7 +122,7 @@ def test_an_installed_package_brings_its_own_catalogue(
     assert catalogue_root() == (package / "patterns").resolve()
 
 
-def test_no_catalogue_is_told(tmp_path: Path) -> None:
-    """Where there is no catalogue, the error says where it was sought."""
+def test_a_missing_catalogue_is_reported(tmp_path: Path) -> None:
+    """Where there is no catalogue, the error says where it was looked for."""
     with pytest.raises(CatalogueError, match="no patterns/ next to"):
         catalogue_root(tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern is copied whole, over nothing that is there, compared with its copy, and renewed."""
+"""A pattern is copied whole, without overwriting anything; copies are compared and updated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEWER = PATTERN.replace("at most four times", "at most five times")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give a catalogue of a pattern that is a file and one that is a folder."""
+    """Return a catalogue of a pattern that is a file and one that is a folder."""
     root = tmp_path / "patterns"
     folder = root / "deployments" / "two_ways"
     (folder / "__pycache__").mkdir(parents=True)
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Give the folder of a project."""
+    """Return the folder of a project."""
     project = tmp_path / "project"
     project.mkdir()
     return project
@@ -56,15 +56,15 @@ def copied(root: Path, project: Path, name: str = "retries/backoff") -> Copy:
 def test_a_pattern_is_copied_to_a_folder_or_a_name(
     root: Path, project: Path, destination: str, file: str
 ) -> None:
-    """A destination that ends in .py names the copy, any other one is its folder."""
+    """A destination that ends in .py is the file to write; any other is the folder to copy into."""
     (project / "here").mkdir()
     pattern = find_pattern(root, "retries/backoff")
     assert copy(pattern, project / destination, "backoff") == project / file
     assert unstamped((project / file).read_text()) == PATTERN
 
 
-def test_a_copy_says_where_it_is_from(root: Path, project: Path) -> None:
-    """A copy carries the pattern's name, a hash, and the versions that it was proved with."""
+def test_a_copy_says_where_it_comes_from(root: Path, project: Path) -> None:
+    """A copy is stamped with the pattern's name and the versions of Flowgauge and Prefect."""
     stamp = read_stamp(copied(root, project).path.read_text())
     assert stamp is not None
     assert stamp.pattern == "retries/backoff"
@@ -73,7 +73,7 @@ def test_a_copy_says_where_it_is_from(root: Path, project: Path) -> None:
 
 
 def test_a_copy_overwrites_nothing_unless_forced(root: Path, project: Path) -> None:
-    """A file that is there stays as it is, until `force` says otherwise."""
+    """An existing file stays as it is unless `force` is given."""
     pattern, target = find_pattern(root, "retries/backoff"), project / "backoff.py"
     target.write_text("mine")
     with pytest.raises(CatalogueError, match=r"backoff\.py exists: .*--force"):
@@ -83,8 +83,8 @@ def test_a_copy_overwrites_nothing_unless_forced(root: Path, project: Path) -> N
     assert unstamped(target.read_text()) == PATTERN
 
 
-def test_a_link_that_leads_nowhere_is_not_replaced_unless_forced(root: Path, project: Path) -> None:
-    """A link whose target is gone is something that is there."""
+def test_a_dangling_link_is_not_replaced_unless_forced(root: Path, project: Path) -> None:
+    """A dangling link counts as an existing file; `force` replaces it and does not follow it."""
     target = project / "backoff.py"
     target.symlink_to(project / "gone.py")
     with pytest.raises(CatalogueError, match=r"backoff\.py exists"):
@@ -95,8 +95,8 @@ def test_a_link_that_leads_nowhere_is_not_replaced_unless_forced(root: Path, pro
     assert not (project / "gone.py").exists()
 
 
-def test_a_file_is_no_folder(root: Path, project: Path) -> None:
-    """A destination that is a file of another kind is refused, and stays as it is."""
+def test_a_file_is_not_taken_for_a_folder(root: Path, project: Path) -> None:
+    """A destination that is a file but not a .py file is refused, even with `force`."""
     (project / "notes.txt").write_text("mine")
     with pytest.raises(CatalogueError, match=r"notes\.txt is a file: name a folder"):
         copy(find_pattern(root, "retries/backoff"), project / "notes.txt", "backoff", force=True)
@@ -104,7 +104,7 @@ def test_a_file_is_no_folder(root: Path, project: Path) -> None:
 
 
 def test_a_copy_does_not_differ_until_it_is_changed(root: Path, project: Path) -> None:
-    """A fresh copy has no diff; a changed one has its changes as added lines."""
+    """A fresh copy has no diff; the diff of an edited one leads from the pattern's to its lines."""
     found = copied(root, project)
     assert (found.diff(), found.is_changed, found.is_outdated) == ("", False, False)
     text = found.path.read_text()
@@ -116,8 +116,8 @@ def test_a_copy_does_not_differ_until_it_is_changed(root: Path, project: Path) -
     assert (found.is_changed, found.is_outdated) == (True, False)
 
 
-def test_a_copy_tells_who_changed(root: Path, project: Path) -> None:
-    """A copy knows whether it was changed, its pattern was, or both."""
+def test_a_copy_knows_whether_it_or_its_pattern_changed(root: Path, project: Path) -> None:
+    """A copy knows whether its pattern changed since it was made, and whether it did itself."""
     copied(root, project)
     (root / "retries" / "backoff.py").write_text(NEWER)
     (found,) = find_copies(root, project)
@@ -126,15 +126,15 @@ def test_a_copy_tells_who_changed(root: Path, project: Path) -> None:
     assert (found.is_changed, found.is_outdated) == (True, True)
 
 
-def test_other_line_ends_are_no_change(root: Path, project: Path) -> None:
-    """A copy whose lines end as on another system is the same."""
+def test_different_line_endings_are_not_a_change(root: Path, project: Path) -> None:
+    """A copy that differs only in its line endings counts as unchanged."""
     found = copied(root, project)
     found.path.write_bytes(found.path.read_bytes().replace(b"\n", b"\r\n"))
     assert (found.diff(), found.is_changed) == ("", False)
 
 
-def test_a_copy_is_renewed(root: Path, project: Path) -> None:
-    """A copy that nobody changed becomes what the pattern is now, under the name that it has."""
+def test_an_unedited_copy_is_updated(root: Path, project: Path) -> None:
+    """A copy that nobody edited is updated to the current pattern, and keeps its file name."""
     pattern = find_pattern(root, "retries/backoff")
     copy(pattern, project / "mine.py", "backoff")
     (root / "retries" / "backoff.py").write_text(NEWER)
@@ -146,10 +146,8 @@ def test_a_copy_is_renewed(root: Path, project: Path) -> None:
     assert not update(found)
 
 
-def test_a_copy_proved_with_other_versions_says_so_when_it_is_renewed(
-    root: Path, project: Path
-) -> None:
-    """A copy of what the pattern still is gets the stamp of this version."""
+def test_an_update_renews_the_stamp_of_an_unchanged_pattern(root: Path, project: Path) -> None:
+    """If the pattern has not changed, an update still brings an old stamp up to date."""
     found = copied(root, project)
     assert found.stamp is not None
     text = found.path.read_text()
@@ -160,8 +158,8 @@ def test_a_copy_proved_with_other_versions_says_so_when_it_is_renewed(
     assert found.path.read_text() == text
 
 
-def test_a_copy_that_was_changed_is_not_lost(root: Path, project: Path) -> None:
-    """What a person changed stays, and is replaced only when that is forced."""
+def test_an_edited_copy_is_not_overwritten_unless_forced(root: Path, project: Path) -> None:
+    """An edited copy stays as it is, and is replaced only with `force`."""
     found = copied(root, project)
     mine = found.path.read_text() + "# mine\n"
     found.path.write_text(mine)
@@ -173,7 +171,7 @@ def test_a_copy_that_was_changed_is_not_lost(root: Path, project: Path) -> None:
 
 
 def test_a_copy_made_by_hand_is_compared_by_name(root: Path, project: Path) -> None:
-    """A file without a stamp is compared with the pattern that is named, and keeps its changes."""
+    """A file without a stamp is compared with the given pattern, and not updated if edited."""
     pattern = find_pattern(root, "retries/backoff")
     (project / "backoff.py").write_text(PATTERN)
     for place in (project, project / "backoff.py"):
@@ -185,8 +183,8 @@ def test_a_copy_made_by_hand_is_compared_by_name(root: Path, project: Path) -> N
         update(found)
 
 
-def test_what_is_no_copy_is_told(root: Path, project: Path) -> None:
-    """A file that is missing, is not text or has no stamp gives one line."""
+def test_a_path_without_a_copy_is_reported(root: Path, project: Path) -> None:
+    """A missing file, one that is not text or has no stamp, and a folder of such are reported."""
     pattern, file = find_pattern(root, "retries/backoff"), project / "backoff.py"
     with pytest.raises(CatalogueError, match="cannot be read: no such file"):
         named_copy(pattern, file, "backoff")
@@ -201,7 +199,7 @@ def test_what_is_no_copy_is_told(root: Path, project: Path) -> None:
 
 
 def test_copies_are_found_in_the_folders_of_a_project(root: Path, project: Path) -> None:
-    """A folder is searched for copies; hidden folders and files that are no text are left out."""
+    """A folder is searched with its subfolders; hidden ones and non-text files are skipped."""
     for folder in ("", "flows", ".venv"):
         copy(find_pattern(root, "retries/backoff"), project / folder, "backoff")
     (project / "image.py").write_bytes(b"\xff")
@@ -213,8 +211,8 @@ def test_copies_are_found_in_the_folders_of_a_project(root: Path, project: Path)
     ]
 
 
-def test_a_copy_of_what_is_gone_is_told(root: Path, project: Path) -> None:
-    """A copy whose pattern the catalogue does not have any more gives one line."""
+def test_a_copy_of_a_removed_pattern_is_reported(root: Path, project: Path) -> None:
+    """A copy whose pattern is no longer in the catalogue is reported with the name of both."""
     copied(root, project)
     (root / "retries" / "backoff.py").rename(root / "retries" / "slower.py")
     with pytest.raises(
@@ -224,8 +222,8 @@ def test_a_copy_of_what_is_gone_is_told(root: Path, project: Path) -> None:
         find_copies(root, project)
 
 
-def test_names_that_several_topics_have_get_the_topic(root: Path) -> None:
-    """Copies of all patterns can lie in one folder."""
+def test_names_used_in_several_topics_are_prefixed_with_the_topic(root: Path) -> None:
+    """The topic keeps copies of patterns of the same name apart; other copies go without it."""
     (root / "tasks").mkdir()
     (root / "tasks" / "backoff.py").write_text(PATTERN)
     patterns = load_catalogue(root)
@@ -237,7 +235,7 @@ def test_names_that_several_topics_have_get_the_topic(root: Path) -> None:
 
 
 def test_a_folder_is_copied_as_a_folder(root: Path, project: Path) -> None:
-    """A pattern of several files is copied with all of them, and nothing but them."""
+    """A pattern of several files is copied with all of its files and nothing else."""
     found = copied(root, project, "deployments/two_ways")
     assert found.path == project / "two_ways" / "two_ways.py"
     files = {file.name: unstamped(file.read_text()) for file in found.path.parent.iterdir()}
@@ -246,13 +244,13 @@ def test_a_folder_is_copied_as_a_folder(root: Path, project: Path) -> None:
         "prefect.yaml": "name: two\n",
         "steps.py": "STEPS = 2\n",
     }
-    # Into the copy itself it is copied again, and not one folder deeper.
+    # Given the copy itself as the destination, it is replaced, not copied one folder deeper.
     again = copy(found.pattern, found.path.parent, "two_ways", force=True)
     assert again == found.path
 
 
-def test_a_folder_overwrites_no_file_and_writes_none(root: Path, project: Path) -> None:
-    """Where one file of a folder is there already, none is written."""
+def test_a_folder_is_not_copied_if_one_of_its_files_exists(root: Path, project: Path) -> None:
+    """If one file of a folder already exists, none is written."""
     folder = project / "two_ways"
     folder.mkdir()
     (folder / "steps.py").write_text("mine")
@@ -262,14 +260,14 @@ def test_a_folder_overwrites_no_file_and_writes_none(root: Path, project: Path) 
     assert (folder / "steps.py").read_text() == "mine"
 
 
-def test_a_folder_has_no_name_of_one_file(root: Path, project: Path) -> None:
-    """A destination that names a file is refused for a pattern of several."""
+def test_a_folder_is_not_copied_to_a_file(root: Path, project: Path) -> None:
+    """A destination that is a file name is refused for a pattern of several files."""
     with pytest.raises(CatalogueError, match="name a folder for the copy"):
         copy(find_pattern(root, "deployments/two_ways"), project / "mine.py", "two_ways")
 
 
 def test_a_folder_is_compared_file_by_file(root: Path, project: Path) -> None:
-    """A change in any file of a copied folder is in the diff, wherever one points."""
+    """A change in a file next to the main one is in the diff, whichever path leads to the copy."""
     found = copied(root, project, "deployments/two_ways")
     (found.path.parent / "prefect.yaml").write_text("name: three\n")
     for place in (project, found.path.parent, found.path):

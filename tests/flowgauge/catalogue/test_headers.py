@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern's header is read as it was meant, and one that can't be read is told."""
+"""A pattern's header is read as it was meant, and one that can't be read is reported."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def placed(root: Path, text: str = PATTERN, name: str = "retries/backoff") -> Pa
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give a catalogue of one pattern."""
+    """Return a catalogue of one pattern."""
     return placed(tmp_path / "patterns")
 
 
-def test_a_header_is_read_without_its_line_ends(root: Path) -> None:
-    """Every part of a header is read, each paragraph and each item on a line of its own."""
+def test_a_header_is_read_without_its_line_breaks(root: Path) -> None:
+    """Every part of a header is read, and each paragraph and each item is joined into one line."""
     (pattern,) = load_catalogue(root)
     assert pattern == Pattern(
         name="retries/backoff",
@@ -134,8 +134,8 @@ def test_facts_are_read_with_their_versions(root: Path) -> None:
         ("", 'section "Prefect:" is empty'),
     ],
 )
-def test_a_fact_that_cannot_be_read_is_told(root: Path, fact: str, fault: str) -> None:
-    """A fact without its versions, or with an id that is taken, is one line of the problems."""
+def test_a_fact_that_cannot_be_read_is_reported(root: Path, fact: str, fault: str) -> None:
+    """A malformed fact, an id that is already used and an empty section are one problem each."""
     section = f"Prefect:\n    {fact}\n\nNot for:"
     (found,) = problems(placed(root, PATTERN.replace("Not for:", section)))
     assert found.startswith("patterns/retries/backoff.py: ")
@@ -155,7 +155,7 @@ ids = st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True)
     prose=st.tuples(paragraphs, paragraphs, paragraphs),
     width=st.integers(20, 100),
 )
-def test_what_a_header_was_made_of_is_read_back(
+def test_any_header_is_read_back(
     tmp_path_factory: pytest.TempPathFactory,
     summary: str,
     guarantees: dict[str, str],
@@ -163,7 +163,7 @@ def test_what_a_header_was_made_of_is_read_back(
     prose: tuple[str, str, str],
     width: int,
 ) -> None:
-    """Whatever the words and wherever the lines break, a header is read as it was meant."""
+    """Whatever its words and wherever its lines break, a header is read as it was meant."""
 
     def wrapped(text: str, hang: str = "") -> str:
         filled = textwrap.TextWrapper(
@@ -220,8 +220,10 @@ def test_what_a_header_was_made_of_is_read_back(
         ("import json", "import \0json", "is not Python"),
     ],
 )
-def test_a_broken_header_is_told_in_one_line(root: Path, old: str, new: str, fault: str) -> None:
-    """What a header lacks is said in one line, with the file."""
+def test_a_broken_header_is_reported_in_one_line(
+    root: Path, old: str, new: str, fault: str
+) -> None:
+    """What is wrong with a header is reported in one line, with the name of the file."""
     assert old in PATTERN
     placed(root, PATTERN.replace(old, new, 1))
     with pytest.raises(CatalogueError) as error:
@@ -232,28 +234,28 @@ def test_a_broken_header_is_told_in_one_line(root: Path, old: str, new: str, fau
     assert problems(root) == [str(error.value)]
 
 
-def test_sections_stand_in_one_order(root: Path) -> None:
-    """Sections in another order than that of the other patterns are a fault."""
+def test_sections_have_a_fixed_order(root: Path) -> None:
+    """Sections in another order are reported."""
     costs = "Costs:\n    Row `retries/backoff`.\n\n"
     text = PATTERN.replace(costs, "").replace("Not for:\n", f"{costs}Not for:\n")
     assert "not in the order" in problems(placed(root, text))[0]
 
 
-def test_a_file_that_is_not_text_is_told_in_one_line(root: Path) -> None:
-    """A file that is not UTF-8 is named, not raised as a decoding error."""
+def test_a_file_that_is_not_text_is_reported_in_one_line(root: Path) -> None:
+    """A file that is not UTF-8 is reported as a problem and does not raise a decoding error."""
     (root / "retries" / "backoff.py").write_bytes(b"\xff\xfe")
     assert problems(root) == ["patterns/retries/backoff.py: is not UTF-8 text"]
 
 
 @pytest.mark.parametrize("name", ["backoff", "retries/more/backoff"])
-def test_a_pattern_lies_in_the_folder_of_a_topic(root: Path, name: str) -> None:
-    """A file beside the topics, or deeper, is a fault, not overlooked."""
+def test_a_pattern_is_in_a_topic_folder(root: Path, name: str) -> None:
+    """A file next to the topic folders, or too deep inside one, is reported, not overlooked."""
     (found,) = problems(placed(root, name=name))
     assert found == f"patterns/{name}.py: is not in a topic folder: move it to patterns/<topic>/"
 
 
 def test_a_folder_of_files_is_one_pattern(root: Path) -> None:
-    """The file named like its folder has the header; the others belong to it, caches don't."""
+    """The file named after its folder has the header; the others, except caches, belong to it."""
     placed(root, name="flows/two_ways/two_ways")
     placed(root, "STEPS = 2", name="flows/two_ways/steps")
     (root / "flows" / "two_ways" / "prefect.yaml").touch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The marks of tests are read without importing them."""
+"""The marks of tests are read without importing the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowgauge.catalogue.marks import Proof, proofs
 
 
 def test_proofs_are_read_from_marks(tmp_path: Path) -> None:
-    """Marks on functions, methods and classes count, with strings or constants of the file."""
+    """Marks on functions, methods and classes are read, with strings or constants of the file."""
     file = tmp_path / "test_marks.py"
     file.write_text(
         textwrap.dedent("""
@@ -51,8 +51,8 @@ def test_proofs_are_read_from_marks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["guarantee", "fact"])
 @pytest.mark.parametrize("arguments", ["f(), 'a'", "ELSEWHERE, 'a'", "'a'", "'a', 'b', 'c'", ""])
-def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, kind: str, arguments: str) -> None:
-    """A mark whose pattern or guarantee is not in the file is an error with its line."""
+def test_a_mark_that_cannot_be_read_is_reported(tmp_path: Path, kind: str, arguments: str) -> None:
+    """A mark is an error with its line number unless the file itself gives both its names."""
     file = tmp_path / "test_marks.py"
     file.write_text(f"import pytest\n@pytest.mark.{kind}({arguments})\ndef test_x(): ...\n")
     with pytest.raises(
@@ -61,8 +61,8 @@ def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, kind: str, arguments
         proofs(tmp_path)
 
 
-def test_a_test_file_that_is_not_python_is_told(tmp_path: Path) -> None:
-    """A broken test file is named."""
+def test_a_test_file_that_is_not_python_is_reported(tmp_path: Path) -> None:
+    """The error for a test file with a syntax error names the file."""
     (tmp_path / "test_broken.py").write_text("def")
     with pytest.raises(CatalogueError, match=r"test_broken\.py is not Python"):
         proofs(tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutants are read, held against the guarantees, and applied."""
+"""Mutants are read, compared with the guarantees, and applied."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ runner = "processes"
 
 @pytest.fixture
 def patterns(tmp_path: Path) -> tuple[Pattern, ...]:
-    """Give a catalogue of one pattern."""
+    """Return the patterns of a catalogue that has one."""
     return load_catalogue(placed(tmp_path / "patterns"))
 
 
 @pytest.fixture
 def tests_root(tmp_path: Path) -> Path:
-    """Give a folder of tests with the mutants of that pattern."""
+    """Return a folder of tests with the mutants of that pattern."""
     root = tmp_path / "tests"
     (root / "retries").mkdir(parents=True)
     (root / "retries" / "backoff.mutants.toml").write_text(MUTANTS)
@@ -46,14 +46,14 @@ def tests_root(tmp_path: Path) -> Path:
 
 
 def changed(tests_root: Path, old: str, new: str) -> None:
-    """Change the file of mutants."""
+    """Replace a text in the file of mutants."""
     file = tests_root / "retries" / "backoff.mutants.toml"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new, 1))
 
 
 def test_mutants_are_read(patterns: tuple[Pattern, ...], tests_root: Path) -> None:
-    """A mutant has a name, a guarantee, a change, and a file and a task runner if it says so."""
+    """A mutant has a name, a guarantee, a change and a file, and a task runner if it names one."""
     one, other = mutants(patterns, tests_root)
     assert one == Mutant(
         name="nothing-read",
@@ -67,17 +67,17 @@ def test_mutants_are_read(patterns: tuple[Pattern, ...], tests_root: Path) -> No
     assert mutant_mismatches(patterns, tests_root) == []
 
 
-def test_the_proving_tests_a_mutant_are_those_of_its_guarantee(
+def test_the_proving_tests_of_a_mutant_are_those_of_its_guarantee(
     patterns: tuple[Pattern, ...], tests_root: Path
 ) -> None:
-    """A mutant is to fail tests of its own guarantee, and no test of a fact."""
+    """A mutant has to fail the tests of its own guarantee, not those of a fact with the same id."""
     one, other = mutants(patterns, tests_root)
     assert proving_tests(one, tests_root) == ("retries/test_backoff.py::test_a",)
     assert proving_tests(other, tests_root) == ("retries/test_backoff.py::test_c",)
 
 
 def test_a_mutant_changes_one_place(patterns: tuple[Pattern, ...], tests_root: Path) -> None:
-    """Applied to a copy, a mutant changes what it says; a second time it can't."""
+    """A mutant replaces its old text with its new one; applying it a second time is an error."""
     one, _ = mutants(patterns, tests_root)
     (pattern,) = patterns
     one.apply(pattern.path.parent)
@@ -97,10 +97,10 @@ def test_a_mutant_changes_one_place(patterns: tuple[Pattern, ...], tests_root: P
         ('runner = "processes"', 'file = "other.yaml"', "occurs in other.yaml 0 times"),
     ],
 )
-def test_a_mutant_that_is_none_is_told(
+def test_a_missing_or_useless_mutant_is_reported(
     patterns: tuple[Pattern, ...], tests_root: Path, old: str, new: str, fault: str
 ) -> None:
-    """A guarantee without a mutant, and a mutant that breaks none or can't be made, are named."""
+    """A guarantee without a mutant is reported, as is a mutant that can't break a guarantee."""
     changed(tests_root, old, new)
     found = mutant_mismatches(patterns, tests_root)
     assert any(fault in line for line in found), found
@@ -116,17 +116,19 @@ def test_a_mutant_that_is_none_is_told(
         ("[other-end]", "[other-end", r"backoff\.mutants\.toml: "),
     ],
 )
-def test_a_file_of_mutants_that_cannot_be_read_is_told(
+def test_a_file_of_mutants_that_cannot_be_read_is_reported(
     patterns: tuple[Pattern, ...], tests_root: Path, old: str, new: str, fault: str
 ) -> None:
-    """What can't be read as mutants is an error with its file."""
+    """Mutants that can't be read are an error that names the mutant, or the file if not TOML."""
     changed(tests_root, old, new)
     with pytest.raises(CatalogueError, match=fault):
         mutants(patterns, tests_root)
 
 
-def test_mutants_of_no_pattern_are_told(patterns: tuple[Pattern, ...], tests_root: Path) -> None:
-    """A file of mutants beside no pattern's tests is an error."""
+def test_mutants_without_a_pattern_are_reported(
+    patterns: tuple[Pattern, ...], tests_root: Path
+) -> None:
+    """A file of mutants that is not named after a pattern is an error."""
     (tests_root / "retries" / "other.mutants.toml").write_text(MUTANTS)
     with pytest.raises(CatalogueError, match=r"other\.mutants\.toml: mutants of no pattern"):
         mutants(patterns, tests_root)

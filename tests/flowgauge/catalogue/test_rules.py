@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern file that would not work where it was copied to is told."""
+"""A pattern file that would not work once it is copied is reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONAL = """\
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give the folder of an empty catalogue."""
+    """Return the folder of an empty catalogue."""
     return tmp_path / "patterns"
 
 
@@ -43,18 +43,18 @@ def root(tmp_path: Path) -> Path:
         ("    import asyncio", "    from httpx import get", "imports httpx, which"),
     ],
 )
-def test_code_that_cannot_be_copied_alone_is_told(
+def test_code_that_cannot_be_copied_alone_is_reported(
     root: Path, old: str, new: str, fault: str
 ) -> None:
-    """What stops a file from working as the only one copied is one line of the problems."""
+    """Anything that would keep a file from working when copied alone is reported as one problem."""
     assert old in PATTERN
     (found,) = problems(placed(root, PATTERN.replace(old, new, 1)))
     assert found.startswith("patterns/retries/backoff.py: ")
     assert fault in found
 
 
-def test_a_pattern_that_is_pointed_to_exists(root: Path) -> None:
-    """A name of a pattern between backticks, in whatever topic there is, leads to a pattern."""
+def test_a_pattern_that_is_referred_to_exists(root: Path) -> None:
+    """A name in backticks that begins with an existing topic must be the name of a pattern."""
     placed(root, name="tasks/folder/folder")
     known = "see `tasks/folder`, `retries/backoff` and `no_topic/at_all`"
     assert problems(placed(root, PATTERN.replace("Errors that stay", known))) == []
@@ -66,12 +66,12 @@ def test_a_pattern_that_is_pointed_to_exists(root: Path) -> None:
 
 @pytest.mark.parametrize("bound", ["<4", "<=3.9", "==3.8.8", "~=3.8", "[dask]>=3.8,<4"])
 def test_a_bounded_dependency_is_no_problem(root: Path, bound: str) -> None:
-    """Every way to bound a version from above will do."""
+    """Any way to bound a version from above is accepted."""
     assert problems(placed(root, PATTERN.replace(">=3.8,<4", bound))) == []
 
 
 def test_an_optional_package_is_imported_where_it_is_needed(root: Path) -> None:
-    """A function may import an optional package; a module that does can't go without it."""
+    """A function may import an optional package; an import at the top of the module is reported."""
     text = PATTERN.replace('# ///\n"""', OPTIONAL, 1)
     inside = text.replace("    print(json,", "    import numpy\n\n    print(numpy, json,")
     assert "import numpy" in inside
@@ -81,7 +81,7 @@ def test_an_optional_package_is_imported_where_it_is_needed(root: Path) -> None:
 
 
 def test_an_optional_package_is_bounded_too(root: Path) -> None:
-    """What a pattern can use besides has an upper bound, as all it needs."""
+    """An optional dependency needs an upper bound, as a required one does."""
     text = PATTERN.replace('# ///\n"""', OPTIONAL.replace("<3", ">=2"), 1)
     (found,) = problems(placed(root, text))
     assert found.endswith('dependency "numpy>=2" has no upper bound: add one, such as "<4"')

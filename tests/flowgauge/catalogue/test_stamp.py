@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copied file says where it is from, and is otherwise what was copied."""
+"""A copied file says where it comes from, and is otherwise identical to the original."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WITH_TABLE = PATTERN.replace(
 
 
 @pytest.mark.parametrize("text", [PATTERN, WITH_TABLE], ids=["no table", "a table of its own"])
-def test_a_stamp_is_read_back_and_taken_off(text: str) -> None:
-    """What was stamped carries the stamp, says the same of its dependencies, and can be undone."""
+def test_a_stamp_is_read_back_and_removed(text: str) -> None:
+    """A stamp can be read and removed again, and does not change the declared dependencies."""
     made = stamped(text, STAMP)
     assert read_stamp(made) == STAMP
     assert unstamped(made) == text
@@ -35,7 +35,7 @@ def test_a_stamp_is_read_back_and_taken_off(text: str) -> None:
 
 
 def test_every_pattern_of_the_catalogue_can_be_stamped() -> None:
-    """All patterns can carry a stamp, and none has one before it is copied."""
+    """Every pattern can be stamped, and none has a stamp before it is copied."""
     for pattern in load_catalogue(catalogue_root()):
         text = pattern.path.read_text()
         assert read_stamp(text) is None
@@ -44,8 +44,8 @@ def test_every_pattern_of_the_catalogue_can_be_stamped() -> None:
 
 
 @given(st.text())
-def test_any_text_has_no_stamp_and_stays_as_it_is(text: str) -> None:
-    """What is no pattern is left alone."""
+def test_text_that_is_not_a_pattern_is_left_alone(text: str) -> None:
+    """Arbitrary text has no stamp, gets none, and stays as it is."""
     assert read_stamp(text) is None
     assert unstamped(text) == text
     assert stamped(text, STAMP) == text
@@ -55,8 +55,8 @@ def test_any_text_has_no_stamp_and_stays_as_it_is(text: str) -> None:
     st.dictionaries(st.text(), st.text("ab\n"), max_size=3),
     st.dictionaries(st.text(), st.text("ab\n"), max_size=3),
 )
-def test_the_hash_tells_contents_apart(one: dict[str, str], other: dict[str, str]) -> None:
-    """Files have the same hash if their names and lines are the same, whatever ends the lines."""
+def test_the_hash_distinguishes_contents(one: dict[str, str], other: dict[str, str]) -> None:
+    """Hashes are equal exactly if file names and lines are, whatever the line endings."""
     lines = [{name: text.splitlines() for name, text in each.items()} for each in (one, other)]
     assert (content(one) == content(other)) == (lines[0] == lines[1])
     assert content(one) == content({n: text.replace("\n", "\r\n") for n, text in one.items()})
