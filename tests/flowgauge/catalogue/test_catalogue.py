@@ -114,7 +114,7 @@ def test_the_catalogue_of_a_checkout_is_found_from_a_subfolder(root: Path) -> No
 def test_an_installed_package_brings_its_own_catalogue(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package installed inside a project that has a patterns/, too, uses its own."""
+    """A package installed in a project that also has a patterns/ uses its own."""
     (root.parent / "pyproject.toml").touch()
     package = root.parent / ".venv" / "flowgauge"
     placed(package / "patterns")

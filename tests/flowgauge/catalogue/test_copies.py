@@ -104,7 +104,7 @@ def test_a_file_is_not_taken_for_a_folder(root: Path, project: Path) -> None:
 
 
 def test_a_copy_does_not_differ_until_it_is_changed(root: Path, project: Path) -> None:
-    """A fresh copy has no diff; the diff of an edited one leads from the pattern's to its lines."""
+    """A fresh copy has no diff; an edited one's replaces the pattern's lines with its own."""
     found = copied(root, project)
     assert (found.diff(), found.is_changed, found.is_outdated) == ("", False, False)
     text = found.path.read_text()
@@ -117,7 +117,7 @@ def test_a_copy_does_not_differ_until_it_is_changed(root: Path, project: Path) -
 
 
 def test_a_copy_knows_whether_it_or_its_pattern_changed(root: Path, project: Path) -> None:
-    """A copy knows whether its pattern changed since it was made, and whether it did itself."""
+    """A copy knows whether it was edited, and whether its pattern has changed since."""
     copied(root, project)
     (root / "retries" / "backoff.py").write_text(NEWER)
     (found,) = find_copies(root, project)
@@ -184,7 +184,7 @@ def test_a_copy_made_by_hand_is_compared_by_name(root: Path, project: Path) -> N
 
 
 def test_a_path_without_a_copy_is_reported(root: Path, project: Path) -> None:
-    """A missing file, one that is not text or has no stamp, and a folder of such are reported."""
+    """A missing, non-text or unstamped file is reported, and so is a folder without copies."""
     pattern, file = find_pattern(root, "retries/backoff"), project / "backoff.py"
     with pytest.raises(CatalogueError, match="cannot be read: no such file"):
         named_copy(pattern, file, "backoff")
@@ -212,7 +212,7 @@ def test_copies_are_found_in_the_folders_of_a_project(root: Path, project: Path)
 
 
 def test_a_copy_of_a_removed_pattern_is_reported(root: Path, project: Path) -> None:
-    """A copy whose pattern is no longer in the catalogue is reported with the name of both."""
+    """A copy whose pattern is no longer in the catalogue is reported, with both their names."""
     copied(root, project)
     (root / "retries" / "backoff.py").rename(root / "retries" / "slower.py")
     with pytest.raises(
@@ -223,7 +223,7 @@ def test_a_copy_of_a_removed_pattern_is_reported(root: Path, project: Path) -> N
 
 
 def test_names_used_in_several_topics_are_prefixed_with_the_topic(root: Path) -> None:
-    """The topic keeps copies of patterns of the same name apart; other copies go without it."""
+    """Copies of patterns with the same name get the topic as a prefix; others do not."""
     (root / "tasks").mkdir()
     (root / "tasks" / "backoff.py").write_text(PATTERN)
     patterns = load_catalogue(root)

@@ -56,7 +56,7 @@ def test_text_that_is_not_a_pattern_is_left_alone(text: str) -> None:
     st.dictionaries(st.text(), st.text("ab\n"), max_size=3),
 )
 def test_the_hash_distinguishes_contents(one: dict[str, str], other: dict[str, str]) -> None:
-    """Hashes are equal exactly if file names and lines are, whatever the line endings."""
+    """Hashes are equal if and only if file names and lines are, whatever the line endings."""
     lines = [{name: text.splitlines() for name, text in each.items()} for each in (one, other)]
     assert (content(one) == content(other)) == (lines[0] == lines[1])
     assert content(one) == content({n: text.replace("\n", "\r\n") for n, text in one.items()})
