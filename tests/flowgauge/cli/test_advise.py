@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flowgauge advise` answers from the results of a run, and says which ones."""
+"""`flowgauge advise` predicts from the results of a run, and says which ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAST = replace(TRUE, submit=0.0005, task=0.002, dependency_latency=0.0005)
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder with results of two task runners, as the place to be in."""
+    """Return a folder with results of two task runners, which is the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     machine = Machine(WORKERS, 2.0)
@@ -49,20 +49,22 @@ def makespans(lines: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value, *_ in found}
 
 
-def test_long_work_that_holds_the_lock_is_for_processes(measured: Path, capsys: Captured) -> None:
-    """Each runner has a line, the quickest first; then what to use and from where on another."""
+def test_processes_are_recommended_for_long_work_that_holds_the_lock(
+    measured: Path, capsys: Captured
+) -> None:
+    """Each runner has a line, the quickest first; processes take the time computed by hand."""
     lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
     assert lines[0].startswith("costs from reports/latest/results.json, measured 2026-11-20 on")
     assert lines[1].startswith("this machine differs: ")
     assert any(line.startswith("recommended: processes") for line in lines)
     found = makespans(lines)
     assert list(found) == ["processes", "threads"]
-    # Two workers' share of 200 ms and of the 30 ms that a task costs.
+    # Two workers share the tasks; each takes 200 ms of work and costs 30 ms.
     assert found["processes"] == pytest.approx(100 * (0.2 + 0.03) / 2, rel=0.1)
 
 
 def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
-    """Of many short calls so many belong in a task run; and up to which length that pays."""
+    """For many short calls it says how many to batch in a task run, and up to what length."""
     lines = advised(capsys, "--task-ms", "1", "--tasks", "5000", "--payload", "2kB")
     (said,) = (line for line in lines if line.startswith("recommended: "))
     assert "calls in one task run" in said
@@ -71,10 +73,10 @@ def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("runner", names_where(lambda runner: bool(runner.pattern)))
-def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
+def test_a_runner_of_the_catalogue_is_recommended_with_its_copy_command(
     measured: Path, capsys: Captured, runner: str
 ) -> None:
-    """A runner that Prefect does not come with is told with the command that copies it here."""
+    """A runner that Prefect does not include is recommended with the command that copies it."""
     rows = rows_of(runner, FAST, Machine(WORKERS, 2.0))
     results(*rows).save(measured / "results.json")
     words = ["--task-ms", "200", "--tasks", "100", "--results", "results.json"]
@@ -83,19 +85,19 @@ def test_a_runner_of_the_catalogue_is_told_with_how_to_get_it(
     (command,) = (line.partition("a pattern: ")[2] for line in lines if "a pattern: " in line)
     assert run(command.split()[1:]) == 0
     (copied,) = measured.glob("my_project/*.py")
-    # The runner itself is made of the same entry of the table.
+    # The runner itself is made from the same entry of the table.
     assert copied.stem == Path(RUNNERS[runner].pattern).name
     assert re.search(r"^class \w+TaskRunner\(", copied.read_text(), re.MULTILINE)
 
 
-def test_a_runner_of_prefect_needs_no_copying(measured: Path, capsys: Captured) -> None:
-    """Nothing is to be copied where a runner that Prefect comes with is best."""
+def test_a_runner_that_prefect_includes_needs_no_copying(measured: Path, capsys: Captured) -> None:
+    """No copy command is printed where a runner that Prefect includes is best."""
     lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
     assert not any("flowgauge copy" in line for line in lines)
 
 
 def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> None:
-    """What is assumed of workers that were not there is said, and they take their share."""
+    """A prediction for more workers than were measured says so, and counts on all of them."""
     words = ("--task-ms", "200", "--tasks", "64", "--kernel", "native")
     two, eight = (advised(capsys, *words, *more) for more in ((), ("--workers", "8")))
     assert makespans(two)["processes"] > 3 * makespans(eight)["processes"]
@@ -103,8 +105,8 @@ def test_more_workers_than_were_measured(measured: Path, capsys: Captured) -> No
     assert not any(line.startswith("measured with") for line in two)
 
 
-def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None:
-    """Bytes and edges that no row tells of are named, where the work has some."""
+def test_what_was_not_measured_is_reported(measured: Path, capsys: Captured) -> None:
+    """Payloads and dependencies that were not measured are reported, and so is a busy machine."""
     machine = Machine(WORKERS, 1.0)
     rows = [
         row for row in rows_of("threads", FAST, machine) if row.params.get("shape") == "trivial"
@@ -123,7 +125,7 @@ def test_what_was_not_measured_is_said(measured: Path, capsys: Captured) -> None
 
 
 def test_a_workflow_is_read_and_scaled(measured: Path, capsys: Captured) -> None:
-    """A trace is forecast as it is, its runtimes scaled; half as long takes about half."""
+    """A trace's runtimes are scaled: with half of them, its makespan is about half."""
     trace = measured / "trace.json"
     dump_workflow(shape("stencil", 4, 5, seconds=4.0), trace)
     whole, half = (
@@ -133,8 +135,8 @@ def test_a_workflow_is_read_and_scaled(measured: Path, capsys: Captured) -> None
     assert whole / half == pytest.approx(2, rel=0.1)
 
 
-def test_results_that_tell_nothing_are_named(measured: Path, capsys: Captured) -> None:
-    """Results without the rows that are needed are named in one line, with what to measure."""
+def test_results_without_the_needed_rows_are_reported(measured: Path, capsys: Captured) -> None:
+    """Results without the needed rows are reported in one line, with what to measure."""
     file = measured / "other.json"
     document = json.loads((measured / "reports" / "latest" / "results.json").read_text())
     file.write_text(json.dumps(document | {"rows": []}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what it prints, and one line for what a person got wrong."""
+"""The command line: what it prints, and its one line for a user's mistake."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Captured = pytest.CaptureFixture[str]
 
 
 def command(*arguments: str, before: str = "pass") -> list[str]:
-    """Return a command that runs the entry point in a Python of its own."""
+    """Return a command that runs the entry point in a separate Python process."""
     code = f"import sys; {before}; from flowgauge.cli.app import main; main()"
     return [sys.executable, "-c", code, *arguments]
 
 
 def test_list_prints_a_line_for_each_pattern_into_a_pipe(capsys: Captured) -> None:
-    """Into a pipe, a pattern is a line of name, summary and guarantees with tabs between."""
+    """Into a pipe, each pattern is a line of name, summary and guarantees, separated by tabs."""
     assert run(["list"]) == 0
     assert [line.split("\t") for line in capsys.readouterr().out.splitlines()] == [
         [p.name, p.summary, ", ".join(g.id for g in p.guarantees)] for p in load_catalogue(ROOT)
@@ -44,7 +44,7 @@ def test_list_prints_a_line_for_each_pattern_into_a_pipe(capsys: Captured) -> No
 def test_list_draws_a_table_on_a_terminal(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a terminal, the patterns are a table with a head."""
+    """On a terminal, the patterns are a table with a header row."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setenv("TERM", "xterm")
@@ -55,7 +55,7 @@ def test_list_draws_a_table_on_a_terminal(
 
 
 def test_list_finds_patterns_by_the_words_of_a_problem(capsys: Captured) -> None:
-    """Words after `list` leave the patterns that have them, the best first."""
+    """Words after `list` narrow it to matching patterns, the best ones first."""
     assert run(["list", "never", "hits", "the", "cache"]) == 0
     names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert "caching/scope" in names[:3]
@@ -63,7 +63,7 @@ def test_list_finds_patterns_by_the_words_of_a_problem(capsys: Captured) -> None
 
 
 def test_show_prints_the_whole_header(capsys: Captured) -> None:
-    """All that the header says is shown, whatever the width of the terminal."""
+    """Everything that the header says is shown."""
     for pattern in load_catalogue(ROOT):
         assert run(["show", pattern.name]) == 0
         words = " ".join(capsys.readouterr().out.split())
@@ -82,7 +82,7 @@ def test_show_prints_the_whole_header(capsys: Captured) -> None:
 
 
 def test_show_prints_the_figures_of_the_reference_run(capsys: Captured) -> None:
-    """Beside the rows that "Costs" names stand the figures that were measured, for each runner."""
+    """The rows that "Costs" names are shown with the figures measured for each runner."""
     assert run(["show", NAME]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert re.search(r"Measured in the reference run, on \d+ cores of ", words)
@@ -98,7 +98,7 @@ def test_show_prints_the_code_alone(capsys: Captured) -> None:
 def test_copy_prints_the_file_it_made_and_what_it_needs(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a destination the copy is made in the folder that the command runs in."""
+    """Without a destination the copy goes into the current folder; what to install is printed."""
     monkeypatch.chdir(tmp_path)
     assert run(["copy", NAME]) == 0
     out, err = capsys.readouterr()
@@ -112,7 +112,7 @@ def test_copy_prints_the_file_it_made_and_what_it_needs(
 
 
 def test_copy_takes_several_patterns(capsys: Captured, tmp_path: Path) -> None:
-    """Several names go into one folder, also two patterns of the same name in their topics."""
+    """Several patterns are copied into one folder, even if two of them have the same name."""
     assert run(["copy", "tasks/basics", "flows/basics", NAME, str(tmp_path / "new")]) == 0
     copies = [tmp_path / "new" / f for f in ("tasks_basics.py", "flows_basics.py", "backoff.py")]
     assert capsys.readouterr().out.split() == [str(file) for file in copies]
@@ -120,17 +120,17 @@ def test_copy_takes_several_patterns(capsys: Captured, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("here", [[], ["."], ["./"], [""]])
-def test_copy_takes_several_patterns_to_where_it_runs(
+def test_copy_takes_several_patterns_to_the_current_folder(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: list[str]
 ) -> None:
-    """Without a folder behind them, or with a dot, several patterns are copied here."""
+    """Without a folder after them, or with a dot or "", patterns are copied to the current one."""
     monkeypatch.chdir(tmp_path)
     assert run(["copy", NAME, "retries/only_on", *here]) == 0
     assert capsys.readouterr().out.split() == ["backoff.py", "only_on.py"]
 
 
 def test_copy_overwrites_when_forced(capsys: Captured, tmp_path: Path) -> None:
-    """A file that is there is one line and status 2, and is overwritten with --force."""
+    """An existing file gives one line and status 2, and is overwritten with --force."""
     target = tmp_path / "mine.py"
     target.write_text("mine")
     assert run(["copy", NAME, str(target)]) == 2
@@ -141,10 +141,10 @@ def test_copy_overwrites_when_forced(capsys: Captured, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["with a name", "by its stamp"])
-def test_diff_tells_by_its_status_whether_a_copy_differs(
+def test_the_status_of_diff_says_whether_a_copy_differs(
     capsys: Captured, tmp_path: Path, named: bool
 ) -> None:
-    """The status is 0 and nothing is printed for a fresh copy, 1 with a diff for a changed one."""
+    """The status is 0 and nothing is printed for a fresh copy, 1 with a diff for an edited one."""
     file = copies.copy(find_pattern(ROOT, NAME), tmp_path, "backoff")
     command = ["diff", *[NAME] * named, str(file)]
     assert run(command) == 0
@@ -156,13 +156,13 @@ def test_diff_tells_by_its_status_whether_a_copy_differs(
     assert err == f"{file}: changed: the copy\n"
 
 
-def test_update_renews_what_nobody_changed_here(capsys: Captured, tmp_path: Path) -> None:
-    """Copies of an older version become those of this one; one that was changed is kept."""
+def test_update_keeps_copies_that_were_edited(capsys: Captured, tmp_path: Path) -> None:
+    """A copy from an older version is updated; one that was edited is kept unless forced."""
     names = ("backoff", "only_on")
     old, mine = (copies.copy(find_pattern(ROOT, f"retries/{n}"), tmp_path, n) for n in names)
     assert run(["update", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{old} is up to date\n{mine} is up to date\n"
-    # As an older version had copied it.
+    # As an older version would have copied it.
     text = find_pattern(ROOT, NAME).path.read_text().replace("50", "40")
     old.write_text(stamped(text, replace(Stamp.of(NAME, {"": text}), version="0.0.1")))
     mine.write_text(mine.read_text() + "# mine\n")
@@ -226,7 +226,7 @@ ADVISE = ("advise", "--task-ms", "1", "--tasks", "2")
 def test_a_mistake_is_one_line_and_status_2(
     capsys: Captured, arguments: list[str], told: str
 ) -> None:
-    """What a person got wrong is one line on stderr, nothing on stdout, and status 2."""
+    """A user's mistake gives one line on stderr, nothing on stdout, and status 2."""
     assert run(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -235,8 +235,8 @@ def test_a_mistake_is_one_line_and_status_2(
     assert told in err
 
 
-def test_nothing_at_all_shows_the_help(capsys: Captured) -> None:
-    """The name of the program alone shows its commands."""
+def test_no_arguments_show_the_help(capsys: Captured) -> None:
+    """The program without arguments shows its commands."""
     assert run([]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("list", "show", "copy", "diff", "report"))
@@ -250,13 +250,13 @@ def test_the_version_is_that_of_the_distribution(capsys: Captured) -> None:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Give the results of a run that measured nothing."""
+    """Return the results file of a run that measured nothing."""
     Results({}, ()).save(tmp_path / "results.json")
     return tmp_path / "results.json"
 
 
 def test_report_makes_a_page(capsys: Captured, results: Path, tmp_path: Path) -> None:
-    """A report is made from results, and made over only with --force."""
+    """A report is made from results, and is overwritten only with --force."""
     made = ["report", str(results), "-o", str(tmp_path / "out")]
     assert run(made) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "index.html")
@@ -265,10 +265,10 @@ def test_report_makes_a_page(capsys: Captured, results: Path, tmp_path: Path) ->
     assert run([*made, "--force"]) == 0
 
 
-def test_compare_tells_by_its_status_whether_a_row_is_slower(
+def test_the_status_of_compare_says_whether_a_row_is_slower(
     capsys: Captured, tmp_path: Path
 ) -> None:
-    """The status is 1 where a row surely is slower by more than was allowed, otherwise 0."""
+    """The status is 1 if a row is slower by more than was allowed, otherwise 0."""
     for name, seconds in (("old", 1.0), ("new", 1.5)):
         slow = row("submit", seconds, runner="threads")
         Results({}, (slow,)).save(tmp_path / f"{name}.json")
@@ -292,7 +292,7 @@ def test_compare_tells_by_its_status_whether_a_row_is_slower(
 def test_a_command_without_its_packages_says_what_to_install(
     results: Path, tmp_path: Path, words: list[str], module: str, extra: str
 ) -> None:
-    """Where a package is missing that a command needs, one line says which extra brings it."""
+    """If a package that a command needs is missing, one line says which extra installs it."""
     words = [str(results) if word == "RESULTS" else word for word in words]
     made = subprocess.run(
         command(*words, before=f"sys.modules[{module!r}] = None"),
@@ -308,8 +308,8 @@ def test_a_command_without_its_packages_says_what_to_install(
     )
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
-    """`flowgauge list | head -1` ends in silence."""
+def test_a_reader_that_stops_reading_is_not_an_error() -> None:
+    """A closed pipe, as in `flowgauge list | head -1`, gives status 141 and no error message."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -320,7 +320,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 
 def test_the_entry_point_exits_with_the_status() -> None:
-    """As a process, a mistake is one line without a traceback, and status 2."""
+    """In a separate process, a mistake gives one line without a traceback, and status 2."""
     done = subprocess.run(command("show", "zzz"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == 'flowgauge: no pattern "zzz": see "flowgauge list"\n'
