@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The coordinator skips time to the right deadline, whenever it hears of one."""
+"""The coordinator skips time to the right deadline, no matter when it learns of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINUTE = 60.0
 
 
 class Process:
-    """What a process with runs says to the coordinator, said by hand."""
+    """A stand-in for a process with runs, which sends its messages to the coordinator by hand."""
 
     def __init__(self, home: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -33,37 +33,37 @@ class Process:
         self._lines = self._socket.makefile("rb")
 
     def close(self) -> None:
-        """Be gone."""
+        """Disconnect."""
         self._lines.close()
         self._socket.close()
 
     def tell(self, **message: Any) -> None:
-        """Say something."""
+        """Send a message."""
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def begin(self, key: str, kind: str, parent: str | None) -> None:
-        """Begin a run."""
+        """Report that a run begins."""
         self.tell(about="begin", key=key, name=key, kind=kind, parent=parent)
 
     def wait(self, number: int, deadline: float, run: str) -> None:
-        """Wait in a run."""
+        """Report that a run waits for a deadline."""
         self.tell(about="wait", id=number, deadline=deadline, polls=False, run=run)
 
     def hears(self) -> dict[str, Any]:
-        """Return what the coordinator says next."""
+        """Return the coordinator's next message."""
         return dict(json.loads(self._lines.readline()))
 
     def see_nothing_going_on(self, question: int) -> None:
-        """Answer what the runs do: the flow starts a thread, which is to wait for it."""
+        """Answer that the flow only waits, as it does while it starts a thread."""
         self.tell(
             about="sightings", question=question, requests=0, runs=[["flow", "waits", [], ""]]
         )
 
 
-def test_a_deadline_that_comes_between_two_looks_is_not_passed_over(
+def test_a_deadline_that_comes_between_two_checks_is_not_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A run that begins and waits between the looks wakes before one that waits for longer."""
+    """A run that begins and waits between two checks wakes before one that waits for longer."""
     monkeypatch.setattr(module, "RECHECK_AFTER", RECHECK_AFTER)
     # The path of a socket must be short.
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect's now, moved."""
+"""Prefect's `now`, moved ahead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_THE_SAME_TYPE = type(now("UTC"))
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[SharedTime]:
-    """Give shared time of its own."""
+    """Yield a separate shared time that Prefect's `now` follows."""
     time = SharedTime(tmp_path)
     move_now(time)
     yield time
@@ -34,7 +34,7 @@ def shared(tmp_path: Path) -> Iterator[SharedTime]:
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]),
 )
 def test_now_is_ahead_in_every_zone(shared: SharedTime, ahead: float, zone: str) -> None:
-    """A name bound before the clock was loaded tells moved time, in any zone and across DST."""
+    """A `now` imported before the clock moves it returns moved time, in any zone and across DST."""
     shared.ahead = ahead
     before = datetime.datetime.now(datetime.UTC)
     moved = now(zone)
@@ -46,7 +46,7 @@ def test_now_is_ahead_in_every_zone(shared: SharedTime, ahead: float, zone: str)
 
 
 def test_processes_share_the_time(tmp_path: Path) -> None:
-    """What one opens another sees at once, to the microsecond."""
+    """What is written to one shared time is read from another at once, to the microsecond."""
     one, other = SharedTime(tmp_path), SharedTime(tmp_path)
     one.ahead, one.running = 86_400.000_001, True
     assert other.ahead == pytest.approx(86_400.000_001, abs=1e-7)
@@ -55,7 +55,7 @@ def test_processes_share_the_time(tmp_path: Path) -> None:
 
 
 def test_sleep_is_skipped_only_while_a_test_has_the_clock(tmp_path: Path) -> None:
-    """A request to skip `sleep` means nothing once the clock is given back."""
+    """A request to skip `sleep` has no effect once the clock is given back."""
     time = SharedTime(tmp_path)
     time.running = time.skips_sleep = True
     assert time.skips_sleep

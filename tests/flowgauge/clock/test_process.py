@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process sees of its runs: what their threads do, from the frames of each."""
+"""What a process sees of its runs: what their threads do, judging from their stack frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOUR = 3600.0
 
 
 class OwnFuture(PrefectConcurrentFuture[int]):
-    """The future of somebody's own task runner, which waits in code of its own."""
+    """The future of a custom task runner, which waits in its own code."""
 
     def __init__(self) -> None:
         self.ending: Future[int] = Future()
@@ -37,7 +37,7 @@ class OwnFuture(PrefectConcurrentFuture[int]):
 
 
 def awaited_by(waits: Callable[[], object], end: Callable[[], object], doing: str) -> list[str]:
-    """Return for which runs a thread waits, once it is seen to do so."""
+    """Return the runs that a thread waits for, once it is seen to wait."""
     thread = threading.Thread(target=waits, daemon=True)
     thread.start()
 
@@ -53,8 +53,8 @@ def awaited_by(waits: Callable[[], object], end: Callable[[], object], doing: st
         thread.join()
 
 
-def test_whoever_waits_for_a_future_of_an_own_runner_waits_for_its_run() -> None:
-    """The class of a future tells what is waited for, wherever its code is."""
+def test_a_thread_that_waits_for_a_custom_future_waits_for_its_run() -> None:
+    """A wait is recognised by the class of the future, wherever its code is."""
     future = OwnFuture()
     awaited = awaited_by(lambda: future.wait(), future.end, "waits for runs")
     assert awaited == [str(future.task_run_id)]
@@ -68,10 +68,10 @@ def test_whoever_waits_for_a_future_of_an_own_runner_waits_for_its_run() -> None
     ],
     ids=["wait", "as_completed"],
 )
-def test_whoever_waits_for_many_futures_waits_for_all_their_runs(
+def test_a_thread_that_waits_for_many_futures_waits_for_all_their_runs(
     waits: Callable[[list[OwnFuture]], object],
 ) -> None:
-    """Prefect's own functions wait for all that have not ended."""
+    """A thread in Prefect's `wait` or `as_completed` waits for the runs of all pending futures."""
     futures = [OwnFuture(), OwnFuture()]
 
     def end() -> None:
@@ -82,7 +82,7 @@ def test_whoever_waits_for_many_futures_waits_for_all_their_runs(
     assert sorted(awaited) == sorted(str(future.task_run_id) for future in futures)
 
 
-def test_whoever_waits_for_something_else_waits_for_no_run() -> None:
-    """A lock or an event is nobody's task run."""
+def test_a_thread_that_waits_for_something_else_waits_for_no_run() -> None:
+    """A thread that waits for an event does not wait for a run."""
     over = threading.Event()
     assert awaited_by(over.wait, over.set, "waits") == []

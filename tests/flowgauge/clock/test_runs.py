@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When time may be skipped, decided from what processes tell."""
+"""When time may be skipped, decided from what processes report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNNING = RunStatus("running")
 
 
 def flow_with_task() -> Runs:
-    """Return a flow whose submitted task waits until second 60."""
+    """Return the runs of a flow whose submitted task waits until second 60."""
     runs = Runs()
     runs.begin(1, "flow", "etl", "flow", None)
     runs.submit(1, "task", "flow", (), 2)
@@ -24,7 +24,7 @@ def flow_with_task() -> Runs:
 
 
 def test_a_flow_that_waits_for_its_waiting_task_is_not_busy() -> None:
-    """Nothing is going on where the one run that does not wait waits for the one that does."""
+    """If a flow only waits for a task that waits for a deadline, time may be skipped to it."""
     runs = flow_with_task()
     waits = RunStatus("waits for runs", frozenset({"task"}))
     assert runs.busy({"flow": waits}) == []
@@ -42,28 +42,28 @@ def test_a_flow_whose_awaited_task_has_ended_is_about_to_wake() -> None:
 
 
 @given(doing=st.sampled_from(["running", "waits", "under another run", "waits for runs"]))
-def test_only_running_code_is_busy_above_a_waiting_task(doing: Doing) -> None:
-    """A flow with a waiting task is busy exactly while its own code runs."""
+def test_a_flow_with_a_waiting_task_is_busy_only_if_its_code_runs(doing: Doing) -> None:
+    """A flow with a waiting task is busy if and only if its own code runs."""
     runs = flow_with_task()
     assert bool(runs.busy({"flow": RunStatus(doing)})) == (doing == "running")
 
 
-def test_a_task_that_waits_for_something_of_its_own_is_busy() -> None:
-    """A task without runs of its own that waits, for its own threads perhaps, is at work."""
+def test_a_task_that_waits_for_something_unknown_is_busy() -> None:
+    """A task that waits without a known reason, perhaps for its own threads, is busy."""
     runs = flow_with_task()
     runs.begin(3, "other", "crunch", "task", None)
     assert runs.busy({"flow": IDLE, "other": IDLE}) == ["other"]
 
 
 def test_a_task_that_waits_for_a_slot_is_not_busy() -> None:
-    """A task in a process that asks for a concurrency slot again and again waits for it."""
+    """A task that waits in a process that keeps asking for a concurrency slot is not busy."""
     runs = flow_with_task()
     runs.begin(3, "other", "crunch", "task", None)
     assert runs.busy({"flow": IDLE, "other": IDLE}, polling=frozenset({3})) == []
 
 
-def test_a_run_nobody_can_see_is_busy() -> None:
-    """A run that its process does not speak of may be doing anything."""
+def test_a_run_that_is_not_reported_is_busy() -> None:
+    """A run about which its process reports nothing may be doing anything, so it is busy."""
     assert flow_with_task().busy({}) == ["flow"]
 
 
@@ -76,7 +76,7 @@ def test_a_run_nobody_can_see_is_busy() -> None:
         (2, ("task",), False),
     ],
 )
-def test_a_submitted_run_is_on_its_way_if_it_can_begin(
+def test_a_submitted_run_is_about_to_begin_if_it_can(
     slots: int | None, upstream: tuple[str, ...], begins: bool
 ) -> None:
     """A submitted run is expected to begin unless all workers or one of its inputs wait."""
@@ -85,8 +85,8 @@ def test_a_submitted_run_is_on_its_way_if_it_can_begin(
     assert runs.about_to_begin() == (["next"] if begins else [])
 
 
-def test_news_may_come_in_any_order() -> None:
-    """A run that ends in another process before its submission is known is not waited for."""
+def test_messages_may_come_in_any_order() -> None:
+    """A run that begins or ends before its submission is known is not expected to begin again."""
     runs = Runs()
     runs.begin(1, "flow", "etl", "flow", None)
     runs.begin(2, "task", "load", "task", None)
@@ -99,8 +99,8 @@ def test_news_may_come_in_any_order() -> None:
     assert runs.live["late"].parent == "flow"
 
 
-def test_a_dead_process_takes_its_waits_along() -> None:
-    """When a worker dies, its waits are gone and its runs may begin again elsewhere."""
+def test_the_waits_of_a_dead_process_are_dropped() -> None:
+    """When a worker dies, its waits are dropped and its runs may begin again elsewhere."""
     runs = flow_with_task()
     runs.drop(2)
     assert runs.skippable_until() is None
@@ -109,14 +109,14 @@ def test_a_dead_process_takes_its_waits_along() -> None:
 
 
 def test_the_end_of_a_flow_ends_what_it_submitted() -> None:
-    """A task that a finished flow left behind without beginning is not waited for."""
+    """A task that had not begun when its flow ended is no longer expected to begin."""
     runs = flow_with_task()
     runs.submit(1, "forgotten", "flow", (), 2)
     runs.end("flow")
     assert runs.about_to_begin() == []
 
 
-def test_asking_again_is_pointless_until_something_happens() -> None:
+def test_a_wait_that_polls_is_not_skipped_until_something_happens() -> None:
     """A wait that polls is skipped only once something else has happened since it began."""
     runs = Runs()
     runs.begin(1, "task", "load", "task", None)
@@ -131,7 +131,7 @@ def test_asking_again_is_pointless_until_something_happens() -> None:
     polls=st.lists(st.floats(0, 1e9)),
 )
 def test_the_earliest_deadline_is_first(deadlines: list[float], polls: list[float]) -> None:
-    """Time is skipped to the earliest deadline of all, whatever else waits."""
+    """Time is skipped to the earliest deadline, whether or not its wait polls."""
     runs = Runs()
     for number, deadline in enumerate(polls + deadlines):
         runs.wait(1, number, deadline, number < len(polls), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual clock: what it skips, what it leaves alone, and which times it tells."""
+"""The virtual clock: what it skips, what it leaves alone, and which times it reports."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ SECOND = datetime.timedelta(seconds=1)
 
 
 def threads(workers: int = 8) -> TaskRunner[Any]:
-    """Return a runner with so many threads."""
+    """Return a task runner with the given number of threads."""
     return ThreadPoolTaskRunner(max_workers=workers)
 
 
 def seconds_now() -> float:
-    """Return what Prefect takes for the time."""
+    """Return the current time according to Prefect."""
     return prefect.types._datetime.now("UTC").timestamp()
 
 
 def note(path: str, **what: Any) -> None:
-    """Append to a file, from whatever process."""
+    """Append a line to a file, from any process."""
     with open(path, "a") as file:
         file.write(json.dumps({"at": seconds_now(), **what}) + "\n")
 
@@ -64,7 +64,7 @@ def noted(path: Path | str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Job:
-    """A task that fails once for each of its delays, after another one."""
+    """A task that fails once for each of its delays, and may have to run after another one."""
 
     delays: tuple[int, ...]
     after: int | None
@@ -72,7 +72,7 @@ class Job:
 
 @task
 def attempt_job(path: str, number: int, failures: int) -> int:
-    """Fail so often, and note when."""
+    """Fail this number of times, and note when each attempt begins."""
     context = TaskRunContext.get()
     assert context is not None
     attempt = context.task_run.run_count
@@ -142,7 +142,7 @@ def test_attempts_happen_when_they_should(
 
 @task(retries=1, retry_delay_seconds=HOUR)
 def fail_once(path: str, number: int) -> int:
-    """Fail once, and an hour later no more."""
+    """Fail once, and succeed an hour later."""
     context = TaskRunContext.get()
     assert context is not None
     note(path, number=number, attempt=context.task_run.run_count)
@@ -153,14 +153,14 @@ def fail_once(path: str, number: int) -> int:
 
 @flow
 def fail_once_each(path: str, count: int) -> list[int]:
-    """Run so many tasks that fail once."""
+    """Run this number of tasks that fail once."""
     return [future.result() for future in [fail_once.submit(path, n) for n in range(count)]]
 
 
-def test_waits_side_by_side_do_not_add_up(
+def test_parallel_waits_do_not_add_up(
     task_runner: TaskRunner[Any], runner_name: str, virtual_clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """Two tasks that wait an hour side by side take an hour; in turn they take two."""
+    """Two tasks that each wait an hour take one hour in parallel, two in sequence."""
     path = tmp_path / "attempts.jsonl"
     fail_once_each.with_options(task_runner=task_runner)(str(path), 2)
     hours = 2 if runner_name == "sequential" else 1
@@ -168,10 +168,10 @@ def test_waits_side_by_side_do_not_add_up(
 
 
 class SlowToSubmit(ThreadPoolTaskRunner[Any]):
-    """A runner that stands still while a second task is submitted, as one that starts a thread."""
+    """A runner that blocks before it submits a second task, like one that starts a thread."""
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
-        """Submit a task; the second one once the clock had time to look."""
+        """Submit a task; the second one only after the clock has had time to check."""
         self.submitted = getattr(self, "submitted", 0) + 1
         if self.submitted == 2:
             threading.Event().wait(0.5)
@@ -181,17 +181,17 @@ class SlowToSubmit(ThreadPoolTaskRunner[Any]):
 def test_time_stands_still_while_a_task_is_submitted(
     virtual_clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """Two tasks wait side by side, however long it takes to submit the second one."""
+    """Two tasks wait in parallel, even if it takes a while to submit the second one."""
     path = tmp_path / "attempts.jsonl"
     runner: TaskRunner[Any] = SlowToSubmit(max_workers=2)
     fail_once_each.with_options(task_runner=runner)(str(path), 2)
     assert virtual_clock.skipped <= HOUR <= virtual_clock.elapsed
 
 
-def test_a_runner_that_waits_to_submit_is_waited_for_no_longer_than_for_a_worker(
+def test_a_runner_that_blocks_in_submit_does_not_hold_up_time_indefinitely(
     virtual_clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A runner that submits only to a free worker holds time up for so long, and not for ever."""
+    """A runner that waits for a free worker in `submit` holds time up for the grace period only."""
     import flowgauge.clock.coordinator as coordinator
 
     monkeypatch.setattr(coordinator, "START_GRACE", 0.5)
@@ -219,7 +219,7 @@ def test_a_runner_that_waits_to_submit_is_waited_for_no_longer_than_for_a_worker
 
 
 def test_tasks_queue_for_a_worker_that_waits(virtual_clock: VirtualClock, tmp_path: Path) -> None:
-    """Three tasks on two threads that wait an hour each take two hours, as they would for real."""
+    """Three tasks that each wait an hour take two hours on two threads, as in real time."""
     fail_once_each.with_options(task_runner=threads(2))(str(tmp_path / "attempts.jsonl"), 3)
     assert virtual_clock.skipped <= 2 * HOUR <= virtual_clock.elapsed
 
@@ -233,7 +233,7 @@ def test_time_stands_still_while_a_task_works(
 
     @task
     def work() -> None:
-        # Not before the first attempt of the other, which may be slow to start.
+        # Not before the other task's first attempt, which may be slow to start.
         wait_until(lambda: noted(path))
         until = time.monotonic() + 0.3
         while time.monotonic() < until:
@@ -250,7 +250,7 @@ def test_time_stands_still_while_a_task_works(
 
 
 @pytest.mark.runners("threads", "processes", "dask-threads", "dask-processes")
-def test_who_waits_for_a_finished_task_goes_on_first(
+def test_a_flow_that_waits_for_a_finished_task_goes_on_first(
     task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
 ) -> None:
     """A flow that gets a result goes on before time is skipped for another task's retry."""
@@ -271,7 +271,7 @@ def test_who_waits_for_a_finished_task_goes_on_first(
     go_on()
     numbers = [line["number"] for line in noted(path)]
     assert sorted(numbers) == [0, 0, 1, 2]
-    # Where the first attempt falls is the threads' own affair; the second one comes last.
+    # When the first attempt runs depends on the threads; the second one comes last.
     assert numbers[-1] == 0
 
 
@@ -296,7 +296,7 @@ def test_flow_retries(virtual_clock: VirtualClock, tmp_path: Path) -> None:
 
 
 def test_async_tasks_wait_together(virtual_clock: VirtualClock, tmp_path: Path) -> None:
-    """Async tasks that one flow gathers wait side by side."""
+    """Async tasks that one flow gathers wait in parallel."""
     path = tmp_path / "async.jsonl"
 
     @task(retries=1, retry_delay_seconds=HOUR)
@@ -315,7 +315,7 @@ def test_async_tasks_wait_together(virtual_clock: VirtualClock, tmp_path: Path) 
 
 
 def test_an_async_flow_is_retried(virtual_clock: VirtualClock) -> None:
-    """The wait of an async flow for its retry is skipped, too."""
+    """An async flow's wait for its retry is skipped, too."""
     attempts = []
 
     @flow(retries=1, retry_delay_seconds=HOUR)
@@ -331,8 +331,8 @@ def test_an_async_flow_is_retried(virtual_clock: VirtualClock) -> None:
     assert virtual_clock.skipped <= HOUR + 1
 
 
-def test_a_day_of_retries_takes_no_time(virtual_clock: VirtualClock) -> None:
-    """Of a retry plan of 24 hours nobody waits for more than the work that is done in it."""
+def test_a_day_of_retries_is_skipped(virtual_clock: VirtualClock) -> None:
+    """24 hours of retries are skipped, except for the real time that the work takes."""
     attempts = []
 
     @task(retries=24, retry_delay_seconds=HOUR)
@@ -354,7 +354,7 @@ def test_a_day_of_retries_takes_no_time(virtual_clock: VirtualClock) -> None:
 
 
 def test_a_scheduled_run_starts_at_its_time(virtual_clock: VirtualClock) -> None:
-    """A flow run scheduled for later begins then, and the server's states say so."""
+    """A flow run scheduled for later begins at that time, and the server's states say so."""
     begun = []
 
     @flow
@@ -377,7 +377,7 @@ def test_a_scheduled_run_starts_at_its_time(virtual_clock: VirtualClock) -> None
 def test_cached_results_expire(
     task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """A cached result is used until it expires, and not after `advance` has let that happen."""
+    """A cached result is used until `advance` moves time past its expiration."""
     path = tmp_path / "calls.jsonl"
 
     @task(
@@ -401,7 +401,7 @@ def test_cached_results_expire(
 
 
 def test_now_and_elapsed_agree(virtual_clock: VirtualClock) -> None:
-    """What the clock says is what Prefect says."""
+    """The clock and Prefect agree on the time, and advanced time counts as elapsed."""
     start = virtual_clock.now()
     virtual_clock.advance(90)
     assert (virtual_clock.now() - start).total_seconds() >= 90
@@ -411,13 +411,13 @@ def test_now_and_elapsed_agree(virtual_clock: VirtualClock) -> None:
 
 
 def test_time_does_not_go_back(virtual_clock: VirtualClock) -> None:
-    """Advancing by less than nothing is refused in one line."""
+    """Advancing by a negative amount is refused."""
     with pytest.raises(ValueError, match="time does not go back"):
         virtual_clock.advance(-1)
 
 
 def test_advance_wakes_on_the_way(virtual_clock: VirtualClock, tmp_path: Path) -> None:
-    """A run that waits for a moment inside the advanced time wakes at it, not at its end."""
+    """A run whose wait ends within the advanced time wakes at that moment, not at the end."""
     path = tmp_path / "attempts.jsonl"
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         run = pool.submit(fail_once_each.with_options(task_runner=threads()), str(path), 1)
@@ -425,14 +425,14 @@ def test_advance_wakes_on_the_way(virtual_clock: VirtualClock, tmp_path: Path) -
         virtual_clock.advance(10 * HOUR)
         run.result()
     first, second = (line["at"] for line in noted(path))
-    # Not at the end of what was advanced, nine hours later.
+    # Not at the end of the advanced time, nine hours later.
     assert HOUR <= second - first < 2 * HOUR
 
 
 def test_time_is_real_again_afterwards(
     prefect_server: str, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
-    """When a test gives the clock back, time and waits are real."""
+    """When a test gives the clock back, time and waits are real again."""
     home = run_home(pytestconfig)
     with virtual_clock_of(ClockProcess(home), home) as clock:
         clock.skip_sleep()
@@ -446,7 +446,7 @@ def test_time_is_real_again_afterwards(
 
 @task
 def sleep_an_hour(path: str, how: str) -> None:
-    """Sleep under one name or the other."""
+    """Call `sleep` by one of its two names, and note when it is over."""
     (time.sleep if how == "time.sleep" else nap)(HOUR)
     note(path)
 
@@ -454,7 +454,7 @@ def sleep_an_hour(path: str, how: str) -> None:
 def test_sleep_is_skipped_on_request(
     task_runner: TaskRunner[Any], virtual_clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """`skip_sleep` skips `time.sleep` in tasks, also under an imported name, side by side."""
+    """`skip_sleep` skips `time.sleep` in tasks, also if it was imported by another name."""
     virtual_clock.skip_sleep()
     path = tmp_path / "slept.jsonl"
     start = seconds_now()
@@ -485,7 +485,7 @@ def test_async_sleep_is_skipped_on_request(virtual_clock: VirtualClock) -> None:
 
 
 def test_sleep_is_left_alone_otherwise(virtual_clock: VirtualClock) -> None:
-    """Without being asked the clock leaves `time.sleep` of a task as it is."""
+    """Unless `skip_sleep` is called, the clock leaves a task's `time.sleep` as it is."""
 
     @task
     def doze() -> float:
@@ -501,8 +501,8 @@ def test_sleep_is_left_alone_otherwise(virtual_clock: VirtualClock) -> None:
     assert virtual_clock.skipped == 0
 
 
-def test_flows_in_threads_of_their_own(virtual_clock: VirtualClock, tmp_path: Path) -> None:
-    """Subflows that a flow starts in threads, where Prefect does not know it, wait side by side."""
+def test_flows_in_their_own_threads(virtual_clock: VirtualClock, tmp_path: Path) -> None:
+    """Flows that a flow starts in threads, where Prefect does not know it, wait in parallel."""
 
     @flow
     def outer() -> list[list[int]]:
@@ -515,7 +515,7 @@ def test_flows_in_threads_of_their_own(virtual_clock: VirtualClock, tmp_path: Pa
 
 
 def test_an_event_loop_that_is_blocked(virtual_clock: VirtualClock, tmp_path: Path) -> None:
-    """An async flow that waits for a future holds up its siblings, as it does for real."""
+    """An async flow that blocks on a future holds up its siblings, as it does in real time."""
 
     @flow
     async def one(number: int) -> Any:
@@ -535,7 +535,7 @@ def test_flows_in_tasks(
     virtual_clock: VirtualClock,
     tmp_path: Path,
 ) -> None:
-    """Flows that tasks call are retried at their time, side by side where the tasks are."""
+    """Flows that tasks call are retried on time, in parallel if the tasks run in parallel."""
 
     @flow(retries=1, retry_delay_seconds=HOUR)
     def retried(number: int) -> int:
@@ -559,7 +559,7 @@ def test_flows_in_tasks(
 
 
 def test_waits_for_a_slot_end_when_it_is_free(virtual_clock: VirtualClock, tmp_path: Path) -> None:
-    """A task that waits for another one's concurrency slot gets it after that one's retry."""
+    """A task that waits for another one's concurrency slot gets it after the other one's retry."""
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit("one-at-a-time", 1)
     limited = fail_once.with_options(tags=["one-at-a-time"])
@@ -569,7 +569,7 @@ def test_waits_for_a_slot_end_when_it_is_free(virtual_clock: VirtualClock, tmp_p
         return [f.result() for f in [limited.submit(str(tmp_path / "a"), n) for n in range(2)]]
 
     assert in_turn() == [0, 1]
-    # Who waits for a slot asks for it every now and then.
+    # A task that waits for a slot asks for it every now and then.
     assert virtual_clock.skipped - 120 <= 2 * HOUR <= virtual_clock.elapsed
 
 
@@ -602,14 +602,14 @@ def test_a_run_that_outlives_its_test_fails(
 def test_a_wait_for_something_else_is_reported(
     virtual_clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What keeps time from being skipped is named once it has held up a wait for seconds."""
+    """Whatever keeps time from being skipped is reported once it has held up a wait for a while."""
     import flowgauge.clock.coordinator as coordinator
 
     monkeypatch.setattr(coordinator, "REPORT_AFTER", 0.2)
 
     @task
     def outside_work() -> None:
-        # It is reported where a look falls into this time, so until one does.
+        # It is reported only if a check falls into this time, so wait until one does.
         while not virtual_clock.unskipped:
             time.sleep(0.05)
 
@@ -627,8 +627,8 @@ def test_a_wait_for_something_else_is_reported(
     virtual_clock.unskipped.clear()
 
 
-def test_a_wait_that_is_never_skipped_is_named(virtual_clock: VirtualClock) -> None:
-    """A flow that waits for someone to resume it does so in real time, and is named."""
+def test_a_wait_that_is_never_skipped_is_reported(virtual_clock: VirtualClock) -> None:
+    """A flow that waits for someone to resume it does so in real time, and is reported."""
 
     @flow
     async def wait_for_approval() -> None:
