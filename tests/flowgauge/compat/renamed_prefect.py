@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of the installed Prefect in which private names are others, as in a later release."""
+"""Copies of the installed Prefect with other private names, as a later release may have."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def copied_prefect(folder: Path) -> Path:
     """Make a copy of the installed Prefect; files are shared until they are changed.
 
     Args:
-        folder: Where to; in front of `PYTHONPATH`, it takes the place of the installed one.
+        folder: Where to put it; first in `PYTHONPATH`, it replaces the installed package.
 
     Returns:
-        The package.
+        The folder of the package.
     """
     source, copy = Path(prefect.__file__).parent, folder / "prefect"
     for parent, _, files in os.walk(source):
@@ -47,7 +47,7 @@ def _rewrite(file: Path, change: Callable[[str], str]) -> bool:
 
 
 def rename(copy: Path, word: str) -> None:
-    """Give a class, a method or an attribute another name wherever it is used.
+    """Rename a class, a method or an attribute wherever it is used.
 
     Args:
         copy: The package.
@@ -61,7 +61,7 @@ def rename(copy: Path, word: str) -> None:
 
 
 def rename_in(copy: Path, module: str, word: str) -> None:
-    """Do the same in one module only.
+    """Rename something in one module only.
 
     Args:
         copy: The package.
@@ -72,7 +72,7 @@ def rename_in(copy: Path, module: str, word: str) -> None:
 
 
 def move(copy: Path, module: str) -> None:
-    """Give a module another name.
+    """Rename a module.
 
     Args:
         copy: The package.
@@ -88,13 +88,13 @@ def move(copy: Path, module: str) -> None:
 
 
 def hide(copy: Path, module: str, kind: str, method: str) -> None:
-    """Let instances of a class still have a method that the class has no more.
+    """Remove a method from a class, but not from its instances.
 
     Args:
         copy: The package.
         module: Such as `prefect.task_engine`.
         kind: The class.
-        method: Its method, of a name that others have as well.
+        method: Its method, whose name other classes use as well.
     """
     hidden = f'''
 
@@ -114,12 +114,12 @@ class _OfInstances:
 
 
 def import_as(copy: Path, module: str, name: str) -> None:
-    """Let a module import something under another name.
+    """Make a module import something under another name.
 
     Args:
         copy: The package.
         module: Such as `prefect.task_engine`.
-        name: What it imports with `import` or `from ... import` in a line of its own.
+        name: What it imports with `import` or `from ... import` on a separate line.
     """
 
     def change(text: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of Prefect: what is missing switches off the feature that needs it, no other."""
+"""Private names of Prefect: a missing one switches off the features that need it, no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FEATURES = [value for value in vars(names).values() if isinstance(value, Feature
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
 def test_the_installed_prefect_has_every_name(feature: Feature) -> None:
-    """Nothing is off with a release that Flowgauge was proved with."""
+    """The installed release has all private names that the features need."""
     assert [line for name in feature.names if (line := name.missing())] == []
 
 
@@ -52,7 +52,7 @@ class Engine:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Bring a module to look into; gives its name."""
+    """Return the name of a module to inspect."""
     made = types.ModuleType("somebodys_engine")
     exec(MODULE, vars(made))
     monkeypatch.setitem(sys.modules, made.__name__, made)
@@ -69,8 +69,8 @@ def module(monkeypatch: pytest.MonkeyPatch) -> str:
         ("time.sleep", ()),
     ],
 )
-def test_what_is_there_is_not_missing(module: str, path: str, uses: tuple[str, ...]) -> None:
-    """Methods, fields of classes, functions in functions, and what their code uses are found."""
+def test_an_existing_name_is_not_missing(module: str, path: str, uses: tuple[str, ...]) -> None:
+    """Methods, fields of classes, nested functions and the names that code uses are found."""
     assert PrivateName(module, path, uses).missing() == ""
 
 
@@ -99,13 +99,13 @@ def test_what_is_there_is_not_missing(module: str, path: str, uses: tuple[str, .
         ),
     ],
 )
-def test_what_is_missing_is_told(module: str, name: PrivateName, line: str) -> None:
-    """Whatever step is missing, the line says which module and what of it."""
+def test_a_missing_name_is_reported(module: str, name: PrivateName, line: str) -> None:
+    """Whichever part of a name is missing, the line says which module lacks what."""
     assert name.missing() == line
 
 
-def test_a_feature_that_is_off_is_noted_once_for_a_run(module: str, tmp_path: Path) -> None:
-    """However many processes find it off, the run has one line, with what is done instead."""
+def test_a_feature_that_is_off_is_noted_once_per_run(module: str, tmp_path: Path) -> None:
+    """However often it is found off, the pytest run has one line, with what is done instead."""
     gone = Feature("the flight", (PrivateName(module, "Wing.flap"),), instead="it walks")
     for _ in range(2):
         assert not usable(gone, tmp_path)
@@ -221,7 +221,7 @@ CHANGES: list[tuple[str, Change, Feature]] = [
 
 @pytest.fixture
 def later(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a copy of Prefect that test runs below this one use."""
+    """Return a copy of Prefect that the nested pytest runs use."""
     folder = pytester.mkdir("later")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     pytester.makepyfile(PROJECT)
@@ -229,7 +229,7 @@ def later(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def outcomes(result: pytest.RunResult) -> dict[str, Any]:
-    """Return what became of each test of the project."""
+    """Return the outcome of each test of the project."""
     found = {}
     for line in result.outlines:
         if told := re.search(r"::(test_\S+) (PASSED|FAILED|ERROR)\b", line):
@@ -242,7 +242,7 @@ def outcomes(result: pytest.RunResult) -> dict[str, Any]:
 def test_a_renamed_name_switches_off_only_what_needs_it(
     pytester: pytest.Pytester, later: Path, name: str, change: Change, feature: Feature
 ) -> None:
-    """Without a name, one feature is off and says so in one line; plain tests pass as before."""
+    """Without a name, the feature that needs it is off and says so; all other tests pass."""
     change(later)
     result = pytester.runpytest_subprocess("-v", "-p", "no:randomly", timeout=300)
     judge(result, {feature})
@@ -252,16 +252,16 @@ def test_a_renamed_name_switches_off_only_what_needs_it(
 def test_a_name_that_two_features_need_switches_off_both(
     pytester: pytest.Pytester, later: Path
 ) -> None:
-    """Where two features stand on one name, each says that it is off."""
+    """If two features need the same name, each says that it is off."""
     rename(later, "SyncTaskRunEngine")
     judge(pytester.runpytest_subprocess("-v", "-p", "no:randomly", timeout=300), {CLOCK, FAULTS})
 
 
 @pytest.mark.e2e
-def test_with_much_renamed_at_once_plain_tests_pass(pytester: pytest.Pytester, later: Path) -> None:
-    """Without a name of each feature all are off, each says so, and plain tests pass as before."""
-    # Prefect's own harness needs none of what the other server does; without settings of its own,
-    # a server notes what is off in another home; waits are told of where they are skipped.
+def test_with_many_names_missing_plain_tests_pass(pytester: pytest.Pytester, later: Path) -> None:
+    """If several features each lack a name, all of them say that they are off; plain tests pass."""
+    # Prefect's own harness needs nothing that the warm server needs; a server without its own
+    # settings notes in another home what is off; unskipped waits are reported only by the clock.
     others = (CLOCK, names.WARM_SERVER, names.OWN_SETTINGS, names.UNSKIPPED_WAITS)
     chosen = {feature.name: change for _, change, feature in CHANGES if feature not in others}
     chosen[CLOCK.name] = partial(rename, word="wait_until_ready")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What flow runs and task runs of one process share is what each would have made for itself."""
+"""What the flow and task runs of a process share is what each would have made for itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOCK = SettingsContext.serialize
 
 
 def current() -> SettingsContext:
-    """Return the settings that hold."""
+    """Return the current settings."""
     context = SettingsContext.get()
     assert context is not None
     return context
@@ -40,8 +40,8 @@ changes = st.lists(
 
 @settings(max_examples=6)
 @given(changes)
-def test_settings_are_written_as_they_are(changes: list[tuple[str, Any]]) -> None:
-    """However settings change between two task runs, each is sent those that hold."""
+def test_current_settings_are_serialized(changes: list[tuple[str, Any]]) -> None:
+    """However settings change, those that are serialized are always the current ones."""
     with ExitStack() as stack:
         stack.enter_context(temporary_settings({PREFECT_API_KEY: "secret"}))
         stack.enter_context(saved_work())
@@ -57,8 +57,8 @@ def test_settings_are_written_as_they_are(changes: list[tuple[str, Any]]) -> Non
             assert written == STOCK(current(), include_secrets=secrets)
 
 
-def test_the_same_settings_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as no setting changes, all task runs are sent what was written for the first."""
+def test_unchanged_settings_are_serialized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are not serialized again until one changes or the sharing ends."""
     written = []
 
     def serialize(context: SettingsContext, **given: Any) -> dict[str, Any]:
@@ -76,8 +76,8 @@ def test_the_same_settings_are_written_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(written) == 3
 
 
-def test_clients_read_whom_they_trust_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clients of one process read the same certificates once."""
+def test_clients_read_certificates_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients of one process read the trusted certificates only once."""
     read: list[object] = []
     stock = ssl.create_default_context
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the harness works around is still so: where a test here fails, its workaround can go."""
+"""What the harness works around still exists: if a test here fails, its workaround can go."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def nothing() -> None:
     """Do nothing."""
 
 
-def test_a_flow_run_with_heartbeats_ends_by_waiting_in_steps(
+def test_the_heartbeats_of_a_flow_run_come_from_a_thread_that_sleeps_in_steps(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flow run's heartbeats are sent by a thread that sleeps a second at a time (#19641).
 
-    So the test server's flow runs have none (`flowgauge/server/harness.py`).
+    Therefore flow runs on the test server send none (`flowgauge/server/harness.py`).
     """
     slept: list[float] = []
 
@@ -54,10 +54,10 @@ def test_a_flow_run_with_heartbeats_ends_by_waiting_in_steps(
     assert set(slept) == {1}
 
 
-def test_a_client_asks_for_a_token_that_there_is_not(prefect_server: str) -> None:
-    """Each client asks for a CSRF token first, also of a server that has none.
+def test_each_client_asks_for_a_csrf_token(prefect_server: str) -> None:
+    """Each client asks for a CSRF token, even if the server has none.
 
-    So the test run's clients are told not to (`flowgauge/server/harness.py`).
+    Therefore the clients of a pytest run are configured not to (`flowgauge/server/harness.py`).
     """
     asked: list[str] = []
 
@@ -75,10 +75,10 @@ def test_a_client_asks_for_a_token_that_there_is_not(prefect_server: str) -> Non
     assert [path for path in asked if path.endswith("csrf-token")] == ["/api/csrf-token"] * 2
 
 
-def test_each_client_reads_whom_it_trusts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each client makes a TLS context of its own, in some 20 ms (#19106 would share one).
+def test_each_client_reads_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client makes its own TLS context, which takes about 20 ms (#19106 would share one).
 
-    So clients of a test run share one (`flowgauge/compat/repeated_work.py`).
+    Therefore the clients of a pytest run share one (`flowgauge/compat/repeated_work.py`).
     """
     read: list[object] = []
     stock = ssl.create_default_context
@@ -87,7 +87,7 @@ def test_each_client_reads_whom_it_trusts(monkeypatch: pytest.MonkeyPatch) -> No
         read.append(named)
         return stock(*given, **named)
 
-    # The test run's own clients may share one already.
+    # The clients of the pytest run itself may already share one.
     module = types.SimpleNamespace(**vars(ssl) | {"create_default_context": create})
     monkeypatch.setattr(prefect.client.orchestration, "ssl", module)
     for _ in range(2):
@@ -95,12 +95,12 @@ def test_each_client_reads_whom_it_trusts(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(read) == 2
 
 
-def test_unchanged_settings_are_written_again(
+def test_unchanged_settings_are_serialized_again(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All settings are written for each flow run, and from 3.9 on for each task that it submits.
+    """All settings are serialized for each flow run, and from 3.9 on for each task it submits.
 
-    That takes some 20 ms. So a test run writes them again only where they changed
+    That takes about 20 ms. Therefore a pytest run serializes them again only if they changed
     (`flowgauge/compat/repeated_work.py`).
     """
     written: list[object] = []
@@ -123,10 +123,10 @@ def test_unchanged_settings_are_written_again(
     assert len(written) == 2
 
 
-def test_a_transaction_that_will_write_begins_as_one_that_reads(tmp_path: Path) -> None:
-    """One that read before another wrote can't write any more: "database is locked" (#18934).
+def test_a_transaction_cannot_write_after_another_one_wrote(tmp_path: Path) -> None:
+    """One that read before another one wrote can't write: "database is locked" (#18934).
 
-    So transactions of the test server wait for each other (`flowgauge/server/patches.py`).
+    Therefore transactions of the test server wait for each other (`flowgauge/server/patches.py`).
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 
@@ -148,7 +148,7 @@ def test_a_transaction_that_will_write_begins_as_one_that_reads(tmp_path: Path) 
 
 
 class Server:
-    """What Prefect's harness takes for its server, and how often it was stopped."""
+    """A stand-in for the server of Prefect's harness, which counts how often it was stopped."""
 
     _instances: ClassVar[dict[object, object]] = {}
     api_url = "http://127.0.0.1/api"
@@ -168,12 +168,12 @@ class Server:
 made: list[Server] = []
 
 
-def test_a_harness_that_is_broken_off_leaves_its_server_and_its_folder(
+def test_an_interrupted_harness_leaves_its_server_and_its_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Prefect's harness has no `finally`, and removes its folder when the process ends.
 
-    So a test run stops the server and gives a folder of its own (`flowgauge/server/harness.py`).
+    Therefore a pytest run stops the server and uses its own folder (`flowgauge/server/harness.py`).
     """
     from prefect.testing import utilities
 
