@@ -96,7 +96,7 @@ def test_a_dangling_link_is_not_replaced_unless_forced(root: Path, project: Path
 
 
 def test_a_file_is_not_taken_for_a_folder(root: Path, project: Path) -> None:
-    """A destination that is a file but not a .py file is refused, even with `force`."""
+    """A destination that is a file but not a .py file is refused and kept, even with `force`."""
     (project / "notes.txt").write_text("mine")
     with pytest.raises(CatalogueError, match=r"notes\.txt is a file: name a folder"):
         copy(find_pattern(root, "retries/backoff"), project / "notes.txt", "backoff", force=True)
@@ -104,7 +104,7 @@ def test_a_file_is_not_taken_for_a_folder(root: Path, project: Path) -> None:
 
 
 def test_a_copy_does_not_differ_until_it_is_changed(root: Path, project: Path) -> None:
-    """A fresh copy has no diff; an edited one's replaces the pattern's lines with its own."""
+    """A fresh copy has no diff; the diff of an edited one shows what was edited."""
     found = copied(root, project)
     assert (found.diff(), found.is_changed, found.is_outdated) == ("", False, False)
     text = found.path.read_text()
@@ -212,7 +212,7 @@ def test_copies_are_found_in_the_folders_of_a_project(root: Path, project: Path)
 
 
 def test_a_copy_of_a_removed_pattern_is_reported(root: Path, project: Path) -> None:
-    """A copy whose pattern is no longer in the catalogue is reported, with both their names."""
+    """A copy whose pattern is no longer in the catalogue is reported, with both names."""
     copied(root, project)
     (root / "retries" / "backoff.py").rename(root / "retries" / "slower.py")
     with pytest.raises(

@@ -52,7 +52,7 @@ def makespans(lines: list[str]) -> dict[str, float]:
 def test_processes_are_recommended_for_long_work_that_holds_the_lock(
     measured: Path, capsys: Captured
 ) -> None:
-    """Each runner has a line, the quickest first; processes take the time computed by hand."""
+    """Each runner has a line, the quickest first: processes, in about the time computed by hand."""
     lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
     assert lines[0].startswith("costs from reports/latest/results.json, measured 2026-11-20 on")
     assert lines[1].startswith("this machine differs: ")

@@ -124,7 +124,7 @@ def test_unchanged_settings_are_serialized_again(
 
 
 def test_a_transaction_cannot_write_after_another_one_wrote(tmp_path: Path) -> None:
-    """One that read before another one wrote can't write: "database is locked" (#18934).
+    """A transaction that read before another one wrote can't write: "database is locked" (#18934).
 
     Therefore transactions of the test server wait for each other (`flowgauge/server/patches.py`).
     """
