@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a results file says of how its figures were made."""
+"""What a results file says about how its figures were measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowgauge.results.fingerprint import command_line
     "place",
     [[], ["--flow-report-dir", "/home/somebody/my report"], ["--flow-report-dir=reports/mine"]],
 )
-def test_a_command_is_told_without_the_place_of_its_report(place: list[str]) -> None:
-    """The command makes the same figures anywhere: it holds no folder of whoever measured."""
+def test_the_recorded_command_leaves_out_the_report_folder(place: list[str]) -> None:
+    """The recorded command does not name the folder that the report was written to."""
     told = command_line(["benchmarks", *place, "--benchmark-only", "-k", "map or flow"])
     assert told == "pytest benchmarks --benchmark-only -k 'map or flow'"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is saved is what is loaded, and a broken file says what is wrong with it."""
+"""What is saved is what is loaded, and a broken file is reported with what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flowgauge.results.rows import (
 )
 from flowgauge.results.timelines import Span, Timeline
 
-# A Hypothesis test uses one folder for all its examples: each writes over the last.
+# A Hypothesis test uses one folder for all its examples: each overwrites the file of the last.
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 ROW = Row(
@@ -68,7 +68,7 @@ timelines = st.builds(Timeline, words, words, finite, st.lists(spans).map(tuple)
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """Return a results file with one row, some of the row's values changed."""
+    """Return the content of a results file with one row, with some of its values changed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": {},
@@ -78,7 +78,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def complaint(tmp_path: Path, content: object) -> str:
-    """Load a file with this content and return what is said of it, without the file's folder."""
+    """Return the error message for a file with this content, without the path of its folder."""
     path = tmp_path / "results.json"
     text = content if isinstance(content, str) else json.dumps(content)
     path.write_text(text, encoding="utf-8")
@@ -99,7 +99,7 @@ def complaint(tmp_path: Path, content: object) -> str:
 def test_round_trip(
     tmp_path: Path, fingerprint: dict[str, Any], found: list[Row], drawn: list[Timeline]
 ) -> None:
-    """Results come back from their file as they went in."""
+    """Results loaded from a file equal those that were saved."""
     results = Results(fingerprint, tuple(found), tuple(drawn))
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json") == results
@@ -107,8 +107,8 @@ def test_round_trip(
 
 @one_folder
 @given(content=st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_other_file_is_one_line(tmp_path: Path, content: bytes) -> None:
-    """Whatever a file holds that is no results file, one line is said and no traceback shown."""
+def test_any_other_file_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
+    """A file that is not a results file, whatever it holds, raises a one-line ResultsError."""
     path = tmp_path / "results.json"
     path.write_bytes(content)
     with pytest.raises(ResultsError) as raised:
@@ -118,8 +118,8 @@ def test_any_other_file_is_one_line(tmp_path: Path, content: bytes) -> None:
 
 @one_folder
 @given(key=st.sampled_from([field.name for field in fields(Row)]), value=json_values)
-def test_a_wrong_value_loads_or_is_named(tmp_path: Path, key: str, value: object) -> None:
-    """A value of the wrong type is named with its key and its row, and any other is kept."""
+def test_a_value_is_loaded_unchanged_or_reported(tmp_path: Path, key: str, value: object) -> None:
+    """A value of the wrong type is reported with its row and key; any other is loaded unchanged."""
     path = tmp_path / "results.json"
     path.write_text(json.dumps(document(**{key: value})))
     try:
@@ -134,33 +134,33 @@ def test_a_wrong_value_loads_or_is_named(tmp_path: Path, key: str, value: object
     "key", [f.name for f in fields(Row) if f.default is MISSING and f.name != "runner"]
 )
 def test_missing_key(tmp_path: Path, key: str) -> None:
-    """A row without one of its keys is pointed at by its place."""
+    """A missing key is reported with the index of its row."""
     broken = document()
     broken["rows"].append({k: v for k, v in broken["rows"][0].items() if k != key})
     assert complaint(tmp_path, broken).startswith(f"results.json: rows[1].{key}: field required;")
 
 
 def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
-    """A key that no row has is refused, for it would be lost."""
+    """An unknown key of a row is reported, because it would otherwise be lost."""
     assert "rows[0].ration: " in complaint(tmp_path, document(ration=None))
 
 
 @pytest.mark.parametrize("key", ["fingerprint", "rows"])
 def test_missing_part(tmp_path: Path, key: str) -> None:
-    """A file without one of its parts says which."""
+    """A missing part of the file is reported by its name."""
     broken = document()
     del broken[key]
     assert complaint(tmp_path, broken).startswith(f"results.json: {key}: field required;")
 
 
 @pytest.mark.parametrize("version", [None, "1", True, 1.0])
-def test_a_file_without_a_schema_is_none(tmp_path: Path, version: object) -> None:
-    """A JSON file that does not say which schema it has is no results file."""
+def test_a_file_without_a_schema_version_is_rejected(tmp_path: Path, version: object) -> None:
+    """A JSON file whose schema version is not an integer is rejected as having none."""
     assert "has no schema_version" in complaint(tmp_path, {"schema_version": version})
 
 
 def test_newer_schema(tmp_path: Path) -> None:
-    """A newer file is told apart from a broken one, before anything else in it is looked at."""
+    """A file with a newer schema is reported as such, before anything else in it is checked."""
     said = complaint(tmp_path, {"schema_version": SCHEMA_VERSION + 1, "rows": "renamed"})
     assert f"has schema {SCHEMA_VERSION + 1}, this flowgauge reads up to {SCHEMA_VERSION}" in said
     assert "upgrade flowgauge" in said
@@ -186,7 +186,7 @@ FIRST_SCHEMA: dict[str, Any] = {
 
 
 def of_first_schema(tmp_path: Path, **changes: Any) -> Row:
-    """Load a file of the first schema with one row."""
+    """Return the only row of a file of the first schema, after loading it."""
     path = tmp_path / "results.json"
     row = {name: value for name, value in (FIRST_SCHEMA | changes).items() if value != "left out"}
     path.write_text(json.dumps({"schema_version": 1, "fingerprint": {}, "rows": [row]}))
@@ -195,7 +195,7 @@ def of_first_schema(tmp_path: Path, **changes: Any) -> Row:
 
 
 def test_a_file_of_the_first_schema_is_read(tmp_path: Path) -> None:
-    """What three fields and a unit said is said by an interval and an outcome."""
+    """Flat fields of the first schema are read as intervals, and two of its units as outcomes."""
     assert of_first_schema(tmp_path) == ROW
     unpaired = dict.fromkeys(("reference", "ratio", "ratio_low", "ratio_high"))
     alone = replace(ROW, reference=None, ratio=None)
@@ -207,15 +207,15 @@ def test_a_file_of_the_first_schema_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["value", "low", "id", "ratio_low"])
-def test_a_broken_file_of_the_first_schema_is_one_line(tmp_path: Path, key: str) -> None:
-    """What was missing then is missing now."""
+def test_a_key_missing_from_the_first_schema_is_reported(tmp_path: Path, key: str) -> None:
+    """A key missing from a file of the first schema is reported as a required field of its row."""
     with pytest.raises(ResultsError, match=r"rows\[0\]\.\w+(\.\w+)?: field required"):
         of_first_schema(tmp_path, **{key: "left out"})
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
 def test_numbers_that_are_not_finite(tmp_path: Path, number: str) -> None:
-    """NaN and what is too large to be a number are refused."""
+    """NaN, infinity and numbers too large for a float are rejected."""
     text = json.dumps(document()).replace('"median": 0.004', f'"median": {number}')
     assert number in text
     complaint(tmp_path, text)
@@ -232,12 +232,12 @@ def test_numbers_that_are_not_finite(tmp_path: Path, number: str) -> None:
     ],
 )
 def test_wrong_type(tmp_path: Path, changes: dict[str, object], said: str) -> None:
-    """A value of the wrong type is named, with what should stand there."""
+    """A value of the wrong type is reported with its key and what is expected instead."""
     assert said in complaint(tmp_path, document(**changes))
 
 
-def test_an_interval_is_whole(tmp_path: Path) -> None:
-    """A ratio without an end can be given no verdict, so it is refused."""
+def test_an_interval_needs_both_ends(tmp_path: Path) -> None:
+    """A ratio without both ends of its interval is rejected, since it could get no verdict."""
     assert "ratio.high: field required" in complaint(
         tmp_path, document(ratio={"median": 1.0, "low": 0.9})
     )
@@ -245,17 +245,17 @@ def test_an_interval_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 5000])
 def test_not_json(tmp_path: Path, text: str) -> None:
-    """Text that no strict JSON reader takes is one line, however it is broken."""
+    """Text that cannot be parsed as JSON is reported in one line, however it is broken."""
     assert complaint(tmp_path, text).startswith("results.json ")
 
 
-def test_half_a_character(tmp_path: Path) -> None:
-    """Text that could not be written again is refused when it is read."""
+def test_a_lone_surrogate_is_rejected(tmp_path: Path) -> None:
+    """A string that is not valid Unicode, and so could not be saved again, is rejected on load."""
     assert "a string that is not valid Unicode" in complaint(tmp_path, document(id="\ud800"))
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A file that isn't there is named with its path, a folder too."""
+    """A missing file, or a folder in its place, is reported with its path."""
     for path in (tmp_path / "nothing.json", tmp_path):
         with pytest.raises(ResultsError, match="cannot be read") as raised:
             Results.load(path)
@@ -263,7 +263,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_nan_is_not_saved(tmp_path: Path) -> None:
-    """A figure that is no number is refused before the file is touched."""
+    """A figure that is not a number is rejected before the file is created."""
     path = tmp_path / "results.json"
     with pytest.raises(ResultsError, match="not finite"):
         Results({}, (replace(ROW, value=Interval.exact(math.nan)),)).save(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of a run are found by a file, a folder or a commit."""
+"""The results of a run are found by the name of a file, a folder or a commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowgauge.results.sources import COMMITTED, find_results
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a repository with a reference run in its only commit, and another one in its folder."""
+    """Return the results file of a repository with one run committed and another on disk."""
     file = tmp_path / COMMITTED
     file.parent.mkdir(parents=True)
     Results({"when": "then"}, ()).save(file)
@@ -32,7 +32,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 @pytest.mark.usefixtures("repository")
 def test_each_name_is_found(name: str, when: str) -> None:
-    """A file and a folder hold what they hold now, a commit what it held then."""
+    """A file or a folder gives the results on disk, a commit those that were committed."""
     assert find_results(name).fingerprint["when"] == when
 
 
@@ -49,8 +49,8 @@ def test_each_name_is_found(name: str, when: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("repository")
-def test_what_is_none_is_told(name: str, says: str, tmp_path: Path) -> None:
-    """A name that is no run is one line, and nothing is written."""
+def test_an_unknown_name_is_reported(name: str, says: str, tmp_path: Path) -> None:
+    """A name that is not a run is reported in one line, and nothing is written."""
     with pytest.raises(ResultsError, match=r"[^\n]*") as caught:
         find_results(name)
     assert says in str(caught.value)

@@ -7,8 +7,8 @@ from flowgauge.results.timelines import timeline
 from flowgauge.workflows.work_items import TaskResult, makespan
 
 
-def test_workers_are_lanes_in_the_order_they_began() -> None:
-    """Times count from the first task's begin; a worker has one lane; the makespan stays."""
+def test_workers_are_lanes_in_the_order_they_started() -> None:
+    """Times count from the first task's start; each worker has one lane; the makespan is kept."""
     outputs = [
         TaskResult("fold_2", 0, b"", 101.0, 103.0, "b"),
         TaskResult("fold_1", 0, b"", 100.0, 101.5, "a"),
