@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of task runners that behave as the simulation does, for what reads costs from rows."""
+"""Rows of task runners that behave as simulated, to test what derives costs from rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CELLS: tuple[tuple[str, Kernel, float], ...] = (
 
 
 def figure(group: str, id: str, runner: str, value: float, **more: Any) -> Row:
-    """Return a row as a benchmark would keep it, its interval 2 % to either side."""
+    """Return a row as a benchmark would record it, with an interval of 2 % to either side."""
     fields: dict[str, Any] = {
         "params": {},
         "figure": "time",
@@ -39,7 +39,7 @@ def figure(group: str, id: str, runner: str, value: float, **more: Any) -> Row:
 
 
 def rows_of(runner: str, costs: Costs, machine: Machine) -> list[Row]:
-    """Return the rows of a task runner that behaves as the simulation does."""
+    """Return the rows of a task runner that behaves as simulated."""
     rows = []
     for name, kernel, seconds in CELLS:
         workflow = shape(name, WORKERS, 6, seconds=seconds, kernel=kernel)
@@ -60,5 +60,5 @@ def rows_of(runner: str, costs: Costs, machine: Machine) -> list[Row]:
 
 
 def results(*rows: Row, **marks: Any) -> Results:
-    """Return results of these rows."""
+    """Return results with these rows."""
     return Results({"workers": WORKERS, "cores": 2} | marks, rows)

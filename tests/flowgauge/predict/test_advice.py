@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which task runner, how many calls in a task run, and from where on another."""
+"""Advice on the task runner, on calls per task run, and on when to switch the task runner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flowgauge.workflows.workflow import Kernel
 
 
 def runner(name: str, task: float, *, spread: float = 0.01, **more: Any) -> Predictor:
-    """Return a task runner whose tasks cost so many seconds on a worker."""
+    """Return the predictor of a task runner with this cost per task (seconds on a worker)."""
     import numpy as np
 
     fields: dict[str, Any] = {
@@ -43,9 +43,9 @@ BOTH = (THREADS, PROCESSES)
     [("python", 1.0, "processes"), ("python", 0.001, "threads"), ("wait", 1.0, "threads")],
 )
 def test_the_quickest_is_first(kernel: Kernel, seconds: float, best: str) -> None:
-    """Threads are for what waits or is short, processes for long work that holds the lock."""
+    """Threads are first for short or waiting calls, processes for long ones that hold the lock."""
     mapped = Mapped(seconds, 40, kernel)
-    # Few enough that batches do not make up for a slow runner.
+    # So few calls that batches do not make up for a slow runner.
     advice = advise_mapped(replace(mapped, tasks=2), BOTH)
     assert advice.forecasts[0].runner == best
     totals = [each.total for each in advice.forecasts]
@@ -53,7 +53,7 @@ def test_the_quickest_is_first(kernel: Kernel, seconds: float, best: str) -> Non
 
 
 def test_start_up_counts() -> None:
-    """A runner that is quick but slow to start is for much work only."""
+    """A quick task runner that is slow to start comes first only if there is much work."""
     late = replace(THREADS, runner="processes", start=5.0)
     at_once = replace(THREADS, machine=Machine(1, 1.0))
     for tasks, best in ((2, "threads"), (100, "processes")):
@@ -63,17 +63,17 @@ def test_start_up_counts() -> None:
 
 @settings(max_examples=10)
 @given(st.floats(0, 0.5), st.integers(1, 3000), st.sampled_from(["python", "native", "wait"]))
-def test_a_batch_is_nearly_the_best(seconds: float, tasks: int, kernel: Kernel) -> None:
-    """The batch leaves a task run for each worker, and is never slower than none."""
+def test_a_batch_is_never_slower(seconds: float, tasks: int, kernel: Kernel) -> None:
+    """A batch is at most a worker's share of the calls, and never slower than single calls."""
     (forecast,) = advise_mapped(Mapped(seconds, tasks, kernel), (PROCESSES,)).forecasts
     assert 1 <= forecast.batch <= math.ceil(tasks / 2)
     assert forecast.batched.median <= forecast.makespan.median * (1 + 1e-9)
-    # All work, and nothing else, on two workers is what no batch beats.
+    # No batch is faster than the bare work divided between two workers.
     assert forecast.batched.median >= seconds * tasks / 2 * (1 - 1e-9)
 
 
-def test_batches_are_worth_it_below_an_edge() -> None:
-    """Below the edge a batch saves a tenth of the makespan, above it none does."""
+def test_batches_are_worth_it_below_a_threshold() -> None:
+    """Batches are worth it if calls are shorter than the threshold, and not if they are longer."""
     mapped = Mapped(0.01, 1000, "native")
     edge = advise_mapped(mapped, (PROCESSES,)).batch_below
     assert edge is not None
@@ -85,14 +85,14 @@ def test_batches_are_worth_it_below_an_edge() -> None:
 
 
 def test_one_call_for_each_worker_is_not_batched() -> None:
-    """There is nothing to bundle where there are no more calls than workers."""
+    """If there are no more calls than workers, there is nothing to batch."""
     advice = advise_mapped(Mapped(0.001, 2, "native"), (PROCESSES,))
     assert advice.forecasts[0].batch == 1
     assert advice.batch_below is None
 
 
 def test_the_quickest_changes_where_both_are_tied() -> None:
-    """Where one runner takes over from another, both take equally long."""
+    """At the call length from which another task runner is the quickest, both take equally long."""
     (start, first), (edge, second) = advise_mapped(Mapped(0.01, 100, "python"), BOTH).changes
     assert (start, first, second) == (0.0, "threads", "processes")
     at_edge = Mapped(edge, 100, "python").sample(1, 2)[0]
@@ -101,8 +101,8 @@ def test_the_quickest_changes_where_both_are_tied() -> None:
 
 @settings(max_examples=10)
 @given(st.integers(257, 5000), st.floats(0, 0.1))
-def test_thousands_take_as_much_longer(tasks: int, seconds: float) -> None:
-    """What is predicted of a part comes near to what all of it takes."""
+def test_the_makespan_of_a_sample_is_scaled(tasks: int, seconds: float) -> None:
+    """The scaled makespan of a sample is within 2 % of the makespan of all tasks."""
     mapped = Mapped(seconds, tasks, "native")
     part, factor = mapped.sample(1, 2)
     whole = shape("trivial", tasks, 1, seconds=seconds, kernel="native")
@@ -111,8 +111,8 @@ def test_thousands_take_as_much_longer(tasks: int, seconds: float) -> None:
 
 @settings(max_examples=10)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 8))
-def test_calls_are_dealt_out_evenly(tasks: int, batch: int, workers: int) -> None:
-    """No call is lost or done twice, and no task run has two more than another."""
+def test_calls_are_distributed_evenly(tasks: int, batch: int, workers: int) -> None:
+    """No call is lost or done twice, and task runs differ by at most one call."""
     whole, factor = Mapped(1.0, tasks, "wait", 10).sample(batch, workers)
     calls = [task.seconds for task in whole.tasks]
     assert max(calls) <= min(calls) + 1
@@ -121,8 +121,8 @@ def test_calls_are_dealt_out_evenly(tasks: int, batch: int, workers: int) -> Non
         assert sum(task.output_bytes for task in whole.tasks) == 10 * tasks
 
 
-def test_many_workers_all_have_a_few() -> None:
-    """Where there are hundreds of workers, the part that is looked at keeps them all busy."""
+def test_a_sample_keeps_many_workers_busy() -> None:
+    """Even for hundreds of workers, the simulated sample has at least four tasks for each."""
     mapped = Mapped(1.0, 5000, "wait")
     for workers in (2, 250):
         part, factor = mapped.sample(1, workers)
@@ -130,8 +130,8 @@ def test_many_workers_all_have_a_few() -> None:
         assert len(part.tasks) * factor == pytest.approx(5000)
 
 
-def test_how_much_to_batch_is_said_at_half_of_the_edge() -> None:
-    """Where the edge is below the calls that are asked for, the batch of shorter ones is told."""
+def test_a_batch_is_suggested_at_half_of_the_threshold() -> None:
+    """If calls are too long for batches, the batch for calls of half the threshold is reported."""
     mapped = Mapped(2.0, 1000, "native")
     advice = advise_mapped(mapped, (PROCESSES,))
     assert advice.batch_below is not None
@@ -142,8 +142,8 @@ def test_how_much_to_batch_is_said_at_half_of_the_edge() -> None:
     assert advice.batch_at_half == at_half.batch > 1
 
 
-def test_what_overlaps_is_tied() -> None:
-    """A runner whose interval reaches into that of the best is no slower, as far as is known."""
+def test_overlapping_intervals_are_tied() -> None:
+    """A task runner is tied with the quickest if their intervals overlap, and only then."""
     rivals = [runner("processes", 0.05, spread=spread) for spread in (0.01, 0.2)]
     best = runner("dask-processes", 0.048)
     for rival, tied in zip(rivals, ((), ("processes",)), strict=True):
@@ -151,8 +151,8 @@ def test_what_overlaps_is_tied() -> None:
         assert advise_workflow(workflow, (rival, best)).tied == tied
 
 
-def test_a_workflow_is_run_as_it_is() -> None:
-    """A workflow is not bundled, and has no edge."""
+def test_a_workflow_is_not_batched() -> None:
+    """A workflow is not batched, and its advice has no thresholds."""
     advice = advise_workflow(shape("tree", 8, 4, seconds=0.01), BOTH)
     assert [each.batch for each in advice.forecasts] == [1, 1]
     assert (advice.batch_below, advice.changes) == (None, ())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions are held against what was measured of other workflows, at the load there was."""
+"""Predictions are compared with measurements of other workflows, at the load of each round."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ HELD_OUT = (random_layered(4, 4, seed=5, seconds=0.04, kernel="native"),)
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ThreadPoolExecutor]:
-    """Give a pool; threads do for a few blocks to hash."""
+    """Yield a pool of threads, which is enough to hash a few blocks."""
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(abs, range(2)))
         yield pool
 
 
 def timed(workflow: Workflow, *paces: float, wrong: float = 1.0) -> Timed:
-    """Return rounds at some paces, as the simulation has them."""
+    """Return rounds at these paces, timed by the simulation."""
     seconds = tuple(
         wrong * simulated_makespan(workflow, "processes", COSTS, TWO.at_pace(pace))
         for pace in paces
@@ -46,7 +46,7 @@ def timed(workflow: Workflow, *paces: float, wrong: float = 1.0) -> Timed:
 
 
 def test_each_round_is_predicted_at_its_load() -> None:
-    """Rounds on a machine that is ever more loaded are predicted as if it were idle."""
+    """On a machine with growing load, predictions are off by at most 3 % at the median."""
     fitted = [timed(each, 1.0, 0.9) for each in FITTED]
     (found,) = prediction_rows("processes", fitted, [timed(HELD_OUT[0], 1.0, 0.6, 0.4)], TWO)
     assert found.ratio is not None
@@ -55,8 +55,8 @@ def test_each_round_is_predicted_at_its_load() -> None:
     assert (found.group, found.runner, found.rounds) == ("prediction", "processes", 3)
 
 
-def test_what_is_off_is_told() -> None:
-    """Where it took twice what was predicted, the ratio is a half."""
+def test_a_wrong_prediction_shows_in_the_ratio() -> None:
+    """If rounds took twice the predicted time, the ratio is a half."""
     fitted = [timed(each, 1.0) for each in FITTED]
     held_out = [timed(HELD_OUT[0], 1.0, 1.0, wrong=2.0)]
     (found,) = prediction_rows("processes", fitted, held_out, TWO)
@@ -65,7 +65,7 @@ def test_what_is_off_is_told() -> None:
 
 
 def test_workflows_are_timed_in_turn(pool: ThreadPoolExecutor) -> None:
-    """Each round runs every workflow once, so that what changes meanwhile changes all."""
+    """Each round runs every workflow once, so changes of the machine affect all workflows."""
     ran: list[str] = []
 
     def run(workflow: Workflow) -> Mapping[str, TaskResult]:
@@ -81,8 +81,8 @@ def test_workflows_are_timed_in_turn(pool: ThreadPoolExecutor) -> None:
         assert all(0 < pace <= 1 for pace in each.paces)
 
 
-def test_a_wrong_answer_has_no_time(pool: ThreadPoolExecutor) -> None:
-    """A run that leaves work out is refused."""
+def test_a_wrong_answer_is_not_timed(pool: ThreadPoolExecutor) -> None:
+    """A run with a wrong answer is rejected."""
 
     def lazy(workflow: Workflow) -> Mapping[str, TaskResult]:
         outputs = run_on_pool(workflow, pool, SPEEDS)

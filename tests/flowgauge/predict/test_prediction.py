@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Costs are read from measured rows, and makespans are predicted from them."""
+"""Costs are fitted to measured rows, and makespans are predicted from the costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.flowgauge.predict.simulated_rows import TRUE, WORKERS, figure, result
 
 @functools.cache
 def predictor(runner: str = "processes", load: float = 0.0) -> Predictor:
-    """Return what is read from the rows of a task runner."""
+    """Return the predictor that is fitted to the rows of a task runner."""
     (found,) = predictors(results(*rows_of(runner, TRUE, Machine(WORKERS, 2.0, load))))
     return found
 
@@ -40,8 +40,8 @@ HELD_OUT = (
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("load", [0.0, 1.5])
-def test_what_behaves_as_simulated_is_predicted(runner: str, load: float) -> None:
-    """Other workflows than those in the rows are predicted to 3 %, on a loaded machine as well."""
+def test_a_runner_that_behaves_as_simulated_is_predicted(runner: str, load: float) -> None:
+    """Workflows that are not in the rows are predicted to within 3 %, also on a loaded machine."""
     found = predictor(runner, load)
     machine = Machine(WORKERS, 2.0, load)
     assert found.machine.load == pytest.approx(load, abs=1e-6)
@@ -54,7 +54,7 @@ def test_what_behaves_as_simulated_is_predicted(runner: str, load: float) -> Non
 
 
 def test_costs_are_found() -> None:
-    """Where each cost matters for some row, each is what it was."""
+    """If each cost affects some row, each is fitted to within 10 %."""
     assert dataclasses.astuple(predictor().costs) == pytest.approx(
         dataclasses.astuple(TRUE), rel=0.1
     )
@@ -63,14 +63,14 @@ def test_costs_are_found() -> None:
 @settings(max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 5), st.floats(0, 1))
 def test_an_interval_is_around_its_value(width: int, steps: int, seconds: float) -> None:
-    """Whatever is predicted, its interval holds it, and is no wider than the rows are scattered."""
+    """A prediction lies within its interval, which is narrow if the rows don't scatter."""
     found = predictor().interval(shape("stencil", width, steps, seconds=seconds))
     assert found.low <= found.median <= found.high
     assert found.high / found.low < 1.25
 
 
 def test_scattered_rows_give_a_wide_interval() -> None:
-    """Rows that disagree by a half give an interval that says so."""
+    """If rows are off by a factor of 1.5, the ends of the interval differ by more than that."""
     rows = rows_of("processes", TRUE, Machine(WORKERS, 2.0))
     factors = [1.5 if index % 2 else 1 / 1.5 for index in range(len(rows))]
     scattered = [
@@ -82,8 +82,8 @@ def test_scattered_rows_give_a_wide_interval() -> None:
     assert interval.high / interval.low > 1.5
 
 
-def test_the_first_tasks_tell_what_costs_change() -> None:
-    """The interval of a large workflow is as wide, beside its value, as that of all its tasks."""
+def test_a_large_workflow_has_the_interval_of_its_first_tasks() -> None:
+    """Relative to its value, the interval of a large workflow is that of its first 1000 tasks."""
     wide = shape("stencil", 20, 100, seconds=0.01)
     whole = predictor().interval(wide)
     first = predictor().interval(Workflow("first", wide.tasks[:1000]))
@@ -94,14 +94,14 @@ def test_the_first_tasks_tell_what_costs_change() -> None:
 
 
 def test_each_worker_brings_a_core() -> None:
-    """Twice as many workers do enough work in half of the time."""
+    """Twice the workers finish 64 independent tasks in half the time."""
     workflow = shape("trivial", 64, 1, seconds=1.0, kernel="native")
     wide = predictor().with_workers(4)
     assert wide.seconds(workflow) == pytest.approx(predictor().seconds(workflow) / 2, rel=0.02)
 
 
 def test_only_rows_that_can_be_simulated_are_read() -> None:
-    """Rows with a feature, of baselines, of real workflows, of thousands of tasks are left out."""
+    """Rows of features, baselines, METG, real workflows or too many tasks are not read."""
     good = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[:2]
     params = dict(good[0].params)
     others = [
@@ -119,7 +119,7 @@ def test_only_rows_that_can_be_simulated_are_read() -> None:
 
 
 def test_a_curve_is_read_at_its_ends_and_middle() -> None:
-    """However many points a curve has, three are read, and the time to fit is that of three."""
+    """Of a curve with many points only three are read: its ends and its middle."""
     (point,) = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[2:3]
     works = (0.3, 0.0, 0.01, 0.2, 0.02, 0.04, 0.1)
     rows = [
@@ -134,15 +134,15 @@ def test_a_curve_is_read_at_its_ends_and_middle() -> None:
 @pytest.mark.parametrize(
     "params", [{}, {"shape": "chain"}, {"shape": "chain", "tasks": "4", "kernel": "native"}]
 )
-def test_a_row_that_does_not_say_what_it_timed_is_told(params: dict[str, Any]) -> None:
-    """A row without its parameters, or with others, is named in one line."""
+def test_a_row_that_does_not_say_what_it_timed_is_reported(params: dict[str, Any]) -> None:
+    """A row whose parameters are missing or wrong is reported by its name."""
     odd = figure("metg", "curve", "threads", 0.1, params=params)
     with pytest.raises(ResultsError, match="the metg row curve on threads does not say what"):
         predictors(results(*rows_of("threads", TRUE, Machine(WORKERS, 2.0)), odd))
 
 
-def test_results_without_rows_are_told(tmp_path: Path) -> None:
-    """One line says what to measure."""
+def test_results_without_what_is_needed_are_reported(tmp_path: Path) -> None:
+    """Results without rows to predict from, or without the number of workers, are reported."""
     with pytest.raises(ResultsError, match=r"no rows to predict from: measure with pytest"):
         predictors(results(figure("startup", "first-task", "threads", 0.1)))
     with pytest.raises(ResultsError, match="how many workers"):
@@ -150,7 +150,7 @@ def test_results_without_rows_are_told(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_not_known() -> None:
-    """Without rows of start-up and of payloads, there is no start and no cost of a byte."""
+    """Without rows of start-up and payloads, the start-up time is unknown and bytes are free."""
     rows = [
         row
         for row in rows_of("threads", TRUE, Machine(WORKERS, 2.0))
