@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What headers say of Prefect is held against the Prefect that is installed."""
+"""The facts in the headers of patterns are checked against the installed Prefect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_late():
 
 
 def run(pytester: pytest.Pytester, versions: str, holds: bool) -> pytest.RunResult:
-    """Run the test of a fact that was seen in these versions."""
+    """Run the test of a fact whose header names these versions."""
     pytester.makeini("[pytest]\nflowgauge = true\naddopts = -p no:xdist")
     section = f"Prefect:\n    late ({versions}): runs start.\n\nNot for:"
     placed(pytester.path / "patterns", PATTERN.replace("Not for:", section))
@@ -38,14 +38,14 @@ def status(pytester: pytest.Pytester) -> tuple[str, str]:
 
 
 def test_a_fact_holds_in_its_versions(pytester: pytest.Pytester) -> None:
-    """The test of a fact passes where Prefect does what is said, and the matrix has its text."""
+    """The test of a fact passes if Prefect does what the fact says, and the matrix has its text."""
     result = run(pytester, f"1.2, {INSTALLED}", holds=True)
     result.assert_outcomes(passed=1)
     assert status(pytester) == (f"Prefect 1.2, {INSTALLED}: runs start.", "proved")
 
 
-def test_a_fact_that_is_out_of_date_is_told(pytester: pytest.Pytester) -> None:
-    """Where Prefect does otherwise, the failure says which header is out of date."""
+def test_a_fact_that_is_out_of_date_is_reported(pytester: pytest.Pytester) -> None:
+    """If Prefect does something else, the failure says which header is out of date."""
     result = run(pytester, f"1.2, {INSTALLED}", holds=False)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -70,10 +70,10 @@ def test_a_fact_does_not_hold_in_tested_versions_that_it_leaves_out(
     )
 
 
-def test_a_newer_prefect_is_asked(
+def test_a_fact_is_expected_to_hold_in_an_untested_prefect(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a version that was not tested yet a fact is expected to hold."""
+    """In a version that was not tested yet, a fact is expected to hold."""
     monkeypatch.setattr(facts, "is_tested", lambda version: False)
     item = pytester.getitem(PROOFS.format(holds=True), "test_late")
     section = "Prefect:\n    late (1.2): runs start.\n\nNot for:"
@@ -91,8 +91,8 @@ def test_a_newer_prefect_is_asked(
         ("retries/forwards", 'ERROR: no pattern "retries/forwards": *'),
     ],
 )
-def test_a_fact_of_no_header_is_told(pytester: pytest.Pytester, name: str, told: str) -> None:
-    """A mark that names a fact or a pattern that isn't there ends the run with one line."""
+def test_an_unknown_fact_is_reported(pytester: pytest.Pytester, name: str, told: str) -> None:
+    """A mark that names an unknown fact or pattern ends the pytest run with a usage error."""
     pytester.makeini("[pytest]\nflowgauge = true\naddopts = -p no:xdist")
     placed(pytester.path / "patterns")
     pytester.makepyfile(PROOFS.format(holds=True).replace("retries/backoff", name))
@@ -101,13 +101,15 @@ def test_a_fact_of_no_header_is_told(pytester: pytest.Pytester, name: str, told:
     result.stderr.fnmatch_lines([told])
 
 
-def test_without_a_catalogue_a_fact_is_a_plain_proof(pytester: pytest.Pytester) -> None:
-    """In a project that has no patterns of its own, a fact must hold."""
+def test_without_a_catalogue_the_test_of_a_fact_is_an_ordinary_test(
+    pytester: pytest.Pytester,
+) -> None:
+    """In a project without patterns, the test of a fact passes like any other."""
     pytester.makeini("[pytest]\nflowgauge = true\naddopts = -p no:xdist")
     pytester.makepyfile(PROOFS.format(holds=True))
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_a_test_of_no_fact_fails_as_it_does(request: pytest.FixtureRequest) -> None:
-    """A failure that has nothing to do with a fact is left as it is."""
+def test_a_failure_unrelated_to_a_fact_is_left_as_it_is(request: pytest.FixtureRequest) -> None:
+    """The failure of a test without a fact is left as it is."""
     assert facts.outdated_fact(request.node) is None

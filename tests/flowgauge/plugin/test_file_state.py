@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one test file does reaches no other: results, the environment and limits of threads."""
+"""Test files share no results, no environment variables and no limits on threads."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_nothing_of_it_is_here(prefect_server):
 
 
 def test_files_share_no_state(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next file finds no result, variable or limit of this one, but what is the run's."""
+    """A test file sees nothing that the previous one set, except by a session fixture."""
     monkeypatch.setenv("TO_BE_KEPT", "yes")
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "2")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run's fixtures start what tests share."""
+"""How the fixtures of a pytest run start what tests share."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_cost(prefect_server, benchmark):
     ],
     ids=["no benchmarks", "benchmarks", "benchmarks that are not timed", "stock"],
 )
-def test_only_what_is_measured_is_as_shipped(
+def test_only_measured_runs_use_prefect_as_shipped(
     pytester: pytest.Pytester, tests: str, option: str, expected: bool
 ) -> None:
-    """Test runs save what Prefect does again and again; runs that measure it do it all."""
+    """Only runs that time benchmarks, or ask for the stock harness, use Prefect as shipped."""
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(tests)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin as its users meet it: small projects, run by pytest in a process of their own."""
+"""The plugin as its users see it: small projects, each run by pytest in a separate process."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def doubles(numbers):
         ),
     ],
 )
-def test_a_mistake_in_an_option_is_one_line(
+def test_a_mistake_in_an_option_is_reported_in_one_line(
     pytester: pytest.Pytester, options: list[str], says: str
 ) -> None:
-    """A task runner or address that doesn't exist gives one line that says what to do."""
+    """A wrong task runner, number of workers or Dask address is reported in one line."""
     result = pytester.runpytest_subprocess(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     printed = [line for line in result.outlines + result.errlines if line]
@@ -62,8 +62,8 @@ def test_a_mistake_in_an_option_is_one_line(
     assert says in printed[0]
 
 
-def test_an_address_where_something_else_answers_is_one_line(pytester: pytest.Pytester) -> None:
-    """An address at which no Dask scheduler answers is told from one where nothing does."""
+def test_an_address_where_something_else_answers_is_reported(pytester: pytest.Pytester) -> None:
+    """If something other than a Dask scheduler answers at the address, the error says so."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -82,7 +82,7 @@ def test_an_address_where_something_else_answers_is_one_line(pytester: pytest.Py
 
 
 def test_loading_the_plugin_does_not_import_prefect(pytester: pytest.Pytester) -> None:
-    """Loading the plugin costs nothing: what is slow is imported when it is used."""
+    """Loading the plugin imports no slow packages, and no modules that only some runs need."""
     pytester.makepyfile(
         """
         import importlib.util
@@ -102,8 +102,8 @@ def test_loading_the_plugin_does_not_import_prefect(pytester: pytest.Pytester) -
     result.assert_outcomes(passed=1)
 
 
-def test_an_unknown_runner_in_a_mark_is_one_line(pytester: pytest.Pytester) -> None:
-    """A mark that names a runner that doesn't exist says where."""
+def test_an_unknown_runner_in_a_mark_is_reported(pytester: pytest.Pytester) -> None:
+    """A mark that names an unknown task runner is reported, with the names to choose from."""
     pytester.makepyfile(
         """
         import pytest
@@ -118,10 +118,10 @@ def test_an_unknown_runner_in_a_mark_is_one_line(pytester: pytest.Pytester) -> N
     assert "there is no task runner 'treads'; choose from sequential" in result.stdout.str()
 
 
-def test_the_lean_runners_are_for_tests_that_name_them(pytester: pytest.Pytester) -> None:
-    """A test that names no task runners is run on Prefect's own, unless the run names others.
+def test_lean_runners_are_only_used_if_named(pytester: pytest.Pytester) -> None:
+    """A test that names no task runners runs on Prefect's, unless the command line names others.
 
-    What must fail on some runners must do so on the lean ones that stand in for them.
+    A guarantee for certain runners is also expected to hold on their lean variants.
     """
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makepyfile(
@@ -148,11 +148,11 @@ def test_of_pools(runner_name):
     named.assert_outcomes(passed=4, xfailed=1)
 
 
-def test_a_run_on_chosen_runners_says_what_was_proved(pytester: pytest.Pytester) -> None:
-    """A test runs on each chosen runner, and a run writes what came of each guarantee.
+def test_a_run_on_chosen_runners_records_what_was_proved(pytester: pytest.Pytester) -> None:
+    """A test runs on each chosen runner, and the outcome of each guarantee is written.
 
-    A guarantee is proved, fails where it must, or was not run. Where one is said not to hold
-    but does, its test fails: the reason is outdated.
+    A guarantee is proved, failed, does not hold as expected, or was not run. If one is marked
+    as not holding on a runner but does, its test fails: the reason is outdated.
     """
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makepyfile(
@@ -223,9 +223,9 @@ def test_later():
 def test_a_run_leaves_nothing_behind(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """A run leaves no process and no file, and neither reads nor writes the user's Prefect."""
+    """A run leaves no process or file, and neither reads nor writes the user's Prefect settings."""
     home = pytester.mkdir("home")
-    # A path that is long is not used: there are sockets in the folder of a run.
+    # The path must be short, because the folder of a run contains sockets.
     temporary = Path(tempfile.mkdtemp(prefix="fg", dir="/tmp"))
     request.addfinalizer(lambda: shutil.rmtree(temporary))
     monkeypatch.setenv("HOME", str(home))
@@ -258,7 +258,7 @@ def test_failing(prefect_server):
     )
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=5, failed=1)
-    # The one thing that is kept: a migrated database for servers to start from.
+    # Only one thing is kept: a migrated database for servers to start from.
     caches = {home / ".cache" / "flowgauge", home / "Library" / "Caches" / "flowgauge"}
     assert [
         path for path in home.rglob("*") if path.is_file() and not caches & {*path.parents}
@@ -271,7 +271,7 @@ def test_failing(prefect_server):
 
 
 def _processes_with(text: str) -> list[str]:
-    """Return the command lines of processes whose environment names a text."""
+    """Return the command lines of processes whose environment contains a text."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux shows the environment of processes")
     found = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test that hangs is told with what everybody was doing, and holds up no other."""
+"""A test that hangs is reported with stacks, and does not hold up other tests."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_another():
 def test_all_stacks_are_shown(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
-    """Its own, those of other threads and those of the server; where it can, the run goes on."""
-    # Where a migrated database lies already.
+    """The stacks of the server and of the hanging test are shown; with xdist the run goes on."""
+    # A migrated database is cached there already.
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makepyfile(test_it=TESTS)

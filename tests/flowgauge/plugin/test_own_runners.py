@@ -81,7 +81,7 @@ def test_measured(paired, baseline, task_runner, runner_name):
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """Make a project with two task runners of its own."""
+    """Return a project that adds two task runners."""
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     pytester.makeini("[pytest]\nflowgauge = true\n")
@@ -89,7 +89,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def test_tests_run_on_a_runner_of_the_project(project: pytest.Pytester) -> None:
-    """Marks and `--flow-runners` know it, and the virtual clock and faults reach its workers."""
+    """Marks and `--flow-runners` accept it, and the clock and faults reach its workers."""
     result = project.runpytest_subprocess("-v", "-k", "reach")
     result.assert_outcomes(passed=2)
     result = project.runpytest_subprocess("-v", "-k", "among", "--flow-runners=threads,our-threads")
@@ -99,8 +99,8 @@ def test_tests_run_on_a_runner_of_the_project(project: pytest.Pytester) -> None:
     result.assert_outcomes(passed=2)
 
 
-def test_all_means_those_of_the_project_too(project: pytest.Pytester) -> None:
-    """Whoever names no task runners tests on the project's as on all others."""
+def test_the_default_runners_include_those_of_the_project(project: pytest.Pytester) -> None:
+    """If no task runners are named, tests run on the project's as well as on the others."""
     result = project.runpytest_subprocess("--collect-only", "-q", "-k", "among")
     collected = result.stdout.str()
     for name in ("sequential", "threads", "our-threads", "our-processes"):
@@ -110,7 +110,7 @@ def test_all_means_those_of_the_project_too(project: pytest.Pytester) -> None:
 def test_a_runner_of_the_project_is_measured_and_reported(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows stand in the report, relative to the baseline that its record names."""
+    """Its rows are in the report, relative to the baseline that its record names."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     result = project.runpytest_subprocess(
         "--benchmark-only",
@@ -143,8 +143,10 @@ RECORD = (
         (RECORD.format(name="x", more=", stock='y'"), "'x' names 'y', which is not a task runner"),
     ],
 )
-def test_what_cannot_be_added_is_one_line(pytester: pytest.Pytester, given: str, says: str) -> None:
-    """A record that is none, or whose name can't be used, ends the run with one line."""
+def test_an_invalid_runner_is_reported_in_one_line(
+    pytester: pytest.Pytester, given: str, says: str
+) -> None:
+    """Anything but a Runner with usable names ends the pytest run with one line."""
     pytester.makeconftest(
         "from flowgauge import BaselineKind, ExecutionModel, Runner\n"
         f"def pytest_flowgauge_runners():\n    return [{given}]\n"

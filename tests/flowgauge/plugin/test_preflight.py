@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What around a run would change what it shows."""
+"""Conditions that would change what a pytest run shows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_without_a_flow():
 def test_time_limits_by_signal_are_refused(
     pytester: pytest.Pytester, mark: str, options: list[str]
 ) -> None:
-    """pytest-timeout's signal method on a test that uses the server ends the run in one line."""
+    """pytest-timeout's signal method on a test that uses the server is reported in one line."""
     pytester.makepyfile(FLOW_TEST.format(mark=mark))
     result = pytester.runpytest_subprocess("-q", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -45,7 +45,7 @@ def test_time_limits_by_signal_are_refused(
 
 @pytest.mark.parametrize("options", [["--timeout", "60", "--timeout-method", "thread"], []])
 def test_other_time_limits_are_left_alone(pytester: pytest.Pytester, options: list[str]) -> None:
-    """The thread method, no limit, and limits of tests without flows are nobody's business."""
+    """The thread method, no limit, and limits on tests without flows are accepted."""
     pytester.makepyfile(FLOW_TEST.format(mark=""))
     result = pytester.runpytest_subprocess("--collect-only", *options)
     assert result.ret == pytest.ExitCode.OK
@@ -55,13 +55,13 @@ def test_other_time_limits_are_left_alone(pytester: pytest.Pytester, options: li
     ("version", "warns"),
     [("3.8.8", False), ("3.8.0rc1", True), ("3.9.1", False), ("3.10.0", True), ("3.7.4", True)],
 )
-def test_an_untested_prefect_is_told(
+def test_an_untested_prefect_gives_a_warning(
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
     version: str,
     warns: bool,
 ) -> None:
-    """A Prefect outside the tested range gives one warning that names both."""
+    """A Prefect outside the tested range gives one warning that names its version and the range."""
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     preflight.warn_of_untested_prefect()
     assert len(recwarn) == warns
@@ -71,8 +71,8 @@ def test_an_untested_prefect_is_told(
         assert "3.8" in str(warning.message)
 
 
-def test_another_server_is_told(prefect_server: str) -> None:
-    """A harness of one's own beside the fixture is named, with its address."""
+def test_another_server_is_reported(prefect_server: str) -> None:
+    """If flows use a server other than that of the fixture, the failure names its address."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     preflight.check_server_in_use(prefect_server)

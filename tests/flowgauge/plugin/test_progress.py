@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A long run says how far it is."""
+"""A long run shows its progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 80
 
 
 def drawn(progress: RunProgress, name: str) -> str:
-    """Return what is written to show a benchmark, without the codes of colours."""
+    """Return what is written to show a benchmark, without the escape codes of the terminal."""
     terminal = io.StringIO()
     progress._bar = None
     progress.show(name, terminal)
@@ -30,18 +30,18 @@ def drawn(progress: RunProgress, name: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _of_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the terminal have eighty columns."""
+    """Make the terminal eighty columns wide."""
     monkeypatch.setenv("COLUMNS", str(WIDTH))
 
 
 def test_the_bar_names_the_benchmark() -> None:
-    """The bar says how long the run has taken and what runs now; brackets are no markup."""
+    """The bar shows the elapsed time and the current benchmark; brackets are not markup."""
     line = drawn(RunProgress(40), "test_a[threads]")
     assert re.fullmatch(r".{20} 0:00:00 · test_a\[threads\]", line)
 
 
 def test_the_duration_is_estimated_from_what_this_run_has_measured() -> None:
-    """Five benchmarks in a minute make thirty-five of seven minutes; earlier ones took no time."""
+    """If 5 of 35 benchmarks take a minute, all take about seven; earlier ones are not counted."""
     progress = RunProgress(40, done=5, earlier=5)
     progress.show("first", io.StringIO())
     assert progress._bar is not None
@@ -65,7 +65,7 @@ def test_the_bar_is_one_line(done: int, total: int, name: str, columns: int) -> 
 
 
 def test_nothing_is_redrawn_while_a_benchmark_runs() -> None:
-    """No thread is started, which would disturb what is measured; hiding erases the line."""
+    """No thread is started, which would disturb measurements; hiding the bar erases its line."""
     terminal, progress = io.StringIO(), RunProgress(2)
     threads = threading.active_count()
     progress.show("test_a", terminal)

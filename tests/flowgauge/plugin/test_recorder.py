@@ -29,8 +29,8 @@ def test_not_a_benchmark():
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Give a project with one benchmark."""
-    # Or pytest-benchmark takes the run for one whose rounds disturb each other.
+    """Return a project with one benchmark."""
+    # Otherwise pytest-benchmark takes this for a run whose rounds disturb each other.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makepyfile(BENCHMARK)
@@ -38,7 +38,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
-    """`--benchmark-only` shows each row as it comes, a table, and where the report is."""
+    """`--benchmark-only` prints each row once measured, a table, and the path of the report."""
     result = project.runpytest_subprocess("--benchmark-only")
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(
@@ -58,7 +58,7 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
 
 @pytest.mark.nightly
 def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
-    """The same thing twice a round makes a row of noise, which names the group it judges."""
+    """Timing the same code twice a round gives a noise row, which names the group it applies to."""
     project.makepyfile(
         """
         def test_noise(paired):
@@ -82,7 +82,7 @@ def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
 
 @pytest.mark.nightly
 def test_the_options_of_pytest_benchmark_work(project: pytest.Pytester) -> None:
-    """Rounds, raw times and pytest-benchmark's own table are had by its own options."""
+    """pytest-benchmark's options for rounds, raw times and its table have their effect."""
     result = project.runpytest_subprocess(
         "--benchmark-only",
         "--benchmark-min-rounds=7",
@@ -98,14 +98,14 @@ def test_the_options_of_pytest_benchmark_work(project: pytest.Pytester) -> None:
 
 
 def test_a_plain_run_only_checks_benchmarks(project: pytest.Pytester) -> None:
-    """In a plain run a benchmark is a test like any other, and writes nothing."""
+    """Without `--benchmark-only` a benchmark is an ordinary test, and no report is written."""
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=2)
     assert not (project.path / "reports").exists()
 
 
-def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
-    """A benchmark whose answer is wrong fails, and the report is of the others."""
+def test_a_wrong_answer_gives_no_row(project: pytest.Pytester) -> None:
+    """A benchmark whose answer is wrong fails, and the report only has the others."""
     project.makepyfile(test_wrong=BENCHMARK.replace("499500", "1"))
     result = project.runpytest_subprocess("--benchmark-only")
     result.assert_outcomes(passed=1, failed=1, skipped=2)
@@ -113,8 +113,8 @@ def test_a_wrong_answer_is_no_row(project: pytest.Pytester) -> None:
     assert len(Results.load(project.path / "reports/latest/results.json").rows) == 1
 
 
-def test_a_project_has_groups_of_its_own(project: pytest.Pytester) -> None:
-    """Rows of a group that the report does not know stand under its name, and can be read again."""
+def test_a_project_can_add_groups(project: pytest.Pytester) -> None:
+    """Rows of a group unknown to the report are listed under its name, and can be loaded again."""
     project.makepyfile(BENCHMARK.replace('"features"', '"sums"'))
     project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, skipped=1)
     folder = project.path / "reports" / "latest"
@@ -133,10 +133,10 @@ def test_a_project_has_groups_of_its_own(project: pytest.Pytester) -> None:
         (None, ("--flow-file",), "expected one argument"),
     ],
 )
-def test_a_trace_that_cannot_be_measured_is_told(
+def test_a_trace_that_cannot_be_measured_is_reported(
     project: pytest.Pytester, text: str | None, options: tuple[str, ...], says: str
 ) -> None:
-    """A broken or missing trace ends the run with one line before anything is collected."""
+    """A broken or missing trace ends the run with a usage error, without a traceback."""
     if text is not None:
         (project.path / "trace.json").write_text(text)
     result = project.runpytest_subprocess("--flow-file", "trace.json", *options)
@@ -149,8 +149,8 @@ def test_a_trace_that_cannot_be_measured_is_told(
     ("option", "scale"),
     [("--flow-time-scale", "-1"), ("--flow-bytes-scale", "nan"), ("--flow-time-scale", "inf")],
 )
-def test_a_scale_that_is_none_is_told(project: pytest.Pytester, option: str, scale: str) -> None:
-    """A scale below zero, and what is no number, end the run with one line."""
+def test_an_invalid_scale_is_reported(project: pytest.Pytester, option: str, scale: str) -> None:
+    """A scale that is negative or not a finite number ends the run with one line."""
     result = project.runpytest_subprocess(f"{option}={scale}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {option} {scale}: give a number of zero or more"])
@@ -174,7 +174,7 @@ def test_that_takes_long(paired):
 def test_ctrl_c_keeps_what_was_measured(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is broken off writes its report, and --flow-resume measures what is missing."""
+    """An interrupted run writes its report, and --flow-resume measures what is missing."""
     project.makepyfile(test_x_late=INTERRUPTED)
     stopped = project.runpytest_subprocess("--benchmark-only", "-rN")
     assert stopped.ret == pytest.ExitCode.INTERRUPTED
@@ -195,8 +195,8 @@ def test_ctrl_c_keeps_what_was_measured(
 
 @pytest.mark.nightly
 def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
-    """What failed, be it after it was measured, is no part of what --flow-resume takes over."""
-    # It measures, and fails when it has.
+    """--flow-resume runs a failed benchmark again, even if it failed after it was measured."""
+    # It fails after it has measured.
     project.makepyfile(
         test_x_late=INTERRUPTED.replace("getpid(), signal.SIGINT)", "getpid(), 0)")
         + "    assert 0\n"
@@ -221,10 +221,10 @@ def test_a_failed_benchmark_is_measured_again(project: pytest.Pytester) -> None:
         ),
     ],
 )
-def test_what_cannot_be_resumed_is_told(
+def test_a_run_that_cannot_be_resumed_is_reported(
     project: pytest.Pytester, text: str | None, says: str
 ) -> None:
-    """Nothing to go on from, something broken, and figures of other versions: one line each."""
+    """An unfinished run that is missing, broken or of other versions is reported, and is kept."""
     folder = project.path / "reports" / "latest"
     folder.mkdir(parents=True)
     if text is not None:

@@ -7,7 +7,7 @@ import pytest
 
 
 def test_a_run_without_flows_has_no_line(pytester: pytest.Pytester) -> None:
-    """Where no test uses the server, nothing is said."""
+    """If no test uses the server, the line is not printed."""
     pytester.makepyfile("def test_plain(): pass")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
