@@ -89,7 +89,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def test_tests_run_on_a_runner_of_the_project(project: pytest.Pytester) -> None:
-    """Marks and `--flow-runners` accept it, and the clock and faults reach its workers."""
+    """Marks and `--flow-runners` accept such a runner; the clock and faults reach its workers."""
     result = project.runpytest_subprocess("-v", "-k", "reach")
     result.assert_outcomes(passed=2)
     result = project.runpytest_subprocess("-v", "-k", "among", "--flow-runners=threads,our-threads")
@@ -110,7 +110,7 @@ def test_the_default_runners_include_those_of_the_project(project: pytest.Pytest
 def test_a_runner_of_the_project_is_measured_and_reported(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows are in the report, relative to the baseline that its record names."""
+    """A project's runner has rows in the report, relative to the baseline of its record."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     result = project.runpytest_subprocess(
         "--benchmark-only",

@@ -46,7 +46,7 @@ def timed(workflow: Workflow, *paces: float, wrong: float = 1.0) -> Timed:
 
 
 def test_each_round_is_predicted_at_its_load() -> None:
-    """On a machine with growing load, predictions are off by at most 3 % at the median."""
+    """Rounds on a machine with growing load are predicted to within 3 % at the median."""
     fitted = [timed(each, 1.0, 0.9) for each in FITTED]
     (found,) = prediction_rows("processes", fitted, [timed(HELD_OUT[0], 1.0, 0.6, 0.4)], TWO)
     assert found.ratio is not None

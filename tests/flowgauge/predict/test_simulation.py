@@ -76,7 +76,7 @@ def test_costs_add_up() -> None:
     """In a chain the costs of tasks, edges, bytes and the first submission add up."""
     chain = shape("chain", 1, 3, seconds=1.0, output_bytes=100)
     costs = Costs(submit=0.5, task=0.25, dependency_latency=0.125, byte=0.01)
-    # All submissions but the first overlap with work; either side pays half of a byte.
+    # All submissions but the first overlap with work; each side pays half of a byte.
     taken = 0.5 + 3 * (1.0 + 0.25) + 2 * 0.125 + 5 * 0.5
     assert simulated_makespan(chain, "dask-processes", costs, TWO) == pytest.approx(taken)
 
