@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as it might come out, for the tests of the report."""
+"""The results of a plausible run, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def row(
     spread: float = 0.03,
     **more: Any,
 ) -> Row:
-    """Build a row whose intervals reach `spread` to either side."""
+    """Return a row whose intervals extend by the fraction `spread` to either side."""
     fields = {
         "id": id,
         "group": group,
@@ -85,7 +85,7 @@ _WORK = {"sequential": 0.004, "threads": 0.015, "dask-processes": 0.15, "bare Da
 
 
 def _curves() -> Iterator[Row]:
-    """Yield METG and what it was read from, of two kernels, and with a feature."""
+    """Yield METG and the curves it was read from, for two kernels, and METG with a feature."""
     metg: dict[str, Any] = {"group": "metg"}
     for kernel, runner in itertools.product(("native", "python"), _WORK):
         cell = {"kernel": kernel, "shape": "trivial"}
@@ -125,13 +125,13 @@ def _scaling() -> Iterator[Row]:
 
 @pytest.fixture(scope="session")
 def make_row() -> MakeRow:
-    """The builder of one row."""
+    """Return the function that makes a row."""
     return row
 
 
 @pytest.fixture(scope="session")
 def sample() -> Results:
-    """Every group on every runner."""
+    """Return results with every group of rows, on every task runner."""
     fingerprint = {
         "when": "2026-11-20T10:00:00+00:00",
         "git_commit": "0123456789ab",
@@ -151,5 +151,5 @@ def sample() -> Results:
 
 @pytest.fixture(scope="session")
 def report(sample: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a report on the sample."""
+    """Return the folder of a report on the sample."""
     return write_report(report_on(sample), tmp_path_factory.mktemp("report")).parent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report is a folder that is made again in place."""
+"""A report is a folder that is rewritten in place."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def files(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def few(sample: Results) -> Results:
-    """Give the rows of one group, which are soon drawn."""
+    """Return results with the rows of one group, which are quick to draw."""
     return replace(sample, rows=tuple(row for row in sample.rows if row.group == "workflows"))
 
 
 def test_files(report: Path, sample: Results) -> None:
-    """A report is a page, Markdown, the results and a chart for each question."""
+    """A report consists of a page, Markdown, the results and a chart for each question."""
     charts = (
         "efficiency",
         "metg-features",
@@ -53,7 +53,7 @@ def test_files(report: Path, sample: Results) -> None:
 
 
 def test_replaces_an_earlier_report(few: Results, tmp_path: Path) -> None:
-    """A report of a smaller run leaves none of the earlier charts, and others' files alone."""
+    """A report on a smaller run removes the earlier charts, and leaves other files alone."""
     write_report(report_on(few), tmp_path)
     assert list((tmp_path / "charts").iterdir())
     (tmp_path / "guarantees.html").write_text("kept")
@@ -63,7 +63,7 @@ def test_replaces_an_earlier_report(few: Results, tmp_path: Path) -> None:
 
 
 def test_workflows_have_gantt_charts(few: Results, tmp_path: Path) -> None:
-    """Timelines of the results are drawn, in the page too, and old charts of others go."""
+    """Timelines are drawn as files and in the page, and earlier Gantt charts are removed."""
     (row,) = few.rows
     spans = (Span("read", 0, 0.0, 2.0), Span("write", 1, 2.0, row.value.median))
     measured = replace(few, timelines=(Timeline(row.id, str(row.runner), 4.0, spans),))
@@ -81,8 +81,8 @@ def test_workflows_have_gantt_charts(few: Results, tmp_path: Path) -> None:
     assert not list((tmp_path / "alone" / "charts").glob("gantt-*"))
 
 
-def test_its_own_results_are_not_written_over(few: Results, tmp_path: Path) -> None:
-    """A report made beside the results it is made from leaves that file as it is."""
+def test_the_source_results_are_not_overwritten(few: Results, tmp_path: Path) -> None:
+    """A report in the same folder as the results that it is made from leaves that file as it is."""
     source = tmp_path / "results.json"
     source.write_text("as the person wrote it")
     write_report(report_on(few), tmp_path, source)
@@ -92,7 +92,7 @@ def test_its_own_results_are_not_written_over(few: Results, tmp_path: Path) -> N
 def test_failure_touches_nothing(
     sample: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails while a report is made leaves the earlier report whole."""
+    """If making a report fails, the earlier report is left unchanged."""
     write_report(report_on(Results({}, ())), tmp_path)
     before = files(tmp_path)
 
@@ -106,7 +106,7 @@ def test_failure_touches_nothing(
 
 
 def test_missing_packages(sample: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what draws, one line says what to install."""
+    """Without the packages that draw charts, the error says what to install."""
     monkeypatch.delitem(sys.modules, "flowgauge.report.charts.charts", raising=False)
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'flowgauge\[report\]'"):
@@ -114,7 +114,7 @@ def test_missing_packages(sample: Results, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_summary_needs_no_drawing() -> None:
-    """A run's summary starts without what draws, which takes seconds to import."""
+    """A run's summary imports neither the drawing packages, which take seconds, nor Prefect."""
     code = (
         "import sys, flowgauge.report.render.terminal;"
         "print({'altair', 'vl_convert', 'jinja2', 'prefect'} & set(sys.modules))"

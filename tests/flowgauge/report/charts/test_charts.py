@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each question has a chart that draws what was measured, or none."""
+"""Each question has a chart of what was measured, or no chart if nothing was."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def question(key: str, *rows: Row) -> Question:
 
 
 def drawn(key: str, *rows: Row) -> Spec:
-    """Draw one question about these rows."""
+    """Return the chart of one question about these rows."""
     found = spec(question(key, *rows))
     assert found is not None
     return found
 
 
 def records(chart: Spec) -> list[dict[str, Any]]:
-    """Return the data of the rows that a chart holds."""
+    """Return the data of the rows that are in a chart."""
     tables: list[list[dict[str, Any]]] = list(chart["datasets"].values())
     return [record for table in tables for record in table if "label" in record]
 
@@ -42,31 +42,31 @@ def words(drawing: str) -> list[str]:
 
 @pytest.mark.parametrize("asked", questions(()), ids=lambda asked: asked.key)
 def test_nothing_measured(asked: Question) -> None:
-    """A question without rows has no chart, not an empty one."""
+    """A question without rows has no chart, rather than an empty one."""
     assert spec(asked) is None
 
 
 def test_task_cost(make_row: MakeRow) -> None:
-    """The chart of task costs shows each runner's time and the time it is paired with."""
+    """The chart of task costs shows each runner's time and that of its reference."""
     row = make_row("submit", 0.0052, 1000.0, reference="ThreadPoolExecutor")
     shown = words(svg(drawn("task-cost", row)))
     assert {"threads", "5.2 ms", "ThreadPoolExecutor 5.2 µs"} <= set(shown)
 
 
 def test_unpaired_task_cost(make_row: MakeRow) -> None:
-    """A submit that was measured alone is drawn without a reference."""
+    """A submit without a reference is drawn, too."""
     assert "5.2 ms" in words(svg(drawn("task-cost", make_row("submit", 0.0052))))
 
 
-def test_features_beside_submit(make_row: MakeRow) -> None:
-    """Only features paired with a plain submit are said to add to one."""
+def test_features_relative_to_submit(make_row: MakeRow) -> None:
+    """Only features measured relative to a plain submit are in the chart of their ratios."""
     retry = make_row("retry", 0.009, 2.2)
     call = make_row("task-call", 0.003, 1e5, reference="plain function call")
     assert [row.id for row in question("feature-ratio", retry, call).rows] == ["retry"]
 
 
 def test_interval_is_drawn(make_row: MakeRow) -> None:
-    """A chart of ratios holds the ratio's interval, a chart of times the time's."""
+    """A chart of ratios has the ratio's interval, and a chart of times that of the time."""
     row = make_row("retry", 0.01, 2.0, spread=0.1)
     (ratio,) = records(drawn("feature-ratio", row))
     assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((2.0, 1.8, 2.2))
@@ -76,14 +76,14 @@ def test_interval_is_drawn(make_row: MakeRow) -> None:
 
 @pytest.mark.parametrize("asked", ["task-cost", "feature-ratio", "feature-cost", "startup"])
 def test_zero_is_not_drawn(make_row: MakeRow, asked: str) -> None:
-    """What a logarithmic axis has no place for is left to the tables."""
+    """Zeros, for which a logarithmic axis has no place, are not drawn."""
     keys = [("submit", "features"), ("retry", "features"), ("server", "startup")]
     rows = [make_row(id, 0.0, 0.0, group=group) for id, group in keys]
     assert spec(question(asked, *rows)) is None
 
 
 def test_svg_can_be_read_anywhere(sample: Results) -> None:
-    """A chart as a file has a white ground and dark text, in a light page and a dark one."""
+    """A chart file has a white background and fixed text colours, so that it suits any page."""
     for asked in questions(sample.rows):
         chart = spec(asked)
         assert chart is not None
@@ -92,8 +92,8 @@ def test_svg_can_be_read_anywhere(sample: Results) -> None:
         assert "currentColor" not in drawing
 
 
-def test_page_chart_takes_the_pages_ink(sample: Results) -> None:
-    """A chart in the page has no ground and the ink of the page, so dark pages can be read."""
+def test_a_chart_in_the_page_takes_its_text_colour(sample: Results) -> None:
+    """A chart in the page is transparent and takes its text colour, so that it suits dark pages."""
     for asked in questions(sample.rows):
         chart = spec(asked)
         assert chart is not None

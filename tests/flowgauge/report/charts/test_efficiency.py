@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chart of efficiency shows each runner's way to half of the machine, and beyond."""
+"""The efficiency chart shows each runner's curve, and its METG at half of the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeRow = Callable[..., Row]
 
 @pytest.fixture(scope="module")
 def chart(sample: Results) -> Spec:
-    """Give the chart of a full run."""
+    """Return the efficiency chart of a full run."""
     asked = next(asked for asked in questions(sample.rows) if asked.key == "efficiency")
     drawn = spec(asked)
     assert drawn is not None
@@ -33,10 +33,10 @@ def words(drawing: str) -> set[str]:
 
 
 def test_metg_is_marked(chart: Spec) -> None:
-    """Each runner that comes to half of the machine has its METG written; others have none."""
+    """Each runner that reaches half of the machine is labelled with its METG; others are not."""
     shown = words(svg(chart))
     assert {"30 ms", "300 ms", "8.0 ms", "threads", "bare Dask", "sequential"} <= shown
-    # 0.48 is what the sequential runner ends at, which is no time.
+    # 0.48 is the efficiency that the sequential runner reaches, not a time.
     assert not {word for word in shown if "480" in word or "never" in word}
 
 
@@ -47,7 +47,7 @@ def points(chart: Spec) -> list[dict[str, Any]]:
 
 
 def test_efficiency_is_the_share_of_the_work(chart: Spec) -> None:
-    """Tasks without work are at zero, and those as long as their overhead at a half."""
+    """Tasks without work have an efficiency of 0, and tasks as long as their overhead of 0.5."""
     threads = [p for p in points(chart) if p["runner"] == "threads" and p["kernel"] == "native"]
     assert [point["efficiency"] for point in threads] == pytest.approx([0, 0.5, 0.75])
     assert [point["value"] for point in threads] == pytest.approx([0.015, 0.03, 0.06])
@@ -56,7 +56,7 @@ def test_efficiency_is_the_share_of_the_work(chart: Spec) -> None:
 
 
 def test_a_kernel_and_a_shape_can_be_chosen(chart: Spec) -> None:
-    """The page offers what was measured, begins with the first, and draws another if asked."""
+    """Measured kernels and shapes are offered, the first is preset, and the choice is drawn."""
     choices = {param["name"]: param for param in chart["params"] if "bind" in param}
     assert choices["kernel"]["value"] == "native"
     assert choices["kernel"]["bind"]["options"] == ["native", "python"]
@@ -68,7 +68,7 @@ def test_a_kernel_and_a_shape_can_be_chosen(chart: Spec) -> None:
     assert "8.0 ms" in words(svg(chart)) - words(svg(other))
 
 
-def test_a_feature_is_no_line_of_this_chart(sample: Results, chart: Spec) -> None:
-    """What a feature adds to METG has a chart of its own."""
+def test_features_are_not_in_this_chart(sample: Results, chart: Spec) -> None:
+    """METG with a feature is left to another chart."""
     assert any("feature" in row.params for row in sample.rows)
     assert not any("feature" in point["settings"] for point in points(chart))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best and the worst runner of a workflow have a Gantt chart each, of the run that counted."""
+"""The best and the worst task runner of a workflow each have a Gantt chart."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUNS = [run("threads", 2.0), run("processes", 1.5), run("sequential", 3.0), run(
 
 
 def test_best_and_worst_are_drawn() -> None:
-    """Of all task runners, baselines left out, the fastest and the slowest; kinds are named."""
+    """The quickest and slowest task runners are drawn, baselines are not; task kinds are named."""
     charts = gantt_charts(ROWS, RUNS)
     assert list(charts) == ["gantt-blast-best", "gantt-blast-worst"]
     assert "blast on processes" in charts["gantt-blast-best"]
@@ -44,10 +44,10 @@ def test_best_and_worst_are_drawn() -> None:
 
 
 def test_one_runner_has_one_chart() -> None:
-    """Where one runner was measured it is not drawn twice."""
+    """If only one runner was measured, it is drawn once."""
     assert list(gantt_charts(ROWS[:1], RUNS)) == ["gantt-blast-best"]
 
 
-def test_noise_is_no_workflow() -> None:
+def test_noise_is_not_drawn() -> None:
     """A row of the same name in another group is not drawn."""
     assert gantt_charts([row("threads", 2.0, Group.NOISE)], RUNS) == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each group of rows can be measured again by the command that stands beside it."""
+"""Each group of rows is shown with the command that measures it again."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def test_a_group_is_measured_by_the_files_of_its_rows() -> None:
         ),
     ],
 )
-def test_the_command_keeps_what_decides_what_is_measured(run: str, options: str) -> None:
-    """Options of the run that decide what is measured are repeated, others are not."""
+def test_the_command_keeps_options_that_affect_measurements(run: str, options: str) -> None:
+    """Options of the run that affect what is measured are repeated, and others are not."""
     found = command(FILES | {"command": run}, "features")
     assert found == f"pytest bench/test_a.py bench/test_b.py --benchmark-only{options}"
 
 
 @pytest.mark.parametrize("marks", [{}, {BENCHMARKS: {}}, {BENCHMARKS: "somewhere"}])
-def test_a_run_that_does_not_tell_has_no_command(marks: dict[str, object]) -> None:
-    """Results of an earlier release do not say where they were measured."""
+def test_results_that_do_not_name_benchmarks_have_no_command(marks: dict[str, object]) -> None:
+    """Results that do not name their benchmark files, such as older ones, have no command."""
     assert command(marks, "features") == ""
 
 
-def test_page_and_markdown_say_it(report: Path) -> None:
-    """The command stands beside charts and tables of its group, and nowhere else."""
+def test_page_and_markdown_show_the_command(report: Path) -> None:
+    """The command is shown with the charts and tables of its group, and nowhere else."""
     page = (report / "index.html").read_text()
     text = (report / "report.md").read_text()
     # Two questions of METG and its table; three questions of features and theirs.

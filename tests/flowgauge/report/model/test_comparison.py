@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs are compared row by row, the right way round, and no further than they allow."""
+"""Two runs are compared row by row, in the right direction, and only where that is valid."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MACHINE = {"cpu_model": "A", "cores": 2, "versions": {"prefect": "3.8.8"}}
 
 
 def runs(old: Row, new: Row) -> tuple[Results, Results]:
-    """Return two runs of a row each, on one machine."""
+    """Return two runs with one row each, on the same machine."""
     return Results(MACHINE, (old,)), Results(MACHINE, (new,))
 
 
 def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
-    """Each row of a run beside itself is no change, and none is missing."""
+    """If a run is compared with itself, no row has changed and none is missing."""
     found = compare(sample, sample)
     assert {change.verdict for change in found.changes} == {"no difference seen"}
     assert {change.ratio and change.ratio.median for change in found.changes} == {1.0}
@@ -51,7 +51,7 @@ def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
     ],
 )
 def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
-    """More seconds are worse, more runs a minute and more efficiency better."""
+    """More seconds are worse; more runs per minute and more efficiency are better."""
     (change,) = compare(*runs(row("x", 2.0, unit=unit), row("x", 2.0 * times, unit=unit))).changes
     assert change.verdict == verdict
     assert change.ratio is not None
@@ -67,8 +67,8 @@ def test_more_is_worse_or_better(unit: str, times: float, verdict: str) -> None:
         (Outcome.BEYOND, Outcome.NEVER),
     ],
 )
-def test_what_is_reached_no_more_is_slower(better: Outcome, worse: Outcome) -> None:
-    """A METG that is no time any more, but longer than tried, or never, is a change for worse."""
+def test_a_metg_that_is_no_longer_reached_is_slower(better: Outcome, worse: Outcome) -> None:
+    """A METG that becomes longer than tried, or is never reached any more, is slower."""
     one, other = row("metg-90", 0.2, outcome=better), row("metg-90", 0.8, outcome=worse)
     (change,) = compare(*runs(one, other)).changes
     assert (change.verdict, change.ratio) == ("slower", None)
@@ -76,8 +76,8 @@ def test_what_is_reached_no_more_is_slower(better: Outcome, worse: Outcome) -> N
     assert change.verdict == "faster"
 
 
-def test_another_machine_is_said_and_only_ratios_compared() -> None:
-    """Where the machines differ, times say nothing; what was measured beside a reference does."""
+def test_only_ratios_are_compared_across_machines() -> None:
+    """If the machines differ, this is noted, and only rows with a reference are compared."""
     rows = (row("a", 1.0, 2.0), row("b", 1.0))
     other = (row("a", 9.0, 2.0), row("b", 9.0))
     found = compare(Results(MACHINE, rows), Results({**MACHINE, "cores": 64}, other))
@@ -90,7 +90,7 @@ def test_another_machine_is_said_and_only_ratios_compared() -> None:
 
 
 def test_other_versions_are_named_and_times_compared() -> None:
-    """A comparison of two versions of Prefect says so; times are comparable."""
+    """If the versions of Prefect differ, this is noted, and times are compared."""
     newer = {**MACHINE, "versions": {"prefect": "3.9.0"}}
     found = compare(Results(MACHINE, (row("a", 1.0),)), Results(newer, (row("a", 2.0),)))
     assert found.notes == ("prefect: 3.8.8, now 3.9.0",)
@@ -98,22 +98,22 @@ def test_other_versions_are_named_and_times_compared() -> None:
     assert [change.verdict for change in found.changes] == ["slower"]
 
 
-def test_rows_of_one_run_only_are_told() -> None:
-    """A row that went, and one that came, are kept apart; parameters tell rows apart."""
+def test_rows_of_only_one_run_are_listed() -> None:
+    """Removed and added rows are listed; a row with other parameters is another row."""
     few, many = (row("a", 1.0, params={"tasks": number}) for number in (10, 100))
     found = compare(*runs(few, many))
     assert (found.changes, found.gone, found.added) == ((), (few,), (many,))
 
 
 def test_one_round_is_too_few() -> None:
-    """A row that was measured once has no interval, so nothing is said of it."""
+    """A row that was measured in one round only has too few for a verdict."""
     once = replace(row("a", 1.0), rounds=1)
     (change,) = compare(*runs(once, row("a", 5.0))).changes
     assert change.verdict == "too few rounds"
 
 
-def test_what_lies_in_the_noise_is_no_difference() -> None:
-    """A change that is no larger than what the same thing shows beside itself is not called one."""
+def test_a_change_within_the_noise_is_no_difference() -> None:
+    """A change within the noise of either run is not called a difference."""
     noise = row("again", 1.0, 1.0, group="noise", spread=0.3)
     old, new = (Results(MACHINE, (row("a", value), noise)) for value in (1.0, 1.15))
     assert [change.verdict for change in compare(old, new).changes] == ["no difference seen"]
@@ -126,11 +126,11 @@ def test_what_lies_in_the_noise_is_no_difference() -> None:
 @pytest.mark.parametrize("old", [0.01, 0.1])
 @pytest.mark.parametrize(("new", "times"), [(0.01, 1.5), (0.1, 0.7)])
 def test_the_interval_holds_the_truth(old: float, new: float, times: float) -> None:
-    """Two figures with 95 % intervals give a ratio whose interval holds the true one as often."""
+    """If figures have 95 % intervals, that of their ratio holds the true ratio 95 % of the time."""
     chance = random.Random(7)
 
     def found(truth: float, deviation: float) -> Row:
-        # What was found lies off the truth by chance, and its interval says how far it may.
+        # The value differs from the truth by chance, and its interval says by how much it may.
         value = truth * math.exp(chance.gauss(0, deviation))
         reach = math.exp(1.96 * deviation)
         return replace(row("a", value), value=Interval(value, value / reach, value * reach))
@@ -140,19 +140,19 @@ def test_the_interval_holds_the_truth(old: float, new: float, times: float) -> N
         (change,) = compare(*runs(found(1.0, old), found(times, new))).changes
         assert change.ratio is not None
         held += change.ratio.low <= times <= change.ratio.high
-    # Five standard deviations of that many draws.
+    # Five standard deviations for this number of draws.
     assert held / DRAWS == pytest.approx(0.95, abs=5 * math.sqrt(0.95 * 0.05 / DRAWS))
 
 
 def test_slower_than_a_share() -> None:
-    """Only what surely is slower by more is counted, not what may be."""
+    """A row counts only if it is certainly slower by more than the share, not if it may be."""
     found = compare(*runs(row("a", 1.0), row("a", 1.3)))
     assert len(found.slower_than(0.1)) == 1
     assert found.slower_than(0.28) == ()
 
 
-def test_a_slow_machine_is_told() -> None:
-    """What code without Prefect took tells a slow machine from slow code."""
+def test_a_slow_machine_is_recognised() -> None:
+    """The time of code without Prefect distinguishes a slow machine from slow code."""
     old = row("submit", 1.0, 100.0, reference="ThreadPoolExecutor")
     assert compare(
         *runs(old, replace(old, value=old.value.scaled(1.6)))
@@ -162,7 +162,7 @@ def test_a_slow_machine_is_told() -> None:
 
 
 def test_what_is_printed(sample: Results) -> None:
-    """A terminal shows what changed, the counts, and the names of what could not be compared."""
+    """The terminal shows what changed, the counts, and the names of rows that were not compared."""
     rows = tuple(replace(r, value=r.value.scaled(2)) for r in sample.rows)
     without = tuple(each for each in rows if each.id != "server")
     shown = io.StringIO()

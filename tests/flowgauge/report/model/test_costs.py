@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pattern costs is shown with the figures of a run."""
+"""The costs of a pattern are shown with the figures of a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tests.flowgauge.report.conftest import row
 
 
 def test_rows_are_read_from_the_text() -> None:
-    """One row, a list of rows and rows in another sentence are read; other code is not."""
+    """Names of rows are read from every sentence about rows; other code is not."""
     costs = "Row `a` of the report, and rows `b-1`, `c/d` and `e`. Each row has `f`; row `a` again."
     assert named_rows(costs) == ("a", "b-1", "c/d", "e")
     assert named_rows("None.") == ()
 
 
 def test_a_row_has_its_figures_for_each_runner() -> None:
-    """What was measured under a row's name is on one line, with the runners that it was for."""
+    """The figures of a named row are on one line, with one figure for each task runner."""
     rows = (
         row("a", 0.002, runner="threads", params={}),
         row("a", 0.05, runner="processes", params={}),
@@ -28,6 +28,6 @@ def test_a_row_has_its_figures_for_each_runner() -> None:
     ]
 
 
-def test_a_row_that_no_run_has_yet_says_so() -> None:
-    """A pattern may name a row before the reference run is made again."""
+def test_a_row_without_figures_is_not_measured_yet() -> None:
+    """A named row that the run does not have is shown as not measured yet."""
     assert list(figures("Row `new`.", ())) == ["new: not measured yet"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures are written short, and never in a way that misleads."""
+"""Figures are short, and never misleading."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_seconds(value: float, text: str) -> None:
     ],
 )
 def test_duration(value: float, text: str) -> None:
-    """What takes long is written in minutes, hours or days."""
+    """Long times are written in minutes, hours or days."""
     assert duration(value) == text
 
 
@@ -59,12 +59,12 @@ def test_duration(value: float, text: str) -> None:
     [(3.21, "×3.2"), (1234, "×1,200"), (0.83, "×0.83"), (1.04, "×1.04"), (0.0042, "×0.0042")],
 )
 def test_ratio(value: float, text: str) -> None:
-    """A ratio keeps two digits, and near one as many decimals."""
+    """A ratio is written with two significant digits, or near 1 with two decimals."""
     assert ratio(value) == text
 
 
 def test_other_units() -> None:
-    """A figure that is no time stands with its own unit."""
+    """A figure that is not a time is written with its unit."""
     assert quantity(12.4, "bytes") == "12 bytes"
     assert quantity(0.0124, "seconds") == "12 ms"
     assert [quantity(each, "share") for each in (0, 0.05, 1)] == ["0 %", "5 %", "100 %"]

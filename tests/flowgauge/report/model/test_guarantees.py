@@ -45,7 +45,7 @@ def outcome(
     issue: int | None = None,
     test: str = "test_backoff.py::test_it",
 ) -> ProofOutcome:
-    """Return what one test says."""
+    """Return the outcome of one test."""
     return ProofOutcome(pattern, guarantee, runner, status, reason, issue, test)
 
 
@@ -60,8 +60,8 @@ def statuses(*outcomes: ProofOutcome) -> dict[str | None, str]:
 
 
 @pytest.mark.parametrize(("worse", "better"), list(combinations(STATUSES, 2)))
-def test_the_worst_that_a_test_says_counts(worse: str, better: str) -> None:
-    """Where tests disagree: failed before does not hold, before proved, before not run."""
+def test_the_worst_outcome_counts(worse: str, better: str) -> None:
+    """If tests disagree, the worst counts: failed, does not hold, proved, and last not run."""
     for pair in ((worse, better), (better, worse)):
         said = [outcome(status, test=status) for status in pair]
         cell = row(*said).cells[1]
@@ -74,27 +74,27 @@ def test_a_runner_without_a_test_is_not_run() -> None:
 
 
 def test_a_guarantee_that_needs_no_runner_has_one_cell() -> None:
-    """A guarantee whose tests take no task runner has one cell for all of them."""
+    """A guarantee whose tests take no task runner has one cell for all runners."""
     assert row(outcome("proved", None)).cells == (
         GuaranteeCell(None, "proved", tests=("test_backoff.py::test_it",)),
     )
 
 
-def test_a_proof_without_a_runner_is_none_for_a_runner_without_proofs() -> None:
-    """Beside tests on runners, one without proves nothing where no other test ran."""
+def test_a_proof_without_a_runner_proves_nothing_on_other_runners() -> None:
+    """If other tests take a runner, a test without one proves nothing where none of them ran."""
     said = (outcome("proved", "threads"), outcome("proved", None))
     assert statuses(*said) == {"sequential": "not run", "threads": "proved"}
 
 
 @pytest.mark.parametrize("status", ["failed", "does not hold"])
-def test_a_failure_without_a_runner_is_one_on_every_runner(status: str) -> None:
-    """A test without a runner that fails takes the proof from all runners."""
+def test_a_failure_without_a_runner_counts_on_every_runner(status: str) -> None:
+    """If a test without a runner fails or does not hold, this counts on every runner."""
     said = (outcome("proved", "threads"), outcome(status, None))
     assert statuses(*said) == {"sequential": status, "threads": status}
 
 
 def test_a_guarantee_that_no_test_named_is_not_run() -> None:
-    """Every guarantee of the catalogue has a row, also if nothing was run."""
+    """Every guarantee of the catalogue has a row, even if nothing was run."""
     (pattern,) = GuaranteeMatrix.build((BACKOFF,), RUNNERS, ()).patterns
     assert [(r.id, r.cells) for r in pattern.rows] == [
         ("attempts", (GuaranteeCell(None, "not run"),)),
@@ -116,7 +116,7 @@ def test_what_is_not_in_the_catalogue_has_rows_too() -> None:
 
 
 def test_a_test_left_out_on_all_runners_gets_no_column() -> None:
-    """A test that was skipped because no runner was left is one cell, with the reason."""
+    """A test that was skipped because all its runners were excluded is one cell with a reason."""
     matrix = GuaranteeMatrix.build(
         (BACKOFF,), RUNNERS, [outcome("not run", "none", reason="left out")]
     )
@@ -126,7 +126,7 @@ def test_a_test_left_out_on_all_runners_gets_no_column() -> None:
 
 
 def test_a_failure_on_a_runner_that_was_not_named_is_not_lost() -> None:
-    """A runner that only a test knows gets a column."""
+    """A runner that only a test names gets a column."""
     matrix = GuaranteeMatrix.build((BACKOFF,), RUNNERS, [outcome("failed", "ray")])
     assert matrix.runners == (*RUNNERS, "ray")
     assert matrix.patterns[0].rows[0].cells[2].status == "failed"
@@ -144,7 +144,7 @@ def test_the_reason_is_that_of_the_status_shown() -> None:
 
 
 def test_one_reason_of_several_runners_is_said_once() -> None:
-    """Runners that share a reason share a note; a failure is noted without one."""
+    """Runners that share a reason share a note; a failure without a reason has a note, too."""
     same = row(*(outcome("does not hold", name, reason="waits") for name in RUNNERS))
     assert [note.runners for note in same.notes()] == [RUNNERS]
     apart = row(
@@ -159,7 +159,7 @@ def test_what_is_proved_needs_no_note() -> None:
 
 
 def test_the_summary_counts_cells_worst_first() -> None:
-    """The summary counts the cells of each status that occurs."""
+    """The summary counts the cells of each status that occurs, the worst status first."""
     said = (
         outcome("proved", "sequential"),
         outcome("failed", "threads"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers in words follow from the rows."""
+"""The sentences of the headline follow from the rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def said(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def test_answers(sample: Results) -> None:
-    """A full run names the cheapest and the dearest runner, feature and start."""
+    """The headline of a full run covers METG, tasks, features, start-up and predictions."""
     assert said(sample.rows) == (
         "The minimum effective task granularity (METG) of native tasks, from which on half of the"
         " machine works, is 30 ms on threads, 300 ms on dask-processes; never reached on"
@@ -36,7 +36,7 @@ def test_answers(sample: Results) -> None:
 
 
 def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
-    """METG is told of tasks without edges, also where others were measured before them."""
+    """METG is that of tasks without edges if they were measured, in whatever order."""
     metg = {
         shape: make_row("metg-50", value, group="metg", params={"kernel": "native", "shape": shape})
         for shape, value in (("chain", 0.05), ("trivial", 0.03), ("tree", 0.02))
@@ -49,7 +49,7 @@ def test_tasks_without_edges_come_first(make_row: MakeRow) -> None:
 
 
 def test_every_runner_is_named(make_row: MakeRow) -> None:
-    """Of each runner it is said what became of the search for tasks that are long enough."""
+    """The headline says for each runner what METG was found, or why none was."""
     rows = [
         make_row(
             "metg-50", value, group="metg", runner=runner, outcome=outcome, params={"kernel": "x"}
@@ -73,19 +73,19 @@ def test_every_runner_is_named(make_row: MakeRow) -> None:
 
 
 def test_one_runner(make_row: MakeRow) -> None:
-    """With one runner there is no cheapest: the cost stands beside its reference."""
+    """If there is only one runner, its cost is given relative to its reference."""
     row = make_row("submit", 0.0041, 820.0, reference="ThreadPoolExecutor")
     assert said((row,)) == ("A task costs 4.1 ms on threads, ×820 relative to ThreadPoolExecutor.",)
 
 
 def test_overlapping_runners(make_row: MakeRow) -> None:
-    """Where the intervals of the cheapest and the dearest overlap, neither is called so."""
+    """If the intervals of the cheapest and the dearest runner overlap, no difference is claimed."""
     rows = (make_row("submit", 0.0041), make_row("submit", 0.0042, runner="sequential"))
     assert said(rows)[0].endswith("no difference seen.")
 
 
 def test_features_that_add_nothing(make_row: MakeRow) -> None:
-    """Where every feature's ratio holds 1, no feature is named."""
+    """If the interval of every feature's ratio contains 1, no feature is named."""
     assert said((make_row("map", 0.004, 1.01),)) == (
         "No feature was seen to add to the time of a plain submit.",
     )
@@ -93,25 +93,25 @@ def test_features_that_add_nothing(make_row: MakeRow) -> None:
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_nothing_to_say(make_row: MakeRow, rows: int) -> None:
-    """A run without any of this still has a headline."""
+    """A run without rows, or with rows of unknown groups only, still has a headline."""
     found = (make_row("other", 1.0, group="elsewhere"),) * rows
     assert len(said(found)) == 1
 
 
 def test_machine(sample: Results) -> None:
-    """The machine is one line; a fingerprint that lacks everything is an empty one."""
+    """The machine is described in one line, which is empty for an empty fingerprint."""
     assert machine(sample.fingerprint).startswith("2026-11-20 10:00:00 UTC · Prefect 3.8.8 · ")
     assert machine({}) == ""
 
 
 def test_details() -> None:
-    """Every entry of a fingerprint is shown, whatever its key, and versions one by one."""
+    """Every entry of a fingerprint is shown, whatever its key; each version is a separate entry."""
     found = details({"load_1m": 0.4, "new": None, "versions": {"prefect": "3.8.8"}})
     assert found == (("load 1m", "0.4"), ("new", "unknown"), ("versions prefect", "3.8.8"))
 
 
 def test_noise(make_row: MakeRow) -> None:
-    """What the same thing shows against itself is said, or that it was not measured."""
+    """The noise is stated, or that it was not measured."""
     row = replace(make_row("again", 1.0, group="noise"), ratio=Interval(1.0, 0.92, 1.05))
     assert "8.0 %" in noise(noise_bands([row]))
     assert "Not measured" in noise({})

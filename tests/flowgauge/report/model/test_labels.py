@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows appear in one order, and unknown ones appear too."""
+"""Rows are shown in a fixed order, unknown ones included."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_no_row_is_lost(make_row: MakeRow, keys: list[tuple[str, str, str | None
 
 
 def test_groups(make_row: MakeRow) -> None:
-    """Known groups come first in their order, unknown ones after them by their own name."""
+    """Known groups come first in a fixed order, then unknown ones, titled by their names."""
     rows = [make_row("a", 1.0, group=group) for group in ("new", "noise", "features")]
     assert [group.title for group in groups(rows)] == [
         "What each feature costs",
@@ -34,7 +34,7 @@ def test_groups(make_row: MakeRow) -> None:
 
 
 def test_rows(make_row: MakeRow) -> None:
-    """Known features come in their order, and of one feature the runners in theirs."""
+    """Known features come first in a fixed order, and the runners of a feature in theirs."""
     keys = [("new", "threads"), ("retry", "threads"), ("flow", None), ("retry", "sequential")]
     rows = in_order(make_row(id, 1.0, runner=runner) for id, runner in keys)
     assert [(row.id, row.runner) for row in rows] == [
@@ -46,13 +46,13 @@ def test_rows(make_row: MakeRow) -> None:
 
 
 def test_runners(make_row: MakeRow) -> None:
-    """Known runners come first, what has no runner last."""
+    """Known runners come first, and rows without a runner last."""
     rows = [make_row("a", 1.0, runner=name) for name in (None, "ray", "dask-threads", "threads")]
     assert runners(rows) == ("threads", "dask-threads", "ray", "no runner")
 
 
 def test_colours() -> None:
-    """A runner has the same colour whichever others are shown, and no two share one."""
+    """A runner has the same colour whichever others are shown, and no two runners share one."""
     assert colours(["threads"])[0] == colours(["sequential", "ray", "threads"])[2]
     assert len(set(colours(["sequential", "ray", "threads", "slurm"]))) == 4
 
@@ -69,7 +69,7 @@ def test_labels(make_row: MakeRow) -> None:
 
 
 def test_labels_name_what_differs(make_row: MakeRow) -> None:
-    """What all rows of an id have alike is in no label, nor a number of tasks that follows."""
+    """Labels leave out what all rows of an id share, and task counts that follow from the rest."""
     cell = {"kernel": "native", "shape": "trivial"}
     plain = make_row("metg", 1.0, params=cell)
     with_tags = make_row("metg", 1.0, params=cell | {"feature": "tags"})
@@ -84,7 +84,7 @@ def test_labels_name_what_differs(make_row: MakeRow) -> None:
 
 
 def test_labels_of_different_figures(make_row: MakeRow) -> None:
-    """Where one id has two figures, they are named."""
+    """If rows of one id have different figures, their labels name them."""
     figures = ("time per task run", "time per flow run")
     assert labels([make_row("flow", 1.0, params={}, figure=figure) for figure in figures]) == (
         "flow · time per task run",

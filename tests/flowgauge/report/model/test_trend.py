@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows are followed through versions: compared with the first, shown in all."""
+"""Rows are followed across versions, each compared with the first."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.flowgauge.report.conftest import row
 
 
 def lines(*runs: tuple[Row, ...]) -> tuple[TrendLine, ...]:
-    """Follow the rows of runs that are called 3.6, 3.7, …"""
+    """Return the trend of runs that are called 3.6, 3.7, …"""
     return trend({f"3.{number}": Results({}, rows) for number, rows in enumerate(runs, start=6)})
 
 
 def test_each_version_is_compared_with_the_first() -> None:
-    """Beside each figure stands how many times the first version's it is, and a verdict."""
+    """Each figure has its ratio to that of the first version, and a verdict if they differ."""
     (line,) = lines(*((row("submit", value),) for value in (0.010, 0.0101, 0.020)))
     assert (line.group, line.runner) == ("features", "threads")
     assert line.label == "submit tasks=50"
@@ -28,14 +28,14 @@ def test_each_version_is_compared_with_the_first() -> None:
     assert [point.verdict for point in line.points] == ["", "", "slower"]
 
 
-def test_more_runs_a_minute_are_no_worse() -> None:
-    """A rate that grew is a gain: the ratio is below 1 where it got better."""
+def test_more_runs_per_minute_are_faster() -> None:
+    """A higher rate is faster, and its ratio is below 1."""
     (line,) = lines(*((row("rate", value, unit="runs/min"),) for value in (20.0, 40.0)))
     assert [point.text for point in line.points] == ["20 runs/min", "40 runs/min ×0.50 faster"]
 
 
 def test_a_row_that_some_versions_lack_is_shown() -> None:
-    """A row that came, went, or is new has empty places, and no ratio to what is not there."""
+    """A row is empty for versions that lack it, and has no ratio if the first version does."""
     came, went, stayed = (row(name, 0.01) for name in ("came", "went", "stayed"))
     found = lines((went, stayed), (stayed,), (came, stayed))
     shown = {line.label.split()[0]: [point.text for point in line.points] for line in found}
@@ -46,15 +46,15 @@ def test_a_row_that_some_versions_lack_is_shown() -> None:
     }
 
 
-def test_what_is_reached_no_more_is_slower_without_a_ratio() -> None:
-    """A METG that a version does not come to any more has a verdict, and no ratio to draw."""
+def test_a_metg_that_is_no_longer_reached_has_no_ratio() -> None:
+    """A METG that a version no longer reaches is slower, without a ratio to draw."""
     found = lines((row("metg-90", 0.2),), (row("metg-90", 0.8, outcome=Outcome.NEVER),))
     assert [point.text for point in found[0].points] == ["200 ms", "never, ceiling 0.80 slower"]
     assert trend_chart(found, ("3.6", "3.7")) is None
 
 
 def test_noise_and_points_of_curves_are_left_out(sample: Results) -> None:
-    """What only serves other figures has no line; each row that is compared has one."""
+    """Noise and points of curves have no line; each row that is compared has one."""
     found = trend({"3.7": sample, "3.8": sample})
     measured = [each for each in sample.rows if each.group != "noise" and each.id != "curve"]
     assert len(found) == len(measured)
@@ -62,13 +62,13 @@ def test_noise_and_points_of_curves_are_left_out(sample: Results) -> None:
 
 
 def test_a_version_is_called_what_was_installed() -> None:
-    """The newest of a series is named whole; a run that does not tell, as it was asked for."""
+    """A run is titled by the version that was installed, or as requested if it does not say."""
     told = Results({"versions": {"prefect": "3.7.8"}}, ())
     assert titles([("3.7", told), ("3.8", Results({}, ()))]) == ("3.7.8", "3.8")
 
 
-def test_a_chart_has_a_panel_for_each_row_and_a_line_for_each_runner() -> None:
-    """Rows are told apart by panels, task runners by colours, versions along the axis."""
+def test_a_chart_names_rows_runners_and_versions() -> None:
+    """The chart has the names of the rows, of the task runners and of the versions."""
     rows = [row(name, 0.01, runner=r) for name in ("submit", "map") for r in ("threads", "dask")]
     drawn = trend_chart(lines(tuple(rows), tuple(rows)), ("3.6.1", "3.7.8"))
     assert drawn is not None
@@ -78,7 +78,7 @@ def test_a_chart_has_a_panel_for_each_row_and_a_line_for_each_runner() -> None:
 
 @pytest.mark.parametrize("note", ["Prefect 3.6 <could> not be installed"])
 def test_the_page_holds_all(sample: Results, tmp_path: Path, note: str) -> None:
-    """A page needs no other file: charts, every row, and what went wrong; old charts are gone."""
+    """The page needs no other file for charts, rows and notes; old charts are removed."""
     (tmp_path / "charts").mkdir()
     (tmp_path / "charts" / "old.svg").touch()
     found = trend({"3.7": sample, "3.8": sample})

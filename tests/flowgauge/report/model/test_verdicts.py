@@ -19,7 +19,7 @@ ratios = st.floats(0.01, 100)
 
 
 def paired(make_row: MakeRow, low: float, ratio: float, high: float, **more: object) -> Row:
-    """Build a row with this ratio and interval."""
+    """Return a row with this ratio and interval."""
     return replace(make_row("retry", 1.0, ratio, **more), ratio=Interval(ratio, low, high))
 
 
@@ -33,12 +33,12 @@ def paired(make_row: MakeRow, low: float, ratio: float, high: float, **more: obj
     ],
 )
 def test_without_noise(make_row: MakeRow, interval: tuple[float, float, float], text: str) -> None:
-    """An interval that holds 1 shows no difference; beside 1 it is slower or faster."""
+    """An interval that contains 1 is no difference; one above 1 is slower, and one below faster."""
     assert verdict_text(paired(make_row, *interval), {}) == text
 
 
 def test_inside_the_band(make_row: MakeRow) -> None:
-    """A ratio that the same thing reaches against itself is no difference, on that runner only."""
+    """A ratio within the noise of its runner is not a difference, but on another runner it is."""
     bands = noise_bands([paired(make_row, 1.01, 1.05, 1.2, group="noise", runner="threads")])
     here = paired(make_row, 1.05, 1.1, 1.15, runner="threads")
     elsewhere = paired(make_row, 1.05, 1.1, 1.15, runner="processes")
@@ -47,7 +47,7 @@ def test_inside_the_band(make_row: MakeRow) -> None:
 
 
 def test_each_group_has_its_own_noise(make_row: MakeRow) -> None:
-    """A row is judged by the noise of its group, and without one by the widest of its runner."""
+    """A row is judged by the noise of its group, or if it has none by the widest of its runner."""
     quiet, loud = (
         paired(make_row, 0.99, 1.0, high, group="noise", params={"of": of})
         for of, high in (("features", 1.02), ("patterns", 1.3))
@@ -65,7 +65,7 @@ def test_each_group_has_its_own_noise(make_row: MakeRow) -> None:
 
 
 def test_beyond_the_band(make_row: MakeRow) -> None:
-    """A ratio beyond the band is a difference; one whose interval alone reaches out is none."""
+    """A ratio beyond the band is a difference; if only its interval extends beyond, it is not."""
     bands = noise_bands([paired(make_row, 0.9, 1.05, 1.2, group="noise")])
     assert verdict(paired(make_row, 1.1, 1.21, 1.3), bands) == "slower"
     assert verdict(paired(make_row, 1.1, 1.19, 1.3), bands) == "no difference seen"
@@ -85,7 +85,7 @@ def test_band_holds_one_and_is_the_widest(make_row: MakeRow) -> None:
 
 
 def test_unpaired(make_row: MakeRow) -> None:
-    """A row that was measured alone gets no verdict."""
+    """A row without a reference gets no verdict."""
     assert verdict(make_row("server", 8.0), {}) == "unpaired"
     assert verdict_text(make_row("server", 8.0), {}) == ""
 
@@ -96,7 +96,7 @@ def test_unpaired(make_row: MakeRow) -> None:
 def test_a_difference_is_never_inside_noise(
     make_row: MakeRow, ends: list[float], band: list[float]
 ) -> None:
-    """Whatever was measured: a claimed difference excludes 1 and reaches out of the band."""
+    """The interval of a claimed difference excludes 1, and its ratio is beyond the noise band."""
     row = paired(make_row, *ends)
     low, high = min(band[0], 1.0), max(band[1], 1.0)
     found = verdict(row, {("features", "threads"): (low, high)})
@@ -110,8 +110,8 @@ def test_a_difference_is_never_inside_noise(
         assert ends[0] <= 1 <= ends[2] or low <= ends[1] <= high
 
 
-def test_what_makes_figures_doubtful_is_told(make_row: MakeRow) -> None:
-    """Rounds that spread, other programs, a host and a limit that took time: a sentence each."""
+def test_doubtful_figures_give_warnings(make_row: MakeRow) -> None:
+    """Scattered rounds, other programs, stolen time and throttling give a sentence each."""
     wide, narrow, unknown = (replace(make_row("x", 1.0), relative_iqr=s) for s in (0.2, 0.05, None))
     quiet = {"others_percent": 4.0, "stolen_percent": 0.0, "throttled_seconds": 0.0}
     assert warnings(Results(quiet, (narrow, unknown))) == ()

@@ -22,19 +22,19 @@ from tests.flowgauge.plugin.test_recorder import BENCHMARK
 
 
 def latest(api: str, key: str) -> Any:
-    """Return the newest artifact of a key, as the server has it."""
+    """Return the data of the newest artifact with a key, as the server returns it."""
     found = httpx.get(f"{api}/artifacts/{key}/latest").raise_for_status().json()
     assert found["key"] == key
     return found["data"] if found["type"] == "markdown" else json.loads(found["data"])
 
 
 def test_all_figures_can_be_read_back(prefect_server: str, sample: Results) -> None:
-    """The answers are one artifact, and each group of rows is a table of all its rows."""
+    """The answers are one artifact, and each group is a table with all of its rows."""
     keys = publish(sample)
     assert keys == (KEY, *(f"flowgauge-{group.name}" for group in groups(sample.rows)))
     said = latest(prefect_server, KEY)
     assert "A task costs least on sequential, 4.1 ms" in said
-    # Nothing can be linked to: the charts stay where the report is.
+    # Charts cannot be linked to: they are in the folder of the report.
     assert "charts/" not in said
     assert "Not measured in this run." not in said
     rows = latest(prefect_server, "flowgauge-patterns")
@@ -44,7 +44,7 @@ def test_all_figures_can_be_read_back(prefect_server: str, sample: Results) -> N
 
 
 def test_a_later_report_is_the_newest(prefect_server: str, sample: Results) -> None:
-    """A report that is published again takes the place of the one before."""
+    """A report that is published later replaces the earlier one as the latest."""
     publish(sample)
     publish(Results(sample.fingerprint, sample.rows[:1]))
     assert len(latest(prefect_server, "flowgauge-features")) == 1
@@ -57,10 +57,10 @@ def test_a_later_report_is_the_newest(prefect_server: str, sample: Results) -> N
         ("http://127.0.0.1:9/api", "flowgauge: http://127.0.0.1:9/api cannot be reached: "),
     ],
 )
-def test_a_server_that_is_not_there_is_one_line(
+def test_a_missing_server_is_reported_in_one_line(
     sample: Results, tmp_path: Path, api: str, told: str
 ) -> None:
-    """Without a server, or with one that does not answer, one line says so, and the status is 2."""
+    """A server that is not set or does not answer is reported in one line, with status 2."""
     sample.save(tmp_path / "results.json")
     done = subprocess.run(
         [sys.executable, "-m", "flowgauge", "publish", str(tmp_path)],
@@ -75,8 +75,8 @@ def test_a_server_that_is_not_there_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_results_that_are_missing_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that is not there is told before any server is asked."""
+def test_missing_results_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing results file is reported before any server is asked."""
     assert run(["publish", "missing.json"]) == 2
     assert "missing.json cannot be read" in capsys.readouterr().err
 
@@ -85,7 +85,7 @@ def test_results_that_are_missing_are_one_line(capsys: pytest.CaptureFixture[str
 def test_a_benchmark_run_publishes_to_the_users_server(
     prefect_server: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--flow-publish-artifacts reaches the server named outside of the run, not the run's own."""
+    """--flow-publish-artifacts publishes to the server that the user has set, not to the run's."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     pytester.makeini("[pytest]\nflowgauge = true")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guarantee matrix is shown whole, by a page, by Markdown and by JSON."""
+"""The whole guarantee matrix is shown as a page, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.flowgauge.report.model.test_guarantees import BACKOFF, RUNNERS, outco
 
 
 def test_the_json_holds_the_whole_matrix() -> None:
-    """Another program reads every cell, its reason, its issue and its tests."""
+    """The JSON has every cell with its reason, its issue and its tests."""
     said = [outcome("does not hold", reason="waits", issue=15760)]
     document = json.loads(to_json(GuaranteeMatrix.build((BACKOFF,), RUNNERS, said)))
     assert document["runners"] == ["sequential", "threads"]
@@ -29,7 +29,7 @@ def test_the_json_holds_the_whole_matrix() -> None:
 
 
 def test_the_markdown_is_a_table_with_reasons_below() -> None:
-    """A pattern is a table of whole rows; a bar in a text doesn't end its cell."""
+    """Each pattern is a table with reasons below it; a `|` in a text doesn't end its cell."""
     said = (
         outcome("proved", "sequential"),
         outcome("does not hold", reason="waits", issue=15760),
@@ -49,7 +49,7 @@ def test_the_markdown_is_a_table_with_reasons_below() -> None:
 
 
 def test_the_markdown_names_the_test_that_failed() -> None:
-    """A failure without a reason is told by its test."""
+    """A failure without a reason is listed with the test that failed."""
     said = [outcome("failed", test="test_backoff.py::test_it[threads]")]
     text = to_markdown(GuaranteeMatrix.build((BACKOFF,), RUNNERS, said))
     assert "- **attempts** failed on threads: `test_backoff.py::test_it[threads]`" in text
@@ -68,7 +68,7 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag, and its address if it has one."""
+        """Record a tag, and its address if it has one."""
         self.tags.append(tag)
         for name, value in attrs:
             if name == "href" and tag == "a":
@@ -77,24 +77,24 @@ class Page(HTMLParser):
                 self.loaded.append(value or "")
 
     def handle_data(self, data: str) -> None:
-        """Note a text."""
+        """Record a text."""
         self.texts += [" ".join(data.split())] if data.strip() else []
 
 
 def page(*outcomes: ProofOutcome) -> Page:
-    """Return the page of a run."""
+    """Return the page of a run with these outcomes."""
     return Page(to_html(GuaranteeMatrix.build((BACKOFF,), RUNNERS, outcomes)))
 
 
 def test_the_page_says_each_status_in_words() -> None:
-    """A status is a word beside its sign, so that it can be read without colour."""
+    """Each status is shown as a word, so that it can be read without colour."""
     said = (outcome("failed", "sequential"), outcome("does not hold"))
     shown = page(*said).texts
     assert [text for text in shown if text in STATUSES] == ["failed", "does not hold", "not run"]
 
 
 def test_the_page_links_the_issue_and_loads_nothing() -> None:
-    """The page opens without a network: the only addresses are links to follow."""
+    """The page loads nothing, so it opens without a network; its only addresses are links."""
     seen = page(outcome("does not hold", reason="waits", issue=15760))
     assert seen.loaded == []
     assert "https://github.com/PrefectHQ/prefect/issues/15760" in seen.links
@@ -102,7 +102,7 @@ def test_the_page_links_the_issue_and_loads_nothing() -> None:
 
 
 def test_the_page_shows_text_as_text() -> None:
-    """A reason with tags in it is shown, not obeyed; backticks make code."""
+    """Tags in a reason are shown as text, and backticks mark code."""
     seen = page(outcome("does not hold", reason="<script>alert()</script> in `task.map`"))
     assert "script" not in seen.tags
     assert any("<script>alert()</script>" in text for text in seen.texts)
@@ -111,17 +111,17 @@ def test_the_page_shows_text_as_text() -> None:
 
 
 def test_the_page_names_the_test_that_failed() -> None:
-    """A failure is shown with its test, also if its parameters look like tags."""
+    """A failure is shown with its test, even if the test's parameters look like tags."""
     assert "test_x.py::test_y[<b>]" in page(outcome("failed", test="test_x.py::test_y[<b>]")).texts
 
 
 def test_a_run_without_guarantees_has_a_page() -> None:
-    """An empty matrix is a page with a title and nothing to count."""
+    """An empty matrix gives a page with its title."""
     assert "Guarantees" in Page(to_html(GuaranteeMatrix.build((), (), ()))).texts
 
 
 def test_writing_replaces_what_an_earlier_run_wrote(tmp_path: Path) -> None:
-    """The three files are written into a new folder, then over, and nothing else is left."""
+    """The three files are written into a new folder, then overwritten, and no other is left."""
     directory = tmp_path / "reports" / "latest"
     write_matrix(GuaranteeMatrix.build((BACKOFF,), RUNNERS, ()), directory)
     matrix = GuaranteeMatrix.build((BACKOFF,), RUNNERS, [outcome("proved")])

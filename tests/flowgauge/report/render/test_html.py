@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page stands alone, holds every figure, and takes nothing in it for markup."""
+"""The page needs no other file, shows every figure, and escapes all text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING = report_on(Results({}, ()))
 
 
 class Elements(HTMLParser):
-    """The elements and the texts of a page, scripts and styles left out."""
+    """The elements of a page, and its texts outside of scripts and styles."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -32,23 +32,23 @@ class Elements(HTMLParser):
         self.feed(document)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep an element."""
+        """Record an element."""
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        """Keep a text."""
+        """Record a text."""
         if self.tags[-1:] and self.tags[-1][0] not in ("script", "style"):
             self.texts.append(data.strip())
 
 
 @pytest.fixture(scope="module")
 def whole(report: Path) -> str:
-    """The page of the sample."""
+    """Return the page of the sample."""
     return (report / "index.html").read_text(encoding="utf-8")
 
 
 def test_needs_no_network(whole: str) -> None:
-    """No element names another file, and the page forbids itself to fetch any."""
+    """No element refers to another file, and the page's content policy forbids loading any."""
     for tag, attributes in Elements(whole).tags:
         assert tag not in ("link", "img", "iframe")
         assert "src" not in attributes
@@ -56,13 +56,13 @@ def test_needs_no_network(whole: str) -> None:
 
 
 def test_every_figure_is_shown(whole: str, sample: Results) -> None:
-    """The tables hold a line for each row of the results."""
+    """The tables have a line for each row of the results."""
     lines = [attributes for tag, attributes in Elements(whole).tags if tag == "tr"]
     assert sum("data-runner" in attributes for attributes in lines) == len(sample.rows)
 
 
 def test_every_chart_has_its_place(whole: str, sample: Results) -> None:
-    """Each question has a chart, and each chart an element to be drawn in."""
+    """Each question has a chart, and each chart has an element to draw it in."""
     found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', whole)
     assert found is not None
     places = {attributes.get("id") for _, attributes in Elements(whole).tags}
@@ -72,14 +72,14 @@ def test_every_chart_has_its_place(whole: str, sample: Results) -> None:
 
 
 def test_code_is_set_as_code(whole: str) -> None:
-    """The backticks of a title or caption are code, and what else it holds stays text."""
+    """Backticks in a title or caption mark code, and everything else in it is escaped."""
     assert "METG(50 %) of <code>native</code> tasks" in whole
     assert "<h2>How far off is <code>flowgauge advise</code>?</h2>" in whole
     assert with_code("`a` < b & `c>d`") == "<code>a</code> &lt; b &amp; <code>c&gt;d</code>"
 
 
 def test_nothing_measured() -> None:
-    """A run without rows gives a page that says so, with no chart and no drawing code."""
+    """A run without rows gives a page that says so and contains no drawing code."""
     empty = page(NOTHING, {})
     texts = Elements(empty).texts
     assert texts.count("Not measured in this run.") == len(questions(()))
@@ -87,7 +87,7 @@ def test_nothing_measured() -> None:
 
 
 def test_names_are_not_markup(make_row: MakeRow) -> None:
-    """Whatever the results hold is shown as it is written."""
+    """Names in the results that look like markup are shown as text."""
     evil = "</script><script>alert(1)</script>"
     row = make_row(evil, 1.0, 2.0, group=evil, runner=evil, reference=evil, params={evil: evil})
     document = page(report_on(Results({evil: evil}, (row,))), {"x": Drawing({"config": evil})})

@@ -20,11 +20,11 @@ WIDTHS = {"wide": 1280, "narrow": 400}
 
 @dataclass(frozen=True)
 class Opened:
-    """A page, and what it has said and asked for.
+    """An open page, its console messages and its requests.
 
     Attributes:
-        page: It.
-        said: What went to its console, errors included.
+        page: The page.
+        said: The messages on its console, errors included.
         asked: The addresses of its requests.
     """
 
@@ -33,14 +33,14 @@ class Opened:
     asked: list[str] = field(default_factory=list)
 
     def shown(self, selector: str) -> int:
-        """Return how many elements are seen."""
+        """Return how many elements are visible."""
         found = self.page.locator(selector)
         return sum(found.nth(index).is_visible() for index in range(found.count()))
 
 
 @pytest.fixture(params=WIDTHS)
 def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
-    """Give the page of the sample, open and drawn, on a wide and on a narrow screen."""
+    """Yield the page of the sample, fully drawn, on a wide and on a narrow screen."""
     page = browser.new_page(viewport={"width": WIDTHS[request.param], "height": 800})
     page.set_default_timeout(1000 * patience())
     found = Opened(page)
@@ -53,30 +53,28 @@ def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> It
     page.close()
 
 
-def test_every_chart_is_drawn_and_nothing_complains(
-    opened: Opened, sample: Results, report: Path
-) -> None:
-    """Each question has a chart with marks; the console is silent; nothing else is loaded."""
+def test_every_chart_is_drawn_without_errors(opened: Opened, sample: Results, report: Path) -> None:
+    """Each question has a chart with marks, the console is empty, and nothing else is loaded."""
     for question in questions(sample.rows):
         box = opened.page.locator(f"#{question.key} svg").first.bounding_box()
         assert box is not None, question.key
         assert box["width"] > 300, question.key
         assert opened.shown(f"#{question.key} svg .mark-symbol path") > 0, question.key
     assert opened.said == []
-    # What is drawn as data in the page is no request over a network.
+    # Data and blob URLs are not requests over a network.
     assert {url for url in opened.asked if not url.startswith(("data:", "blob:"))} == {
         (report / "index.html").as_uri()
     }
 
 
 def test_the_page_is_no_wider_than_the_screen(opened: Opened) -> None:
-    """Nobody has to scroll sideways, but for wide tables in their own boxes."""
+    """The page as a whole need not be scrolled sideways."""
     width = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert opened.page.evaluate(width) <= 0
 
 
 def test_one_runner_can_be_chosen(opened: Opened) -> None:
-    """The choice leaves that runner's rows, columns and dots, and can be taken back."""
+    """A chosen runner leaves only its columns and dots, and the choice can be undone."""
     page = opened.page
     dots = "#task-cost .mark-symbol path"
     every = (opened.shown(".matrix td"), page.locator(dots).count())
@@ -90,7 +88,7 @@ def test_one_runner_can_be_chosen(opened: Opened) -> None:
 
 
 def test_one_kernel_can_be_chosen(opened: Opened) -> None:
-    """The choice leaves rows of that kind of work and those of none, and draws its curves."""
+    """A chosen kernel leaves its rows and those without a kernel, and selects its curves."""
     page = opened.page
     rows = ".matrix tr[data-kernel={}]"
     both = [opened.shown(rows.format(kernel)) for kernel in ("native", "python")]
@@ -103,8 +101,8 @@ def test_one_kernel_can_be_chosen(opened: Opened) -> None:
     assert page.locator("#efficiency select").first.input_value() == "python"
 
 
-def test_what_was_chosen_stays_in_sight(opened: Opened) -> None:
-    """The choice is there at the end of the page, too, and covers little of it."""
+def test_the_filters_stay_in_sight(opened: Opened) -> None:
+    """The filters are visible at the end of the page, too, and cover little of the screen."""
     page = opened.page
     page.locator("#figures h3").last.scroll_into_view_if_needed()
     box = page.locator("#filters").bounding_box()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Markdown holds the page's figures, and takes nothing in them for markup."""
+"""The Markdown has the figures of the page, and escapes all text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeRow = Callable[..., Row]
 
 
 def columns(line: str) -> int:
-    """Count the cells of a line of a table, as a Markdown reader would."""
+    """Return the number of cells in a line of a table, as a Markdown parser counts them."""
     return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) - 1
 
 
@@ -30,7 +30,7 @@ def tables(document: str) -> list[list[str]]:
 
 
 def test_figures(report: Path) -> None:
-    """A cost and its ratio stand in the feature's line, ≈ where no difference was seen."""
+    """A feature's line has its cost with its ratio, or with ≈ if no difference was seen."""
     lines = (report / "report.md").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("| submit | 4.1 ms ×160,000 | 5.2 ms ×1,000 |") for line in lines)
     assert any(line.startswith("| map | 4.0 ms ≈ |") for line in lines)
@@ -52,7 +52,7 @@ def test_nothing_measured() -> None:
 
 @given(st.text())
 def test_names_are_not_markup(make_row: MakeRow, name: str) -> None:
-    """Whatever a row is called, its tables keep their columns and no element is made."""
+    """Whatever a row is called, tables keep their columns, and no HTML element is added."""
     row = make_row(name, 1.0, 2.0, group=name, runner=name or None, reference=name)
     document = markdown(report_on(Results({"key": name}, (row,))), {})
     for table in tables(document):

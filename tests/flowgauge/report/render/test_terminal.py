@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal shows every figure in the width there is."""
+"""The terminal shows every figure within its width."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeRow = Callable[..., Row]
 
 
 def printed(results: Results, width: int, page: Path = Path("index.html")) -> list[str]:
-    """Return what a terminal of this width shows, line by line."""
+    """Return the lines that a terminal of this width shows."""
     console = Console(file=StringIO(), width=width)
     print_report(report_on(results), console, page)
     assert isinstance(console.file, StringIO)
@@ -38,12 +38,12 @@ def test_fits(sample: Results, width: int) -> None:
 
 
 def test_wide_terminal_takes_one_line(sample: Results) -> None:
-    """Where there is room, a cost and its ratio stand on one line."""
+    """If there is room, a cost and its ratio are on one line."""
     assert any("4.1 ms ×160,000" in shown for shown in printed(sample, 140))
 
 
 def test_last_line_is_the_report(sample: Results, tmp_path: Path) -> None:
-    """The last line is the report's path, on one line however long, short below this folder."""
+    """The last line is the report's path: unwrapped, and relative below the current folder."""
     far = tmp_path / ("x" * 90) / "index.html"
     assert printed(sample, 80, far)[-1] == f"report: {far}"
     near = Path.cwd() / "reports" / "index.html"
@@ -59,7 +59,7 @@ def test_names_are_not_markup(make_row: MakeRow) -> None:
 
 
 def test_line(make_row: MakeRow) -> None:
-    """A row by itself is one line, with its reference if it has one."""
+    """A single row is shown on one line, with its reference if it has one."""
     row = make_row("submit", 0.0052, 1000.0, reference="ThreadPoolExecutor")
     assert line(row) == (
         "submit tasks=50 · threads: 5.2 ms (5.0 ms – 5.4 ms), ×1,000 relative to ThreadPoolExecutor"
