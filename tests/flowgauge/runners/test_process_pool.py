@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers of a process pool are forked from a process that has Prefect imported."""
+"""Workers of a process pool are forked from a process that has already imported Prefect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowgauge.runners.process_pool import preloaded_context
 
 
 class Worker(NamedTuple):
-    """What a worker has when it begins."""
+    """What a worker has when it starts."""
 
     process: int
     parent: int
@@ -21,14 +21,14 @@ class Worker(NamedTuple):
 
 
 def begin() -> Worker:
-    """Tell what this worker has."""
+    """Return what this worker has."""
     collections = sys.modules.get("prefect._internal.plugins.collections")
     looked = getattr(collections, "_collections", None) is not None
     return Worker(os.getpid(), os.getppid(), frozenset(sys.modules), looked)
 
 
-def test_workers_begin_with_prefect_imported() -> None:
-    """A worker begins with Prefect's engines, and with the integrations that are installed."""
+def test_workers_start_with_prefect_imported() -> None:
+    """A worker starts with Prefect's engines and the installed integrations already imported."""
     with ProcessPoolExecutor(1, mp_context=preloaded_context()) as pool:
         first = pool.submit(begin).result()
     with ProcessPoolExecutor(1, mp_context=preloaded_context()) as pool:

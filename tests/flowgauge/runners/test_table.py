@@ -31,13 +31,13 @@ from flowgauge.waiting import wait_until
 
 @given(st.lists(st.sampled_from(sorted(RUNNERS)), min_size=1))
 def test_runners_are_chosen_in_the_order_given(names: list[str]) -> None:
-    """`--flow-runners` takes names in any order, and each once."""
+    """`--flow-runners` keeps the order of the names and drops duplicates."""
     assert chosen_runners(" , ".join(names)) == tuple(dict.fromkeys(names))
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters=","), min_size=1))
-def test_any_other_name_is_one_line(name: str) -> None:
-    """A name that is not in the table gives one line that lists those that are."""
+def test_an_unknown_name_is_reported_in_one_line(name: str) -> None:
+    """A name that is not in the table is reported in one line, which lists those that are."""
     with pytest.raises(RunnerError, match="there is no task runner") as caught:
         chosen_runners(f"{name}?")
     assert all(runner in str(caught.value) for runner in RUNNERS)
@@ -45,7 +45,7 @@ def test_any_other_name_is_one_line(name: str) -> None:
 
 
 def test_all_are_chosen_by_default() -> None:
-    """Without `--flow-runners` all task runners are measured; the lean ones are not tested on."""
+    """Without `--flow-runners` all task runners are measured, and tests use only the stock ones."""
     assert chosen_runners(None) == tuple(RUNNERS)
     stock = chosen_runners(None, lean=False)
     assert stock == ("sequential", "threads", "processes", "dask-threads", "dask-processes")
@@ -53,18 +53,18 @@ def test_all_are_chosen_by_default() -> None:
 
 @pytest.mark.parametrize("chosen", list(permutations(["sequential", "threads", "processes"], 2)))
 def test_a_mark_narrows_and_keeps_the_order(chosen: tuple[str, ...]) -> None:
-    """A mark leaves the runners that both it and the run name."""
+    """A mark keeps those of the run's task runners that it names, in the run's order."""
     assert narrowed(chosen, ["processes", "threads"]) == tuple(
         name for name in chosen if name != "sequential"
     )
 
 
 WRITTEN_FOR_EACH = ("flowgauge/leftovers/watch.py", "flowgauge/plugin/leftovers_fixture.py")
-"""Where "threads" and "processes" are what a test may leave behind."""
+"""Modules in which "threads" and "processes" are what a test may leave behind."""
 
 
 def texts(path: Path) -> set[str]:
-    """Return the texts that a module has, without its docstrings."""
+    """Return the string literals of a module, except its docstrings."""
     tree = ast.parse(path.read_text())
     said = {
         id(node.value)
@@ -80,8 +80,8 @@ def texts(path: Path) -> set[str]:
     }
 
 
-def test_the_table_is_the_one_place_that_names_a_runner() -> None:
-    """No other module of the package or of the benchmarks has the name of a task runner."""
+def test_only_the_table_names_task_runners() -> None:
+    """No other module of the package or the benchmarks has a task runner's name in a string."""
     root = Path(table.__file__).parents[2]
     modules = {*root.glob("flowgauge/**/*.py"), *root.glob("benchmarks/*.py")}
     kept = {root / name for name in ("flowgauge/runners/table.py", *WRITTEN_FOR_EACH)}
@@ -105,7 +105,7 @@ def where() -> tuple[int, int]:
 
 @flow
 def wheres() -> list[tuple[int, int]]:
-    """Ask four tasks where they run."""
+    """Return where each of four tasks ran."""
     return [future.result() for future in [where.submit() for _ in range(4)]]
 
 
@@ -113,7 +113,7 @@ def wheres() -> list[tuple[int, int]]:
 def test_each_runner_runs_tasks_where_its_name_says(
     task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
-    """Inline, in threads of this process, or in other processes."""
+    """Tasks run inline, in threads of this process, or in other processes, as the name says."""
     places = wheres.with_options(task_runner=task_runner)()
     here = {process for process, _ in places} == {os.getpid()}
     inline = set(places) == {(os.getpid(), threading.get_ident())}
@@ -125,7 +125,7 @@ def test_each_runner_runs_tasks_where_its_name_says(
 def test_no_more_workers_than_asked_for(
     task_runner: TaskRunner[Any], started_runners: StartedRunners, runner_name: str
 ) -> None:
-    """Tasks run in at most as many threads or processes as `--flow-workers` says."""
+    """Tasks run in at most `--flow-workers` threads or processes."""
     places = wheres.with_options(task_runner=task_runner)()
     processes = {process for process, _ in places}
     assert len(processes) <= started_runners.workers
@@ -135,14 +135,14 @@ def test_no_more_workers_than_asked_for(
 
 @pytest.mark.runners("dask-threads", "dask-processes")
 def test_a_cluster_is_started_once(started_runners: StartedRunners, runner_name: str) -> None:
-    """All flows of a run share one Dask cluster of each kind."""
+    """All flows of a pytest run share one Dask cluster of each kind."""
     first = started_runners.dask_scheduler(runner_name)
     assert started_runners.dask_scheduler(runner_name) == first
     assert first.startswith("tcp://127.0.0.1:" if runner_name == "dask-processes" else "inproc://")
 
 
 def test_the_preloaded_pool_is_still_needed() -> None:
-    """Prefect's own process pool spawns its workers; where it forks them, ours can go."""
+    """Prefect's own process pool spawns its workers; once it forks them, ours can be removed."""
     with ProcessPoolTaskRunner(max_workers=1) as runner:
         executor: Any = runner._executor
         assert executor._mp_context.get_start_method() == "spawn"
@@ -157,7 +157,7 @@ def test_the_preloaded_pool_forks(started_runners: StartedRunners) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen here")
 def test_default_workers_are_the_cores_of_this_process() -> None:
-    """The width of benchmarks is the number of cores that may be used, fewer than there are."""
+    """The default is the number of cores that this process may use, not of all cores."""
     code = (
         "import os\nfrom flowgauge.runners.chosen import default_workers\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(default_workers())"
@@ -168,7 +168,7 @@ def test_default_workers_are_the_cores_of_this_process() -> None:
 
 
 def profiles(dask_worker: Any) -> bool:
-    """Say whether a worker takes samples of what its threads do."""
+    """Return whether a worker's profiler samples its threads."""
     return "profile" in dask_worker.periodic_callbacks
 
 
@@ -176,10 +176,10 @@ def profiles(dask_worker: Any) -> bool:
 @pytest.mark.parametrize(
     "in_process", [True, pytest.param(False, marks=pytest.mark.e2e)], ids=["threads", "processes"]
 )
-def test_workers_take_no_samples_unless_they_are_measured(
+def test_workers_are_profiled_only_where_they_are_measured(
     tmp_path: Path, in_process: bool, as_shipped: bool
 ) -> None:
-    """Dask's profiler, which makes CPython 3.11 crash now and then, runs where Dask is measured."""
+    """Dask's profiler, which sometimes crashes CPython 3.11, runs only where Dask is measured."""
     pytest.importorskip("distributed")
     import dask
     from distributed import Client
@@ -193,10 +193,10 @@ def test_workers_take_no_samples_unless_they_are_measured(
 
 
 @pytest.mark.e2e
-def test_a_worker_that_comes_back_late_takes_part_again(tmp_path: Path) -> None:
-    """A killed worker is not given up by its cluster, however long its new process takes.
+def test_a_worker_that_restarts_late_rejoins_its_cluster(tmp_path: Path) -> None:
+    """A cluster does not give up a killed worker, however long its new process takes to start.
 
-    Dask gives up after 15 s, which a busy machine needs; here at once.
+    Dask gives up after 15 s, which a busy machine may need; here the timeout is zero.
     """
     pytest.importorskip("distributed")
     import dask
