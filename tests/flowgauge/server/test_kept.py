@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The zygote that stays for the next run: found again, replaced, ended."""
+"""The zygote that is kept for the next pytest run: found again, replaced, stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowgauge.waiting import wait_until
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the folder of a project whose zygotes are ended after the test."""
+    """Yield the folder of a project whose zygotes are stopped after the test."""
     with tempfile.TemporaryDirectory(prefix="fg", dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         yield tmp_path
@@ -37,7 +37,7 @@ Lend = Callable[[Path], None]
 
 @pytest.fixture
 def lend(tmp_path: Path) -> Lend:
-    """Give a function that runs nothing on a project's zygote, and starts it if need be."""
+    """Return a function that leases a project's zygote, started if necessary, and releases it."""
 
     def lend(root: Path) -> None:
         home = tmp_path / "home"
@@ -53,7 +53,7 @@ def pids(root: Path) -> list[int]:
 
 
 def test_a_zygote_is_found_again(project: Path, lend: Lend) -> None:
-    """The next run of a project uses the zygote that the one before it left."""
+    """The next run of a project uses the zygote that the previous run left."""
     lend(project)
     first = pids(project)
     lend(project)
@@ -64,7 +64,7 @@ def test_a_zygote_is_found_again(project: Path, lend: Lend) -> None:
 def test_a_stale_zygote_is_replaced(
     project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A zygote that runs other code than the run (Prefect, Python, flowgauge) is ended."""
+    """A zygote whose code (Prefect, Python, flowgauge) differs from the run's is replaced."""
     lend(project)
     (stale,) = pids(project)
     monkeypatch.setattr(kept, "socket_name", lambda: "other.sock")
@@ -76,7 +76,7 @@ def test_a_stale_zygote_is_replaced(
 
 
 def test_a_dead_zygote_is_replaced(project: Path, lend: Lend) -> None:
-    """Where a zygote was killed and its socket is left, a new one is started."""
+    """If a zygote was killed and left its socket behind, a new one is started."""
     lend(project)
     (dead,) = find_kept(project)
     os.kill(dead.pid, signal.SIGKILL)
@@ -88,8 +88,8 @@ def test_a_dead_zygote_is_replaced(project: Path, lend: Lend) -> None:
     assert is_running(fresh)
 
 
-def test_another_project_has_its_own(project: Path, lend: Lend) -> None:
-    """A zygote serves one project; stopping it leaves the others'."""
+def test_each_project_has_its_own_zygote(project: Path, lend: Lend) -> None:
+    """A zygote serves one project; stopping it does not stop those of other projects."""
     other = project / "other"
     lend(project)
     lend(other)
@@ -103,10 +103,13 @@ def test_another_project_has_its_own(project: Path, lend: Lend) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_a_folder_that_others_can_write_to_is_one_line(
+def test_a_folder_that_others_can_write_to_is_refused(
     project: Path, lend: Lend, level: int
 ) -> None:
-    """Whoever could write to the folder of the sockets could be sent our environment."""
+    """A folder of sockets that others can write to is reported in one line, which names it.
+
+    Whoever can write to that folder could have our environment sent to them.
+    """
     lend(project)
     folder = find_kept(project)[0].path.parents[level]
     folder.chmod(0o777)
@@ -119,7 +122,7 @@ def test_a_folder_that_others_can_write_to_is_one_line(
 def test_two_runs_at_once_start_one_zygote(
     project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that begin at the same time share a zygote."""
+    """Runs that start at the same time share one zygote."""
     clear = kept._clear
 
     def clear_slowly(folder: Path) -> None:
@@ -133,10 +136,10 @@ def test_two_runs_at_once_start_one_zygote(
     assert len(pids(project)) == 1
 
 
-def test_stop_ends_it_and_says_so(
+def test_stop_ends_the_zygote_and_says_so(
     project: Path, lend: Lend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`flowgauge server stop`, anywhere in the project, ends the zygote, and leaves no file."""
+    """`flowgauge server stop`, anywhere in the project, stops the zygote and leaves no file."""
     lend(project)
     (pid,) = pids(project)
     inside = project / "tests"
@@ -151,15 +154,15 @@ def test_stop_ends_it_and_says_so(
 def test_stop_says_that_there_was_nothing_to_stop(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a zygote, `flowgauge server stop` says so, and that is no failure."""
+    """Without a zygote, `flowgauge server stop` says so and exits with status 0."""
     assert run(["server", "stop", str(project)]) == 0
     assert capsys.readouterr().out == f"{project}: no server was running\n"
 
 
-def test_status_says_what_runs(
+def test_status_says_what_is_running(
     project: Path, lend: Lend, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`flowgauge server status` names the process, or says that there is none."""
+    """`flowgauge server status` reports the process id, or that no server is running."""
     run(["server", "status", str(project)])
     lend(project)
     run(["server", "status", str(project)])
@@ -169,10 +172,10 @@ def test_status_says_what_runs(
     ]
 
 
-def test_stop_ends_one_that_is_wedged(
+def test_stop_kills_a_zygote_that_hangs(
     project: Path, lend: Lend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A zygote that does not react any more is killed."""
+    """A zygote that no longer responds is killed."""
     monkeypatch.setattr(kept, "_END_SECONDS", 0.2)
     lend(project)
     (pid,) = pids(project)
@@ -182,7 +185,7 @@ def test_stop_ends_one_that_is_wedged(
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there and not a zombie."""
+    """Return whether a process exists and is not a zombie."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's own process."""
+"""What flowgauge patches in the process of the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def notes() -> list[int]:
 def test_requests_queue_for_the_database(
     prefect_server: str, caplog: pytest.LogCaptureFixture, pytestconfig: pytest.Config
 ) -> None:
-    """Flow runs in a row are never answered "503, try again" by a server that is writing."""
+    """A server that is writing never answers the next flow run with "503, try again"."""
     if pytestconfig.getoption("flow_stock_harness"):
         pytest.skip("the stock harness's server does answer that, now and then")
     with caplog.at_level(logging.DEBUG, logger="prefect.client"):
@@ -50,8 +50,8 @@ def test_requests_queue_for_the_database(
 
 @pytest.fixture
 def queueing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AioSqliteConfiguration:
-    """Give a database of its own, with transactions as in the test server."""
-    # A second of imports, which would be spent wherever tests are collected.
+    """Return a separate database, with transactions as in the test server."""
+    # Imported here, because it takes a second, which each collection of tests would spend.
     from prefect.server.database.configurations import AioSqliteConfiguration
 
     stock = AioSqliteConfiguration.begin_transaction
@@ -61,14 +61,14 @@ def queueing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AioSqliteConfig
 
 
 async def failed_inserts(engine: AsyncEngine) -> list[object]:
-    """Return cursors, each of another connection, whose inserts were refused."""
+    """Return cursors of two connections whose inserts were refused."""
     async with engine.connect() as one, engine.connect() as two:
         await one.execute(text("CREATE TABLE t (x UNIQUE)"))
         await one.execute(text("INSERT INTO t VALUES (1)"))
         await one.commit()
         cursors: list[object] = []
         for connection in (one, two):
-            # So long would the event loop stand still.
+            # This is how long the event loop would be blocked.
             await connection.execute(text(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS}"))
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
@@ -80,7 +80,7 @@ async def failed_inserts(engine: AsyncEngine) -> list[object]:
 
 
 def test_the_event_loop_never_waits_for_a_transaction(queueing: AioSqliteConfiguration) -> None:
-    """A transaction in line is let in, though a refused insert is collected while it waits."""
+    """A queued transaction gets its turn, even if a refused insert is garbage-collected first."""
 
     async def write(began: asyncio.Event) -> None:
         async with await queueing.session(await queueing.engine()) as session:
@@ -99,9 +99,9 @@ def test_the_event_loop_never_waits_for_a_transaction(queueing: AioSqliteConfigu
             await session.execute(text("SELECT 1"))
             waiting = asyncio.create_task(write(began))
             await began.wait()
-            # It has the time to begin, if anything lets it.
+            # Give it time to begin, if anything lets it.
             await asyncio.wait([waiting], timeout=0.3)
-            # If one waits in SQLite, this waits for it, and nobody can end the transaction.
+            # If it waits inside SQLite, this waits for it, and nothing can end the transaction.
             cursors.clear()
             gc.collect()
         await waiting
@@ -114,7 +114,7 @@ def test_the_event_loop_never_waits_for_a_transaction(queueing: AioSqliteConfigu
 def test_a_transaction_inside_another_does_not_wait_for_it(
     queueing: AioSqliteConfiguration,
 ) -> None:
-    """A second session that begins before the first one has asked for anything is let in."""
+    """A transaction may begin inside another one that has not executed a statement yet."""
 
     async def read() -> object:
         engine = await queueing.engine()

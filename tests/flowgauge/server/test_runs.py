@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole pytest runs and their servers: what is shared, what is fresh, what is left."""
+"""Whole pytest runs and their servers: what is shared, what is fresh, what is left behind."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from flowgauge.waiting import wait_until
 
 CACHE = cache_folder()
 KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "1"))
-"""How often a run is killed at a random moment; more find more."""
+"""How many runs are killed at a random moment; a higher number finds more."""
 
-# While the server of this run is up, its zygote starts those of other runs at once.
+# While this run's server is up, its zygote starts the servers of other runs immediately.
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 PROJECT = """
@@ -72,7 +72,7 @@ def said(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Give the file in which the tests of an inner run note what they see."""
+    """Return the file in which the tests of an inner pytest run record what they see."""
     pytester.makeini("[pytest]\nflowgauge = true\naddopts = -p no:cacheprovider")
     path = tmp_path_factory.mktemp("said") / "lines"
     monkeypatch.setenv("SAID", str(path))
@@ -80,15 +80,15 @@ def said(
 
 
 def lines(said: Path) -> list[dict[str, Any]]:
-    """Return what was noted."""
+    """Return what the inner tests recorded."""
     return [json.loads(line) for line in said.read_text().splitlines()]
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let inner runs start zygotes of their own, as a run does that is not in another one."""
+    """Let inner runs start their own zygotes, as a run does that is not inside another one."""
     monkeypatch.delenv(ZYGOTE, raising=False)
-    # pytester gives a run a home that is empty.
+    # pytester gives a run an empty home folder.
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
 
 
@@ -96,7 +96,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kept_zygote_gives_each_run_a_fresh_server(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
-    """With --flow-keep-server the next run finds the zygote, and nothing of the run before it."""
+    """With --flow-keep-server the next run finds the zygote, but no flow runs of the last one."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -122,7 +122,7 @@ def test_flow(prefect_server):
 def test_xdist_workers_have_a_server_each_and_share_a_zygote(
     pytester: pytest.Pytester, said: Path
 ) -> None:
-    """Under pytest-xdist each worker has its server; one zygote forks them all."""
+    """Under pytest-xdist each worker has its own server; one zygote forks them all."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -142,16 +142,16 @@ def test_flow(prefect_server, number):
 def test_a_run_without_flows_ends_the_zygote_before_its_first_test(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
-    """A run in which no test asks for a server has none while it runs."""
+    """A run in which no test requests a server has no child process while its tests run."""
     pytester.makepyfile("import psutil\ndef test_alone(): assert not psutil.Process().children()")
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
 @pytest.mark.e2e
-def test_a_server_that_nobody_seemed_to_need_is_started_all_the_same(
+def test_a_server_that_is_requested_late_is_started(
     pytester: pytest.Pytester, said: Path, alone: None
 ) -> None:
-    """A test that asks for the server only while it runs has one."""
+    """A test that requests the server only while it is running gets one."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -164,10 +164,10 @@ def test_flow(request):
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--fixtures", "--markers", "--help"])
-def test_a_run_of_no_tests_starts_nothing(
+def test_a_run_that_runs_no_tests_starts_nothing(
     pytester: pytest.Pytester, said: Path, alone: None, option: str
 ) -> None:
-    """Where pytest only shows something, nothing is started."""
+    """If pytest only prints information, no process is started."""
     pytester.makeconftest(
         """
 import psutil
@@ -181,8 +181,8 @@ def pytest_configure():
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("where", ["conftest.py", "prefect.toml"])
-def test_a_server_hears_of_all_settings(pytester: pytest.Pytester, said: Path, where: str) -> None:
-    """A server that started before a conftest or project file could be read is replaced."""
+def test_a_server_gets_all_settings(pytester: pytest.Pytester, said: Path, where: str) -> None:
+    """Settings in a conftest or project file apply, even if the server started before."""
     if where == "conftest.py":
         pytester.makeconftest("import os; os.environ['PREFECT_SERVER_API_DEFAULT_LIMIT'] = '17'")
     else:
@@ -200,7 +200,7 @@ def test_settings(prefect_server):
 
 @pytest.mark.e2e
 def test_the_server_stays_out_of_the_clients_process(pytester: pytest.Pytester, said: Path) -> None:
-    """A run does not spend seconds on importing the server, and nothing stands in its place."""
+    """The pytest process never imports the server, which takes seconds, nor a stand-in for it."""
     pytester.makepyfile(
         PROJECT
         + """
@@ -214,7 +214,7 @@ def test_flow(prefect_server):
 
 @pytest.mark.e2e
 def test_a_wedged_server_ends_the_run_with_one_line(pytester: pytest.Pytester, said: Path) -> None:
-    """A run whose server hangs ends itself and says why; its client is refused, and fails."""
+    """A run whose server hangs stops early and says why; the test that needs the server fails."""
     pytester.makeconftest(
         "import flowgauge.server.watch as w; w.PROBE_SECONDS, w.SILENT_PROBES = 0.5, 3"
     )
@@ -236,10 +236,13 @@ def test_after_it(prefect_server):
 
 
 @pytest.mark.nightly
-def test_the_stock_harness_gives_the_same_and_ends_with_a_killed_run(
+def test_the_stock_harness_has_the_same_blocks_and_ends_with_a_killed_run(
     pytester: pytest.Pytester, said: Path, prefect_server: str
 ) -> None:
-    """--flow-stock-harness is Prefect's own, slow; its server ends though pytest was killed."""
+    """With --flow-stock-harness the server has the same blocks, and writes task runs one by one.
+
+    The server is imported in pytest's process. It ends even if pytest is killed.
+    """
     look = """
 def look(url):
     types = ask(url, "/block_types/filter")
@@ -267,8 +270,8 @@ def test_flow(prefect_server):
     wait_until_gone([stock["server"]])
 
 
-def test_keeping_a_stock_server_is_one_line(pytester: pytest.Pytester, said: Path) -> None:
-    """--flow-keep-server has nothing to keep of a stock harness, and says so."""
+def test_keeping_a_stock_server_is_refused(pytester: pytest.Pytester, said: Path) -> None:
+    """--flow-keep-server together with --flow-stock-harness is refused in one line."""
     result = pytester.runpytest_subprocess("--flow-keep-server", "--flow-stock-harness")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.stderr.str().strip() == (
@@ -280,7 +283,7 @@ def test_keeping_a_stock_server_is_one_line(pytester: pytest.Pytester, said: Pat
 def killable(
     pytester: pytest.Pytester, said: Path, alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """Give the temporary folder of a project that is busy with all kinds of processes."""
+    """Yield the temporary folder of a project whose tests start all kinds of processes."""
     pytester.makepyfile(
         """
 from prefect import flow, task
@@ -307,7 +310,7 @@ def test_many(task_runner):
 def test_a_killed_run_leaves_nothing(
     pytester: pytest.Pytester, killable: Path, number: int
 ) -> None:
-    """Whenever pytest is killed, its processes end, its folders go, and the next run passes."""
+    """Whenever pytest is killed, its processes end, its files go, and the next run passes."""
     command = [sys.executable, "-m", "pytest", "-q"]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -320,7 +323,7 @@ def test_a_killed_run_leaves_nothing(
 
 
 def belongs(process: psutil.Process, temporary: Path) -> bool:
-    """Say whether a process was started for a run with that temporary folder."""
+    """Return whether a process was started for a run with that temporary folder."""
     try:
         return bool(process.environ().get("TMPDIR") == str(temporary))
     except psutil.Error:
@@ -328,13 +331,13 @@ def belongs(process: psutil.Process, temporary: Path) -> bool:
 
 
 def wait_until_gone(pids: Iterable[int]) -> None:
-    """Wait until processes have ended; a zombie has."""
+    """Wait until processes have ended; a zombie counts as ended."""
     watched = set(pids)
     wait_until(lambda: not any(map(is_running, watched)), f"the end of {watched}")
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there and not a zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the supervisor of a pytest run clears up when the run has ended."""
+"""What the supervisor of a pytest run cleans up when the run has ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ open(os.path.join(os.environ["PREFECT_HOME"], "late"), "w").close()
 
 
 def test_a_folder_is_removed_for_good(tmp_path: Path) -> None:
-    """A run's folder that an orphaned worker makes anew is removed again when that has ended."""
+    """A run's folder that an orphaned worker recreates is removed again once the worker ends."""
     home = tmp_path / "home"
     home.mkdir()
     removing = threading.Thread(target=supervisor._remove, args=(str(home),))
@@ -32,7 +32,7 @@ def test_a_folder_is_removed_for_good(tmp_path: Path) -> None:
         start_new_session=True,
     ) as worker:
         removing.start()
-        # It is gone, and may come back.
+        # The folder is gone, but may come back.
         while home.exists() and removing.is_alive():
             removing.join(0.01)
         assert removing.is_alive()
@@ -42,8 +42,8 @@ def test_a_folder_is_removed_for_good(tmp_path: Path) -> None:
     assert not home.exists()
 
 
-def test_processes_of_this_session_are_no_orphans(tmp_path: Path) -> None:
-    """What has the run's environment and the supervisor's session ends with it: no one waits."""
+def test_processes_of_the_same_session_are_not_orphans(tmp_path: Path) -> None:
+    """A process of the run that is in the supervisor's session is not an orphan to wait for."""
     with subprocess.Popen(
         [sys.executable, "-c", ORPHAN],
         stdin=subprocess.PIPE,

@@ -45,18 +45,18 @@ def tables(database: Path) -> list[str]:
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the path of the one template, in a cache that is empty."""
+    """Return the path of the only template, in an empty cache."""
     monkeypatch.setattr(template, "template_key", lambda: "key")
     return tmp_path / "cache" / "flowgauge" / "key"
 
 
 def refuse(database: Path) -> None:
-    """Fail where a template is built that need not be."""
+    """Fail, because this template need not be built."""
     raise AssertionError(database)
 
 
 def test_two_processes_at_once_build_it_once(cached: Path, tmp_path: Path) -> None:
-    """Of two servers that start at once one builds the template, and both have its tables."""
+    """If two servers start at once, one builds the template, and both get its tables."""
     copies = [tmp_path / "one.db", tmp_path / "two.db"]
     made = [
         subprocess.Popen(
@@ -72,14 +72,14 @@ def test_two_processes_at_once_build_it_once(cached: Path, tmp_path: Path) -> No
 
 
 def test_a_sound_template_is_copied(cached: Path, tmp_path: Path) -> None:
-    """A template that is there is not built again."""
+    """An existing template is copied and not built again."""
     copy_template(cached.parent, tmp_path / "first.db", build)
     assert copy_template(cached.parent, tmp_path / "second.db", refuse)
     assert tables(tmp_path / "second.db") == ["made"]
 
 
 def test_a_damaged_template_is_built_again(cached: Path, tmp_path: Path) -> None:
-    """A template of which a byte has changed is not used."""
+    """A template in which a byte has changed is not used, but built again."""
     copy_template(cached.parent, tmp_path / "first.db", build)
     content = bytearray((cached / "template.db").read_bytes())
     content[-1] ^= 1
@@ -89,8 +89,8 @@ def test_a_damaged_template_is_built_again(cached: Path, tmp_path: Path) -> None
     assert is_sound(cached)
 
 
-def test_what_a_killed_build_left_is_in_nobodys_way(cached: Path, tmp_path: Path) -> None:
-    """A build that was killed half way is done again from the start."""
+def test_an_interrupted_build_is_done_again(cached: Path, tmp_path: Path) -> None:
+    """A build that was interrupted half-way is done again from the start."""
 
     def killed(database: Path) -> None:
         build(database)
@@ -102,10 +102,10 @@ def test_what_a_killed_build_left_is_in_nobodys_way(cached: Path, tmp_path: Path
     assert copy_template(cached.parent, tmp_path / "second.db", build)
 
 
-def test_a_build_that_fails_is_no_template(
+def test_a_build_that_fails_leaves_no_template(
     cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the template can't be built, the server is told to migrate, and the log says why."""
+    """If the template can't be built, the server is left to migrate, and the log says why."""
 
     def fails(database: Path) -> None:
         raise OSError("the migrations failed")
@@ -115,8 +115,8 @@ def test_a_build_that_fails_is_no_template(
     assert not is_sound(cached)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(cached: Path, tmp_path: Path) -> None:
-    """Without a cache, the server is told to migrate."""
+def test_a_cache_that_cannot_be_written_is_not_an_error(cached: Path, tmp_path: Path) -> None:
+    """If the cache can't be written, the server is left to migrate."""
     (tmp_path / "cache").write_text("a file, where the folder should be")
     assert not copy_template(cached.parent, tmp_path / "first.db", build)
     assert not (tmp_path / "first.db").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that fail or hang: told in a few lines, and ended."""
+"""Servers that fail or hang are reported in a few lines, and ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flowgauge.server.lease import Lease, ServerProcess, lease
 from flowgauge.server.watch import ServerError, ServerWatch, wait_until_healthy
 from flowgauge.waiting import patience, wait_until
 
-# While the server of this run is up, its zygote starts others at once.
+# While this run's server is up, its zygote starts others immediately.
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture
 def leased(tmp_path: Path) -> Iterator[Lease]:
-    """Give a lease from the zygote of this run."""
+    """Yield a lease from the zygote of this run."""
     (tmp_path / "home").mkdir()
     leased = lease(tmp_path / "home")
     yield leased
@@ -35,7 +35,7 @@ def leased(tmp_path: Path) -> Iterator[Lease]:
 
 @pytest.fixture
 def asked(leased: Lease, tmp_path: Path) -> ServerRequest:
-    """Give a server to ask for, with a home of its own."""
+    """Return a request for a server with its own home folder."""
     request = early_request(tmp_path / "home")
     return replace(request, environment=request.environment | {"PREFECT_HOME": request.folder})
 
@@ -48,10 +48,10 @@ def started(leased: Lease, request: ServerRequest) -> tuple[ServerProcess, int]:
     return server, server.pid
 
 
-def test_a_server_that_ends_at_once_is_told_with_its_log(
+def test_a_server_that_fails_to_start_is_reported_with_its_log(
     leased: Lease, asked: ServerRequest
 ) -> None:
-    """Where the server can't start, the error is its status and the end of its log."""
+    """If the server can't start, the error has its exit status and the end of its log."""
     asked.environment["PREFECT_SERVER_API_DEFAULT_LIMIT"] = "no number"
     server = ServerProcess.start(leased, asked)
     with pytest.raises(ServerError, match="ended with status 1 before it answered") as caught:
@@ -63,7 +63,7 @@ def test_a_server_that_ends_at_once_is_told_with_its_log(
 def test_a_server_that_hangs_at_the_start_is_ended(
     leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that does nothing any more is not waited for as long as a slow one."""
+    """A server that uses no CPU for `IDLE_START_SECONDS` while it starts is ended."""
     monkeypatch.setattr(watch, "IDLE_START_SECONDS", 0.5)
     server, pid = started(leased, asked)
     os.kill(pid, signal.SIGSTOP)
@@ -73,7 +73,7 @@ def test_a_server_that_hangs_at_the_start_is_ended(
 
 
 def watched(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> ServerWatch:
-    """Return a watch that needs no 20 seconds."""
+    """Return a watch that notices a silent server within seconds."""
     monkeypatch.setattr(watch, "PROBE_SECONDS", 0.3)
     monkeypatch.setattr(watch, "SILENT_PROBES", 3)
     return ServerWatch(server, told.append)
@@ -82,7 +82,7 @@ def watched(server: ServerProcess, monkeypatch: pytest.MonkeyPatch, told: list[s
 def test_a_stopped_server_is_ended_with_its_stack(
     leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that hangs in mid-run is ended, and what all its threads were doing is told."""
+    """A server that hangs in mid-run is ended, and the stacks of its threads are reported."""
     server, pid = started(leased, asked)
     wait_until_healthy(server)
     told: list[str] = []
@@ -93,15 +93,15 @@ def test_a_stopped_server_is_ended_with_its_stack(
     assert "has not answered in" in told[0]
     _, *stacks = told[0].partition("it was doing:")[2].split("hread 0x")
     assert len(stacks) > 1
-    # The one that serves is the oldest, and told last.
+    # The thread that serves is the oldest, and is reported last.
     assert 'File "' in stacks[-1]
     assert not psutil.pid_exists(pid)
 
 
-def test_a_server_that_was_killed_is_told(
+def test_a_server_that_was_killed_is_reported(
     leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that dies in mid-run is told from one that hangs."""
+    """A server that dies in mid-run is distinguished from one that hangs."""
     server, pid = started(leased, asked)
     wait_until_healthy(server)
     told: list[str] = []
@@ -115,7 +115,7 @@ def test_a_server_that_was_killed_is_told(
 def test_a_server_that_answers_now_and_then_is_left_alone(
     leased: Lease, asked: ServerRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that answers late because the machine is slow is not ended for that."""
+    """A server that misses some probes, because the machine is slow, is not reported."""
     server, _ = started(leased, asked)
     wait_until_healthy(server)
     answered = iter([False, False, True] * 5)
@@ -135,5 +135,5 @@ def test_a_server_that_answers_now_and_then_is_left_alone(
 
 
 def wait_for(told: list[str]) -> None:
-    """Wait until something is told."""
+    """Wait until something is reported."""
     wait_until(lambda: told)
