@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels do the work that they are told, and hold the interpreter's lock as they say."""
+"""Kernels do the work that is asked for, and hold or release the GIL as documented."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ UNIFORM = Speeds(dict.fromkeys(KERNELS, 1000.0))
 
 @pytest.fixture(scope="module")
 def speeds() -> Speeds:
-    """Give this machine's speeds, measured now."""
+    """Return this machine's speeds, measured now."""
     return calibrate()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_an_answer_tells_how_much_was_done(kernel: Kernel) -> None:
-    """The same iterations give the same answer, one more or one fewer another one."""
+def test_an_answer_shows_how_much_was_done(kernel: Kernel) -> None:
+    """The same number of iterations gives the same answer, and any other number another one."""
     answers = [work(kernel, iterations) for iterations in range(12)]
     assert len(set(answers)) == 12
     assert [work(kernel, iterations) for iterations in range(12)] == answers
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_twice_the_seconds_are_twice_the_iterations(kernel: Kernel, speeds: Speeds) -> None:
-    """Seconds are asked for in iterations, whose number grows with them and with nothing else."""
+def test_iterations_are_proportional_to_seconds(kernel: Kernel, speeds: Speeds) -> None:
+    """The number of iterations is proportional to the seconds that are asked for."""
     assert speeds.iterations(kernel, 0.04) == pytest.approx(
         4 * speeds.iterations(kernel, 0.01), abs=2
     )
@@ -56,7 +56,7 @@ def test_twice_the_seconds_are_twice_the_iterations(kernel: Kernel, speeds: Spee
 
 
 def test_memory_is_copied() -> None:
-    """The answer of `memory` is read from where the blocks were copied to."""
+    """The answer of `memory` is computed from the copies of its blocks, which are all different."""
     source = random.Random(0).randbytes(MEMORY_BYTES)
     blocks = [257 * index * BLOCK_BYTES % MEMORY_BYTES for index in range(20)]
     assert work("memory", 20) == sum(source[start] for start in blocks)
@@ -64,7 +64,7 @@ def test_memory_is_copied() -> None:
 
 
 def test_waiting_takes_the_time_that_was_asked_for() -> None:
-    """The kernel `wait` takes a tenth of a second where that is asked for, and no processor."""
+    """The kernel `wait` takes at least the 0.1 s asked for, and less than half in processor time."""
     start, used = time.perf_counter(), time.thread_time()
     work("wait", round(0.1 / WAIT_SECONDS))
     elapsed = time.perf_counter() - start
@@ -76,9 +76,11 @@ HOLDS_THE_LOCK = {"python": True, "bytes": True, "memory": True, "native": False
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_who_holds_the_lock(kernel: Kernel, speeds: Speeds, request: pytest.FixtureRequest) -> None:
-    """Other threads run while `native` and `wait` work, and none while the others do."""
-    # Nobody has to give up the interpreter's lock for so long: only who wants to, does.
+def test_which_kernels_hold_the_gil(
+    kernel: Kernel, speeds: Speeds, request: pytest.FixtureRequest
+) -> None:
+    """Other threads run while `native` and `wait` work, but not while the other kernels do."""
+    # No thread is made to release the GIL for this long: only a kernel itself releases it.
     request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(60)
     begun: list[bool] = []
@@ -86,8 +88,8 @@ def test_who_holds_the_lock(kernel: Kernel, speeds: Speeds, request: pytest.Fixt
 
     def busy() -> None:
         begun.append(True)
-        # In parts, so that `wait` gives up the lock more than once, as `native` does; those that
-        # never do are through before anybody else has a turn.
+        # In parts, so that `wait` releases the GIL more than once, as `native` does. Kernels that
+        # never release it finish before any other thread gets a turn.
         for _ in range(8 if HOLDS_THE_LOCK[kernel] else 10_000):
             work(kernel, speeds.iterations(kernel, 0.02))
             if turns > 5:
@@ -107,7 +109,7 @@ def test_who_holds_the_lock(kernel: Kernel, speeds: Speeds, request: pytest.Fixt
 
 @given(st.sampled_from(KERNELS), st.floats(1e-9, 1e4))
 def test_seconds_become_iterations(kernel: Kernel, seconds: float) -> None:
-    """Any work is one iteration at least, and otherwise to the nearest one what was asked for."""
+    """Seconds are rounded to the nearest iteration; any work is at least one iteration."""
     iterations = UNIFORM.iterations(kernel, seconds)
     assert iterations >= 1
     assert UNIFORM.seconds(kernel, iterations) == pytest.approx(max(seconds, 0.001), abs=0.0005001)
@@ -115,7 +117,7 @@ def test_seconds_become_iterations(kernel: Kernel, seconds: float) -> None:
 
 
 def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second run finds the speeds of the first, so the same seconds are the same work."""
+    """The second run uses the speeds of the first, so that equal seconds are equal work."""
     cache = tmp_path / "cache"
     monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
     assert machine_speeds(cache) == UNIFORM
@@ -126,8 +128,10 @@ def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"wait": 1}', "null", "[" * 10**5])
-def test_broken_speeds_are_told(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of speeds that can't be read is named in one line, and stays as it is."""
+def test_broken_speeds_are_reported(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of speeds that can't be parsed is reported in one line, and is not changed."""
     monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
     machine_speeds(tmp_path)
     (kept,) = tmp_path.iterdir()
@@ -138,10 +142,10 @@ def test_broken_speeds_are_told(text: str, tmp_path: Path, monkeypatch: pytest.M
     assert kept.read_text() == text
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_speeds_are_measured_if_the_cache_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing can be kept, the machine is measured anew."""
+    """If speeds can't be cached, the machine is measured."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(kernels, "calibrate", lambda: UNIFORM)
     assert machine_speeds(tmp_path / "file" / "cache") == UNIFORM

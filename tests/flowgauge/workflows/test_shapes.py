@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes have the tasks and edges that their names say, at every size."""
+"""Shapes have the tasks and edges that their names imply, at every size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ SIZES = st.integers(1, 9)
 
 
 def needs(workflow: Workflow, id: str) -> list[str]:
-    """Return which points of the step before a task needs."""
+    """Return which points of the previous step a task needs."""
     return [parent.partition(".")[2] for parent in workflow[id].needs]
 
 
 @given(st.sampled_from(SHAPES), SIZES, SIZES)
 def test_edges_lead_from_one_step_to_the_next(name: str, width: int, steps: int) -> None:
-    """Tasks need tasks of the step just before, none twice, and as many steps follow each other."""
+    """Tasks need only tasks of the previous step, none twice; the depth is the number of steps.
+
+    In `trivial` no task needs another: its depth is one, and its width the number of tasks.
+    """
     workflow = shape(name, width, steps, seconds=1.0)
     if name in ("trivial", "chain", "stencil"):
         assert workflow.width == (width * steps if name == "trivial" else width)
@@ -36,13 +39,13 @@ COUNTS = {"tree": 1 + 2 + 4 + 4, "fork-join": 1 + 4 + 1 + 4}
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_shape_has_its_number_of_tasks(name: str) -> None:
-    """Four steps of four tasks are sixteen, where the shape does not begin or meet in one."""
+def test_the_number_of_tasks_of_each_shape(name: str) -> None:
+    """Four steps of width four have 16 tasks, unless the shape starts from or joins in one."""
     assert len(shape(name, 4, 4).tasks) == COUNTS.get(name, 16)
 
 
 def test_edges_by_hand() -> None:
-    """The edges of each shape at width 8 are those drawn on paper."""
+    """Some edges of each shape except `trivial` are those worked out by hand."""
     assert needs(shape("chain", 8, 2), "1.3") == ["3"]
     assert needs(shape("stencil", 8, 2), "1.0") == ["0", "1"]
     assert needs(shape("stencil", 8, 2), "1.3") == ["2", "3", "4"]
@@ -60,15 +63,15 @@ def test_edges_by_hand() -> None:
 
 
 @given(SIZES, SIZES, st.integers(0, 99), st.floats(0, 1))
-def test_chance_is_repeatable(width: int, steps: int, seed: int, density: float) -> None:
-    """One seed gives one workflow, in which every task but the first ones needs one at least."""
+def test_random_workflows_are_repeatable(width: int, steps: int, seed: int, density: float) -> None:
+    """A seed always gives the same workflow; a task after step 0 needs at least one other."""
     once, again = (random_layered(width, steps, seed=seed, density=density) for _ in range(2))
     assert once == again
     assert all(task.needs for task in once.tasks if not task.id.startswith("0."))
 
 
-def test_another_seed_is_another_workflow() -> None:
-    """Seeds differ in their edges, and the density in how many there are."""
+def test_another_seed_gives_another_workflow() -> None:
+    """The seed decides which edges there are, and the density how many."""
     assert random_layered(8, 4, seed=1).tasks != random_layered(8, 4, seed=2).tasks
     edges = [
         sum(len(task.needs) for task in random_layered(8, 9, seed=1, density=density).tasks)
@@ -79,8 +82,8 @@ def test_another_seed_is_another_workflow() -> None:
 
 
 @given(st.integers(0, 4), SIZES)
-def test_nesting_goes_as_deep_as_was_asked(depth: int, width: int) -> None:
-    """Each level is a subflow of the one around it, and waits for its last task."""
+def test_nesting_is_as_deep_as_asked_for(depth: int, width: int) -> None:
+    """Each level is a subflow of the enclosing level, and needs the last task of that level."""
     workflow = nested(depth, width)
     assert {len(task.subflow) for task in workflow.tasks} == set(range(depth + 1))
     assert len(workflow.tasks) == (depth + 1) * width
@@ -89,8 +92,8 @@ def test_nesting_goes_as_deep_as_was_asked(depth: int, width: int) -> None:
     assert deepest.needs == ((f"{depth - 1}.{width - 1}",) if depth else ())
 
 
-def test_work_is_that_of_every_task() -> None:
-    """What is said of the work holds for each task."""
+def test_every_task_does_the_work_that_is_asked_for() -> None:
+    """Each task has the seconds, kernel and output size that were asked for."""
     for workflow in (
         shape("stencil", 3, 2, seconds=0.5, kernel="native", output_bytes=7),
         random_layered(3, 2, seed=0, seconds=0.5, kernel="native", output_bytes=7),
@@ -100,8 +103,8 @@ def test_work_is_that_of_every_task() -> None:
         assert work == {(0.5, "native", 7)}
 
 
-def test_mistakes_are_one_line() -> None:
-    """An unknown shape, a size of nothing and a share above one are told."""
+def test_mistakes_are_reported() -> None:
+    """An unknown shape, a size of zero and a density above one are reported."""
     with pytest.raises(GraphError, match='no shape "star": choose one of trivial, chain'):
         shape("star", 2, 2)
     with pytest.raises(GraphError, match="width=0 is too small"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traces in WfFormat are read and written, and a broken one is told in one line."""
+"""Traces in WfFormat are read and written, and a broken one is reported in one line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ TRACE: dict[str, Any] = {
 
 
 def test_a_trace_is_read() -> None:
-    """Parents give data if one of their files is read, and are waited for if not."""
+    """A parent provides data if one of its files is read, and is only waited for if not."""
     assert parse_workflow(TRACE) == Workflow(
         "bakery",
         (
@@ -81,15 +81,15 @@ def test_a_trace_is_read() -> None:
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, name: str, width: int, steps: int, size: int
 ) -> None:
-    """A workflow of waits is the same after a file, whatever its edges and sizes."""
+    """A workflow of `wait` kernels is read back unchanged, whatever its edges and sizes."""
     workflow = shape(name, width, steps, seconds=0.25, output_bytes=size)
     file = tmp_path_factory.mktemp("trace") / "trace.json"
     dump_workflow(workflow, file)
     assert load_workflow(file) == workflow
 
 
-def test_waiting_without_data_is_written_too(tmp_path: Path) -> None:
-    """An edge without data is one after a file, also where the parent gives data to another."""
+def test_edges_without_data_are_written_too(tmp_path: Path) -> None:
+    """An edge without data is read back as one, even if the parent gives data to another task."""
     tasks = (Task("a", output_bytes=3), Task("b", after=("a",)), Task("c", ("a",), ("b",)))
     dump_workflow(Workflow("edges", tasks), tmp_path / "trace.json")
     assert load_workflow(tmp_path / "trace.json").tasks == tasks
@@ -129,10 +129,10 @@ BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
 
 
 @pytest.mark.parametrize(("path", "value", "said"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_trace_is_one_line(
+def test_a_broken_trace_is_reported_in_one_line(
     tmp_path: Path, path: tuple[Any, ...], value: Any, said: str
 ) -> None:
-    """What is wrong is told with the file and the task or the field, in one line."""
+    """What is wrong is reported in one line, with the file and the task or field."""
     broken = copy.deepcopy(TRACE)
     place: Any = broken["workflow"]
     for step in path[:-1]:
@@ -155,8 +155,8 @@ def test_a_broken_trace_is_one_line(
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_trace_is_one_line(tmp_path: Path, text: str, said: str) -> None:
-    """A file that is no WfFormat, or none at all, is told in one line."""
+def test_a_file_that_is_not_a_trace_is_reported(tmp_path: Path, text: str, said: str) -> None:
+    """A file that is not in WfFormat, or does not exist, is reported."""
     file = tmp_path / "trace.json"
     with pytest.raises(GraphError, match="cannot be read: no such file"):
         load_workflow(file)
@@ -165,8 +165,8 @@ def test_what_is_no_trace_is_one_line(tmp_path: Path, text: str, said: str) -> N
         load_workflow(file)
 
 
-def test_reading_takes_as_long_as_there_are_tasks(tmp_path: Path) -> None:
-    """Ten times the tasks take no more than twenty times the calls of functions."""
+def test_the_time_to_read_grows_with_the_number_of_tasks(tmp_path: Path) -> None:
+    """Ten times as many tasks take less than twenty times as many function calls."""
 
     def calls(width: int) -> int:
         file = tmp_path / f"{width}.json"

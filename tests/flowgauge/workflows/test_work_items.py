@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each task of a workflow checks what it is given, and its answer tells what it did."""
+"""Each task of a workflow checks its inputs, and its answer shows what work it did."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 1000.0))
 
 
 def done(workflow: Workflow) -> dict[str, TaskResult]:
-    """Return the outputs of a workflow, its tasks done one after the other."""
+    """Return the outputs of a workflow whose tasks are done one after the other."""
     outputs: dict[str, TaskResult] = {}
     for task in workflow.tasks:
         inputs = [outputs[parent] for parent in task.needs]
@@ -37,14 +37,14 @@ def done(workflow: Workflow) -> dict[str, TaskResult]:
 STENCIL = shape("stencil", 3, 3, seconds=0.002, kernel="native", output_bytes=1000)
 
 
-def test_a_workflow_done_right_is_right() -> None:
-    """Tasks that are given what their parents returned give what is expected."""
+def test_a_correct_workflow_passes_the_checks() -> None:
+    """Tasks that receive what their parents returned produce the expected results."""
     check_results(STENCIL, SPEEDS, done(STENCIL))
 
 
 @given(st.permutations(["0.0", "0.1", "0.2"]).map(lambda ids: ids[:2]))
 def test_other_inputs_are_refused(given_ids: list[str]) -> None:
-    """A task takes the results of its parents in their order, and no others."""
+    """A task accepts only the results of its parents, in the order of its parents."""
     outputs = done(STENCIL)
     spec = TaskSpec.of(STENCIL["1.0"], SPEEDS)
     assert spec.needs == ("0.0", "0.1")
@@ -57,7 +57,7 @@ def test_other_inputs_are_refused(given_ids: list[str]) -> None:
 
 
 def test_a_damaged_input_is_refused() -> None:
-    """A payload that is not what its task returned is found by whoever is given it."""
+    """A task refuses an input whose payload is not what its parent returned."""
     outputs = done(STENCIL)
     damaged = replace(outputs["0.1"], payload=b"x" + outputs["0.1"].payload[1:])
     with pytest.raises(WrongInputError, match=r'damaged result of "0\.1"'):
@@ -74,7 +74,7 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_output_is_found(what: str) -> None:
-    """An answer, a name, a size or a begin that is not as the workflow says is told."""
+    """A wrong answer, id or size is reported, and so is a start before the parents' end."""
     outputs = done(STENCIL)
     outputs["1.1"] = WRONG[what](outputs["1.1"])
     with pytest.raises(WrongInputError, match=r"1\.1"):
@@ -82,7 +82,7 @@ def test_a_wrong_output_is_found(what: str) -> None:
 
 
 def test_missing_outputs_are_found() -> None:
-    """A task that was not done, and one that is none of the workflow's, are told by name."""
+    """A task that was not done, and one that is not in the workflow, are reported by id."""
     outputs = done(STENCIL)
     outputs["extra"] = outputs.pop("2.0")
     with pytest.raises(WrongInputError, match=r"'2\.0', 'extra'"):
@@ -90,7 +90,10 @@ def test_missing_outputs_are_found() -> None:
 
 
 def test_tasks_that_only_wait_are_checked_too() -> None:
-    """A task that waits for another without its result may not begin before that has ended."""
+    """A task that only waits for another, without its result, may not start until that has ended.
+
+    With `order=False` this is not checked.
+    """
     workflow = Workflow("two", (Task("first"), Task("second", after=("first",))))
     outputs = done(workflow)
     check_results(workflow, SPEEDS, outputs)
@@ -100,14 +103,14 @@ def test_tasks_that_only_wait_are_checked_too() -> None:
     check_results(workflow, SPEEDS, outputs | {"first": late}, order=False)
 
 
-def test_the_makespan_is_from_the_first_begin_to_the_last_end() -> None:
+def test_the_makespan_is_from_the_first_start_to_the_last_end() -> None:
     """The makespan spans all tasks, whatever their order."""
     one = TaskResult("one", 0, b"", 10.0, 12.0, "w")
     assert makespan([one, replace(one, started=9.5, ended=11.0)]) == 2.5
 
 
 @given(st.integers(0, 5000))
-def test_a_payload_has_its_size(size: int) -> None:
-    """A task returns as many bytes as it was to."""
+def test_a_payload_has_the_size_asked_for(size: int) -> None:
+    """A task returns exactly the number of bytes that it was asked for."""
     spec = TaskSpec("a", (), "native", 0, size)
     assert len(perform(spec, []).payload) == size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workflow is checked, ordered, and bounded as one would by hand."""
+"""A workflow is checked, ordered and bounded as one would do it by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
 
 @given(workflows())
 def test_parents_come_first_and_no_task_is_lost(workflow: Workflow) -> None:
-    """Each task stands after all that it waits for, exactly once."""
+    """Each task is listed exactly once, after all the tasks that it waits for."""
     place = {task.id: index for index, task in enumerate(workflow.tasks)}
     assert len(place) == len(workflow.tasks)
     assert {task.id for task in workflow.tasks} == {f"t{n}" for n in range(len(place))}
@@ -48,15 +48,15 @@ def test_parents_come_first_and_no_task_is_lost(workflow: Workflow) -> None:
 
 
 def paths(workflow: Workflow, end: str) -> list[tuple[str, ...]]:
-    """Return every path to a task, the plain way."""
+    """Return every path to a task, found by plain recursion."""
     parents = set(workflow[end].parents)
     before = [path for parent in parents for path in paths(workflow, parent)]
     return [(*path, end) for path in before] or [(end,)]
 
 
 @given(workflows())
-def test_the_critical_path_is_the_longest_of_all(workflow: Workflow) -> None:
-    """Among all paths none takes longer, and the one that is named takes that long."""
+def test_the_critical_path_is_the_longest_path(workflow: Workflow) -> None:
+    """No path takes longer than the critical path; the depth is the most tasks on any path."""
     every = [path for task in workflow.tasks for path in paths(workflow, task.id)]
     seconds = [sum(workflow[id].seconds for id in path) for path in every]
     assert workflow.critical_seconds == max(seconds)
@@ -66,7 +66,7 @@ def test_the_critical_path_is_the_longest_of_all(workflow: Workflow) -> None:
 
 
 def makespan(workflow: Workflow, workers: int, chance: random.Random) -> float:
-    """Return how long workers take that draw their next task by chance, and never idle."""
+    """Return the makespan of workers that pick each next task at random."""
     ends: dict[str, float] = {}
     free = [0.0] * workers
     left = list(workflow.tasks)
@@ -84,14 +84,14 @@ def makespan(workflow: Workflow, workers: int, chance: random.Random) -> float:
 def test_no_schedule_beats_the_lower_bound(
     workflow: Workflow, workers: int, chance: random.Random
 ) -> None:
-    """Whatever order workers choose, they need at least the bound; one worker needs just that."""
+    """No order of tasks beats the lower bound, which for one worker is the total work."""
     assert makespan(workflow, workers, chance) >= workflow.lower_bound(workers)
     assert makespan(workflow, 1, chance) >= workflow.total_work
     assert workflow.lower_bound(1) == workflow.total_work
 
 
 def test_a_diamond_by_hand() -> None:
-    """Work, critical path and bounds of four tasks are those worked out on paper."""
+    """The work, critical path and bounds of four tasks are those worked out by hand."""
     assert [task.id for task in DIAMOND.tasks] == ["start", "left", "right", "end"]
     assert DIAMOND.total_work == 11
     assert DIAMOND.critical_path == ("start", "left", "end")
@@ -114,8 +114,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("tasks", "said"), BROKEN.values(), ids=BROKEN)
-def test_what_cannot_be_is_one_line(tasks: tuple[Task, ...], said: str) -> None:
-    """A broken workflow is refused with one line that names the task."""
+def test_a_broken_workflow_is_reported_in_one_line(tasks: tuple[Task, ...], said: str) -> None:
+    """A broken workflow is refused in one line that says what is wrong."""
     with pytest.raises(GraphError) as error:
         Workflow("broken", tasks)
     assert str(error.value).startswith(said)
@@ -123,8 +123,8 @@ def test_what_cannot_be_is_one_line(tasks: tuple[Task, ...], said: str) -> None:
 
 
 @given(st.integers(2, 6), st.integers(0, 4), st.randoms(use_true_random=False))
-def test_a_circle_is_named(length: int, others: int, chance: random.Random) -> None:
-    """The tasks that wait for each other are named in the order in which they wait, no others."""
+def test_a_cycle_is_named(length: int, others: int, chance: random.Random) -> None:
+    """The tasks of a cycle, and no others, are named in the order in which they wait."""
     circle = [f"c{number}" for number in range(length)]
     tasks = [Task(id, (before,)) for before, id in itertools.pairwise([circle[-1], *circle])]
     tasks += [Task(f"after{number}", (chance.choice(circle),)) for number in range(others)]
@@ -137,7 +137,7 @@ def test_a_circle_is_named(length: int, others: int, chance: random.Random) -> N
     assert named[:-1] == circle[start:] + circle[:start]
 
 
-def test_no_worker_has_no_bound() -> None:
-    """A bound needs a worker."""
+def test_a_bound_needs_a_worker() -> None:
+    """A bound for zero workers is refused."""
     with pytest.raises(GraphError, match="workers=0: a workflow needs at least one"):
         DIAMOND.lower_bound(0)
