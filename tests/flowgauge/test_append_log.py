@@ -20,7 +20,7 @@ VALUES = st.lists(
 
 
 def write(path: Path, *values: Any) -> None:
-    """Append values, each with the log locked anew."""
+    """Append values, locking the log for each of them."""
     for value in values:
         with locked(path) as file:
             write_value(file, value)
@@ -28,7 +28,7 @@ def write(path: Path, *values: Any) -> None:
 
 @given(VALUES, VALUES)
 def test_each_value_is_read_once(first: list[Any], then: list[Any]) -> None:
-    """What was written since the last time is read, in its order, whatever the values are."""
+    """A read returns what was written since the last read, in order, whatever the values are."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         assert values_from(log, 0) == ([], 0)
@@ -42,8 +42,8 @@ def test_each_value_is_read_once(first: list[Any], then: list[Any]) -> None:
 
 
 @given(VALUES, st.floats(0, 1))
-def test_a_log_that_was_cut_anywhere_goes_on(values: list[Any], share: float) -> None:
-    """Where a writer was killed in a line, that line is lost, and no other one, then or later."""
+def test_a_log_that_was_cut_anywhere_stays_usable(values: list[Any], share: float) -> None:
+    """If a writer is killed in mid-line, only that line is lost, and no later one."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         write(log, *values)
@@ -53,14 +53,14 @@ def test_a_log_that_was_cut_anywhere_goes_on(values: list[Any], share: float) ->
         assert left == values[: len(left)]
         assert len(left) == log.read_bytes().count(b"\n")
         write(log, "after")
-        # A line of which all but its end was written is one.
+        # A line that lacks only its newline is read too.
         later, _ = values_from(log, position)
         assert later[-1] == "after"
         assert len(later) <= 2
 
 
 def test_a_value_that_is_not_json_leaves_the_log_as_it_was(tmp_path: Path) -> None:
-    """An error while a value is written breaks no line."""
+    """An error while a value is written damages no line."""
     log = tmp_path / "log.jsonl"
     write(log, 1)
     with pytest.raises(TypeError), locked(log) as file:

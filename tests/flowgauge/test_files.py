@@ -10,8 +10,8 @@ import pytest
 from flowgauge.files import write_whole
 
 
-def test_replaces_what_was_there(tmp_path: Path) -> None:
-    """A second writing takes the place of the first, and nothing else is left in the folder."""
+def test_a_write_replaces_the_old_file(tmp_path: Path) -> None:
+    """A second write replaces the first, and nothing else is left in the folder."""
     path = tmp_path / "report.md"
     write_whole(path, "first")
     write_whole(path, "second µ\n")
@@ -19,8 +19,8 @@ def test_replaces_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_failure_leaves_the_old_file(tmp_path: Path) -> None:
-    """A writing that fails half-way leaves the earlier file as it was, and no other."""
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """A write that fails half-way leaves the earlier file unchanged, and no other file."""
     path = tmp_path / "report.md"
     write_whole(path, "first")
     with pytest.raises(UnicodeEncodeError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test of somebody else's project may name."""
+"""The public names, which tests of other projects may use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import flowgauge
 PACKAGE = Path(flowgauge.__file__).parent
 
 
-def test_each_public_name_is_what_its_module_has() -> None:
+def test_each_public_name_can_be_imported() -> None:
     """Every name of `flowgauge.__all__` can be imported, and type checkers see the same one."""
     typed: dict[str, tuple[str, str]] = {}
     for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
@@ -33,7 +33,7 @@ def test_each_public_name_is_what_its_module_has() -> None:
 
 
 def public_functions() -> Iterator[tuple[str, FunctionType]]:
-    """Yield the public functions and methods of what `flowgauge` exports, by their names."""
+    """Yield each public function and method that `flowgauge` exports, with its name."""
     for name in flowgauge.__all__:
         exported = getattr(flowgauge, name)
         if isinstance(exported, FunctionType):
@@ -44,8 +44,8 @@ def public_functions() -> Iterator[tuple[str, FunctionType]]:
                     yield f"{name}.{part}", function
 
 
-def test_what_is_exported_documents_its_arguments() -> None:
-    """Each argument of each public function and method is described, with what is returned."""
+def test_public_functions_document_their_arguments() -> None:
+    """Each public function and method describes its arguments and what it returns."""
     lacking = []
     for name, function in public_functions():
         text = function.__doc__ or ""
@@ -63,26 +63,26 @@ def test_what_is_exported_documents_its_arguments() -> None:
     assert len(dict(public_functions())) > 20
 
 
-def test_another_name_is_missing_as_in_any_module() -> None:
-    """What is not public is an AttributeError that says so."""
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    """A name that is not public raises the usual AttributeError."""
     with pytest.raises(AttributeError, match="module 'flowgauge' has no attribute 'Clock'"):
         flowgauge.Clock  # noqa: B018
 
 
-def test_importing_the_package_imports_nothing_else() -> None:
-    """`import flowgauge` costs nothing: each name is imported when it is used."""
+def test_importing_the_package_imports_none_of_its_modules() -> None:
+    """`import flowgauge` imports none of its modules: each name is imported when it is used."""
     code = "import sys, flowgauge; print([m for m in sys.modules if m.startswith('flowgauge.')])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
 
 
 def test_type_checkers_know_that_it_is_typed() -> None:
-    """The package has the marker that PEP 561 asks for."""
+    """The package has the marker that PEP 561 requires."""
     assert files("flowgauge").joinpath("py.typed").is_file()
 
 
-def test_options_have_a_prefix_of_their_own(pytester: pytest.Pytester) -> None:
-    """No option of the plugin can be that of another one, nor can its name inside of pytest."""
+def test_options_have_their_own_prefix(pytester: pytest.Pytester) -> None:
+    """All options begin with `--flow-`; those of a plugin without that prefix do not clash."""
     pytester.makeconftest(
         """
         def pytest_addoption(parser):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting: for a condition, with a guard that one setting scales."""
+"""Waiting for a condition, with a time limit that one setting scales."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from flowgauge.waiting import GUARD_SECONDS, SCALE, patience, wait_until
 
 @pytest.fixture(autouse=True)
 def _no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the scale of the run that this is a test of."""
+    """Remove the scale of the surrounding pytest run."""
     monkeypatch.delenv(SCALE, raising=False)
 
 
-def test_it_waits_for_the_condition_and_gives_its_value() -> None:
-    """The first true value is given; the condition is not asked again after it."""
+def test_it_waits_for_the_condition_and_returns_its_value() -> None:
+    """The first true value is returned; the condition is not called again after it."""
     values = iter([0, "", None, "there", "late"])
     assert wait_until(lambda: next(values), pause=0) == "there"
     assert next(values) == "late"
 
 
-def test_what_never_comes_is_named() -> None:
-    """What is waited for in vain is told, and in what state it was left if that is asked for."""
+def test_a_timeout_names_what_was_waited_for() -> None:
+    """The error names what was waited for, as a text or a function describes it.
+
+    The condition is called once even if there is no time to wait.
+    """
     with pytest.raises(TimeoutError, match=r"^waited 0\.01 s in vain for the worker$"):
         wait_until(lambda: False, "the worker", seconds=0.01, pause=0.001)
     asked: list[int] = []
@@ -32,13 +35,13 @@ def test_what_never_comes_is_named() -> None:
 
 
 def test_an_error_of_the_condition_is_raised() -> None:
-    """A condition that can't be asked is not asked for ever."""
+    """An exception that the condition raises is propagated."""
     with pytest.raises(ZeroDivisionError):
         wait_until(lambda: 1 / 0)
 
 
-def test_one_setting_scales_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is very slow sets one variable, and all guards are longer."""
+def test_one_setting_scales_all_time_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One environment variable lengthens all time limits, for a machine that is very slow."""
     assert (patience(), patience(20)) == (GUARD_SECONDS, 20)
     monkeypatch.setenv(SCALE, "2.5")
     assert (patience(), patience(20)) == (2.5 * GUARD_SECONDS, 50)

@@ -64,7 +64,7 @@ def test_memory_is_copied() -> None:
 
 
 def test_waiting_takes_the_time_that_was_asked_for() -> None:
-    """The kernel `wait` takes at least the 0.1 s asked for, and less than half in processor time."""
+    """The kernel `wait` takes at least the 0.1 s asked for, at most half of it on the processor."""
     start, used = time.perf_counter(), time.thread_time()
     work("wait", round(0.1 / WAIT_SECONDS))
     elapsed = time.perf_counter() - start
