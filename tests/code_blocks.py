@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code blocks of the README and of the pages, and how their commands run here."""
+"""The code blocks of the README and the pages in `docs/`, and how their commands run here."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BIN = Path(sys.executable).parent
 
 
 def blocks(language: str, page: str) -> list[str]:
-    """Return the blocks of a language on a page, given by its path from the root."""
+    """Return the blocks of a language on a page, whose path is relative to the root."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def arguments(command: str) -> list[str]:
-    """Return a command of a page as it runs in this environment."""
+    """Return the arguments that run a command of a page in this environment."""
     words = shlex.split(command)
     if words[:3] == ["uvx", "--from", "flowgauge"]:
         words = ["uv", "run", *words[3:]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Prefect server, commands on it, a browser to look with; how many examples are tried."""
+"""Fixtures: a real Prefect server, its commands, a browser. Also: how many examples are tried."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 
 class LoadedModules:
-    """Puts loaded modules back as they were, and never takes one away that is needed.
+    """Restores the loaded modules, and never removes one that is needed.
 
-    Pytester's own empties `sys.modules` for a moment. A thread that imports something in that
-    moment makes a second `importlib`, which has no `metadata`, and no plugin can be loaded.
+    Pytester's own class empties `sys.modules` for a moment. A thread that imports something in
+    that moment creates a second `importlib`, which has no `metadata`: no plugin can be loaded.
     """
 
     def __init__(self, preserve: Callable[[str], bool] = lambda name: False) -> None:
         self.preserve, self.saved = preserve, dict(sys.modules)
 
     def restore(self) -> None:
-        """Forget what was loaded since, and have all else as it was."""
+        """Remove the modules that were loaded since, and restore all others."""
         for name in set(sys.modules) - set(self.saved):
             if not self.preserve(name):
                 sys.modules.pop(name, None)
@@ -52,7 +52,7 @@ class LoadedModules:
 
 @pytest.fixture(scope="session", autouse=True)
 def gentle_pytester() -> Iterator[None]:
-    """Let `pytester` put modules back without a moment in which there are none."""
+    """Let `pytester` restore modules without a moment in which there are none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_pytest.pytester, "SysModulesSnapshot", LoadedModules)
         yield
@@ -60,14 +60,14 @@ def gentle_pytester() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the API of a server that schedules, finds late runs and acts on events.
+    """Yield the API URL of a server that schedules, finds late runs and acts on events.
 
-    On PostgreSQL: under load SQLite answers for a minute that it is locked.
+    It uses PostgreSQL: under load SQLite reports for a minute that it is locked.
     """
-    # Its log is kept here: a test that fails shows where it lies.
+    # The log of the server is kept here: a test that fails shows its path.
     home = tmp_path_factory.mktemp("live-server")
     with (
-        # Not among pytest's folders: each pytest that starts shuts them to PostgreSQL's own user.
+        # Not in pytest's folders: each pytest that starts denies PostgreSQL's user access to them.
         tempfile.TemporaryDirectory() as data,
         postgres(Path(data) / "data") as url,
         run_prefect_server(home, url, settings={"PREFECT_SERVER_UI_ENABLED": "true"}) as api,
@@ -77,7 +77,7 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_samples() -> Iterator[None]:
-    """Take Dask's profiler from clusters that tests start; see `dask_cluster.local_cluster`."""
+    """Disable Dask's profiler in clusters that tests start; see `dask_cluster.local_cluster`."""
     import dask
 
     with dask.config.set({"distributed.worker.profile.enabled": False}):
@@ -86,7 +86,7 @@ def no_samples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give a browser."""
+    """Yield a browser."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.fail("no browser to look with: apt-get install chromium", pytrace=False)
@@ -99,7 +99,7 @@ def browser() -> Iterator[Browser]:
 
 
 def environment(api: str, home: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of a process that knows one API and none of a person's settings."""
+    """Return the environment of a process that uses one API and none of the user's settings."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
     return {
         **inherited,
@@ -114,7 +114,7 @@ def environment(api: str, home: Path, **settings: str) -> dict[str, str]:
 
 @pytest.fixture
 def prefect(live_server: str, tmp_path: Path) -> Command:
-    """Run `prefect ...` against the live server, and return what it said."""
+    """Return a function that runs `prefect ...` against the live server and captures its output."""
 
     def run(*words: str, cwd: Path = tmp_path, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -131,7 +131,10 @@ def prefect(live_server: str, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
-    """Start `python ...` against the live server; what still runs is ended after the test."""
+    """Yield a function that starts `python ...` against the live server.
+
+    Processes that still run after the test are ended.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*words: str, cwd: Path = tmp_path, **settings: str) -> subprocess.Popen[bytes]:
@@ -159,9 +162,9 @@ def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave to the night what Prefect does on task runners that do as another one does.
+    """Run tests of facts only nightly on task runners that behave like another one.
 
-    What a pattern guarantees is proved on all of them; a fact is one of Prefect's engine.
+    A pattern's guarantees are proved on all task runners; a fact is about Prefect's engine.
     """
     if config.getoption("flow_runners"):
         return
@@ -174,9 +177,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
-    """On runners where a flow run takes long try the written example, which is a rich one.
+    """Try only the explicit example, which is a rich one, on runners where a flow run takes long.
 
-    Examples are drawn where they are cheap; and on all runners where they are drawn at random.
+    Examples are generated on the other runners, and on all runners if that is done at random.
     """
     test: Any = pyfuncitem.obj
     params = pyfuncitem.callspec.params if hasattr(pyfuncitem, "callspec") else {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patterns, guarantees, tests and the README's table exist together or not at all."""
+"""Patterns, guarantees, tests and the rows of the README's table all match each other."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ OTHER = replace(ONE, name="tasks/basics", guarantees=(Guarantee("name", "is give
 
 
 def test_every_pattern_keeps_the_rules() -> None:
-    """Every pattern of the catalogue has its header and works as the only file copied."""
+    """Every pattern of the catalogue has its header and can be copied alone."""
     assert problems(ROOT) == []
 
 
 def test_every_guarantee_is_proved_and_every_proof_is_of_a_guarantee() -> None:
-    """What the headers promise and state, and what the tests prove, are the same."""
+    """The guarantees and facts in the headers are exactly those that the tests prove."""
     assert guarantee_mismatches(load_catalogue(ROOT), TESTS) == []
 
 
 def test_every_guarantee_has_a_mutant_and_every_mutant_can_be_made() -> None:
-    """Each guarantee has a change that breaks it, which stands beside its tests."""
+    """Each guarantee has a mutant next to its tests, and every mutant can be made."""
     assert mutant_mismatches(load_catalogue(ROOT), TESTS) == []
 
 
 def test_every_pattern_has_a_row_in_the_readme_and_every_row_a_pattern() -> None:
-    """The README's table lists the catalogue, no more and no less."""
+    """The README's table lists exactly the patterns of the catalogue."""
     assert readme_mismatches(load_catalogue(ROOT), ROOT.parent / "README.md") == []
 
 
@@ -73,13 +73,13 @@ def test_the_costs_of_a_pattern_are_rows_of_the_report() -> None:
     written = "".join(file.read_text() for file in (ROOT.parent / "benchmarks").glob("test_*.py"))
     for pattern in load_catalogue(ROOT):
         for row in named_rows(pattern.costs):
-            # Where no run of most of an hour was made since it was written: "not measured yet".
+            # Not measured yet, if newer than the last reference run, which takes most of an hour.
             assert row in measured or f'"{row}"' in written, f"{pattern.name}: {row}"
 
 
 @pytest.fixture
 def tests_root(tmp_path: Path) -> Path:
-    """Give a folder of tests that proves all that the two patterns promise."""
+    """Return a folder of tests that prove all that the two patterns promise."""
     for file, names in {
         "retries/test_backoff.py": (("retries/backoff", "attempts"), ("retries/backoff", "delays")),
         "tasks/test_basics.py": (("tasks/basics", "name"),),
@@ -96,7 +96,7 @@ def tests_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def readme(tmp_path: Path) -> Path:
-    """Give a README whose table has a row for each of the two patterns."""
+    """Return a README whose table has a row for each of the two patterns."""
     file = tmp_path / "README.md"
     file.write_text(
         "See [retries](patterns/retries).\n\n"
@@ -108,28 +108,28 @@ def readme(tmp_path: Path) -> Path:
 
 
 def test_matching_trees_have_no_mismatch(tests_root: Path, readme: Path) -> None:
-    """Where everything has its counterpart, nothing is found."""
+    """If everything has its counterpart, no mismatch is found."""
     assert guarantee_mismatches((ONE, OTHER), tests_root) == []
     assert readme_mismatches((ONE, OTHER), readme) == []
     assert mirror_mismatches((ONE, OTHER), tests_root) == []
 
 
 def test_a_guarantee_without_a_test_is_found(tests_root: Path) -> None:
-    """A guarantee that no test proves is named."""
+    """A guarantee that no test proves is reported."""
     promising = replace(OTHER, guarantees=(*OTHER.guarantees, Guarantee("tags", "are kept.")))
     found = guarantee_mismatches((ONE, promising), tests_root)
     assert found == ['tasks/basics: no test proves "tags"']
 
 
-def test_a_proof_of_no_guarantee_is_found(tests_root: Path) -> None:
-    """A test that proves what no header promises is named."""
+def test_a_proof_without_a_guarantee_is_found(tests_root: Path) -> None:
+    """A test that proves something that no header promises is reported."""
     modest = replace(ONE, guarantees=ONE.guarantees[:1])
     found = guarantee_mismatches((modest, OTHER), tests_root)
     assert found == ['retries/backoff: a test proves "delays", which is not a guarantee']
 
 
-def test_a_fact_needs_the_test_of_a_fact(tests_root: Path) -> None:
-    """What Prefect does is proved by a `fact` mark, and not by one of a guarantee."""
+def test_a_fact_needs_a_test_marked_as_one(tests_root: Path) -> None:
+    """A fact about Prefect is proved by a test marked `fact`, not by one marked `guarantee`."""
     stated = replace(OTHER, guarantees=(), facts=(Fact("name", ("3.8",), "is given."),))
     assert guarantee_mismatches((ONE, stated), tests_root) == [
         'tasks/basics: no test proves "name"',
@@ -141,19 +141,19 @@ def test_a_fact_needs_the_test_of_a_fact(tests_root: Path) -> None:
 
 
 def test_a_pattern_without_a_row_is_found(readme: Path) -> None:
-    """A pattern that the README's table leaves out is named."""
+    """A pattern that the README's table lacks is reported."""
     found = readme_mismatches((ONE, OTHER, replace(ONE, name="flows/basics")), readme)
     assert found == ["flows/basics: no row [flows/basics](patterns/flows/basics.py) in README.md"]
 
 
 def test_a_row_without_a_pattern_is_found(readme: Path) -> None:
-    """A row of a pattern that does not exist is named."""
+    """A row of a pattern that does not exist is reported."""
     found = readme_mismatches((ONE,), readme)
     assert found == ["README.md: row [tasks/basics](patterns/tasks/basics.py) has no pattern"]
 
 
 def test_a_row_that_links_to_another_pattern_is_found(readme: Path) -> None:
-    """A row whose link leads to another file than its name says is a mismatch."""
+    """A row whose link leads to a different file than its name says is a mismatch."""
     readme.write_text(readme.read_text().replace("tasks/basics.py", "tasks/other.py"))
     assert readme_mismatches((ONE, OTHER), readme) == [
         "tasks/basics: no row [tasks/basics](patterns/tasks/basics.py) in README.md",
@@ -161,8 +161,8 @@ def test_a_row_that_links_to_another_pattern_is_found(readme: Path) -> None:
     ]
 
 
-def test_a_link_within_another_table_is_no_row(readme: Path) -> None:
-    """A pattern may be linked to from anywhere, under any words; a folder has no `.py`."""
+def test_a_link_in_another_table_is_not_a_row(readme: Path) -> None:
+    """Other tables may link to patterns under any text, and a row may link to a folder."""
     folder = replace(ONE, name="tasks/two_ways", path=Path("patterns/tasks/two_ways/two_ways.py"))
     readme.write_text(
         readme.read_text()
@@ -173,12 +173,12 @@ def test_a_link_within_another_table_is_no_row(readme: Path) -> None:
 
 
 def test_a_pattern_without_a_test_file_is_found(tests_root: Path) -> None:
-    """A pattern whose tests lie elsewhere, or nowhere, is named with the file it lacks."""
+    """A pattern without its test file is reported, with the path of that file."""
     (tests_root / "tasks" / "test_basics.py").unlink()
     found = mirror_mismatches((ONE, OTHER), tests_root)
     assert found == ["tasks/basics: no tests in tasks/test_basics.py"]
 
 
 def test_a_test_file_without_a_pattern_is_found(tests_root: Path) -> None:
-    """A test file that mirrors no pattern is named."""
+    """A test file that mirrors no pattern is reported."""
     assert mirror_mismatches((ONE,), tests_root) == ["tasks/test_basics.py: tests of no pattern"]

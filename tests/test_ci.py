@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `.ci/` does with the suites: every step is run, and what failed is told at the end."""
+"""What `.ci/` does with the suites: every step is run, and failures are listed at the end."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ STEPS = [
 
 
 @pytest.mark.parametrize("fails", ["", "run ruff check .", "run pytest --benchmark-only"])
-def test_a_failed_step_stops_no_other(
+def test_a_failed_step_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    """All steps are run in their order whatever fails, and one that failed fails the whole."""
+    """All steps run in order, whatever fails, and a failed step fails the whole run."""
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
     shutil.copy(ROOT / "README.md", tmp_path)
     commands = tmp_path / "bin"
@@ -60,7 +60,7 @@ def test_a_failed_step_stops_no_other(
 
 
 def test_what_failed_and_what_took_longest_is_listed(pytester: pytest.Pytester) -> None:
-    """The list names the tests that failed in any of the runs, and the slowest first."""
+    """The output lists the tests that failed in any of the runs, and all tests, slowest first."""
     pytester.makepyfile(
         "import pytest, time\n"
         "@pytest.fixture\n"
@@ -94,7 +94,7 @@ def test_what_failed_and_what_took_longest_is_listed(pytester: pytest.Pytester) 
     assert len(names) == 4
 
 
-def test_the_table_of_a_soak_is_of_the_whole_log(tmp_path: Path) -> None:
+def test_the_table_of_a_soak_covers_the_whole_log(tmp_path: Path) -> None:
     """Rounds of earlier calls count: a test that failed in any of them gives status 1."""
     log = tmp_path / "soak.jsonl"
     words = [sys.executable, str(ROOT / ".ci" / "soak"), "0", "--log", str(log)]
@@ -116,7 +116,7 @@ def test_the_table_of_a_soak_is_of_the_whole_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["mutation", "pin", "soak", "outcome.py"])
 def test_scripts_import_what_exists(script: str) -> None:
-    """What a script imports from flowgauge is there; the scripts are in no other check."""
+    """What a script imports from flowgauge exists; no other check covers the scripts."""
     tree = ast.parse((ROOT / ".ci" / script).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     for node in imports:

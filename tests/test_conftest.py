@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This repository's own settings of pytest: what they must not break, and what they leave out."""
+"""This repository's own pytest settings: what they must not break, and what they leave out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASKED = {
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Give a project with this one's settings, one test and one benchmark."""
+    """Return a project with this repository's settings, one test and one benchmark."""
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("tests", "benchmarks"):
@@ -46,7 +46,7 @@ def started(checkout: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *words],
         cwd=checkout,
-        # Not as a part of the run that this is a test of, where it is distributed.
+        # Not as a part of the surrounding run, if that is distributed.
         env={name: text for name, text in os.environ.items() if "XDIST" not in name},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,8 +54,8 @@ def started(checkout: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_pytest_tells_what_it_is_asked(checkout: Path) -> None:
-    """Whatever pytest is asked instead of running tests is answered, without a traceback."""
+def test_pytest_answers_what_it_is_asked(checkout: Path) -> None:
+    """Options that make pytest show something instead of running tests give no traceback."""
     (checkout / "benchmarks" / "test_timed.py").unlink()
     asked = {option: started(checkout, option) for option in ASKED}
     for option, process in asked.items():
@@ -65,8 +65,8 @@ def test_pytest_tells_what_it_is_asked(checkout: Path) -> None:
         assert "Traceback (most" not in printed, (option, printed)
 
 
-def test_benchmarks_alone_are_read_where_they_alone_are_asked_for(checkout: Path) -> None:
-    """`--benchmark-only` reads no file of tests, unless one is named."""
+def test_benchmark_only_imports_only_benchmarks(checkout: Path) -> None:
+    """`--benchmark-only` imports no file of tests, unless their folder is named."""
     (checkout / "tests" / "test_plain.py").write_text("raise RuntimeError('read')\n")
     runs = [
         (0, started(checkout, "--benchmark-only", "--co", "-q")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page from a notebook to a deployment, typed as it stands there and looked at."""
+"""The commands of the page from a notebook to a deployment, run as written, and their results."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Terminal = Callable[[str], subprocess.Popen[str]]
 
 
 def typed(block: str, api: str, folder: Path) -> subprocess.Popen[str]:
-    """Type a block of the page into a terminal of its own."""
+    """Start a block of the page in a separate shell."""
     block = block.replace("http://127.0.0.1:4200/api", api)
-    # `uv run` would find this environment too, a second later.
+    # `uv run` would find this environment too, but takes a second longer.
     shell = f'uv() {{ shift; "$@"; }}\n{block.strip()}'
     return subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", shell],
@@ -51,7 +51,7 @@ def typed(block: str, api: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def said(process: subprocess.Popen[str]) -> str:
-    """Return what a block printed, once it has ended well."""
+    """Return what a block printed, once it has succeeded."""
     output, _ = process.communicate(timeout=patience())
     assert process.returncode == 0, output
     return output
@@ -59,7 +59,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(live_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of the pipeline, copied and run once by hand."""
+    """Return the folder of the pipeline, which was copied and run once without a deployment."""
     empty = tmp_path_factory.mktemp("empty")
     output = said(typed(PIPELINE, live_server, empty))
     assert output.count("trained on month") == 3
@@ -68,23 +68,23 @@ def folder(live_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def triggered(live_server: str, folder: Path) -> str:
-    """Give what was printed when the deployed pipeline was triggered in both ways.
+    """Return what was printed when the deployed pipeline was triggered in both ways.
 
-    Its worker has ended: one that runs makes the pool anew that `REMOVE` deletes.
+    Its worker has ended: a running one would recreate the work pool that `REMOVE` deletes.
     """
     said(typed(DEPLOY, live_server, folder))
     worker = typed(WORKER, live_server, folder)
     try:
         return said(typed(TRIGGER, live_server, folder))
     finally:
-        # As Ctrl-C does: to all that the terminal runs.
+        # As Ctrl-C does: to all processes of the terminal.
         os.killpg(worker.pid, signal.SIGINT)
         worker.communicate(timeout=patience())
 
 
 @pytest.fixture(scope="module")
 def runs(live_server: str, triggered: str) -> list[dict[str, Any]]:
-    """Give the runs of the deployment as the API has them, the newest first."""
+    """Return the flow runs of the deployment from the API, the newest first."""
     wanted = {
         "deployments": {"name": {"any_": ["monthly"]}},
         "flows": {"name": {"any_": ["train-and-backtest"]}},
@@ -97,7 +97,7 @@ def runs(live_server: str, triggered: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Give an empty page of a laptop's size."""
+    """Yield an empty page of the size of a laptop's screen."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(1000 * patience())
     yield page
@@ -105,8 +105,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def kept(page: Page, file: Path) -> None:
-    """Take a picture of a page once nothing on it moves."""
-    # What turns for ever has no end, and is left as it is.
+    """Take a screenshot of a page once nothing on it moves."""
+    # An endless animation cannot be finished, and is left as it is.
     page.evaluate(
         "document.getAnimations().forEach(moving => { try { moving.finish() } catch {} })"
     )
@@ -127,15 +127,15 @@ def test_the_command_of_the_server_is_the_one_that_runs(live_server: str) -> Non
 
 
 def test_both_ways_to_trigger_run_the_pipeline(runs: list[dict[str, Any]]) -> None:
-    """The command line and plain HTTP each made a run, and a worker completed it."""
+    """The command line and plain HTTP each triggered a flow run, which a worker completed."""
     assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert {run["work_pool_name"] for run in runs} == {"training"}
-    # The second one found its months read and its models trained.
+    # The second run found its months already read and its models already trained.
     assert runs[0]["parameters"] == runs[1]["parameters"]
 
 
 def test_metrics_are_read_back(live_server: str, triggered: str, folder: Path) -> None:
-    """The metrics that the client prints are the table of the run, and those in the registry."""
+    """Each metric in the run's table was printed by the client and is in the registry."""
     wanted = {"artifacts": {"key": {"any_": ["backtest"]}}}
     artifacts = httpx.post(
         f"{live_server}/artifacts/latest/filter", json=wanted, timeout=patience()
@@ -148,10 +148,10 @@ def test_metrics_are_read_back(live_server: str, triggered: str, folder: Path) -
 
 
 @pytest.mark.leaves("threads", reason="Playwright's event loop leaves its idle ones")
-def test_the_run_is_seen(
+def test_the_run_is_shown_in_the_ui(
     live_server: str, runs: list[dict[str, Any]], page: Page, pytestconfig: pytest.Config
 ) -> None:
-    """Prefect's page of the run shows its graph and its artifacts; what is seen is kept."""
+    """Prefect's page of the flow run shows its graph and its artifacts; screenshots are kept."""
     shots = Path(pytestconfig.getoption("flow_report_dir") or "reports/latest") / "screenshots"
     address = f"{live_server.removesuffix('/api')}/runs/flow-run/{runs[-1]['id']}"
     with page.expect_response(lambda answer: "/graph-v2" in answer.url) as graph:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages in `docs/`: what they tell people to type works, and nothing public is left out."""
+"""The pages in `docs/`: their commands work, and nothing public is left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEPLOYMENT = "docs/tutorial/notebook_to_deployment.md"
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    """No page has commands or Python that nothing runs (`test_deployed_pipeline.py` has one)."""
+    """No page has code that no test runs (`test_deployed_pipeline.py` has one of the pages)."""
     run = {COPYING, FIRST_TEST, CHOOSING, COMPARING, CLUSTER, DEPLOYMENT}
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
     typed = {
@@ -41,7 +41,7 @@ def test_every_block_is_run_by_a_test() -> None:
 def test_a_pattern_is_listed_shown_copied_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands to copy patterns work in the order in which they stand."""
+    """The commands to copy patterns work in the order in which they are written."""
     monkeypatch.chdir(tmp_path)
     (block,) = blocks("console", COPYING)
     for command in block.splitlines():
@@ -51,8 +51,10 @@ def test_a_pattern_is_listed_shown_copied_and_compared(
         assert text == (ROOT / "patterns" / f"{name}.py").read_text()
 
 
-def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command asks the committed run where there is no newer one, and names a task runner."""
+def test_advice_comes_from_the_reference_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command uses the committed run if there is no newer one, and recommends a task runner."""
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "reference").symlink_to(ROOT / "reports" / "reference")
     monkeypatch.chdir(tmp_path)
@@ -61,7 +63,7 @@ def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.Mo
         arguments(command.strip()), check=True, capture_output=True, text=True, timeout=patience()
     )
     assert done.stdout.startswith("costs from reports/reference/results.json, measured ")
-    # Which one of those whose tasks run in processes, the last reference run says.
+    # Which of the runners that use processes it is depends on the last reference run.
     assert re.search(
         "^recommended: (lean-processes|lean-dask|processes|dask-processes),? ",
         done.stdout,
@@ -69,10 +71,10 @@ def test_advice_is_had_from_the_reference(tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_the_reference_report_is_made_again(
+def test_the_reference_report_is_reproduced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command to make a report again gives the report that is committed, and no other one."""
+    """The command to recreate a report reproduces the committed report exactly."""
     (tmp_path / "reports").symlink_to(ROOT / "reports")
     monkeypatch.chdir(tmp_path)
     (block,) = blocks("console", COMPARING)
@@ -84,7 +86,7 @@ def test_the_reference_report_is_made_again(
 
 @contextmanager
 def running(command: list[str]) -> Iterator[None]:
-    """Run a program until the block ends."""
+    """Run a program until the `with` block ends."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -97,7 +99,7 @@ def running(command: list[str]) -> Iterator[None]:
 def test_the_first_test_of_ones_own_flow(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tutorial's test passes as it stands, in a project without settings."""
+    """The tutorial's test passes as written, in a project without settings."""
     (example,) = blocks("python", FIRST_TEST)
     (command,) = blocks("console", FIRST_TEST)
     _, *words = arguments(command.strip())
@@ -109,9 +111,9 @@ def test_the_first_test_of_ones_own_flow(
 
 @pytest.mark.nightly
 def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
-    """The commands for one's own cluster run tests in its workers, and the cluster runs on.
+    """With the commands for an existing cluster, tests run in its workers, and it keeps running.
 
-    The tutorial's test of one's own flow is one of them, as it stands.
+    The tutorial's test is one of them, as written.
     """
     from distributed import Client
 
@@ -163,7 +165,7 @@ def test_every_pattern_has_a_page_with_all_that_it_guarantees(tmp_path: Path) ->
 
 
 def test_every_option_fixture_and_mark_of_the_plugin_is_listed() -> None:
-    """What the reference lists is what the plugin's files define, and each entry says something."""
+    """The reference lists exactly what the plugin's files define, and no entry is empty."""
     source = "".join(file.read_text() for file in (ROOT / "flowgauge" / "plugin").glob("*.py"))
     names = {re.split("[= ]", name)[0]: text for name, text in options()}
     assert names.keys() == set(re.findall(r'^ +"(--flow-[a-z-]+)"', source, re.MULTILINE))
@@ -176,6 +178,6 @@ def test_every_option_fixture_and_mark_of_the_plugin_is_listed() -> None:
 
 
 def test_every_public_name_is_on_the_page_for_python() -> None:
-    """What `flowgauge` exports is documented, and nothing else is called public."""
+    """The page documents exactly the names that `flowgauge` exports."""
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
     assert set(re.findall(r":: flowgauge\.(\w+)$", page, re.MULTILINE)) == set(flowgauge.__all__)

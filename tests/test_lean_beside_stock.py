@@ -46,20 +46,20 @@ Pair = tuple[TaskRunner[Any], TaskRunner[Any]]
 
 @pytest.fixture(params=[pytest.param(name, marks=SAME[name]) for name in LEAN])
 def pair_names(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Give the names of a stock task runner and of the lean one in its place."""
+    """Return the names of a stock task runner and of the lean one that replaces it."""
     return RUNNERS[request.param].stock, request.param
 
 
 @pytest.fixture
 def pair(pair_names: tuple[str, str], started_runners: StartedRunners) -> Pair:
-    """Give the two."""
+    """Return the two task runners."""
     stock, lean = map(started_runners.task_runner, pair_names)
     return stock, lean
 
 
 @pytest.mark.nightly
-def test_tasks_that_run_others(pair: Pair) -> None:
-    """Tasks that submit, map or define tasks, or run a flow, leave the same on the server."""
+def test_tasks_that_run_other_tasks(pair: Pair) -> None:
+    """Tasks that submit, map or define tasks, or run a flow, have the same outcome on both."""
     steps: list[Step] = []
     for number, kind in enumerate(NESTED):
         before = (number - 1,) if number else ()
@@ -77,13 +77,13 @@ PLAN: Plan = (
 
 @pytest.mark.nightly
 def test_async_flows_that_are_retried(pair: Pair) -> None:
-    """So does an async flow that fails, and is tried again."""
+    """An async flow that fails and is retried has the same outcome on both."""
     assert_same_on_both(*pair, PLAN, run=follow_again)
 
 
 @task(cache_policy=TASK_SOURCE + INPUTS, refresh_cache=True, persist_result=True)
 def keyed(numbers: list[int]) -> int:
-    """Be stored by source and inputs."""
+    """Return a result that is stored by source and inputs."""
     return len(numbers)
 
 
@@ -102,7 +102,7 @@ def test_cache_keys(pair: Pair) -> None:
 
 
 def make_assets(runner: TaskRunner[Any]) -> str:
-    """Make an asset from another, and return what their names begin with."""
+    """Make an asset from another, and return the prefix of their names."""
     prefix = f"drawn://{uuid.uuid4()}/"
 
     @materialize(prefix + "raw")
@@ -124,7 +124,7 @@ def make_assets(runner: TaskRunner[Any]) -> str:
 
 
 def told_of_assets(prefix: str) -> list[Any]:
-    """Return what the server has been told of them."""
+    """Return the events about these assets that the server has received."""
     chosen = {"resource": {"id": [prefix + "raw", prefix + "clean"]}}
     with get_client(sync_client=True) as client:
         answer = client.request("POST", "/events/filter", json={"filter": chosen}).json()
@@ -145,7 +145,7 @@ def told_of_assets(prefix: str) -> list[Any]:
 
 @pytest.mark.e2e
 def test_assets(pair: Pair) -> None:
-    """The server is told the same of assets that tasks make and read, with their metadata."""
+    """Both runners report the same events and metadata of assets that tasks make and read."""
     # A stock process pool does not tell its workers which assets a task reads.
     most = 2 if isinstance(pair[0], ProcessPoolTaskRunner) else 3
     theirs, ours = map(make_assets, pair)
@@ -163,8 +163,8 @@ def see(parcel: str) -> Any:
 
 @pytest.mark.guarantee("task_runners/lean_dask", "apart")
 @pytest.mark.guarantee("task_runners/lean_process_pool", "apart")
-def test_flow_runs_at_a_time(pair: Pair) -> None:
-    """Flow runs on one task runner at a time have their own run, settings and tags in tasks."""
+def test_concurrent_flow_runs(pair: Pair) -> None:
+    """Tasks of concurrent flow runs on a task runner see their own run, settings and tags."""
 
     def seen(number: int) -> Any:
         with temporary_settings({PREFECT_RUNNER_POLL_FREQUENCY: 100 + number}):
@@ -179,11 +179,11 @@ def test_flow_runs_at_a_time(pair: Pair) -> None:
 def end_from_outside(
     name: str, folder: Path, api: str, scheduler: str
 ) -> tuple[int, str, set[str], int]:
-    """Run a flow in a process of its own, and send it SIGTERM while two of its tasks run.
+    """Run a flow in a separate process, and send it SIGTERM while two of its tasks run.
 
     Returns:
-        The exit code, the flow run's state, those of its task runs, and how many tasks began
-        until the process had ended, which on a pool waits for those that run.
+        The exit code, the flow run's state, those of its task runs, and how many tasks had begun
+        when the process ended (on a pool, before it ended: it waits for tasks that run).
     """
     is_pool = "dask" not in name
     folder.mkdir()
@@ -220,7 +220,7 @@ def end_from_outside(
 
 
 def keys_at(dask_scheduler: Any) -> int:
-    """Return how much a Dask scheduler keeps for somebody."""
+    """Return how many tasks a Dask scheduler still holds."""
     return len(dask_scheduler.tasks)
 
 
@@ -231,7 +231,7 @@ def test_flow_runs_that_are_ended_from_outside(
     prefect_server: str,
     tmp_path: Path,
 ) -> None:
-    """They end as on the stock runner, tasks that wait don't start, and nothing stays at Dask."""
+    """On SIGTERM they end as on the stock runner; no waiting task starts; Dask keeps nothing."""
     scheduler = started_runners.dask_scheduler("dask-processes")
     theirs, ours = (
         end_from_outside(name, tmp_path / name, prefect_server, scheduler) for name in pair_names

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever breaks a pattern breaks a test of the guarantee that is broken."""
+"""A change that breaks a guarantee of a pattern fails a test of that guarantee."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowgauge.catalogue.mutants import Mutant, copy_checkout, mutants, proving_
 ROOT = catalogue_root(Path(__file__).parent).parent
 TESTS = ROOT / "tests" / "patterns"
 HANGS = 500
-"""Seconds that no tests of one guarantee take; less than a test may."""
+"""More seconds than the tests of any guarantee take, but fewer than a test may take."""
 
 
 @pytest.mark.nightly
@@ -31,6 +31,6 @@ def test_a_mutant_fails_a_test_of_the_guarantee_that_it_breaks(
     mutant.apply(pattern.path.parent)
     nodes = [f"tests/patterns/{node}" for node in proving_tests(mutant, TESTS)]
     assert nodes, "no test of this guarantee"
-    # One that hangs is told as such, and not by the end of this process.
+    # A mutant that hangs is reported as such, before this process is ended.
     ended = run_tests(copy, nodes, mutant.runner or "threads", seconds=HANGS)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every pattern runs by itself, as the only file that was copied."""
+"""Every pattern runs by itself if nothing else is copied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = ("deployments/", "pipelines/")
 
 
 def run_as_script(script: Path, printed: Path, api: str) -> None:
-    """Run a file as `python script.py` would, where nothing of this repository can be imported."""
+    """Run a file as `python script.py` would, with nothing of this repository importable."""
     os.environ["PREFECT_API_URL"] = api
     forget_user_settings()
     os.chdir(script.parent)
@@ -37,7 +37,7 @@ def run_as_script(script: Path, printed: Path, api: str) -> None:
 
 
 CASES = [
-    # Those start servers and workers of their own, or train models; end-to-end tests do, too.
+    # These start their own servers and workers, or train models, as end-to-end tests also do.
     pytest.param(
         pattern, id=pattern.name, marks=[pytest.mark.nightly] * pattern.name.startswith(LONG)
     )
@@ -49,7 +49,7 @@ CASES = [
 def test_a_copied_pattern_shows_what_it_does(
     pattern: Pattern, prefect_server: str, tmp_path: Path
 ) -> None:
-    """A pattern copied alone runs as a script, and prints what it showed."""
+    """A pattern copied alone runs as a script, and prints something."""
     printed = tmp_path / "printed.txt"
     script = copy(pattern, tmp_path, pattern.path.stem)
     # Forked from a process that has Prefect imported: a new interpreter takes seconds for that.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `conftest.py` makes of pytest's own `pytester`."""
+"""How `conftest.py` changes pytest's own `pytester`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 
 
 class Modules(dict[str, ModuleType]):
-    """Loaded modules, which note what was ever missing among them."""
+    """Loaded modules, which record each name that was ever removed."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.missed: set[str] = set()
 
     def clear(self) -> None:
-        """Empty them."""
+        """Remove all modules."""
         self.missed.update(self)
         super().clear()
 
     def pop(self, name: str, *default: Any) -> Any:
-        """Take one away."""
+        """Remove one module."""
         self.missed.add(name)
         return super().pop(name, *default)
 
@@ -32,10 +32,10 @@ class Modules(dict[str, ModuleType]):
         super().__delitem__(name)
 
 
-def test_no_module_is_missing_while_they_are_put_back(
+def test_no_module_is_missing_while_modules_are_restored(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The modules that a test of pytester loaded go, and no other is away for a moment."""
+    """Modules that a test with pytester loaded are removed, and no other is, even for a moment."""
     before = dict(sys.modules)
     modules = Modules(before, loaded_by_a_test=ModuleType("loaded_by_a_test"))
     with monkeypatch.context() as patch:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front page: it is short, its figures are true, its links lead somewhere, its code runs."""
+"""The front page is short, its figures are correct, its links work, and its code runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ README = (ROOT / "README.md").read_text()
 RUNNERS = {"task_runner", "runner_name"}
 
 
-def test_it_is_a_front_page() -> None:
-    """It has less than 120 lines."""
+def test_the_readme_is_short() -> None:
+    """The README has fewer than 120 lines."""
     assert len(README.splitlines()) < 120
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/index.md"])
 def test_links_within_the_repository_lead_somewhere(page: str) -> None:
-    """Each relative link names a file or folder; the catalogue's pages are written when built."""
+    """Each relative link leads to a file or folder; only the catalogue's index is built later."""
     linked = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
     folder = (ROOT / page).parent
     missing = {link for link in linked if not (folder / link).exists()}
@@ -33,7 +33,7 @@ def test_links_within_the_repository_lead_somewhere(page: str) -> None:
 
 
 def test_every_command_is_run_by_a_test_or_by_ci() -> None:
-    """Its commands are those of `.ci/run`, and those that copy a pattern."""
+    """The README's commands are those of `.ci/run` and those to list, show and copy a pattern."""
     benchmarks, tests, copying = blocks("console", "README.md")
     assert (benchmarks, tests) == (
         "pip install uv && uv run pytest --benchmark-only\n",
@@ -46,7 +46,7 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
 def test_a_pattern_is_listed_shown_and_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands to copy a pattern work in the order in which they stand."""
+    """The commands to copy a pattern work in the order in which they are written."""
     monkeypatch.chdir(tmp_path)
     for command in blocks("console", "README.md")[2].splitlines():
         subprocess.run(arguments(command), check=True, capture_output=True, timeout=patience())
@@ -55,7 +55,7 @@ def test_a_pattern_is_listed_shown_and_copied(
 
 
 def counted(tests: Path) -> str:
-    """Return the sentence on how much is proved where."""
+    """Return the sentence on how many guarantees and facts are proved by which suite."""
     proved: dict[tuple[str, str, str], list[Proof]] = {}
     for proof in proofs(tests):
         proved.setdefault((proof.kind, proof.pattern, proof.id), []).append(proof)
@@ -77,13 +77,13 @@ def counted(tests: Path) -> str:
 
 
 def test_the_readme_counts_what_is_proved_where() -> None:
-    """How many guarantees are proved by which suite, and on all task runners, is true."""
+    """The README's counts of guarantees, per suite and on all runners, and of facts are right."""
     assert counted(ROOT / "tests" / "patterns") in README
 
 
 @pytest.mark.e2e
 def test_ones_own_flows(pytester: pytest.Pytester) -> None:
-    """The README's test of one's own flow passes as it stands, in a project without settings."""
+    """The README's example test passes as written, in a project without settings."""
     (example,) = blocks("python", "README.md")
     pytester.makepyfile(test_example=example)
     result = pytester.runpytest_subprocess("--flow-runners", "sequential,threads,processes")

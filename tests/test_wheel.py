@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed does all that a checkout does for people who copy patterns."""
+"""The installed wheel does all that a checkout does for people who copy patterns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the Python of an environment with the wheel and what it requires, no extras."""
+    """Return the Python of an environment with the wheel and its requirements, without extras."""
     folder = tmp_path_factory.mktemp("wheel")
     found = folder / "environment" / "bin" / "python"
 
@@ -37,7 +37,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_about_patterns_works_without_a_checkout(
     python: Path, tmp_path: Path
 ) -> None:
-    """In a project that is not ours, patterns are found, shown with figures, copied and renewed."""
+    """Without a checkout, patterns are found, shown with figures, copied, compared and updated."""
     said = ""
 
     def flowgauge(*words: str, status: int = 0) -> str:
@@ -77,6 +77,6 @@ def test_every_command_about_patterns_works_without_a_checkout(
     flowgauge("update", "mine/backoff.py", "--force")
     assert flowgauge("diff", "retries/backoff", "mine/backoff.py") == ""
     assert len(backoff.read_text().splitlines()) - len(code.splitlines()) == 5
-    # Fits are made with SciPy, which is no small thing to install for who copies a file.
+    # Fits need SciPy, which is too large a dependency for people who only copy a file.
     flowgauge("advise", "--task-ms", "40", "--tasks", "2000", status=2)
     assert 'pip install "flowgauge[benchmark]"' in said
