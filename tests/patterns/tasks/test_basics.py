@@ -34,7 +34,7 @@ shapes = st.recursive(
 
 
 def recorded(task_run_id: Any) -> TaskRun:
-    """Return a task run when the server has it in a final state; it hears of it as an event."""
+    """Return a task run once the server has it in a final state; it learns of this by an event."""
     with get_client(sync_client=True) as client:
 
         def final() -> TaskRun | None:
@@ -48,8 +48,8 @@ def recorded(task_run_id: Any) -> TaskRun:
 
 
 @pytest.mark.fact(NAME, "call")
-def test_a_called_task_is_a_function() -> None:
-    """A called task returns what its function returns and raises what it raises, anywhere."""
+def test_a_called_task_behaves_like_its_function() -> None:
+    """A called task returns and raises what its function does, inside and outside a flow."""
 
     @flow
     def weigh_in_a_flow(parcel: str) -> int:
@@ -63,7 +63,7 @@ def test_a_called_task_is_a_function() -> None:
 
 @pytest.mark.fact(NAME, "plain")
 def test_fn_runs_without_prefect() -> None:
-    """`.fn` is the function alone; it runs without Prefect, so no task run is recorded."""
+    """`.fn` is the plain function; it runs without Prefect, so no task run is recorded."""
 
     @task
     def run_id() -> object:
@@ -81,7 +81,7 @@ def test_fn_runs_without_prefect() -> None:
 
 @pytest.mark.guarantee(NAME, "record")
 def test_a_task_run_is_recorded(task_runner: TaskRunner[Any]) -> None:
-    """A task run is recorded under its templated name, with tags, final state and flow run."""
+    """A task run is recorded under its templated name, with its tags, final state and flow run."""
 
     @flow(task_runner=task_runner)
     def weighs() -> tuple[Any, Any]:
@@ -103,7 +103,7 @@ def test_a_task_run_is_recorded(task_runner: TaskRunner[Any]) -> None:
 @given(cases=st.lists(shapes, min_size=3, max_size=3))
 @example(cases=[7, [1, {"a": [2, 3]}, []], {"a": 4, "b": {"ab": [5, [6]]}}])
 def test_futures_arrive_as_values(task_runner: TaskRunner[Any], cases: list[Any]) -> None:
-    """Futures among the arguments, also inside lists and dicts, arrive as their values."""
+    """Futures among the arguments, even inside lists and dicts, arrive as their values."""
 
     @task
     def echo(value: Any) -> Any:
@@ -134,22 +134,22 @@ def test_futures_arrive_as_values(task_runner: TaskRunner[Any], cases: list[Any]
 
 @pytest.mark.guarantee(NAME, "postage")
 @pytest.mark.runners("sequential", "threads")
-def test_the_flow_adds_up_futures(task_runner: TaskRunner[Any]) -> None:
-    """`post` returns what all parcels cost together."""
+def test_the_flow_returns_the_total_postage(task_runner: TaskRunner[Any]) -> None:
+    """`post` returns the total postage of all parcels."""
     assert post.with_options(task_runner=task_runner)(["book", "lamp", "piano"]) == 26
 
 
 @pytest.mark.guarantee(NAME, "postage")
 @pytest.mark.runners("sequential", "threads", "processes")
-def test_the_flow_says_why_a_parcel_cannot_be_weighed(task_runner: TaskRunner[Any]) -> None:
-    """`post` raises why a parcel has no weight."""
+def test_the_flow_raises_why_a_parcel_cannot_be_weighed(task_runner: TaskRunner[Any]) -> None:
+    """`post` raises the error that says why a parcel could not be weighed."""
     with pytest.raises(ValueError, match="there is no parcel"):
         post.with_options(task_runner=task_runner)(["book", ""])
 
 
 @pytest.mark.fact(NAME, "upstream")
 def test_a_task_after_a_failed_one_never_runs(task_runner: TaskRunner[Any]) -> None:
-    """A task that is given the future of a failed one never runs, and does not say why."""
+    """A task that receives the future of a failed one never runs; its error does not say why."""
 
     @flow(task_runner=task_runner)
     def prices() -> str:
@@ -161,8 +161,8 @@ def test_a_task_after_a_failed_one_never_runs(task_runner: TaskRunner[Any]) -> N
 
 
 @pytest.mark.fact(NAME, "hints")
-def test_hints_of_a_task_are_not_checked() -> None:
-    """Arguments of a task are passed as they are, where a flow converts them."""
+def test_type_hints_of_a_task_are_not_checked() -> None:
+    """A task receives its arguments as they are, whereas a flow converts them."""
 
     def same(number: int) -> list[object]:
         return [number]
@@ -173,7 +173,7 @@ def test_hints_of_a_task_are_not_checked() -> None:
 
 
 @pytest.mark.fact(NAME, "surface")
-def test_a_failure_surfaces_when_asked_for(task_runner: TaskRunner[Any]) -> None:
+def test_a_failure_is_raised_by_result(task_runner: TaskRunner[Any]) -> None:
     """`submit` does not raise what the task raises; `.result()` does."""
     got_past_submit = []
 
@@ -189,8 +189,8 @@ def test_a_failure_surfaces_when_asked_for(task_runner: TaskRunner[Any]) -> None
 
 
 @pytest.mark.fact(NAME, "inspect")
-def test_a_failure_can_be_looked_at(task_runner: TaskRunner[Any]) -> None:
-    """A failed task gives its error or its state on request, and nothing is raised."""
+def test_a_failure_can_be_inspected(task_runner: TaskRunner[Any]) -> None:
+    """The error or the state of a failed task is returned on request, and nothing is raised."""
 
     @flow(task_runner=task_runner)
     def weighs() -> str:
@@ -203,8 +203,8 @@ def test_a_failure_can_be_looked_at(task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "kept")
-def test_the_flow_keeps_what_worked_and_why_the_rest_did_not(task_runner: TaskRunner[Any]) -> None:
-    """`weigh_what_can_be` returns what each parcel weighs or why it could not be weighed."""
+def test_the_flow_returns_each_weight_or_error(task_runner: TaskRunner[Any]) -> None:
+    """`weigh_what_can_be` returns each parcel's weight, or the error that says why it has none."""
     weights = weigh_what_can_be.with_options(task_runner=task_runner)(["book", "", "piano"])
     book, nothing, piano = weights
     assert (book, piano) == (4, 5)
@@ -213,12 +213,12 @@ def test_the_flow_keeps_what_worked_and_why_the_rest_did_not(task_runner: TaskRu
 
 
 async def opened(task_runner: TaskRunner[Any], door: Path, wait: Callable[[Any], Any]) -> bool:
-    """Say whether an event loop opens a door while its flow waits for a task.
+    """Return whether an event loop opens a door while its flow waits for a task.
 
     Args:
-        task_runner: What runs the task, which ends when the door is open or after a while.
-        door: The file that the event loop makes.
-        wait: What waits for the future of the task.
+        task_runner: Runs the task, which ends once the door is open or after a while.
+        door: The file that the event loop creates.
+        wait: Waits for the future of the task.
     """
     seconds = 0.2 if wait is blocking_result else patience() / 10
 
@@ -242,28 +242,28 @@ async def opened(task_runner: TaskRunner[Any], door: Path, wait: Callable[[Any],
 
 
 async def blocking_result(future: Any) -> Any:
-    """Return the result of a future as a sync flow gets it."""
+    """Return the result of a future as a sync flow would get it."""
     return future.result()
 
 
 @pytest.mark.guarantee(NAME, "async")
 @pytest.mark.runners("threads", "processes", "dask-threads")
-def test_the_event_loop_goes_on(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """The event loop goes on while `result_of` waits."""
+def test_the_event_loop_keeps_running(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """The event loop keeps running while `result_of` waits."""
     assert asyncio.run(opened(task_runner, tmp_path / "door", result_of))
 
 
 @pytest.mark.fact(NAME, "blocking")
 @pytest.mark.runners("threads")
-def test_the_event_loop_stands_still(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """`.result()` in an async flow stops the event loop until the task ends."""
+def test_result_blocks_the_event_loop(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """`.result()` in an async flow blocks the event loop until the task ends."""
     assert not asyncio.run(opened(task_runner, tmp_path / "door", blocking_result))
 
 
 @pytest.mark.guarantee(NAME, "async")
 @pytest.mark.runners("sequential", "threads")
-def test_the_async_flow_adds_up_futures(task_runner: TaskRunner[Any]) -> None:
-    """`post_async` returns what all parcels cost together, and fails like `post`."""
+def test_the_async_flow_returns_the_total_postage(task_runner: TaskRunner[Any]) -> None:
+    """`post_async` returns the total postage of all parcels, and fails like `post`."""
     flow_of_runner = post_async.with_options(task_runner=task_runner)
     assert asyncio.run(flow_of_runner(["book", "lamp", "piano"])) == 26
     with pytest.raises(ValueError, match="there is no parcel"):
@@ -276,7 +276,7 @@ def ran(
     wait_for: Callable[[Any], object],
     seconds: float = 0.15,
 ) -> int:
-    """Return how many of 12 tasks, of so many seconds, have run when their flow is Completed."""
+    """Return how many of 12 tasks, each `seconds` long, have run when their flow is Completed."""
 
     @task
     def drop_off(number: int) -> None:
@@ -293,8 +293,8 @@ def ran(
 
 
 @pytest.mark.fact(NAME, "waited")
-def test_what_is_waited_for_has_run(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """`wait` returns when all twelve tasks that it is given have run, few at a time."""
+def test_tasks_that_are_waited_for_have_run(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """`wait` returns only when all twelve tasks passed to it have run."""
     assert ran(task_runner, tmp_path, wait) == 12
 
 
@@ -304,16 +304,16 @@ def test_what_is_waited_for_has_run(task_runner: TaskRunner[Any], tmp_path: Path
     runners=("threads", "processes", "dask-threads", "dask-processes"),
     reason="nothing is queued: each task has run when `submit` returns",
 )
-def test_what_is_not_waited_for_is_dropped(
+def test_tasks_that_are_not_waited_for_are_dropped(
     task_runner: TaskRunner[Any], runner_name: str, tmp_path: Path
 ) -> None:
-    """A flow that does not wait ends Completed though some of its tasks never ran."""
+    """A flow that does not wait ends Completed although some of its tasks never ran."""
 
     def all_ran(seconds: float) -> bool:
         folder = tmp_path / str(seconds)
         folder.mkdir()
         return ran(task_runner, folder, lambda futures: None, seconds) == 12
 
-    # A flow takes time to end, how long is the machine's; tasks that take longer are dropped.
+    # How long a flow takes to end depends on the machine; tasks that take longer are dropped.
     lengths = (0.01,) if runner_name == "sequential" else (0.3, 3, 30)
     assert not all(map(all_ran, lengths))

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "tasks/timeout"
 NEVER = 3600
-"""Seconds that a body blocks which is to be ended long before any wait here is given up."""
+"""Seconds for a body to block, or for a deadline, that no test should ever wait out."""
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(),
@@ -46,7 +46,7 @@ values = st.recursive(
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there and not only waiting to be reaped."""
+    """Return whether a process exists and is not just waiting to be reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -56,7 +56,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until_gone(*pids: int) -> None:
-    """Wait for killed processes: the kernel may take a moment."""
+    """Wait until killed processes are gone: the kernel may take a moment."""
     try:
         wait_until(lambda: not any(map(is_running, pids)), f"the end of {pids}", seconds=60)
     except TimeoutError:
@@ -72,7 +72,7 @@ def test_a_blocking_body_is_ended(task_runner: TaskRunner[Any]) -> None:
     @task
     @ends_after(0.2)
     def block() -> str:
-        # By itself it would end soon after its deadline: five seconds late is not in time.
+        # Left alone, it would end after 4 seconds: a deadline enforced later fails the test.
         time.sleep(4)
         return "ended by itself"
 
@@ -82,7 +82,7 @@ def test_a_blocking_body_is_ended(task_runner: TaskRunner[Any]) -> None:
         error = future.result(raise_on_failure=False)
         return str(future.state.name), error
 
-    for _ in range(3):  # this machine may stand still for as long
+    for _ in range(3):  # the machine may stall for that long
         name, error = blocks()
         if name == "TimedOut":
             break
@@ -91,17 +91,17 @@ def test_a_blocking_body_is_ended(task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "deadline")
-def test_what_a_blocking_body_printed_is_shown(
+def test_the_output_of_a_blocking_body_is_shown(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a body printed before its deadline is on stderr, wherever Python buffers it."""
+    """What a body printed before its deadline is on stderr, even if Python would buffer it."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
     def block() -> None:
         print("step 1 done")
         time.sleep(NEVER)
 
-    # The body must have begun, and a process of Python may take long to start.
+    # The body must have begun by then, and a Python process may take long to start.
     for seconds in (1, 10, 100):
         with pytest.raises(TimeoutError):
             ends_after(seconds)(block)()
@@ -111,7 +111,7 @@ def test_what_a_blocking_body_printed_is_shown(
 
 
 def blocking(pids: Path) -> Callable[[], None]:
-    """Return a body that starts a process, notes the ids of both and blocks."""
+    """Return a body that starts a process, writes the ids of both to a file and blocks."""
 
     def block() -> None:
         grandchild = subprocess.Popen(["sleep", str(NEVER)])
@@ -130,14 +130,14 @@ def wait_until_all_gone(pids: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "nothing-left")
 def test_no_process_is_left(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """At the deadline the body's process is ended, and so are those that it started."""
+    """At the deadline the body's process and those that it started are ended."""
     pids = tmp_path / "pids"
 
     @flow(task_runner=task_runner)
     def blocks(seconds: float) -> None:
         task(ends_after(seconds)(blocking(pids))).submit().wait()
 
-    # The body must have begun, and a process of Python may take long to start.
+    # The body must have begun by then, and a Python process may take long to start.
     for seconds in (1, 10, 100):
         blocks(seconds)
         if pids.exists():
@@ -186,13 +186,13 @@ def test_a_body_that_dies_leaves_no_process(tmp_path: Path) -> None:
 
 
 def block_with_a_deadline(pids: Path) -> None:
-    """Call a blocking body that would be ended much later."""
+    """Call a blocking body whose deadline is far off."""
     ends_after(NEVER)(blocking(pids))()
 
 
 @pytest.mark.guarantee(NAME, "orphaned")
-def test_no_process_is_left_by_one_that_is_killed(tmp_path: Path) -> None:
-    """When the process of the task is killed, the body's and those it started end as well."""
+def test_killing_the_task_leaves_no_process(tmp_path: Path) -> None:
+    """When the task's process is killed, the body's process and those it started end as well."""
     pids = tmp_path / "pids"
     process = preloaded_context().Process(target=block_with_a_deadline, args=(pids,))
     process.start()
@@ -203,7 +203,7 @@ def test_no_process_is_left_by_one_that_is_killed(tmp_path: Path) -> None:
 
 
 def match_with_a_deadline(pids: Path) -> None:
-    """Call a body that would hold the interpreter's lock until it is ended much later."""
+    """Call a body that holds the interpreter lock and whose deadline is far off."""
 
     def match() -> None:
         pids.with_suffix(".unfinished").write_text(str(os.getpid()))
@@ -214,8 +214,8 @@ def match_with_a_deadline(pids: Path) -> None:
 
 
 @pytest.mark.guarantee(NAME, "orphaned")
-def test_no_process_that_holds_the_lock_is_left(tmp_path: Path) -> None:
-    """When the process of the task is killed, a body that no thread can interrupt ends as well."""
+def test_killing_the_task_ends_a_body_that_holds_the_lock(tmp_path: Path) -> None:
+    """When the task's process is killed, a body that holds the interpreter lock ends as well."""
     pids = tmp_path / "pids"
     process = preloaded_context().Process(target=match_with_a_deadline, args=(pids,))
     process.start()
@@ -258,10 +258,10 @@ def test_a_result_arrives_on_every_runner(task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "result")
-def test_a_function_of_a_module_that_only_the_parent_can_find(
+def test_a_module_that_only_the_parent_can_find_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The body may use whatever its parent could import."""
+    """The body may come from a module that only its parent's `sys.path` leads to."""
     (tmp_path / "far_away.py").write_text("def distance() -> int:\n    return 42\n")
     monkeypatch.syspath_prepend(tmp_path)
     far_away: Any = __import__("far_away")
@@ -270,7 +270,7 @@ def test_a_function_of_a_module_that_only_the_parent_can_find(
 
 
 def many_errors() -> dict[str, Callable[[], Exception]]:
-    """Return what makes errors, all local: the import of this module would take long."""
+    """Return factories of errors; the classes are local, as importing this module is slow."""
 
     class LostError(Exception):
         """An error whose arguments are not those of its `__init__`."""
@@ -281,19 +281,19 @@ def many_errors() -> dict[str, Callable[[], Exception]]:
             self.floor = floor
 
     class NoFileError(OSError):
-        """An error of the system whose `__init__` takes something else."""
+        """An OSError whose `__init__` takes other arguments."""
 
         def __init__(self, name: str) -> None:
             super().__init__(2, "not there", name)
 
     class TwiceError(KeyError):
-        """An error that would change its message each time it is made from its arguments."""
+        """An error whose message would change each time it is rebuilt from its arguments."""
 
         def __init__(self, name: str) -> None:
             super().__init__(f"no {name}")
 
     class SlottedError(Exception):
-        """An error that keeps what it says beside its arguments and attributes."""
+        """An error whose message comes from a slot, not from its arguments or `__dict__`."""
 
         __slots__ = ("sensor",)
 
@@ -360,7 +360,7 @@ def test_errors_arrive_on_every_runner(task_runner: TaskRunner[Any]) -> None:
 
 @pytest.mark.guarantee(NAME, "errors")
 def test_an_error_of_pydantic_arrives() -> None:
-    """An error of a class in another language, which only its own way makes anew, arrives."""
+    """A Pydantic error, which can be rebuilt only in its own way, arrives with its traceback."""
 
     @ends_after(NEVER)
     def parse() -> int:
@@ -374,8 +374,8 @@ def test_an_error_of_pydantic_arrives() -> None:
 
 
 @pytest.mark.guarantee(NAME, "errors")
-def test_an_error_that_cannot_be_pickled_is_told() -> None:
-    """An error with a part that can't be pickled arrives as its `repr`, and with its traceback."""
+def test_an_error_that_cannot_be_pickled_is_reported() -> None:
+    """An error that can't be pickled arrives as a RuntimeError with its `repr` and traceback."""
 
     class LockedError(Exception):
         lock: object
@@ -395,7 +395,7 @@ def test_an_error_that_cannot_be_pickled_is_told() -> None:
 
 @pytest.mark.guarantee(NAME, "errors")
 def test_a_result_that_cannot_be_pickled_is_an_error() -> None:
-    """What goes wrong with a result on its way is raised as what it is."""
+    """A result that can't be pickled raises the TypeError of the attempt to pickle it."""
 
     @ends_after(NEVER)
     def lock() -> object:
@@ -407,7 +407,7 @@ def test_a_result_that_cannot_be_pickled_is_an_error() -> None:
 
 @pytest.mark.guarantee(NAME, "refused")
 def test_an_async_body_is_refused() -> None:
-    """An async function is a TypeError where it is decorated."""
+    """An async function raises a TypeError when it is decorated."""
 
     async def wait() -> None: ...
 
@@ -417,8 +417,9 @@ def test_an_async_body_is_refused() -> None:
 
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("seconds", [print, None, "60", 0, -1, math.nan, math.inf])
-def test_what_is_no_number_of_seconds_is_refused(seconds: Any) -> None:
-    """Seconds that are none are a TypeError: a task without parentheses would just complete."""
+def test_seconds_that_are_not_a_positive_number_are_refused(seconds: Any) -> None:
+    """Seconds that are not a finite number above 0 raise a TypeError that says what to write."""
+    # If this were allowed, a task under `@ends_after` without parentheses would just complete.
     with pytest.raises(TypeError, match=r"write @ends_after\(60\)"):
         ends_after(seconds)
 
@@ -426,7 +427,7 @@ def test_what_is_no_number_of_seconds_is_refused(seconds: Any) -> None:
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_task_is_refused(asynchronous: bool) -> None:
-    """A task, which `@task` made below, is a TypeError that says in which order they stand."""
+    """A task under `@ends_after` raises a TypeError that gives the right order of decorators."""
 
     def read() -> None: ...
 
@@ -438,7 +439,7 @@ def test_a_task_is_refused(asynchronous: bool) -> None:
 
 @pytest.mark.guarantee(NAME, "died")
 def test_a_dead_process_is_an_error() -> None:
-    """A body whose process dies is a RuntimeError that says with which exit code."""
+    """A body whose process dies raises a RuntimeError that gives the exit code."""
 
     @ends_after(NEVER)
     def die(code: int) -> None:
@@ -461,8 +462,8 @@ def test_a_dead_process_is_an_error() -> None:
 
 
 @pytest.mark.guarantee(NAME, "died")
-def test_a_dead_process_is_an_error_whatever_it_forked() -> None:
-    """That a body's process dies is told at once, also where processes that it forked live on."""
+def test_a_dead_process_is_an_error_even_if_its_forks_live_on() -> None:
+    """A body's death is reported before the deadline, even if processes that it forked live on."""
 
     @ends_after(patience())
     def die() -> None:
@@ -497,19 +498,19 @@ def test_an_attempt_that_timed_out_is_retried(task_runner: TaskRunner[Any]) -> N
 
 
 @pytest.mark.guarantee(NAME, "deadline")
-def test_a_body_in_time_is_not_ended() -> None:
-    """The pattern's flow reads the sensor that answers and gives up the one that does not."""
+def test_a_body_within_its_deadline_is_not_ended() -> None:
+    """The pattern's flow reads the sensor that answers and gives up on the one that does not."""
     roof, cellar = read_sensors()
     assert roof == "roof: 21 degrees"
     assert isinstance(cellar, TimeoutError)
 
 
 def blocking_task(done: Path) -> Any:
-    """Return a task with Prefect's own timeout, blocked by a command that leaves a mark."""
+    """Return a task with Prefect's own timeout that blocks on a command which creates a file."""
 
     @task(timeout_seconds=0.1)
     def block() -> None:
-        # Interrupted, `run` kills the command; else the command ends by itself.
+        # If interrupted, `run` kills the command; otherwise the command ends by itself.
         subprocess.run(["sh", "-c", f"exec 3>'{done}.part'; sleep 1; mv '{done}.part' '{done}'"])
 
     return block
@@ -553,7 +554,7 @@ def test_timeout_seconds_does_not_end_a_submitted_task(
 
 @pytest.mark.fact(NAME, "async")
 def test_timeout_seconds_ends_an_async_task_that_awaits() -> None:
-    """`timeout_seconds` ends an async task where that awaits, not where it blocks."""
+    """`timeout_seconds` ends an async task while it awaits, not while it blocks."""
     got_past: list[str] = []
 
     @task(timeout_seconds=0.1)
