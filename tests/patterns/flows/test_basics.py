@@ -48,7 +48,7 @@ def state_of(subflow: Any, *args: Any, **kwargs: Any) -> State[Any]:
 def test_parameters_are_converted(
     number: int, ratio: float, numbers: list[int], pieces: int
 ) -> None:
-    """Parameters arrive as the types that the hints name, converted where Pydantic can."""
+    """Parameters arrive as the types of their hints, converted where Pydantic can do so."""
 
     @flow
     def receive(
@@ -70,7 +70,7 @@ def test_parameters_are_converted(
 @settings(max_examples=4)
 @given(pieces=st.integers(max_value=0) | st.text("xyz"))
 def test_a_wrong_parameter_is_refused(pieces: object) -> None:
-    """With a parameter that can't be converted the run is Failed before its body begins."""
+    """If a parameter can't be converted, the run is Failed before its body begins."""
     began = []
 
     @flow
@@ -86,7 +86,7 @@ def test_a_wrong_parameter_is_refused(pieces: object) -> None:
 
 @pytest.mark.guarantee(NAME, "refused")
 def test_a_wrong_parameter_raises() -> None:
-    """With a parameter that can't be converted ParameterTypeError is raised."""
+    """A parameter that can't be converted raises ParameterTypeError."""
     wrong: Any = {"article": "lamp", "pieces": "none"}
     with pytest.raises(ParameterTypeError, match=r"order\.pieces"):
         ship(wrong)
@@ -94,8 +94,8 @@ def test_a_wrong_parameter_raises() -> None:
 
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("runs", [ship, ship_async])
-def test_a_field_that_there_is_none_of_is_refused(runs: Any) -> None:
-    """A misspelt field is not left out, or the default would be taken for it."""
+def test_an_unknown_field_is_refused(runs: Any) -> None:
+    """A misspelt field fails the run, instead of being ignored in favour of the default."""
     state = runs({"article": "lamp", "peices": 3}, return_state=True)
     state = asyncio.run(state) if asyncio.iscoroutine(state) else state
     assert state.is_failed()
@@ -103,8 +103,8 @@ def test_a_field_that_there_is_none_of_is_refused(runs: Any) -> None:
 
 
 @pytest.mark.guarantee(NAME, "coerced")
-def test_an_order_stays_as_it_was_checked() -> None:
-    """An order can't be changed into one that would be refused."""
+def test_a_checked_order_cannot_be_changed() -> None:
+    """An order is frozen: it can't be changed into one that would be refused."""
     order: Any = Order(article="lamp")
     with pytest.raises(ValidationError, match="frozen"):
         order.pieces -= 5
@@ -113,8 +113,8 @@ def test_an_order_stays_as_it_was_checked() -> None:
 
 @pytest.mark.fact(NAME, "misfit")
 @pytest.mark.parametrize("parameters", [{}, {"order": Order(article="lamp"), "town": "Lyon"}])
-def test_a_misfit_is_raised_without_a_run(parameters: dict[str, Any]) -> None:
-    """A missing or an unknown parameter raises, and no run is recorded."""
+def test_a_missing_or_unknown_parameter_raises_without_a_run(parameters: dict[str, Any]) -> None:
+    """A missing or unknown parameter raises ParameterBindError, and no run is recorded."""
     named = ship.with_options(name=f"ship with {len(parameters)}")
     with pytest.raises(ParameterBindError):
         named(return_state=True, **parameters)
@@ -136,8 +136,8 @@ def test_checks_can_be_switched_off(given: Any) -> None:
 
 
 @pytest.mark.guarantee(NAME, "name")
-def test_a_run_has_the_name_of_its_template() -> None:
-    """A run has the name that its template gives, with the converted parameters in it."""
+def test_a_run_is_named_by_its_template() -> None:
+    """A run is named by its template, filled in with the converted parameters."""
 
     @flow(flow_run_name=ship.flow_run_name)
     def receive(order: Order, city: str) -> tuple[Any, Any]:
@@ -166,8 +166,8 @@ def test_a_flow_returns_and_raises_like_its_body() -> None:
 
 
 @pytest.mark.fact(NAME, "result")
-def test_states_and_futures_do_not_arrive_as_they_are() -> None:
-    """Of a state that its body returns a flow returns what is in it; of a future, the state."""
+def test_returned_states_and_futures_are_converted() -> None:
+    """If the body returns a state, the flow returns its data; if a future, the task's state."""
 
     @task
     def half(number: int) -> int:
@@ -205,8 +205,8 @@ def test_a_state_is_returned_on_request() -> None:
 @given(article=st.text("abc", max_size=5), pieces=st.integers(-1, 3), city=st.text("xyz"))
 @example(article="lamp", pieces=2, city="Porto")
 @example(article="lamp", pieces=0, city="Porto")
-def test_sync_and_async_flows_end_the_same(article: str, pieces: int, city: str) -> None:
-    """A sync and an async flow with the same body end the same."""
+def test_sync_and_async_flows_end_the_same_way(article: str, pieces: int, city: str) -> None:
+    """A sync and an async flow with the same body end the same way."""
     order: Any = {"article": article, "pieces": str(pieces)}
     sync: State[Any] = state_of(ship, order, city)
 
@@ -263,14 +263,14 @@ def test_log_lines_carry_their_run() -> None:
 
 @pytest.mark.fact(NAME, "logger")
 def test_there_is_no_run_logger_outside_of_a_run() -> None:
-    """Outside of a run there is no logger of the run."""
+    """Outside a run `get_run_logger` raises MissingContextError."""
     with pytest.raises(MissingContextError):
         get_run_logger()
 
 
 @pytest.mark.fact(NAME, "plain")
-def test_fn_is_the_function_alone() -> None:
-    """`.fn` is the function alone: nothing is checked and no run is recorded."""
+def test_fn_is_the_plain_function() -> None:
+    """`.fn` is the plain function: nothing is checked and no run is recorded."""
 
     @flow
     def receive(order: Order) -> tuple[object, object]:
@@ -284,7 +284,7 @@ def test_fn_is_the_function_alone() -> None:
 
 
 @pytest.mark.fact(NAME, "plain")
-def test_the_hints_hold_without_prefect_too() -> None:
-    """What Pydantic refuses in a flow it refuses where the model is made by hand."""
+def test_an_order_is_validated_without_prefect_too() -> None:
+    """An order that a flow would refuse is also refused when it is created by hand."""
     with pytest.raises(ValidationError):
         Order(article="lamp", pieces=0)

@@ -38,14 +38,14 @@ NAME = "flows/final_state"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two things in one."""
+    """A pair of values."""
 
     left: Any
     right: Any
 
 
 class Box(BaseModel):
-    """A thing in a thing."""
+    """A model that contains one value."""
 
     inside: Any
 
@@ -72,7 +72,7 @@ RICH: list[Any] = [
 
 
 def replaced(nest: Any, leaf: Callable[[str], Any]) -> Any:
-    """Return a nest of the same shape with each leaf replaced."""
+    """Return the same structure with each leaf replaced."""
     if isinstance(nest, list):
         return [replaced(inner, leaf) for inner in nest]
     if isinstance(nest, dict):
@@ -104,8 +104,8 @@ def ends(task_runner: TaskRunner[Any], bodies: list[Callable[[Any, Any], Any]]) 
     """Return the final states of flows.
 
     Args:
-        task_runner: What runs a task that fails and one that completes.
-        bodies: The flows' bodies; each is given the futures of both tasks.
+        task_runner: Runs a task that fails and one that completes.
+        bodies: The flows' bodies; each receives the futures of both tasks.
 
     Returns:
         A state for each body.
@@ -117,7 +117,7 @@ def ends(task_runner: TaskRunner[Any], bodies: list[Callable[[Any, Any], Any]]) 
         failed, fine = count_stock.submit("locked"), count_stock.submit("open")
         wait([failed, fine])
         for body in bodies:
-            # In a partial: as parameters of a flow the futures would be resolved.
+            # In a partial, as futures that are parameters of a flow would be resolved.
             states.append(end(partial(body, failed, fine)))
 
     try_all()
@@ -128,10 +128,10 @@ def ends(task_runner: TaskRunner[Any], bodies: list[Callable[[Any, Any], Any]]) 
 @settings(max_examples=2)
 @given(cases=st.lists(nests, min_size=4, max_size=4))
 @example(cases=[*RICH, ([], Pair({}, "shelf"))])
-def test_results_come_in_the_shape_of_the_futures(
+def test_results_have_the_structure_of_the_futures(
     task_runner: TaskRunner[Any], cases: list[Any]
 ) -> None:
-    """`settle` returns the results of all futures, in the shape in which it was given them."""
+    """`settle` returns the results of all futures, in the structure in which it received them."""
     returned: list[Any] = []
 
     @flow(task_runner=task_runner)
@@ -146,7 +146,7 @@ def test_results_come_in_the_shape_of_the_futures(
 @pytest.mark.guarantee(NAME, "settled")
 @pytest.mark.runners("sequential", "threads")
 def test_the_flow_counts_its_stock(task_runner: TaskRunner[Any]) -> None:
-    """The pattern's flow returns what was counted, by room."""
+    """The pattern's flow returns the counts by room."""
     counted: Any = take_stock.with_options(task_runner=task_runner)({"attic": ["toys", "box"]})
     assert counted == {"attic": [4, 3]}
 
@@ -163,7 +163,7 @@ def test_the_flow_counts_its_stock(task_runner: TaskRunner[Any]) -> None:
 def test_one_failure_fails_the_flow(
     task_runner: TaskRunner[Any], cases: list[Any], chosen: int, as_state: bool
 ) -> None:
-    """If a future or state did not complete, wherever it lies in the shape, the flow is Failed."""
+    """If a future or state did not complete, wherever it is nested, the flow is Failed."""
 
     def with_failure(case: Any, failed: Any, fine: Any) -> Any:
         places: list[str] = []
@@ -196,7 +196,7 @@ def test_each_failure_is_in_the_error() -> None:
         never_ran = submit("open", wait_for=[submit("locked door")])
         called: Any = count_stock("locked safe", return_state=True)
         never_ran.wait()
-        # What stands in two places is one run.
+        # A run that appears in two places counts once.
         settle([count_stock.map(["locked box", "open"]), {1: called}, called, never_ran.state])
 
     with pytest.raises(ExceptionGroup, match="3 runs did not complete") as raised:
@@ -209,7 +209,7 @@ def test_each_failure_is_in_the_error() -> None:
 
 @pytest.mark.guarantee(NAME, "all-waited")
 def test_all_tasks_end_before_settle_raises(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """Before `settle` raises, every task has run, also those after the first failure."""
+    """Before `settle` raises, every task has run, even those after the first failure."""
 
     @task
     def count(number: int) -> None:
@@ -231,8 +231,8 @@ def test_all_tasks_end_before_settle_raises(task_runner: TaskRunner[Any], tmp_pa
 
 
 @pytest.mark.guarantee(NAME, "settled")
-def test_what_a_map_gives_becomes_a_plain_list() -> None:
-    """The list of futures of a map becomes a plain list of results, nested or not."""
+def test_mapped_futures_become_a_plain_list() -> None:
+    """The list of futures that `map` returns becomes a plain list of results, nested or not."""
 
     @flow
     def counts() -> list[Any]:
@@ -247,7 +247,7 @@ def test_what_a_map_gives_becomes_a_plain_list() -> None:
     "hide", [iter, lambda given: (each for each in given), lambda given: map(len, given)]
 )
 def test_an_iterator_is_refused(hide: Callable[[list[Any]], Any]) -> None:
-    """An iterator, whose futures would not be seen, is a TypeError."""
+    """An iterator, whose futures `settle` would not see, raises a TypeError."""
     with pytest.raises(TypeError, match=r"futures in a \w+ can.t be settled: make it a list"):
         settle({"cellar": hide([[1], [2]])})
 
@@ -262,13 +262,13 @@ HIDING: dict[str, Callable[[Any], Any]] = {
     "keys of a dict ": lambda each: [{("cellar", each): 1}],
     "frozenset ": lambda each: deque([frozenset([each])]),
 }
-"""Where a future is not seen, or its result may take the place of another's."""
+"""Places where a future is not seen, or where its result may overwrite another's."""
 
 
 @pytest.mark.guarantee(NAME, "unseen")
 @pytest.mark.parametrize("where", HIDING)
-def test_what_hides_futures_is_refused(where: str) -> None:
-    """What hides a future or a state, and a future as a key, is a TypeError; else it is kept."""
+def test_hidden_futures_are_refused(where: str) -> None:
+    """A hidden future or state, or one as a key, raises a TypeError; other values are kept."""
     hide = HIDING[where]
 
     @flow
@@ -285,8 +285,8 @@ def test_what_hides_futures_is_refused(where: str) -> None:
 
 
 @pytest.mark.guarantee(NAME, "unseen")
-def test_what_is_not_awaited_is_refused() -> None:
-    """A coroutine or task of asyncio that is not awaited is a TypeError, also in `settle_async`."""
+def test_an_unawaited_coroutine_is_refused() -> None:
+    """A coroutine or asyncio task that was not awaited raises a TypeError in `settle_async`."""
 
     @task
     async def count() -> int:
@@ -312,8 +312,8 @@ def test_what_is_not_awaited_is_refused() -> None:
 
 @pytest.mark.guarantee(NAME, "async")
 @pytest.mark.runners("threads", "processes", "dask-threads")
-def test_the_event_loop_goes_on(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """`settle_async` returns results, and the event loop goes on meanwhile."""
+def test_the_event_loop_keeps_running(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """`settle_async` returns results, and the event loop keeps running meanwhile."""
     seconds = patience() / 10
 
     @task
@@ -351,7 +351,7 @@ def test_an_async_flow_fails(task_runner: TaskRunner[Any]) -> None:
 
 @pytest.mark.fact(NAME, "raised")
 def test_an_error_that_leaves_the_body_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
-    """An error that leaves the body, also through `.result()`, fails the flow."""
+    """An error that leaves the body, including one raised by `.result()`, fails the flow."""
 
     def raises(failed: Any, fine: Any) -> None:
         raise RuntimeError
@@ -382,8 +382,8 @@ def test_failures_that_are_not_returned_do_not_count(task_runner: TaskRunner[Any
 
 
 @pytest.mark.fact(NAME, "flat")
-def test_what_is_returned_flat_counts(task_runner: TaskRunner[Any]) -> None:
-    """A returned future, state, or flat list, tuple or set of them must have completed."""
+def test_futures_that_are_returned_flat_count(task_runner: TaskRunner[Any]) -> None:
+    """Returned futures or states, alone or in a flat list, tuple or set, must all be Completed."""
     bad: list[Callable[[Any, Any], Any]] = [
         lambda failed, fine: failed,
         lambda failed, fine: [fine, failed.state],
@@ -399,8 +399,8 @@ def test_what_is_returned_flat_counts(task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.fact(NAME, "hidden")
-def test_what_is_returned_nested_does_not_count(task_runner: TaskRunner[Any]) -> None:
-    """Failed futures in other shapes than flat ones leave the flow Completed (#23137)."""
+def test_futures_that_are_returned_nested_do_not_count(task_runner: TaskRunner[Any]) -> None:
+    """Failed futures that are nested or next to another value leave the flow Completed (#23137)."""
     hidden: list[Callable[[Any, Any], Any]] = [
         lambda failed, fine: [[failed], [fine]],
         lambda failed, fine: {"a": failed},
@@ -415,7 +415,7 @@ def test_what_is_returned_nested_does_not_count(task_runner: TaskRunner[Any]) ->
 @pytest.mark.fact(NAME, "hidden")
 @pytest.mark.runners("sequential", "threads")
 def test_the_flow_without_settle_misses_its_failure(task_runner: TaskRunner[Any]) -> None:
-    """The pattern's two flows differ in nothing but `settle`, and end differently."""
+    """With a failed task the pattern's flow is Failed, and the one without `settle` Completed."""
     shelves = {"cellar": ["locked safe"]}
     types = []
     for each in (take_stock, take_stock_and_miss):
@@ -427,7 +427,7 @@ def test_the_flow_without_settle_misses_its_failure(task_runner: TaskRunner[Any]
 @pytest.mark.fact(NAME, "explicit")
 @pytest.mark.parametrize("made", [Completed, Failed, Cancelled])
 def test_a_state_made_by_hand_is_the_final_state(made: Callable[..., State[Any]]) -> None:
-    """A state that the body makes itself is the final state, whatever its tasks did."""
+    """A state that the body creates and returns is the final state, whatever its tasks did."""
 
     @flow
     def decides() -> State[Any]:
@@ -442,7 +442,7 @@ def test_a_state_made_by_hand_is_the_final_state(made: Callable[..., State[Any]]
 
 @pytest.mark.fact(NAME, "upstream")
 def test_a_task_that_never_ran_fails_the_flow(task_runner: TaskRunner[Any]) -> None:
-    """A returned future of a task that never ran, as the one before it failed, fails the flow."""
+    """A returned future of a task that never ran, because one before it failed, fails the flow."""
 
     @flow(task_runner=task_runner)
     def counts() -> Any:
@@ -460,7 +460,7 @@ def test_a_task_that_never_ran_fails_the_flow(task_runner: TaskRunner[Any]) -> N
     reason="on Dask the later task does not run: its argument counts as a failed upstream",
 )
 def test_an_allowed_failure_does_not_count(task_runner: TaskRunner[Any]) -> None:
-    """A failure that a later task takes with `allow_failure` does not count."""
+    """A failure that a later task accepts with `allow_failure` does not fail the flow."""
 
     @task
     def describe(outcome: Any) -> str:
