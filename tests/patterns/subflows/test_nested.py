@@ -55,7 +55,7 @@ def retried(first: Calls, second: Calls) -> list[Any]:
 
 @pytest.mark.guarantee(NAME, "child")
 def test_a_booking_is_recorded_as_a_child() -> None:
-    """Each subflow is a flow run of its own, recorded as a child of the flow that called it."""
+    """Each subflow is a separate flow run, recorded as a child of the flow that called it."""
 
     @flow
     def parent() -> tuple[Any, list[str]]:
@@ -101,7 +101,7 @@ def test_the_failure_of_a_subflow_can_be_caught() -> None:
 
 
 @pytest.mark.fact(NAME, "state")
-def test_the_state_of_a_subflow_can_be_had() -> None:
+def test_a_parent_can_get_the_state_of_a_subflow() -> None:
     """With `return_state=True` the parent gets the state of a failed subflow and goes on."""
 
     @flow
@@ -114,7 +114,7 @@ def test_the_state_of_a_subflow_can_be_had() -> None:
 
 @pytest.mark.fact(NAME, "futures")
 def test_futures_arrive_as_values(task_runner: TaskRunner[Any]) -> None:
-    """Futures given as parameters arrive in the subflow as values, checked like others."""
+    """Futures passed as parameters arrive in the subflow as values, validated like others."""
 
     @task
     def text_of(seats: int) -> str:
@@ -138,8 +138,8 @@ def test_futures_arrive_as_values(task_runner: TaskRunner[Any]) -> None:
 
 
 @pytest.mark.fact(NAME, "own-runner")
-def test_a_subflow_has_a_task_runner_of_its_own(task_runner: TaskRunner[Any]) -> None:
-    """A subflow runs its tasks on its own task runner, and on threads if it names none."""
+def test_a_subflow_has_its_own_task_runner(task_runner: TaskRunner[Any]) -> None:
+    """A subflow runs its tasks on its own task runner, or on threads if it names none."""
 
     def runner_of_this_flow() -> Any:
         context = FlowRunContext.get()
@@ -169,20 +169,20 @@ def test_a_subflow_has_a_task_runner_of_its_own(task_runner: TaskRunner[Any]) ->
 
 
 class Bus:
-    """A bus, whose `repr` says nothing of it but its address."""
+    """A bus whose `repr` contains nothing but its memory address."""
 
     def __init__(self, line: str) -> None:
         self.line = line
 
 
 def parameters() -> list[Any]:
-    """Return parameters, made anew, some of which look alike as JSON, by `repr` or by `==`."""
+    """Return new parameters, some of which are equal as JSON, by `repr` or by `==`."""
     plain = [1, True, 1.0, "1", (1, 2), [1, 2], {1: "a"}, {"1": "a"}, 0.0, -0.0]
     return [*plain, SecretStr("ali"), SecretStr("eve"), Bus("42"), Bus("7")]
 
 
 def said(given: Any) -> str:
-    """Return what a parameter holds."""
+    """Return the contents of a parameter as text."""
     return repr(vars(given) if hasattr(given, "__dict__") else given)
 
 
@@ -196,10 +196,10 @@ drawn = st.lists(st.integers(0, len(parameters()) - 1), max_size=4)
 @example(first=[4, 5, 2], second=[5, 4, 2, 1])
 @example(first=[0, 0, 3], second=[3, 0, 0, 0])
 @example(first=[10, 11, 12], second=[11, 13, 12, 10])
-def test_a_call_keeps_the_results_of_the_same_parameters(
+def test_a_call_reuses_the_result_of_the_same_parameters(
     first: list[int], second: list[int]
 ) -> None:
-    """A completed call is not run again; whatever the order, it has its own parameters' result."""
+    """A completed call is not run again; each gets its own parameters' result, in any order."""
     runs: defaultdict[str, list[int]] = defaultdict(list)
 
     @flow(validate_parameters=False)
@@ -218,14 +218,14 @@ def test_a_call_keeps_the_results_of_the_same_parameters(
     names = list(map(said, parameters()))
     assert [of for of, _ in results] == [names[each] for each in second]
     assert len(set(results)) == len(second)
-    # What both attempts have called was run once, in the first.
+    # A call that both attempts made was run once, in the first.
     needed = Counter(names[each] for each in first) | Counter(of for of, _ in results)
     assert {given: len(of) for given, of in runs.items()} == needed
 
 
 @pytest.mark.guarantee(NAME, "retry-kept")
 def test_the_flow_keeps_its_bookings(capsys: pytest.CaptureFixture[str]) -> None:
-    """The pattern's flow gets through its failure with the bookings of its first attempt."""
+    """The pattern's flow recovers from its failure with the bookings of its first attempt."""
     bookings = plan_trip(["42", "7"])
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"attempt 1: {bookings[::-1]}"
@@ -234,8 +234,8 @@ def test_the_flow_keeps_its_bookings(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.guarantee(NAME, "retry-kept")
-def test_a_copy_counts_like_the_original() -> None:
-    """A text and a copy of it are the same parameters as that text twice."""
+def test_a_copy_counts_as_the_original() -> None:
+    """A list of a string and its copy counts as the same parameter as that string twice."""
     runs = []
 
     @flow
@@ -254,8 +254,8 @@ def test_a_copy_counts_like_the_original() -> None:
 
 
 @pytest.mark.guarantee(NAME, "retry-own")
-def test_a_task_keeps_its_own_results() -> None:
-    """A call gets a result of its own task, and of equal calls each gets its own."""
+def test_a_task_reuses_only_its_own_results() -> None:
+    """A call gets only results of its own task, and each of several equal calls gets its own."""
 
     @task(cache_key_fn=nth_equal_call, persist_result=True)
     def cancel_once(bus: str, seats: int) -> str:
@@ -272,7 +272,7 @@ def test_a_task_keeps_its_own_results() -> None:
 
 @pytest.mark.guarantee(NAME, "retry-failed")
 def test_a_failed_subflow_is_run_again() -> None:
-    """A subflow that had failed is run again."""
+    """A failed subflow is run again when its flow is retried."""
     runs = []
 
     @flow
@@ -294,7 +294,7 @@ def test_a_failed_subflow_is_run_again() -> None:
 @pytest.mark.guarantee(NAME, "retry-failed")
 @pytest.mark.parametrize("by", ["decorator", "settings"])
 def test_a_retry_of_the_task_is_the_same_call(by: str) -> None:
-    """A task that is retried, also as the settings say, calls once more, and keeps its place."""
+    """A task retry, by option or by setting, runs the subflow again and counts as the same call."""
     runs = []
 
     @flow
@@ -321,8 +321,8 @@ def test_a_retry_of_the_task_is_the_same_call(by: str) -> None:
 @given(fails=st.lists(st.booleans(), min_size=1, max_size=5))
 @example(fails=[True, False])
 @example(fails=[False, True, True, False])
-def test_calls_made_again_by_hand_are_one(fails: list[bool]) -> None:
-    """However many equal calls fail in the first attempt, the second has all that completed."""
+def test_failed_calls_do_not_lose_the_results_of_equal_ones(fails: list[bool]) -> None:
+    """However many equal calls fail in the first attempt, the second reuses all that completed."""
     outcomes = iter(fails)
     runs = []
 
@@ -362,7 +362,7 @@ def test_a_subflow_whose_parameters_cannot_be_pickled_is_run_again() -> None:
 
 @pytest.mark.guarantee(NAME, "retry-failed")
 def test_a_subflow_whose_result_cannot_be_pickled_is_run_again() -> None:
-    """A subflow whose result can't be pickled is run again; its flow gets the result."""
+    """A subflow whose result can't be pickled is run again, and its flow gets the result."""
     runs = []
 
     @flow
@@ -380,7 +380,7 @@ def test_a_subflow_whose_result_cannot_be_pickled_is_run_again() -> None:
 
 @pytest.mark.guarantee(NAME, "async")
 def test_async_subflows_are_kept() -> None:
-    """Async subflows are kept in the same way, also if `asyncio.gather` starts them."""
+    """Async subflows that `asyncio.gather` starts are not run again; each gets its own result."""
     runs: list[str] = []
 
     @flow
@@ -407,7 +407,7 @@ def test_async_subflows_are_kept() -> None:
 
 @pytest.mark.fact(NAME, "order")
 def test_persisted_subflows_are_matched_by_order() -> None:
-    """Persisted results of subflows that the flow calls itself are matched by order (#22259)."""
+    """Persisted results of subflows that a flow calls directly are matched by order (#22259)."""
 
     @flow(persist_result=True)
     def child(bus: str) -> str:

@@ -37,10 +37,10 @@ TOGETHER = ("threads", "processes", "dask-threads", "dask-processes")
 
 
 def meeting(folder: Path, seconds: float) -> Flow[..., tuple[str, bool]]:
-    """Return a flow that two must run at the same time.
+    """Return a flow whose two runs should overlap.
 
-    Each marks that it has begun and waits for the mark of the other, so the one that begins
-    first gets past only if the other begins before it ends.
+    Each run creates a file and waits for the file of the other, so the run that begins first
+    sees the other's file only if the other begins before it ends.
     """
 
     @flow
@@ -111,7 +111,7 @@ def test_async_subflows_overlap() -> None:
 
 @pytest.mark.fact(NAME, "blocking")
 def test_blocking_async_subflows_do_not_overlap() -> None:
-    """An async subflow that blocks, with `.result()` too, lets no other one run meanwhile."""
+    """While an async subflow blocks, even in `.result()`, no other one runs."""
     spans: list[tuple[float, float]] = []
 
     @task
@@ -136,8 +136,8 @@ def test_blocking_async_subflows_do_not_overlap() -> None:
 
 
 @pytest.mark.guarantee(NAME, "refused")
-def test_each_kind_of_flow_has_its_own_way() -> None:
-    """`submit_flow` refuses an async flow, and `start_flow` a sync one; each names the other."""
+def test_each_function_refuses_the_other_kind_of_flow() -> None:
+    """`submit_flow` refuses async flows and `start_flow` sync ones; each error names the other."""
 
     @flow
     async def by_radio() -> None: ...
@@ -162,7 +162,7 @@ def test_each_kind_of_flow_has_its_own_way() -> None:
 
 @pytest.mark.guarantee(NAME, "parameters")
 def test_a_parameter_may_have_any_name() -> None:
-    """A flow may have parameters that are called like those of `submit_flow` and `start_flow`."""
+    """A flow's parameters may have the same names as those of `submit_flow` and `start_flow`."""
 
     @flow
     def child(subflow: str, parameters: str, call: str) -> str:
@@ -203,7 +203,7 @@ def test_results_come_in_the_order_of_the_calls(tmp_path: Path) -> None:
 
 
 def kinds(outcomes: Iterable[object]) -> list[str]:
-    """Return results as they are, and errors by the names of their types."""
+    """Return results as text, and errors as the names of their types."""
     return [
         type(outcome).__name__ if isinstance(outcome, Exception) else str(outcome)
         for outcome in outcomes
@@ -213,7 +213,7 @@ def kinds(outcomes: Iterable[object]) -> list[str]:
 @pytest.mark.guarantee(NAME, "order")
 @pytest.mark.guarantee(NAME, "failures")
 def test_one_failure_does_not_lose_the_others(task_runner: TaskRunner[Any]) -> None:
-    """When one subflow fails, the others run to their end; its error stands among the results."""
+    """When one subflow fails, the others complete; its error is among the results."""
     maps = survey_all.with_options(task_runner=task_runner)(["Skye", "", "Mull"])
     assert kinds(maps) == ["map of Skye", "ValueError", "map of Mull"]
     assert "is on no map" in str(maps[1])
@@ -222,14 +222,14 @@ def test_one_failure_does_not_lose_the_others(task_runner: TaskRunner[Any]) -> N
 @pytest.mark.guarantee(NAME, "order")
 @pytest.mark.guarantee(NAME, "failures")
 def test_one_failure_does_not_lose_the_gathered_others() -> None:
-    """When one gathered subflow fails, the others run to their end."""
+    """When one gathered subflow fails, the others complete; its error is among the results."""
     maps = asyncio.run(survey_all_by_radio(["Skye", "", "Mull"]))
     assert kinds(maps) == ["map of Skye", "ValueError", "map of Mull"]
     assert "has no call sign" in str(maps[1])
 
 
 def children_of(parent_id: str) -> set[UUID]:
-    """Return the flow runs that are recorded as children of one."""
+    """Return the ids of the flow runs that are recorded as children of one."""
     children = FlowRunFilter(
         parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(parent_id)])
     )
@@ -273,25 +273,25 @@ def test_gathered_subflows_are_children_of_the_flow() -> None:
 
 
 class Island:
-    """An island, whose `repr` says nothing of it but its address."""
+    """An island whose `repr` contains nothing but its memory address."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 def parameters() -> list[Any]:
-    """Return parameters, made anew, some of which look alike as JSON, by `repr` or by `==`."""
+    """Return new parameters, some of which are equal as JSON, by `repr` or by `==`."""
     plain = [1, True, 1.0, "1", (1, 2), [1, 2], {1: "a"}, {"1": "a"}]
     return [*plain, SecretStr("ali"), SecretStr("eve"), Island("Skye"), Island("Mull")]
 
 
 def said(given: Any) -> str:
-    """Return what a parameter holds."""
+    """Return the contents of a parameter as text."""
     return repr(vars(given) if hasattr(given, "__dict__") else given)
 
 
 def noting(folder: Path, name: str = "child") -> Flow[..., tuple[str, str]]:
-    """Return a flow that returns its parameter and its run, and leaves a note of them."""
+    """Return a flow that returns its parameter and its run's id, and notes both in a file."""
 
     @flow(name=name, validate_parameters=False)
     def child(given: Any) -> tuple[str, str]:
@@ -308,7 +308,7 @@ def retried(
 
     Args:
         child: The subflow.
-        first: Parameters of the calls of an attempt, which fails after them.
+        first: Parameters of the calls of the first attempt, which fails after them.
         second: Parameters of the calls of the second attempt.
         task_runner: The task runner of the flow.
 
@@ -329,7 +329,7 @@ def retried(
 
 
 def notes(folder: Path) -> Counter[str]:
-    """Return how many times a noting flow has run with which parameter."""
+    """Return how many times a noting flow has run with each parameter."""
     return Counter(file.read_text() for file in folder.iterdir())
 
 
@@ -342,22 +342,22 @@ drawn = st.lists(st.integers(0, len(parameters()) - 1), max_size=4)
 @given(first=drawn, second=drawn)
 @example(first=[4, 5, 2, 2], second=[2, 5, 4, 1, 2, 2])
 @example(first=[8, 9, 10, 11], second=[9, 8, 11, 10])
-def test_a_call_keeps_the_results_of_the_same_parameters(
+def test_a_call_reuses_the_result_of_the_same_parameters(
     tmp_path_factory: pytest.TempPathFactory, first: list[int], second: list[int]
 ) -> None:
-    """A completed call is not run again; whatever the order, it has its own parameters' result."""
+    """A completed call is not run again; each gets its own parameters' result, in any order."""
     folder = tmp_path_factory.mktemp("notes")
     calls = [[parameters()[each] for each in attempt] for attempt in (first, second)]
     results = retried(noting(folder), *calls)
     assert [given for given, _ in results] == list(map(said, calls[1]))
     assert len(set(results)) == len(second)
-    # What both attempts have called was run once, in the first.
+    # A call that both attempts made was run once, in the first.
     assert notes(folder) == Counter(map(said, calls[0])) | Counter(map(said, calls[1]))
 
 
 @pytest.mark.guarantee(NAME, "retry-kept")
-def test_a_copy_counts_like_the_original(tmp_path: Path) -> None:
-    """A text and a copy of it are the same parameters as that text twice."""
+def test_a_copy_counts_as_the_original(tmp_path: Path) -> None:
+    """A list of a string and its copy counts as the same parameter as that string twice."""
     text = "Skye"
     first, second = [text, text], [text, "".join(text)]
     assert second[0] is not second[1]
@@ -367,8 +367,8 @@ def test_a_copy_counts_like_the_original(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "retry-kept")
 @pytest.mark.guarantee(NAME, "retry-own")
-def test_calls_are_kept_on_every_runner(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """On every runner a retry has the results of the same parameters, in another order too."""
+def test_results_are_reused_on_every_runner(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """On every runner a retry gets the results of the same parameters, even in another order."""
     results = retried(noting(tmp_path), [1, 2, 1], [2, 1, 1], task_runner)
     assert [given for given, _ in results] == ["2", "1", "1"]
     assert len(set(results)) == 3
@@ -378,12 +378,12 @@ def test_calls_are_kept_on_every_runner(task_runner: TaskRunner[Any], tmp_path: 
 def retried_with_futures(
     child: Flow[..., Any], first: list[Any], second: list[Any], task_runner: Any = None
 ) -> list[tuple[str, str]]:
-    """Return what subflows give the second attempt for futures of values, and then for 1.
+    """Return what the second attempt gets from subflows called with futures, and then with 1.
 
     Args:
         child: The subflow.
-        first: The values in the first attempt.
-        second: The values in the second attempt.
+        first: The futures' values in the first attempt.
+        second: The futures' values in the second attempt.
         task_runner: The task runner of the flow.
 
     Returns:
@@ -409,8 +409,10 @@ def retried_with_futures(
 @pytest.mark.guarantee(NAME, "parameters")
 @pytest.mark.guarantee(NAME, "retry-kept")
 @pytest.mark.runners("threads", "dask-threads")
-def test_calls_with_futures_are_kept(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """Calls that are given futures, in the same order as before, are not run again."""
+def test_the_results_of_calls_with_futures_are_reused(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """Calls with futures are not run again if they come in the same order as before."""
     results = retried_with_futures(noting(tmp_path), [1, 2], [1, 2], task_runner)
     assert [given for given, _ in results] == ["1", "2", "1"]
     assert len(set(results)) == 3
@@ -419,7 +421,7 @@ def test_calls_with_futures_are_kept(task_runner: TaskRunner[Any], tmp_path: Pat
 
 @pytest.mark.guarantee(NAME, "retry-own")
 def test_calls_with_futures_have_their_own_results(tmp_path: Path) -> None:
-    """Calls that are given futures get their own results in another order, too."""
+    """Calls with futures get their own results even in another order."""
     results = retried_with_futures(noting(tmp_path), [(1, 2), [1, 2], 1], [[1, 2], (1, 2), 1])
     assert [given for given, _ in results] == ["[1, 2]", "(1, 2)", "1", "1"]
     assert len(set(results)) == 4
@@ -427,7 +429,7 @@ def test_calls_with_futures_have_their_own_results(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "retry-own")
 def test_another_run_of_the_flow_makes_its_own_calls(tmp_path: Path) -> None:
-    """What a run of a flow has called is called again by the next run, with the same parameters."""
+    """A new run of a flow does not reuse earlier results, even for the same parameters."""
     child = noting(tmp_path)
     first, second = (retried(child, [1], [1]) for _ in "12")
     assert first != second
@@ -436,7 +438,7 @@ def test_another_run_of_the_flow_makes_its_own_calls(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "retry-own")
 def test_flows_do_not_share_their_results(tmp_path: Path) -> None:
-    """A call gets a result of the same flow, not of one with another name or another body."""
+    """A call gets a result of the same subflow, not of one with another name or body."""
 
     @flow(name="inbound")
     def other(given: Any) -> tuple[str, str]:
@@ -460,8 +462,8 @@ def test_flows_do_not_share_their_results(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "retry-kept")
 @pytest.mark.guarantee(NAME, "retry-own")
-def test_async_calls_keep_the_results_of_the_same_parameters() -> None:
-    """Async subflows are not run again; in whatever order, each has its own result."""
+def test_async_calls_reuse_the_results_of_the_same_parameters() -> None:
+    """Async subflows are not run again; each gets its own result, in any order."""
     runs: list[int] = []
 
     @flow
