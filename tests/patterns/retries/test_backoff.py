@@ -69,8 +69,8 @@ def test_a_call_is_tried_until_it_succeeds_or_retries_run_out(
 
 
 @pytest.mark.guarantee(NAME, "attempts")
-def test_an_async_call_is_tried_as_often() -> None:
-    """An async call that fails two times is tried three times, and succeeds."""
+def test_an_async_call_is_tried_again_too() -> None:
+    """An async call that fails twice is tried three times, and succeeds."""
     tried: list[int] = []
 
     @task(**backoff(2, first=0.001))
@@ -90,7 +90,7 @@ def test_an_async_call_is_tried_as_often() -> None:
 
 @pytest.mark.fact(NAME, "run-count")
 def test_an_attempt_knows_its_number(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """The call reads the number of its attempt, from 1 on, in `task_run.run_count`."""
+    """Inside the call, `task_run.run_count` is the number of the attempt, starting at 1."""
 
     @task(**backoff(2, first=0.001))
     def call() -> None:
@@ -108,7 +108,7 @@ def test_an_attempt_knows_its_number(task_runner: TaskRunner[Any], tmp_path: Pat
 
 @pytest.mark.fact(NAME, "last-error")
 def test_the_last_error_surfaces(task_runner: TaskRunner[Any]) -> None:
-    """When retries run out, the error of the last attempt is the one that is raised."""
+    """When retries run out, the error of the last attempt is raised."""
     impatient = fetch_page.with_options(**backoff(1, first=0.001))
 
     @flow(task_runner=task_runner)
@@ -122,7 +122,7 @@ def test_the_last_error_surfaces(task_runner: TaskRunner[Any]) -> None:
 @pytest.mark.guarantee(NAME, "delays")
 @given(retries=st.integers(0, 60), first=seconds, growth=growths, cap=seconds)
 def test_delays_grow_up_to_the_cap(retries: int, first: float, growth: float, cap: float) -> None:
-    """The n-th delay is `first * growth**n` up to the cap; the delays never shrink."""
+    """Delay n, counted from 0, is `first * growth**n` up to the cap; the delays never shrink."""
     delays = exponential_delays(retries, first, growth, cap)
     assert delays == sorted(delays)
     assert delays == pytest.approx(
@@ -132,7 +132,7 @@ def test_delays_grow_up_to_the_cap(retries: int, first: float, growth: float, ca
 
 @pytest.mark.guarantee(NAME, "delays")
 def test_by_default_delays_double_up_to_a_minute() -> None:
-    """By default the delays are 1, 2, 4, … seconds, and at most a minute with their jitter."""
+    """By default the delays are 1, 2, 4, … seconds, and at most a minute including jitter."""
     longest = 60 / 1.3
     assert backoff(8)["retry_delay_seconds"] == [1, 2, 4, 8, 16, 32, longest, longest]
 
@@ -140,7 +140,7 @@ def test_by_default_delays_double_up_to_a_minute() -> None:
 @pytest.mark.guarantee(NAME, "delays")
 @given(first=seconds, growth=growths, cap=seconds, jitter=jitters)
 def test_jitter_stays_below_the_cap(first: float, growth: float, cap: float, jitter: float) -> None:
-    """No delay with the jitter that Prefect adds to it is longer than the cap."""
+    """No delay, including the jitter that Prefect adds, is longer than the cap."""
     options = backoff(5, first, growth, cap, jitter)
     for delay in options["retry_delay_seconds"]:
         jittered = clamped_poisson_interval(delay, options["retry_jitter_factor"])
@@ -148,15 +148,15 @@ def test_jitter_stays_below_the_cap(first: float, growth: float, cap: float, jit
 
 
 @pytest.mark.fact(NAME, "jitter")
-def test_jitter_adds_or_takes_away() -> None:
-    """Of many delays with a jitter of 0.3 some are shorter and some longer, by 0.3 at most."""
+def test_jitter_shortens_or_lengthens_delays() -> None:
+    """With a jitter of 0.3 some delays become shorter and some longer, by 30% at most."""
     drawn = [clamped_poisson_interval(1.0, 0.3) for _ in range(200)]
     assert 0.7 <= min(drawn) < 1 < max(drawn) <= 1.3 + 1e-9
 
 
 @pytest.mark.guarantee(NAME, "delays")
-def test_two_runs_wait_differently() -> None:
-    """Jitter is drawn for every retry, not once for all runs of a task."""
+def test_equal_delays_become_different_waits() -> None:
+    """The default jitter of 0.3 is drawn anew each time: equal delays become different waits."""
     options = backoff(1, first=10.0)
     assert options["retry_jitter_factor"] == 0.3
     longest = {
@@ -168,7 +168,7 @@ def test_two_runs_wait_differently() -> None:
 
 @pytest.mark.guarantee(NAME, "waits")
 def test_retries_wait_for_their_delay(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """A retry starts no sooner than its delay, less the jitter, after the failure."""
+    """A retry starts no sooner after the failure than its delay minus the jitter."""
 
     @task(**backoff(3, first=0.04, growth=2, cap=0.09, jitter=0.1))
     def call() -> None:
@@ -185,14 +185,14 @@ def test_retries_wait_for_their_delay(task_runner: TaskRunner[Any], tmp_path: Pa
     waited = [after - before for before, after in pairwise(starts)]
     assert len(waited) == 3
     for wait, delay in zip(waited, [0.04, 0.08, 0.09 / 1.1], strict=True):
-        # Prefect's jitter takes off about what it may add.
+        # Prefect's jitter may shorten a delay by about as much as it may lengthen it.
         assert wait >= delay * 0.8
 
 
 @pytest.mark.guarantee(NAME, "many")
 @pytest.mark.parametrize("retries", [50, 51, 1000])
 def test_more_than_50_retries_are_allowed(retries: int) -> None:
-    """Any number of retries is allowed, and the list of delays has 50 at most."""
+    """More than 50 retries are allowed; the list of delays then has 50 items."""
     patient = fetch_page.with_options(**backoff(retries))
     assert patient.retries == retries
     assert isinstance(patient.retry_delay_seconds, list)
@@ -200,7 +200,7 @@ def test_more_than_50_retries_are_allowed(retries: int) -> None:
 
 
 @pytest.mark.fact(NAME, "list")
-def test_delays_beyond_the_list_are_an_error_without_the_limit() -> None:
+def test_prefect_refuses_more_than_50_delays() -> None:
     """Prefect refuses a list of more than 50 delays, which is why the list ends there."""
     with pytest.raises(ValueError, match="more than 50 retry delays"):
         fetch_page.with_options(retries=51, retry_delay_seconds=[1.0] * 51)
@@ -210,7 +210,7 @@ def test_delays_beyond_the_list_are_an_error_without_the_limit() -> None:
 def test_retries_beyond_the_list_wait_for_the_last_delay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retries that have no delay of their own wait for the last one in the list."""
+    """Retries beyond the end of the list wait for the last delay in it."""
     monkeypatch.setattr("patterns.retries.backoff.MOST_DELAYS", 2)
 
     @task(**backoff(4, first=0.001, growth=60, cap=0.06, jitter=0.1))
@@ -227,8 +227,8 @@ def test_retries_beyond_the_list_wait_for_the_last_delay(
 
 @pytest.mark.guarantee(NAME, "every-call")
 @pytest.mark.runners("threads", "processes")
-def test_equal_calls_in_one_run_are_each_made(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """A service that is asked again and again whether a job is done answers each time."""
+def test_equal_calls_in_one_run_are_all_made(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """Equal calls in one flow run are all made, as when a service is polled until a job is done."""
 
     @task(**backoff(2, first=0.001))
     def job_status(job: str) -> str:
@@ -244,7 +244,7 @@ def test_equal_calls_in_one_run_are_each_made(task_runner: TaskRunner[Any], tmp_
 
 
 def finished_task_runs(argument: Any, persist_result: bool | None) -> int:
-    """Return how often a task runs whose flow fails once after it, and is retried."""
+    """Return how often a task runs if its flow fails once after it and is retried."""
     runs: list[int] = []
 
     @task(**backoff(1), persist_result=persist_result)
@@ -270,7 +270,7 @@ def test_a_flow_retry_runs_finished_tasks_again(persist_result: bool | None, run
 
 @pytest.mark.fact(NAME, "no-key")
 def test_a_flow_retry_runs_tasks_without_a_key_again() -> None:
-    """A persisted task runs again in a retried flow if an argument has no cache key."""
+    """A persisted task runs again in a retried flow if no cache key can be made of an argument."""
     assert finished_task_runs(threading.Lock(), persist_result=True) == 2
 
 
@@ -280,7 +280,7 @@ def test_a_flow_retry_runs_tasks_without_a_key_again() -> None:
 def test_equal_calls_of_a_persisted_task_are_made_once(
     by: str, options: dict[str, Any], made: int
 ) -> None:
-    """Equal calls in one flow run are made once where results are persisted, and not cached."""
+    """With persisted results, equal calls in one flow run are made once, except with NO_CACHE."""
     asked: list[str] = []
 
     @task(**backoff(1), **options, persist_result=True if by == "option" else None)

@@ -56,7 +56,7 @@ def test_named_exceptions_and_no_others_are_retried(
     tmp_path_factory: pytest.TempPathFactory,
     named: set[type[Exception]],
 ) -> None:
-    """A task is tried `retries + 1` times for a named exception or a subclass of one."""
+    """For a named exception or a subclass a task is tried `retries + 1` times, for others once."""
     folder = tmp_path_factory.mktemp("named")
 
     @task(retries=1, retry_condition_fn=only_on(*named))
@@ -78,7 +78,7 @@ def test_named_exceptions_and_no_others_are_retried(
 @pytest.mark.guarantee(NAME, "named")
 @pytest.mark.guarantee(NAME, "async")
 def test_the_logins_of_the_pattern_are_tried_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the service hangs up each time both logins are tried four times."""
+    """If the service hangs up every time, both logins are tried four times."""
     tried: list[str] = []
 
     def hang_up(user: str, password: str) -> str:
@@ -103,7 +103,7 @@ def test_the_logins_of_the_pattern_are_tried_four_times(monkeypatch: pytest.Monk
 def test_any_other_exception_ends_the_run_at_once(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """Another exception ends the run with its first attempt, and is what `result()` raises."""
+    """Any other exception ends the run at its first attempt, and `result()` raises it."""
 
     @task(retries=5, retry_condition_fn=only_on(ConnectionError))
     def fail() -> None:
@@ -122,7 +122,7 @@ def test_any_other_exception_ends_the_run_at_once(
 
 @pytest.mark.guarantee(NAME, "others")
 def test_the_flow_of_the_pattern_retries_one_login(task_runner: TaskRunner[Any]) -> None:
-    """The lost connection is retried, the wrong password that follows it is not."""
+    """The lost connection is retried; the wrong password that follows it is not."""
     right, wrong = log_in_twice.with_options(task_runner=task_runner)()
     assert right == "ali is in at attempt 2"
     assert isinstance(wrong, PermissionError)
@@ -130,7 +130,7 @@ def test_the_flow_of_the_pattern_retries_one_login(task_runner: TaskRunner[Any])
 
 
 @pytest.mark.guarantee(NAME, "async")
-def test_async_tasks_are_retried_alike(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
+def test_async_tasks_are_retried_too(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
     """An async task is retried on a named exception and on no other."""
 
     @task(retries=2, retry_condition_fn=only_on(ConnectionError))
@@ -150,7 +150,7 @@ def test_async_tasks_are_retried_alike(task_runner: TaskRunner[Any], tmp_path: P
 
 @pytest.mark.guarantee(NAME, "async")
 def test_the_async_flow_of_the_pattern_retries_one_login() -> None:
-    """The async twin retries the lost connection, and not the wrong password that follows it."""
+    """The async flow retries the lost connection, but not the wrong password after it."""
     right, wrong = asyncio.run(log_in_twice_async())
     assert right == "ali is in at attempt 2"
     assert isinstance(wrong, PermissionError)
@@ -188,7 +188,7 @@ def test_asking_the_state_for_its_result_does_not_work_in_async_tasks(tmp_path: 
 def test_a_returned_failed_state_counts_as_its_exception(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """A `Failed` state that is returned with a named exception in it is retried too."""
+    """A returned `Failed` state is retried only if it contains a named exception."""
 
     @task(retries=2, retry_condition_fn=only_on(ConnectionError))
     def fail(data: Exception | None, name: str) -> State[Any]:
@@ -210,7 +210,7 @@ def test_a_returned_failed_state_counts_as_its_exception(
 def test_a_returned_state_of_another_run_counts_as_its_exception(
     task_runner: TaskRunner[Any], tmp_path: Path, kept: bool
 ) -> None:
-    """A state of a flow or task that raised a named exception is retried where it is returned."""
+    """A task that returns the state of a run which raised a named exception is retried."""
     retrying = task(retries=1, retry_condition_fn=only_on(ConnectionError))
 
     def note(name: str) -> None:
@@ -249,8 +249,8 @@ def test_a_returned_state_of_another_run_counts_as_its_exception(
 
 
 @pytest.mark.fact(NAME, "kept")
-def test_a_returned_failed_state_that_is_kept_is_not_tried_again() -> None:
-    """A returned `Failed` state of a task with persisted results ends Cached, and Completed."""
+def test_a_persisted_failed_state_is_not_retried() -> None:
+    """A task with persisted results that returns a `Failed` state ends Cached, without a retry."""
     tries: list[int] = []
 
     @task(retries=2, retry_condition_fn=only_on(ConnectionError), persist_result=True)
@@ -270,8 +270,8 @@ def test_a_returned_failed_state_that_is_kept_is_not_tried_again() -> None:
 @pytest.mark.parametrize(
     "errors", [(), ("ConnectionError",), (ConnectionError(),), (KeyError, int), (SystemExit,)]
 )
-def test_what_is_no_exception_is_refused(errors: tuple[Any, ...]) -> None:
-    """Nothing, a name, an error that is made already and a class of another kind are refused."""
+def test_anything_but_exception_classes_is_refused(errors: tuple[Any, ...]) -> None:
+    """No arguments, a name, an instance, or a class that is not an Exception: all are refused."""
     with pytest.raises(TypeError, match="name exceptions"):
         only_on(*errors)
 
@@ -279,7 +279,7 @@ def test_what_is_no_exception_is_refused(errors: tuple[Any, ...]) -> None:
 @pytest.mark.fact(NAME, "asked")
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_the_condition_is_called_for_each_retry_that_is_left(retries: int) -> None:
-    """The condition is called after each failure that has a retry left, not after the last."""
+    """The condition is called after each failure that has a retry left, but not after the last."""
     asked: list[tuple[int, object]] = []
     condition = only_on(ConnectionError)
 
@@ -322,14 +322,14 @@ def test_an_error_in_the_condition_means_no_retry(
 
 
 class AlwaysRetry:
-    """A condition that says yes to everything, in three ways that are no plain function."""
+    """A condition that always returns True, in three forms that are not plain functions."""
 
     def __call__(self, task: Any, task_run: Any, state: Any) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def method(self, task: Any, task_run: Any, state: Any) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
 
@@ -339,10 +339,10 @@ class AlwaysRetry:
     [AlwaysRetry(), AlwaysRetry().method, functools.partial(AlwaysRetry.method, AlwaysRetry())],
     ids=["object", "method", "partial"],
 )
-def test_other_callables_are_accepted_and_never_called(
+def test_other_callables_are_accepted_but_never_cause_a_retry(
     condition: Callable[..., bool],
 ) -> None:
-    """With any other callable that says yes to everything, Prefect still never retries."""
+    """A condition that is not a plain function never causes a retry, even if it returns True."""
     attempts: list[int] = []
 
     @task(retries=3, retry_condition_fn=condition)
