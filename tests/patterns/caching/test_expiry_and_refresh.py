@@ -39,12 +39,12 @@ NAME = "caching/expiry_and_refresh"
 
 Rate = Task[..., float]
 aged: Rate = fetch_rate.with_options(cache_expiration=timedelta(seconds=-1))
-"""The same task, whose results are too old as soon as they are written."""
+"""The same task, but with results that are expired as soon as they are written."""
 
 
 @pytest.fixture
 def currency() -> str:
-    """Give an argument that no other test has cached a result for."""
+    """Return an argument that no other test has cached a result for."""
     return uuid.uuid4().hex
 
 
@@ -74,14 +74,14 @@ def test_a_fresh_result_is_reused(task_runner: TaskRunner[Any], currency: str) -
 
 
 @pytest.mark.guarantee(NAME, "fresh")
-def test_the_rate_of_the_pattern_is_good_for_an_hour() -> None:
-    """The pattern's task carries the expiration that its docstring names."""
+def test_the_rate_of_the_pattern_is_valid_for_an_hour() -> None:
+    """The pattern's task has the expiration that its docstring states: an hour."""
     assert fetch_rate.cache_expiration == timedelta(hours=1)
 
 
 @pytest.mark.guarantee(NAME, "fresh")
-def test_an_expired_result_is_made_again(task_runner: TaskRunner[Any], currency: str) -> None:
-    """An older result is not reused; the task runs again, and the new result is reused."""
+def test_an_expired_result_is_computed_again(task_runner: TaskRunner[Any], currency: str) -> None:
+    """An expired result is not reused; the task runs again, and the new result is reused."""
     (old_name, old), (new_name, new), again = fetched(
         task_runner, currency, aged, fetch_rate, fetch_rate
     )
@@ -94,14 +94,14 @@ def test_an_expired_result_is_made_again(task_runner: TaskRunner[Any], currency:
 def test_the_age_limit_is_fixed_when_the_result_is_written(
     task_runner: TaskRunner[Any], currency: str
 ) -> None:
-    """A shorter `cache_expiration` set later doesn't make an existing result older."""
+    """A shorter `cache_expiration` set later doesn't make an existing result expire sooner."""
     (_, value), later = fetched(task_runner, currency, fetch_rate, aged)
     assert later == ("Cached", value)
 
 
 @pytest.mark.guarantee(NAME, "refresh")
-def test_the_flow_of_the_pattern_leaves_the_setting_alone(currency: str, tmp_path: Path) -> None:
-    """Without `refresh=True` the setting says whether the pattern's flow fetches the rate."""
+def test_the_flow_of_the_pattern_follows_the_setting(currency: str, tmp_path: Path) -> None:
+    """Without `refresh=True` the setting decides whether the pattern's flow fetches the rate."""
     ledger = tmp_path / "ledger.txt"
     ledger.write_text("10 20")
     first = value_ledger(ledger, currency)
@@ -124,10 +124,10 @@ def test_a_refreshed_result_replaces_the_cached_one(
 
 
 @pytest.mark.guarantee(NAME, "refresh")
-def test_the_flow_of_the_pattern_refreshes_when_told(
+def test_the_flow_of_the_pattern_refreshes_on_request(
     task_runner: TaskRunner[Any], currency: str, tmp_path: Path
 ) -> None:
-    """The pattern's flow gives the same value until it is told to refresh."""
+    """The pattern's flow returns the same value until it is called with `refresh=True`."""
     ledger = tmp_path / "ledger.txt"
     ledger.write_text("10 20")
     value = value_ledger.with_options(task_runner=task_runner)
@@ -140,7 +140,7 @@ def test_the_flow_of_the_pattern_refreshes_when_told(
 def test_the_setting_refreshes_all_tasks_that_do_not_refuse(
     task_runner: TaskRunner[Any], currency: str
 ) -> None:
-    """`PREFECT_TASKS_REFRESH_CACHE` refreshes every task but those that refuse."""
+    """`PREFECT_TASKS_REFRESH_CACHE` refreshes all tasks but those with `refresh_cache=False`."""
     refusing = fetch_rate.with_options(refresh_cache=False)
     [(_, old)] = fetched(task_runner, currency, fetch_rate)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
@@ -154,7 +154,7 @@ def test_the_setting_refreshes_all_tasks_that_do_not_refuse(
 def test_a_file_with_other_content_is_read_again(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """A task that is given a file runs again when its content changes, and only then."""
+    """A task that takes a file runs again when the file's content changes, and only then."""
     ledger = tmp_path / "ledger.txt"
     cents = uuid.uuid4().int / 1e38
 
@@ -174,7 +174,7 @@ def test_a_file_with_other_content_is_read_again(
 
 
 def key(inputs: dict[str, Any], reader: Task[..., Any] = sum_ledger) -> str:
-    """Return the key of a call."""
+    """Return the cache key of a call."""
     task_ctx: Any = SimpleNamespace(task=reader)
     return FileContent().compute_key(task_ctx, inputs, {})
 
@@ -188,7 +188,7 @@ def key(inputs: dict[str, Any], reader: Task[..., Any] = sum_ledger) -> str:
 def test_keys_are_equal_if_and_only_if_contents_are(
     tmp_path_factory: pytest.TempPathFactory, left: tuple[bytes, str], right: tuple[bytes, str]
 ) -> None:
-    """Two calls have one key if and only if their files' contents and other arguments are equal."""
+    """Calls have equal keys if and only if their files' contents and other arguments are equal."""
 
     def of(content: bytes, unit: str) -> str:
         ledger = tmp_path_factory.mktemp("contents") / "ledger.txt"
@@ -201,10 +201,10 @@ def test_keys_are_equal_if_and_only_if_contents_are(
 @pytest.mark.guarantee(NAME, "content")
 @settings(max_examples=5)
 @given(at=st.sampled_from([0, 2**16, 2**20, 3 * 2**20]))
-def test_a_change_at_any_place_of_a_large_file_is_seen(
+def test_a_change_anywhere_in_a_large_file_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, at: int
 ) -> None:
-    """A file of 3 MiB that differs in one byte, wherever it stands, has another key."""
+    """Changing one byte of a 3 MiB file, wherever it is, changes the key."""
     ledger = tmp_path_factory.mktemp("large") / "ledger.txt"
     content = bytearray(3 * 2**20 + 1)
     ledger.write_bytes(content)
@@ -215,30 +215,30 @@ def test_a_change_at_any_place_of_a_large_file_is_seen(
 
 
 @pytest.mark.guarantee(NAME, "content")
-def test_arguments_are_told_apart_by_type() -> None:
-    """A tuple is not the list, a number no text, and a file none of its digest."""
+def test_arguments_are_distinguished_by_type() -> None:
+    """Similar arguments of different types have different keys, and so do a file and its digest."""
     arguments: list[Any] = [(1,), [1], {1: "a"}, {"1": "a"}, 1, True, 1.0, "1", b"1", None]
     assert len({key({"value": value}) for value in arguments}) == len(arguments)
     assert key({"value": Path(__file__)}) != key({"value": digest(Path(__file__))})
 
 
 @pytest.mark.guarantee(NAME, "content")
-def test_a_text_that_is_there_twice_is_as_good_as_its_copy() -> None:
-    """Whether two equal arguments are one object or two makes no difference."""
+def test_a_string_that_appears_twice_counts_as_its_copy() -> None:
+    """Whether two equal strings are one object or two makes no difference to the key."""
     text = "to and fro"
     assert key({"value": [text, text]}) == key({"value": [text, "".join(text)]})
 
 
 @dataclass(frozen=True)
 class Account:
-    """What ledgers may lie in."""
+    """A dataclass that may contain ledgers."""
 
     owner: str
     ledgers: Any
 
 
 def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw something that holds what is drawn."""
+    """Return a strategy for containers of what another strategy draws."""
     return st.one_of(
         st.lists(inner, min_size=1, max_size=3),
         st.lists(inner, min_size=1, max_size=3).map(tuple),
@@ -253,10 +253,8 @@ def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @example(nested=[...])
 @example(nested={"ledger": ...})
 @example(nested=Account("ann", (..., {"old": [...]})))
-def test_files_are_found_where_they_lie(
-    tmp_path_factory: pytest.TempPathFactory, nested: Any
-) -> None:
-    """A file that lies in lists, tuples, dicts and dataclasses is known by its content."""
+def test_nested_files_are_found(tmp_path_factory: pytest.TempPathFactory, nested: Any) -> None:
+    """A file nested in lists, tuples, dicts and dataclasses is identified by its content."""
     folder = tmp_path_factory.mktemp("nested")
     ledger, copy, other = folder / "ledger.txt", folder / "copy.txt", folder / "other.txt"
     for file, content in {ledger: "30", copy: "30", other: "100"}.items():
@@ -282,7 +280,7 @@ def test_files_are_found_where_they_lie(
 def test_a_list_of_files_is_read_again_when_one_has_changed(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """A task that is given a list of files runs again when one of them has changed."""
+    """A task that takes a list of files runs again when one of them has changed."""
 
     @task(cache_policy=BY_CONTENT)
     def sum_ledgers(ledgers: list[Path]) -> float:
@@ -304,8 +302,8 @@ def test_a_list_of_files_is_read_again_when_one_has_changed(
 
 
 @pytest.mark.guarantee(NAME, "nested")
-def test_a_text_is_no_path(tmp_path: Path) -> None:
-    """A `str` that names a file is the same text after the file has changed."""
+def test_a_string_is_not_a_path(tmp_path: Path) -> None:
+    """A `str` that names a file has the same key after the file has changed."""
     ledger = tmp_path / "ledger.txt"
     ledger.write_text("30")
     before = key({"ledger": str(ledger)})
@@ -315,8 +313,8 @@ def test_a_text_is_no_path(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "unreadable")
 @pytest.mark.parametrize("name", ["folder", "missing"])
-def test_what_cannot_be_read_is_not_reused(name: str, tmp_path: Path) -> None:
-    """A task that is given a folder, or a file that is not there, runs each time."""
+def test_calls_with_unreadable_paths_are_not_reused(name: str, tmp_path: Path) -> None:
+    """A task whose argument is a folder, or a file that does not exist, runs each time."""
     (tmp_path / "folder").mkdir()
     runs = COUNTS[str(tmp_path)] = []
 
@@ -339,7 +337,7 @@ def note_run(key: str, path: Path) -> None:
 
 
 def scaled_by(factor: int, policy: CachePolicy = BY_CONTENT) -> Task[..., float]:
-    """Make a task."""
+    """Return a task that multiplies by a factor."""
 
     @task(cache_policy=policy)
     def scale(ledger: Path) -> float:
@@ -349,8 +347,8 @@ def scaled_by(factor: int, policy: CachePolicy = BY_CONTENT) -> Task[..., float]
 
 
 @pytest.mark.guarantee(NAME, "whose")
-def test_tasks_made_from_other_values_share_nothing(tmp_path: Path) -> None:
-    """Two tasks that a function made have results of their own."""
+def test_tasks_created_from_different_values_share_nothing(tmp_path: Path) -> None:
+    """Tasks that one function created from different values share no results."""
     ledger = tmp_path / "ledger.txt"
     ledger.write_text(f"{uuid.uuid4().int / 1e38}")
     value = float(ledger.read_text())
@@ -364,8 +362,10 @@ def test_tasks_made_from_other_values_share_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.fact(NAME, "closures")
-def test_tasks_made_from_other_values_share_results_by_inputs_and_source(tmp_path: Path) -> None:
-    """With `INPUTS + TASK_SOURCE` a task is given the result of one made from another value."""
+def test_tasks_created_from_different_values_share_results_by_inputs_and_source(
+    tmp_path: Path,
+) -> None:
+    """With `INPUTS + TASK_SOURCE` a task gets the result of one created from another value."""
     ledger = tmp_path / "ledger.txt"
     ledger.write_text("3")
 
@@ -378,7 +378,7 @@ def test_tasks_made_from_other_values_share_results_by_inputs_and_source(tmp_pat
 
 @pytest.mark.guarantee(NAME, "whose")
 def test_tasks_of_two_modules_share_nothing() -> None:
-    """Two tasks of the same text and name in two modules have keys of their own."""
+    """Two tasks with the same source and name in two modules have different keys."""
     text = "from prefect import task\n@task\ndef read(ledger): return parse(ledger)"
     modules: list[dict[str, Any]] = [{"__name__": "csv_shop"}, {"__name__": "xml_shop"}]
     for module in modules:
@@ -390,7 +390,7 @@ def test_tasks_of_two_modules_share_nothing() -> None:
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_reused_result_is_the_object_that_was_returned(tmp_path: Path, in_memory: bool) -> None:
-    """In a run a changed result is changed for all, unless none is kept in memory."""
+    """In a run, changing a reused result changes it for everyone, unless none is kept in memory."""
     file = tmp_path / "rows"
     file.write_text("1 2")
 
@@ -407,8 +407,8 @@ def test_a_reused_result_is_the_object_that_was_returned(tmp_path: Path, in_memo
 
 
 @pytest.mark.fact(NAME, "damaged")
-def test_a_damaged_result_is_made_again(task_runner: TaskRunner[Any]) -> None:
-    """A cached result whose file is gone, cut short or written over is made again."""
+def test_a_damaged_result_is_computed_again(task_runner: TaskRunner[Any]) -> None:
+    """A cached result whose file is missing, truncated or overwritten is computed again."""
     damages: dict[str, Callable[[bytes], bytes | None]] = {
         "gone": lambda content: None,
         "empty": lambda content: b"",

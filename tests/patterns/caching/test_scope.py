@@ -67,15 +67,15 @@ CONFUSED: list[tuple[Any, Any]] = [
     ({None: 1}, {"null": 1}),
     ([(1,)], [[1]]),
 ]
-"""Pairs that differ and have the same JSON."""
+"""Pairs of different values that have the same JSON."""
 
 
 COPIED = {"cache_result_in_memory": False}
-"""Options of a task whose results are read anew from the storage each time."""
+"""Options of a task whose results are read from storage each time."""
 
 
 def noting(policy: CachePolicy | None) -> Task[..., str]:
-    """Return a task that notes each execution in a file and returns its argument."""
+    """Return a task that notes each execution in a file and returns its argument's `repr`."""
     options: dict[str, Any] = {} if policy is None else {"cache_policy": policy}
 
     @task(**options)
@@ -88,7 +88,7 @@ def noting(policy: CachePolicy | None) -> Task[..., str]:
 
 
 def twice(called: Task[..., str], name: str) -> Flow[[str], list[str]]:
-    """Return a flow of that name which makes the same call two times, one after the other."""
+    """Return a flow with this name that makes the same call twice in a row."""
 
     @flow(name=name)
     def calls(file: str) -> list[str]:
@@ -115,10 +115,10 @@ def test_a_call_is_executed_once_in_each_run(task_runner: TaskRunner[Any], tmp_p
 
 @pytest.mark.guarantee(NAME, "run")
 @pytest.mark.runners("sequential", "threads")
-def test_the_flow_of_the_pattern_counts_once_a_run(
+def test_the_flow_of_the_pattern_counts_once_per_run(
     task_runner: TaskRunner[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The pattern's own flow counts once for two equal calls, in each of its runs."""
+    """The pattern's flow counts only once for two equal calls, in each of its runs."""
     counts = count_twice.with_options(task_runner=task_runner)
     assert [counts("two words") for _ in range(2)] == [[2, 2], [2, 2]]
     assert capsys.readouterr().out == "counting 'two words'\n" * 2
@@ -128,7 +128,7 @@ def test_the_flow_of_the_pattern_counts_once_a_run(
 def test_a_call_is_executed_once_in_all_runs_of_a_flow(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """With `WITHIN_FLOW` runs of a flow share a call, and runs of another one don't."""
+    """With `WITHIN_FLOW` a call is executed once in all runs of a flow, and again in another."""
     note, file = noting(WITHIN_FLOW), tmp_path / "executions"
     one = twice(note, "one").with_options(task_runner=task_runner)
     other = twice(note, "other").with_options(task_runner=task_runner)
@@ -149,7 +149,7 @@ def test_outside_flows_a_call_is_executed_each_time(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "everywhere")
 def test_a_call_is_executed_once_in_all_flows(task_runner: TaskRunner[Any], tmp_path: Path) -> None:
-    """With `EVERYWHERE` a call is executed once, whatever flow it is made in."""
+    """With `EVERYWHERE` a call is executed once, whatever flow makes it."""
     note, file = noting(EVERYWHERE), tmp_path / "executions"
     for name in ("one", "other"):
         calls = twice(note, name).with_options(task_runner=task_runner)
@@ -163,7 +163,7 @@ def read_clock() -> None:
 
 
 def clock_states(policy: CachePolicy) -> list[str | None]:
-    """Return how two calls of a task without arguments end."""
+    """Return the final states' names of two calls of a task without arguments."""
     read = read_clock.with_options(cache_policy=policy)
     states = flow(lambda: [read(return_state=True).name for _ in range(2)])()
     assert isinstance(states, list)
@@ -172,8 +172,8 @@ def clock_states(policy: CachePolicy) -> list[str | None]:
 
 @pytest.mark.guarantee(NAME, "everywhere")
 def test_a_task_without_arguments_has_a_key() -> None:
-    """A task without arguments is executed once."""
-    # Results are kept for all tests: the first call may be `Cached`, too.
+    """A repeated call of a task without arguments is not executed again."""
+    # All tests share one result storage, so the first call may be `Cached` too.
     assert clock_states(EVERYWHERE)[1] == "Cached"
 
 
@@ -186,14 +186,14 @@ def test_inputs_gives_a_task_without_arguments_no_key() -> None:
 @pytest.mark.guarantee(NAME, "inputs")
 @settings(max_examples=300)
 @given(value=values)
-def test_equal_arguments_have_one_key(value: Any) -> None:
+def test_equal_arguments_have_the_same_key(value: Any) -> None:
     """Arguments that are equal and of the same types have the same key."""
     assert faithful(copy.deepcopy(value)) == faithful(value)
 
 
 @pytest.mark.guarantee(NAME, "inputs")
-def test_equal_arguments_have_one_key_in_every_process() -> None:
-    """A set of texts has the same key in processes that hash texts differently."""
+def test_equal_arguments_have_the_same_key_in_every_process() -> None:
+    """A set of strings has the same key in processes that hash strings differently."""
     code = f"from {faithful.__module__} import faithful; print(faithful({{'a', 'b', 'c', 'd'}}))"
     root = Path(__file__).parents[3]
     read = {
@@ -210,14 +210,14 @@ def test_equal_arguments_have_one_key_in_every_process() -> None:
 
 
 @pytest.mark.guarantee(NAME, "inputs")
-def test_a_text_that_is_there_twice_is_as_good_as_its_copy() -> None:
-    """Whether two equal items are one object or two makes no difference."""
+def test_a_string_that_appears_twice_counts_as_its_copy() -> None:
+    """Whether two equal strings are one object or two makes no difference to the key."""
     text = "to and fro"
     assert faithful([text, text]) == faithful([text, "".join(list(text))])
 
 
 def same(left: Any, right: Any) -> bool:
-    """Say whether two values are equal and of the same types, all the way down.
+    """Return whether two values are equal and of the same types at every level.
 
     The order of a dict counts, and so do the bits of a float: -0.0 is not 0.0.
     """
@@ -245,20 +245,20 @@ def same(left: Any, right: Any) -> bool:
 @example(left=0.0, right=-0.0)
 @example(left={"a": 1, "b": 2}, right={"b": 2, "a": 1})
 @example(left={"a", "b"}, right=frozenset({"a", "b"}))
-def test_two_values_have_one_key_only_if_they_are_the_same(left: Any, right: Any) -> None:
+def test_values_have_the_same_key_only_if_they_are_the_same(left: Any, right: Any) -> None:
     """Two values have the same key if and only if they are equal and of the same types."""
     assert (faithful(left) == faithful(right)) == same(left, right)
 
 
 class Offer(BaseModel):
-    """What a task may be given."""
+    """A possible argument of a task."""
 
     price: int = 1
 
 
 @pytest.mark.guarantee(NAME, "inputs")
-def test_a_model_that_was_told_its_default_is_another() -> None:
-    """Equal Pydantic models have one key unless one of them was told a value and one was not."""
+def test_a_model_that_was_given_its_default_counts_as_different() -> None:
+    """Equal Pydantic models have the same key unless only one was explicitly given the default."""
     assert Offer() == Offer(price=1)
     assert faithful(Offer()) == faithful(Offer()) != faithful(Offer(price=1))
     assert faithful(Offer(price=1)) == faithful(Offer(price=1)) != faithful(Offer(price=2))
@@ -266,8 +266,8 @@ def test_a_model_that_was_told_its_default_is_another() -> None:
 
 @pytest.mark.guarantee(NAME, "inputs")
 @pytest.mark.parametrize(("left", "right"), CONFUSED, ids=repr)
-def test_values_that_json_confuses_have_two_keys(left: Any, right: Any) -> None:
-    """Values that `INPUTS` takes for the same have different keys here."""
+def test_values_that_json_confuses_have_different_keys(left: Any, right: Any) -> None:
+    """Values that `INPUTS` treats as the same have different keys here."""
     assert hash_objects(left) == hash_objects(right)
     assert faithful(left) != faithful(right)
 
@@ -278,12 +278,12 @@ def test_values_that_json_confuses_have_two_keys(left: Any, right: Any) -> None:
     distinct=st.lists(st.integers(-9, 9).map(lambda n: [n]), min_size=1, max_size=2, unique_by=repr)
 )
 @example(distinct=[[3], [-3]])
-def test_equal_arguments_execute_once_and_different_ones_twice(
+def test_equal_arguments_are_executed_once_and_different_ones_each(
     task_runner: TaskRunner[Any],
     tmp_path_factory: pytest.TempPathFactory,
     distinct: list[list[int]],
 ) -> None:
-    """Equal arguments share one execution; arguments that differ are executed each."""
+    """Equal arguments share one execution; different arguments have one each."""
     file = tmp_path_factory.mktemp("inputs") / "executions"
     note = noting(EVERYWHERE)
     arguments: list[Any] = [*distinct, *map(tuple, distinct)]
@@ -300,8 +300,8 @@ def test_equal_arguments_execute_once_and_different_ones_twice(
 
 
 @pytest.mark.fact(NAME, "json")
-def test_inputs_hands_out_the_result_of_another_argument() -> None:
-    """With Prefect's `INPUTS` a tuple is given the result of the list: the reason for these."""
+def test_inputs_returns_the_result_of_another_argument() -> None:
+    """With Prefect's `INPUTS` a tuple gets the result of a list: hence the policies tested here."""
     note = noting(INPUTS)
 
     @flow
@@ -312,8 +312,8 @@ def test_inputs_hands_out_the_result_of_another_argument() -> None:
 
 
 @pytest.mark.guarantee(NAME, "inputs")
-def test_a_sum_keeps_the_policy() -> None:
-    """Types still count after other policies were added."""
+def test_a_sum_keeps_the_typed_policy() -> None:
+    """`TypedCall` is still part of a policy after others were added to it."""
     for policy in (WITHIN_RUN, WITHIN_RUN + INPUTS):
         assert isinstance(policy, CompoundCachePolicy)
         assert any(isinstance(part, TypedCall) for part in policy.policies)
@@ -325,7 +325,7 @@ def test_a_sum_keeps_the_policy() -> None:
 def test_a_reused_result_is_the_object_that_was_returned(
     options: dict[str, Any], second: list[str]
 ) -> None:
-    """In a run a changed result is changed for all, unless none is kept in memory."""
+    """In a run, changing a reused result changes it for everyone, unless none is kept in memory."""
 
     @task(cache_policy=WITHIN_RUN, **options)
     def columns() -> list[str]:
@@ -340,8 +340,8 @@ def test_a_reused_result_is_the_object_that_was_returned(
 
 
 @pytest.mark.fact(NAME, "replaced")
-def test_a_sum_replaces_what_is_made_from_inputs() -> None:
-    """A policy that inherits from that of `INPUTS` is not found in a sum."""
+def test_a_sum_loses_a_subclass_of_inputs() -> None:
+    """A sum of policies does not contain a policy that inherits from that of `INPUTS`."""
 
     class Typed(Inputs):
         pass
@@ -352,7 +352,7 @@ def test_a_sum_replaces_what_is_made_from_inputs() -> None:
 
 
 def price_with(tmp_path: Path, body: str, helper: str) -> list[int]:
-    """Return what a task in a file of its own gives, called in a new flow run."""
+    """Return what a task in a separate file returns when it is called in a new flow run."""
     import importlib.util
 
     source = tmp_path / f"shop_{abs(hash((body, helper)))}.py"
@@ -377,7 +377,7 @@ def price_with(tmp_path: Path, body: str, helper: str) -> list[int]:
 
 @pytest.mark.guarantee(NAME, "source")
 def test_a_changed_task_is_executed_again(tmp_path: Path) -> None:
-    """A task whose own text changes is executed again."""
+    """A task whose own source changes is executed again."""
     assert price_with(tmp_path, "net + tax(net)", "19") == [119]
     assert price_with(tmp_path, "net - tax(net)", "19") == [81]
 
@@ -390,7 +390,7 @@ def test_a_changed_helper_goes_unnoticed(tmp_path: Path) -> None:
 
 
 def scaled_by(factor: int) -> Task[..., int]:
-    """Make a task."""
+    """Return a task that multiplies by a factor and notes each execution in a file."""
 
     @task(cache_policy=EVERYWHERE)
     def scale(file: str, number: int) -> int:
@@ -403,10 +403,10 @@ def scaled_by(factor: int) -> Task[..., int]:
 
 @pytest.mark.guarantee(NAME, "whose")
 @pytest.mark.runners("threads", "processes")
-def test_tasks_made_from_other_values_share_nothing(
+def test_tasks_created_from_different_values_share_nothing(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """Two tasks that a function made have results of their own."""
+    """Tasks that one function created from different values share no results."""
     file = str(tmp_path / "executions")
 
     @flow(task_runner=task_runner)
@@ -419,7 +419,7 @@ def test_tasks_made_from_other_values_share_nothing(
 
 @dataclass(frozen=True)
 class Shop:
-    """What a task may be made of by one of its methods."""
+    """A shop whose method can be turned into a task."""
 
     tax: int
 
@@ -429,8 +429,8 @@ class Shop:
 
 
 @pytest.mark.guarantee(NAME, "whose")
-def test_tasks_made_of_methods_share_nothing() -> None:
-    """Tasks made of the same method of two objects have results of their own."""
+def test_tasks_created_from_methods_share_nothing() -> None:
+    """Tasks created from the same method of two objects share no results."""
 
     @flow
     def prices() -> list[int]:
@@ -441,7 +441,7 @@ def test_tasks_made_of_methods_share_nothing() -> None:
 
 @pytest.mark.guarantee(NAME, "whose")
 def test_tasks_of_two_modules_share_nothing() -> None:
-    """Two tasks of the same text and name in two modules have keys of their own."""
+    """Two tasks with the same source and name in two modules have different keys."""
     text = "from prefect import task\n@task\ndef read(table): return parse(table)"
     modules: list[dict[str, Any]] = [{"__name__": "csv_shop"}, {"__name__": "xml_shop"}]
     keys = set()
@@ -456,17 +456,17 @@ def test_tasks_of_two_modules_share_nothing() -> None:
 def test_without_a_policy_every_call_is_executed(
     task_runner: TaskRunner[Any], tmp_path: Path
 ) -> None:
-    """Without a policy every call is executed, also twice in one run."""
+    """Without a policy every call is executed, even a repeated one in the same run."""
     calls = twice(noting(None), "one").with_options(task_runner=task_runner)
     calls(str(tmp_path / "executions"))
     assert executions(tmp_path / "executions") == 2
 
 
 class Meeting:
-    """Numbers the executions of a task, and lets each wait for the four others."""
+    """Numbers the executions of a task, and makes each wait for the four others."""
 
     def __init__(self) -> None:
-        """Begin with no execution."""
+        """Start with no executions."""
         self.numbers = itertools.count(1)
         self.met = threading.Barrier(5)
 
@@ -479,18 +479,18 @@ def meet(file: str, seconds: float) -> int:
     """Return the number of this execution."""
     meeting = MEETINGS[file]
     number = next(meeting.numbers)
-    # All five arrive here if all are executed; if one is, nobody else comes.
+    # All five arrive here if all are executed; if only one is, it waits in vain.
     with contextlib.suppress(threading.BrokenBarrierError):
         meeting.met.wait(timeout=seconds)
     return number
 
 
 def side_by_side(policy: CachePolicy, file: str, seconds: float) -> list[int]:
-    """Return what five equal calls give that were made at once, each its own execution's number.
+    """Return the results of five equal calls made at once: the numbers of their executions.
 
     Args:
-        policy: Of the task.
-        file: Its argument.
+        policy: The cache policy of the task.
+        file: The argument of the task.
         seconds: How long an execution waits for the four others.
     """
     MEETINGS[file] = Meeting()
@@ -512,7 +512,7 @@ def test_equal_calls_at_the_same_time_are_executed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee(NAME, "once")
-def test_equal_calls_at_the_same_time_are_all_executed_without_it(tmp_path: Path) -> None:
+def test_equal_calls_at_the_same_time_are_all_executed_without_once(tmp_path: Path) -> None:
     """Without `once` equal calls made at the same time are each executed (#18600)."""
     numbers = side_by_side(INPUTS + TASK_SOURCE, str(tmp_path), patience())
     assert sorted(numbers) == [1, 2, 3, 4, 5]
