@@ -35,19 +35,19 @@ KINDS = (
     "in_subflow",
 )
 NESTED = ("submits", "maps", "defines", "runs_flow")
-"""Tasks that run others, which hold a worker meanwhile: never as many at a time as workers."""
+"""Tasks that run others and occupy a worker meanwhile: always fewer at a time than workers."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One submit.
+    """One task to submit.
 
     Attributes:
-        kind: Which task, of `KINDS` or `NESTED`.
-        needs: The steps before it whose results it takes.
-        waits_for: Those that must have ended before.
-        allows_failure: Whether it takes what failed, too.
-        tagged: Whether it stands in `with tags(...)`.
+        kind: Its task, one of `KINDS` or `NESTED`.
+        needs: The earlier steps whose results it takes.
+        waits_for: The earlier steps that must have ended first.
+        allows_failure: Whether it runs even if a step that it needs failed.
+        tagged: Whether it is submitted inside `with tags(...)`.
     """
 
     kind: str
@@ -80,7 +80,7 @@ EACH_KIND: Plan = (
 
 @st.composite
 def plans(draw: st.DrawFn, most: int = 5) -> Plan:
-    """Draw a few steps, each of which may need those before it."""
+    """Draw a few steps, each of which may need earlier ones."""
     steps: list[Step] = []
     for number in range(draw(st.integers(2, most))):
         some = st.lists(st.integers(0, number - 1), max_size=2, unique=True).map(tuple)
@@ -92,14 +92,14 @@ def plans(draw: st.DrawFn, most: int = 5) -> Plan:
 
 @task(cache_policy=NO_CACHE)
 def add(numbers: list[Any]) -> int:
-    """Add numbers, passing over what failed."""
+    """Return one more than the sum of the numbers, skipping what failed."""
     print("adding", len(numbers))
     return 1 + sum(number for number in numbers if isinstance(number, int))
 
 
 @task(cache_policy=NO_CACHE)
 async def add_async(numbers: list[Any]) -> int:
-    """Do the same, and say so."""
+    """Do the same, and log it."""
     get_run_logger().info("adding %s", len(numbers))
     return 1 + sum(number for number in numbers if isinstance(number, int))
 
@@ -120,7 +120,7 @@ def flaky(numbers: list[Any]) -> int:
 
 @task(cache_policy=NO_CACHE, task_run_name="{of}: named")
 def named(numbers: list[Any], of: str = "numbers") -> int:
-    """Have a name of its own."""
+    """Have a custom run name."""
     return len(numbers)
 
 
@@ -132,7 +132,7 @@ def write(number: int) -> int:
 
 @write.on_rollback
 def undo(run: Any) -> None:
-    """Say that it is undone."""
+    """Print that the task is undone."""
     print("undoing")
 
 
@@ -146,7 +146,7 @@ def rolled_back(numbers: list[Any]) -> int:
 
 @task(cache_policy=INPUTS, persist_result=True)
 def cached(key: str) -> int:
-    """Be done once for a key."""
+    """Run only once for each key."""
     return len(key)
 
 
@@ -164,7 +164,7 @@ def maps(numbers: list[Any]) -> int:
 
 @task(cache_policy=NO_CACHE)
 def defines(numbers: list[Any]) -> int:
-    """Submit a task that there is nowhere else."""
+    """Define a task and submit it."""
 
     @task(cache_policy=NO_CACHE, tags=["new"])
     def new(more: int) -> int:
@@ -175,7 +175,7 @@ def defines(numbers: list[Any]) -> int:
 
 @flow(log_prints=True)
 def inner(numbers: list[Any]) -> int:
-    """Add numbers in a flow run of its own, on the same kind of task runner."""
+    """Add numbers in a separate flow run."""
     return add.submit(numbers).result()
 
 
@@ -220,7 +220,7 @@ def follow(plan: Plan) -> tuple[list[str], list[str]]:
 
 @flow(log_prints=True, retries=1)
 async def follow_again(plan: Plan) -> tuple[list[str], list[str]]:
-    """Do the same in an async flow, twice."""
+    """Do the same in an async flow, whose first attempt fails."""
     found = follow.fn(plan)
     if flow_run.run_count == 1:
         raise ConnectionError("not yet")
@@ -230,7 +230,7 @@ async def follow_again(plan: Plan) -> tuple[list[str], list[str]]:
 def submitted(
     kind: str, number: int, numbers: list[Any], wait_for: Any
 ) -> list[PrefectFuture[Any]]:
-    """Submit the task of a kind, or the tasks that belong to it; the last one is the step's."""
+    """Submit the task or tasks of a kind; the last future is that of the step itself."""
     after: dict[str, Any] = {"wait_for": wait_for}
     futures: list[PrefectFuture[Any]]
     if kind == "cached":
@@ -249,7 +249,7 @@ def submitted(
 
 
 def outcome(future: PrefectFuture[Any]) -> str:
-    """Return how a task run ended, and with what."""
+    """Return how a task run ended, and its result or error."""
     try:
         future.wait()
         return plain(f"{future.state.name}: {future.result(raise_on_failure=False)!r}")
@@ -276,10 +276,10 @@ def run_drawn(
 def assert_same_on_both(
     stock: TaskRunner[Any], lean: TaskRunner[Any], *drawn: Plan, run: Any = follow
 ) -> None:
-    """Run drawn flows on both and hold what they and the server say against each other.
+    """Run drawn flows on both runners; compare their results and what the server knows of them.
 
     Before Prefect 3.9 a stock process pool gives all tasks the tags around a flow run's first
-    submit: no tags are drawn for it there.
+    submit, so steps have no tags there.
     """
     if isinstance(stock, ProcessPoolTaskRunner) and Version(prefect.__version__) < Version("3.9"):
         drawn = tuple(tuple(replace(step, tagged=False) for step in plan) for plan in drawn)
@@ -296,7 +296,7 @@ def assert_same_on_both(
 
 @task
 def surroundings(parcel: str) -> Any:
-    """Return what a task run sees around it."""
+    """Return what a task run sees of its flow run, settings and tags."""
     run = FlowRunContext.get()
     assert run is not None
     assert run.flow_run is not None
@@ -305,7 +305,7 @@ def surroundings(parcel: str) -> Any:
 
 
 class Started:
-    """What `is_seen` submits to; to the workers, to which a flow is sent, it comes without."""
+    """A holder of the task runner that `is_seen` submits to; pickled for the workers without it."""
 
     runner: TaskRunner[Any]
 
@@ -318,14 +318,14 @@ _started = Started()
 
 @flow
 def is_seen(number: int) -> bool:
-    """Say whether a task run sees the flow run that submits it to a task runner by itself."""
+    """Return whether a task run that is submitted directly to a task runner sees this flow run."""
     submitted = _started.runner.submit(surroundings, {"parcel": "book"})
     _, name, parameters, *_ = submitted.result()
     return bool((name, parameters) == (flow_run.name, {"number": number}))
 
 
 def seen_by_flows(runner: TaskRunner[Any]) -> list[bool]:
-    """Say it of two flow runs that submit to one task runner."""
+    """Return the result of `is_seen` for two flow runs that submit to one task runner."""
     with runner:
         _started.runner = runner
         return [is_seen(number) for number in range(2)]
@@ -333,7 +333,7 @@ def seen_by_flows(runner: TaskRunner[Any]) -> list[bool]:
 
 @flow
 def change() -> list[Any]:
-    """Return the settings and tags that task runs see, each submitted in others."""
+    """Return the settings and tags that two task runs see, each submitted under different ones."""
     seen = []
     for number in range(2):
         with temporary_settings({PREFECT_RUNNER_POLL_FREQUENCY: 100 + number}), tags(str(number)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flow in a process of its own, to be ended from outside: `python -m ... RUNNER FOLDER DASK`."""
+"""A flow in a separate process that a test ends: `python -m ... RUNNER FOLDER DASK`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASKS = 20
 
 @task
 def wait(folder: str, number: int) -> None:
-    """Say that it runs, and wait until it may go on."""
+    """Leave a file to show that it runs, and wait for the file `go`."""
     Path(folder, str(number)).touch()
     wait_until(Path(folder, "go").exists)
 
@@ -35,7 +35,7 @@ def wait_in_all(folder: str) -> None:
 
 
 def main(name: str, folder: str, address: str) -> None:
-    """Run it on a task runner, with two workers or on a Dask cluster."""
+    """Run the flow on a task runner with two workers, or on a Dask cluster."""
     runners: dict[str, Callable[[], TaskRunner[Any]]] = {
         "processes": lambda: ProcessPoolTaskRunner(2),
         "lean-processes": lambda: LeanProcessPoolTaskRunner(2),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that the server knows of a flow run, so that two runs can be held against each other."""
+"""Everything that the server knows of a flow run, so that two runs can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import TaskRun
 from flowgauge.waiting import patience
 
 SETTLED_SECONDS = 60.0
-"""After which two runs of which the server tells different things are taken to differ."""
+"""How long the server may report different things of two runs before they count as different."""
 _PAGE = 200
 _DRAWN_BY_LOT = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}", "<id>"),
@@ -28,7 +28,7 @@ _DRAWN_BY_LOT = (
     (r"\b\d+\.\d+(e-\d+)?\b", "<seconds>"),
     (r"-[0-9a-f]{3}\b", ""),
 )
-"""Ids, keys, times, and the letters that Prefect adds to names."""
+"""What differs between any two runs: ids, keys, times, the letters that Prefect adds to names."""
 
 
 Line = tuple[int, str, str]
@@ -37,16 +37,16 @@ Event = tuple[str, str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Known:
-    """What the server knows of a task run, with labels for ids and without what is drawn by lot.
+    """What the server knows of a task run, with labels for ids and without random parts.
 
     Attributes:
-        name: Its name, without the letters that Prefect makes up.
+        name: Its name, without the letters that Prefect adds.
         tags: Its tags.
         attempts: How often it ran.
         states: Names and messages of its states.
         inputs: The labels of the task runs that it depends on, by parameter.
-        logs: Level, logger and text of its lines, in order.
-        events: The names of its events, what they say, and what they are related to, in order.
+        logs: Level, logger and text of its log lines, in order.
+        events: The names, payloads and related resources of its events, in order.
     """
 
     name: str
@@ -62,15 +62,15 @@ Knowledge = tuple[dict[str, list[Known]], dict[str, tuple[Line, ...]]]
 
 
 def known(flow_run_id: str, labels: dict[str, str]) -> Knowledge:
-    """Ask the server for all that it knows of a flow run, its subflows, and their task runs.
+    """Ask the server for everything it knows of a flow run, its subflows, and their task runs.
 
     Args:
         flow_run_id: The flow run.
-        labels: What its task runs are called, by id; others are called after their task.
+        labels: Labels of its task runs, by id; the others are labelled with their names.
 
     Returns:
-        Task runs by label, of which there may be several of one, and the lines that flow runs
-        wrote themselves, by flow.
+        Task runs by label, which several may share, and the log lines of the flow runs
+        themselves, by flow.
     """
     with get_client(sync_client=True) as client:
         flow_runs = list(_with_subflows(client, uuid.UUID(flow_run_id)))
@@ -121,7 +121,7 @@ def _task_runs(client: SyncPrefectClient, flow_run_id: uuid.UUID) -> list[TaskRu
 def _logs(
     client: SyncPrefectClient, flow_run_ids: list[str], names: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the lines of flow runs, oldest first, without the names that Prefect made up."""
+    """Yield the log lines of flow runs, oldest first, without the names that Prefect made up."""
     asked = {"logs": {"flow_run_id": {"any_": flow_run_ids}}, "sort": "TIMESTAMP_ASC"}
     for page in range(0, 2000, _PAGE):
         body = asked | {"offset": page, "limit": _PAGE}
@@ -155,14 +155,14 @@ def _inputs(run: TaskRun, names: dict[str, str]) -> dict[str, tuple[str, ...]]:
 
 
 def plain(text: str) -> str:
-    """Return a text without what is drawn by lot, and without times."""
+    """Return a text without random parts and times."""
     for pattern, instead in _DRAWN_BY_LOT:
         text = re.sub(pattern, instead, text)
     return text
 
 
 def is_whole(found: Knowledge) -> bool:
-    """Say whether all runs have ended and said so; the task run of a subflow says it elsewhere."""
+    """Return whether all runs have logged their end; a subflow's task run logs it elsewhere."""
     runs, own = found
     said = [run.logs for each in runs.values() for run in each if not run.name.startswith("inner")]
     return bool(runs) and all(
@@ -171,7 +171,7 @@ def is_whole(found: Knowledge) -> bool:
 
 
 def settled(theirs: tuple[str, dict[str, str]], ours: tuple[str, dict[str, str]]) -> Any:
-    """Ask about two runs until all is known and the same, or until the deadline; return both."""
+    """Ask about two runs until both are complete and the same, or the deadline; return both."""
     deadline = time.monotonic() + patience(SETTLED_SECONDS)
     while True:
         found = known(*theirs), known(*ours)

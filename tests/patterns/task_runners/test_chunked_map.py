@@ -41,7 +41,7 @@ NAME = "task_runners/chunked_map"
 
 
 def root(number: int) -> float:
-    """Return the root of a number that has one."""
+    """Return the square root of a number, or fail if it is negative."""
     if number < 0:
         raise ValueError(f"{number} has none")
     return float(number**0.5)
@@ -49,7 +49,7 @@ def root(number: int) -> float:
 
 @flow
 def roots(numbers: list[int], options: dict[str, Any]) -> tuple[str, list[Outcome[float]]]:
-    """Return the flow run's id, and what became of each number."""
+    """Return the flow run's id, and the outcome of each number."""
     run = FlowRunContext.get()
     assert run is not None
     assert run.flow_run is not None
@@ -57,12 +57,12 @@ def roots(numbers: list[int], options: dict[str, Any]) -> tuple[str, list[Outcom
 
 
 def ended(numbers: Sequence[int]) -> list[str]:
-    """Return what must become of numbers, worked out without Prefect."""
+    """Return the expected outcomes of numbers, worked out without Prefect."""
     return [f"{number} has none" if number < 0 else str(root(number)) for number in numbers]
 
 
 def said(outcomes: Sequence[Outcome[float]]) -> list[str]:
-    """Return what became of items."""
+    """Return outcomes as text."""
     return [str(each.value if each.error is None else each.error) for each in outcomes]
 
 
@@ -74,10 +74,10 @@ def said(outcomes: Sequence[Outcome[float]]) -> list[str]:
     size=st.none() | st.integers(1, 40),
 )
 @example(numbers=[-1, 4, 9, -4, 16, 25, 0], size=3)
-def test_items_are_those_of_a_loop(
+def test_results_are_those_of_a_loop(
     task_runner: TaskRunner[Any], numbers: list[int], size: int | None
 ) -> None:
-    """Each item has the value or error of a plain loop, in order, for any chunk size."""
+    """Each item has the same value or error as in a plain loop, in order, for any chunk size."""
     run = roots.with_options(task_runner=task_runner)
     _, outcomes = run(numbers, {"chunk_size": size})
     assert said(outcomes) == ended(numbers)
@@ -85,8 +85,11 @@ def test_items_are_those_of_a_loop(
 
 
 @pytest.mark.guarantee(NAME, "apart")
-def test_the_first_error_is_raised_by_values(task_runner: TaskRunner[Any]) -> None:
-    """`values` gives those of items that all succeeded, or raises the first one's error."""
+def test_values_raises_the_error_of_a_failed_item(task_runner: TaskRunner[Any]) -> None:
+    """`values` returns the values if all items succeeded, or raises the error of a failed one.
+
+    The pattern's flow skips what is not a word, and raises any other error.
+    """
     assert values([Outcome(1, None, 1), Outcome(2, None, 1)]) == [1, 2]
     with pytest.raises(ValueError, match="second"):
         values([Outcome(1, None, 1), Outcome(None, ValueError("second"), 1)])
@@ -98,13 +101,13 @@ def test_the_first_error_is_raised_by_values(task_runner: TaskRunner[Any]) -> No
 
 
 class Flaky:
-    """Fails for each item that is named, so many times, and notes each call."""
+    """A function that records each call, and fails the given number of times for an item."""
 
     def __init__(self, ledger: EffectLedger, failures: dict[int, int]) -> None:
         self.ledger, self.failures = ledger, failures
 
     def __call__(self, item: int) -> int:
-        """Note the call, and fail or not."""
+        """Record the call, and fail if the item has failures left."""
         self.ledger.record(str(item))
         calls = sum(effect.name == str(item) for effect in self.ledger.effects())
         if calls <= self.failures.get(item, 0):
@@ -114,12 +117,12 @@ class Flaky:
 
 @flow
 def retried(function: Any, items: list[int], retries: int) -> list[Outcome[int]]:
-    """Return what became of each item."""
+    """Return the outcome of each item."""
     return chunked_map(function, items, chunk_size=3, retries=retries)
 
 
 def leave(item: int) -> int:
-    """End the program with the second item, and cancel with the third."""
+    """Call `sys.exit` for item 2, and raise a `CancelledError` for item 3."""
     if item == 2:
         sys.exit("enough")
     if item == 3:
@@ -129,8 +132,8 @@ def leave(item: int) -> int:
 
 @pytest.mark.guarantee(NAME, "apart")
 @pytest.mark.runners("threads", "dask-processes")
-def test_an_item_that_ends_all_takes_no_other_with_it(task_runner: TaskRunner[Any]) -> None:
-    """What calls `sys.exit` or is cancelled has that as its error, and the others their results."""
+def test_an_item_that_exits_does_not_affect_the_others(task_runner: TaskRunner[Any]) -> None:
+    """An item that exits or is cancelled has that as its error; the others have their results."""
 
     @flow(task_runner=task_runner)
     def left() -> list[Outcome[int]]:
@@ -144,8 +147,11 @@ def test_an_item_that_ends_all_takes_no_other_with_it(task_runner: TaskRunner[An
 
 @pytest.mark.guarantee(NAME, "apart")
 @pytest.mark.runners("sequential")
-def test_prefect_ends_a_flow_in_the_middle_of_an_item(task_runner: TaskRunner[Any]) -> None:
-    """A flow whose time is up while an item is called ends, and the item does not keep that."""
+def test_prefect_can_end_a_flow_in_the_middle_of_an_item(task_runner: TaskRunner[Any]) -> None:
+    """A subclass of `CancelledError` that an item raises ends the flow.
+
+    Prefect raises one when a run's time is up; it is not kept as the item's error.
+    """
 
     @flow(task_runner=task_runner)
     def in_time(ended: type[BaseException]) -> list[Outcome[int]]:
@@ -160,11 +166,11 @@ def test_prefect_ends_a_flow_in_the_middle_of_an_item(task_runner: TaskRunner[An
 
 
 class EndsRun(asyncio.CancelledError):
-    """A kind of asyncio's error, as the one that Prefect raises where the time of a run is up."""
+    """A subclass of asyncio's error, like the one that Prefect raises when a run's time is up."""
 
 
 class NoSuchPage(LookupError):
-    """An error that says more than a message, and can't be unpickled."""
+    """An error that has more than a message, and that can't be unpickled by default."""
 
     def __init__(self, message: str, *, page: int, **kept: object) -> None:
         super().__init__(message)
@@ -172,14 +178,14 @@ class NoSuchPage(LookupError):
 
 
 class Doubled(ValueError):
-    """An error that would say its message twice, if it were unpickled."""
+    """An error whose message would get its prefix twice if it were unpickled by default."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no {name}")
 
 
 class InItsOwnWay(ValueError):
-    """An error that knows how it is pickled, though it keeps what can't be."""
+    """An error that defines how it is pickled, though it has an attribute that can't be."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -190,7 +196,7 @@ class InItsOwnWay(ValueError):
 
 
 def fetch(item: int) -> int:
-    """Fail in another way for each item."""
+    """Fail in a different way for each item."""
     if item == 1:
         request = httpx.Request("GET", "http://localhost/1")
         httpx.Response(404, request=request).raise_for_status()
@@ -205,8 +211,12 @@ def fetch(item: int) -> int:
 
 @pytest.mark.guarantee(NAME, "errors")
 @pytest.mark.runners("threads", "processes", "dask-processes")
-def test_an_error_is_what_was_raised(task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """An error has its type, arguments and attributes, or is one that says type and message."""
+def test_an_error_arrives_as_it_was_raised(task_runner: TaskRunner[Any], runner_name: str) -> None:
+    """An error keeps its type, arguments and attributes.
+
+    One that can't be pickled arrives from another process as a RuntimeError that gives its type and
+    message.
+    """
 
     @flow(task_runner=task_runner)
     def fetched() -> list[Outcome[int]]:
@@ -219,7 +229,7 @@ def test_an_error_is_what_was_raised(task_runner: TaskRunner[Any], runner_name: 
     assert (missing.args, missing.page) == (("not there",), 2)
     assert repr(doubled) == "Doubled('no page')"
     assert repr(own) == "InItsOwnWay('page')"
-    # Within one process it need not be pickled.
+    # Within one process it does not have to be pickled.
     kind, name = (NoSuchPage, "") if runner_name == "threads" else (RuntimeError, "NoSuchPage: ")
     assert type(last) is kind
     assert str(last) == f"{name}not there"
@@ -238,7 +248,7 @@ def test_an_error_is_what_was_raised(task_runner: TaskRunner[Any], runner_name: 
     )
 )
 def test_an_error_survives_pickling(error: BaseException) -> None:
-    """Any error is pickled with its type, arguments and attributes."""
+    """An outcome is pickled with its attempts and its error's type, arguments and attributes."""
     kept = pickle.loads(pickle.dumps(Outcome(None, error, 3)))
     assert kept.attempts == 3
     assert type(kept.error) is type(error)
@@ -249,10 +259,10 @@ def test_an_error_survives_pickling(error: BaseException) -> None:
 
 @pytest.mark.guarantee(NAME, "retry")
 @pytest.mark.runners("threads", "dask-processes")
-def test_an_item_is_tried_again_by_itself(
+def test_a_failed_item_is_retried_alone(
     task_runner: TaskRunner[Any], effect_ledger: EffectLedger
 ) -> None:
-    """An item that fails is called again as often as asked, and no other one is."""
+    """A failed item is called again until it succeeds or has no retries left; no other item is."""
     failures = {1: 1, 4: 2, 5: 9}
     run = retried.with_options(task_runner=task_runner, validate_parameters=False)
     outcomes = run(Flaky(effect_ledger, failures), list(range(7)), 2)
@@ -264,7 +274,7 @@ def test_an_item_is_tried_again_by_itself(
 
 
 def task_runs(flow_run_id: str, number: int) -> list[TaskRun]:
-    """Return the task runs of a flow run, once so many are there and have ended."""
+    """Return the task runs of a flow run, once all have ended and there are at least `number`."""
     with get_client(sync_client=True) as client:
         own = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))  # type: ignore[list-item]
 
@@ -277,7 +287,7 @@ def task_runs(flow_run_id: str, number: int) -> list[TaskRun]:
 
 
 class Clock:
-    """A clock that only items move."""
+    """A clock that advances only when an item takes time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -287,7 +297,7 @@ class Clock:
         return self.now
 
     def take(self, seconds: float) -> None:
-        """Take some time."""
+        """Advance the clock."""
         self.now += seconds
 
 
@@ -296,7 +306,7 @@ Cuts = Callable[[list[float], int], list[tuple[int, int]]]
 
 @pytest.fixture
 def cuts(task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch) -> Cuts:
-    """Give what maps over items that take so many seconds, and tells the items of each task run."""
+    """Return a function that maps over items' durations and returns each task run's item range."""
     clock = Clock()
     monkeypatch.setattr(chunks, "time", clock)
 
@@ -320,15 +330,15 @@ def cuts(task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch) -> Cuts:
 @pytest.mark.guarantee(NAME, "runs")
 @pytest.mark.runners("sequential")
 @pytest.mark.parametrize("first", [2**-11, 2.0], ids=["as others", "slow"])
-def test_a_chunk_takes_as_long_as_asked(cuts: Cuts, first: float) -> None:
-    """Chunks have the items that take an eighth of a second at the pace of those tried first.
+def test_a_chunk_takes_as_long_as_requested(cuts: Cuts, first: float) -> None:
+    """Chunks have as many items as take an eighth of a second at the pace of the first items.
 
-    Those are tried for a tenth of a chunk's time, and the very first does not count. Their task run
-    is named after all that it was given, and the next one begins with what it left.
+    The first items are run for a tenth of a chunk's time, not counting the very first. Their task
+    run is named after all items that it received; the next one starts with the first that it left.
     """
     number = 1 + len(list(tapered(2001 - 27, 2**8)))
     pilot, *others = cuts([first, *[2**-11] * 2000], number)
-    # 26 of 0.49 ms are the first to take 12.5 ms, after one that does not count.
+    # After one item that does not count, it takes 26 of 0.49 ms to reach 12.5 ms.
     assert pilot == (0, PILOT_ITEMS)
     assert others[0][0] == 1 + 26
     assert [end - begin for begin, end in others[:7]] == [256] * 7
@@ -337,10 +347,11 @@ def test_a_chunk_takes_as_long_as_asked(cuts: Cuts, first: float) -> None:
 
 @pytest.mark.guarantee(NAME, "granularity")
 @pytest.mark.runners("sequential")
-def test_the_second_item_alone_tells_the_pace(cuts: Cuts) -> None:
-    """Where two items are tried, a chunk has as many as take an eighth of a second like the second.
+def test_the_second_item_alone_can_determine_the_pace(cuts: Cuts) -> None:
+    """If only two items are run first, the second one alone determines the pace.
 
-    The first takes two seconds, the others a sixteenth of one.
+    The first takes two seconds, the others a sixteenth of a second each, so a chunk of an eighth of
+    a second has two.
     """
     number = 1 + len(list(tapered(15, 2)))
     assert cuts([2.0, *[2**-4] * 16], number)[:3] == [(0, 17), (2, 4), (4, 6)]
@@ -348,8 +359,12 @@ def test_the_second_item_alone_tells_the_pace(cuts: Cuts) -> None:
 
 @pytest.mark.guarantee(NAME, "granularity")
 @given(items=st.integers(0, 5000), size=st.integers(1, 1000))
-def test_chunks_end_small(items: int, size: int) -> None:
-    """For any number and size, chunks hold all items and the last ones get smaller by halves."""
+def test_the_last_chunks_are_small(items: int, size: int) -> None:
+    """For any number of items and any size, chunks hold all items and get smaller at the end.
+
+    No chunk is larger than the size or than the one before it, the last one has at most an eighth
+    of the size (rounded up), and there are at most four more chunks than full ones would be.
+    """
     sizes = list(tapered(items, size))
     assert sum(sizes) == items
     assert all(0 < each <= size for each in sizes)
@@ -362,7 +377,10 @@ def test_chunks_end_small(items: int, size: int) -> None:
 @pytest.mark.guarantee(NAME, "seen")
 @pytest.mark.runners("threads", "dask-processes")
 def test_there_is_a_task_run_for_each_chunk(task_runner: TaskRunner[Any]) -> None:
-    """Ten items in chunks of four are three task runs, named after them; the bad one is Failed."""
+    """Ten items in chunks of four make three task runs, named after their items.
+
+    The one with failed items is Failed, and its message names the first of them.
+    """
     numbers = [1, 1, 1, 1, 1, -1, -2, 1, 1, 1]
     id, _ = roots.with_options(task_runner=task_runner)(numbers, {"chunk_size": 4})
     found = {run.name: run.state for run in task_runs(id, 3)}
@@ -377,7 +395,7 @@ def test_there_is_a_task_run_for_each_chunk(task_runner: TaskRunner[Any]) -> Non
 
 
 def vanish(item: int) -> int:
-    """End the process that comes to the second item."""
+    """End the process at item 2."""
     if item == 2:
         os._exit(1)
     return item
@@ -385,14 +403,14 @@ def vanish(item: int) -> int:
 
 @flow
 def vanished(items: list[int]) -> list[Outcome[int]]:
-    """Return what became of each item."""
+    """Return the outcome of each item."""
     return chunked_map(vanish, items, chunk_size=2)
 
 
 @pytest.mark.guarantee(NAME, "crash")
 @pytest.mark.runners("processes")
-def test_items_of_a_chunk_that_never_answers_have_its_error(task_runner: TaskRunner[Any]) -> None:
-    """Where a worker dies with a chunk, the chunk's items have an error and no attempts."""
+def test_items_of_a_chunk_that_never_answers_have_an_error(task_runner: TaskRunner[Any]) -> None:
+    """If a worker dies while running a chunk, the chunk's items have an error and 0 attempts."""
     outcomes = vanished.with_options(task_runner=task_runner)([1, 2, 3, 4])
     assert len(outcomes) == 4
     assert [each.attempts for each in outcomes[:2]] == [0, 0]
@@ -404,9 +422,9 @@ def test_items_of_a_chunk_that_never_answers_have_its_error(task_runner: TaskRun
 def test_items_whose_results_cannot_be_pickled_are_called_once(
     task_runner: TaskRunner[Any], effect_ledger: EffectLedger
 ) -> None:
-    """Where the first items never answer, they have the error and no item is called again.
+    """If a result of the first items can't be pickled, all of these items have the error.
 
-    Those after them are tried for the pace in their place.
+    The items after them still have their values, and no item is called twice.
     """
 
     def result_of(item: int) -> object:
@@ -440,8 +458,8 @@ def test_items_whose_results_cannot_be_pickled_are_called_once(
     ],
     ids=str,
 )
-def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
-    """A size, time or number that makes no sense is refused, and nothing is called."""
+def test_invalid_options_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    """An invalid size, time or number is refused, and nothing is called."""
 
     def touch(item: int) -> None:
         (tmp_path / str(item)).touch()
@@ -455,8 +473,8 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], tmp_path: Path)
 @pytest.mark.parametrize(
     "options", [{"retries": 1.0}, {"chunk_size": 1.5}, {"chunk_size": "2"}], ids=str
 )
-def test_what_counts_is_an_integer(options: dict[str, Any], tmp_path: Path) -> None:
-    """A number that counts and is not an integer is refused by name, and nothing is called."""
+def test_counts_must_be_integers(options: dict[str, Any], tmp_path: Path) -> None:
+    """A size or number of retries that is not an integer is refused by name; nothing is called."""
 
     def touch(item: int) -> None:
         (tmp_path / str(item)).touch()
@@ -467,7 +485,7 @@ def test_what_counts_is_an_integer(options: dict[str, Any], tmp_path: Path) -> N
 
 
 class Waits:
-    """What is called by `async def`, and is no function."""
+    """A callable that is not a function, with an async `__call__`."""
 
     async def __call__(self, item: int) -> int:
         """Return the item."""
@@ -475,8 +493,8 @@ class Waits:
 
 
 @pytest.mark.guarantee(NAME, "refused")
-def test_what_is_no_plain_function_is_refused() -> None:
-    """A task or whatever is async is a TypeError that says what to give instead."""
+def test_tasks_and_async_functions_are_refused() -> None:
+    """A task or anything async, even in a `partial`, raises a TypeError that says what to pass."""
 
     async def wait(item: int) -> int:
         return item
@@ -492,13 +510,13 @@ def test_what_is_no_plain_function_is_refused() -> None:
 
 @flow
 def double_of_roots() -> None:
-    """Give the futures of one map to another."""
+    """Pass the futures of one map to another."""
     chunked_map(str, task(root).map([1, 4]))
 
 
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.usefixtures("prefect_server")
-def test_futures_are_no_items() -> None:
-    """Where futures are given for items, a TypeError says what to give."""
+def test_futures_are_refused_as_items() -> None:
+    """Futures passed as items raise a TypeError that says what to pass instead."""
     with pytest.raises(TypeError, match="items are values, not futures"):
         double_of_roots()

@@ -49,20 +49,20 @@ NAME = "task_runners/lean_dask"
 
 @pytest.fixture(scope="module")
 def scheduler(started_runners: StartedRunners) -> str:
-    """Give the address of the cluster that serves the whole test run."""
+    """Return the address of the cluster that serves the whole pytest run."""
     pytest.importorskip("prefect_dask")
     return started_runners.dask_scheduler("dask-processes")
 
 
 @pytest.fixture(scope="module")
 def stock(scheduler: str) -> TaskRunner[Any]:
-    """Give Prefect's own task runner on it."""
+    """Return Prefect's own task runner on that cluster."""
     return DaskTaskRunner(address=scheduler)
 
 
 @pytest.fixture(scope="module")
 def lean(scheduler: str) -> TaskRunner[Any]:
-    """Give the lean one on it."""
+    """Return the lean task runner on that cluster."""
     return LeanDaskTaskRunner(address=scheduler)
 
 
@@ -70,18 +70,21 @@ def lean(scheduler: str) -> TaskRunner[Any]:
 @pytest.mark.nightly
 @settings(max_examples=20)
 @given(drawn=st.lists(plans(), min_size=3, max_size=3))
-def test_all_is_as_on_the_stock_runner(
+def test_drawn_flows_run_as_on_the_stock_runner(
     stock: TaskRunner[Any], lean: TaskRunner[Any], drawn: list[Plan]
 ) -> None:
-    """Values, states, attempts, events, logs, names and relationships are those of stock."""
+    """Values, states, attempts, events, logs, names and relationships match the stock runner's."""
     assert_same_on_both(stock, lean, *drawn)
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_each_kind_of_step_is_as_on_the_stock_runner(
+def test_each_kind_of_step_runs_as_on_the_stock_runner(
     stock: TaskRunner[Any], lean: TaskRunner[Any]
 ) -> None:
-    """So is one plan that has failures, retries, a roll-back, caching, subflows and tags."""
+    """A fixed flow runs as on the stock runner.
+
+    It has failures, retries, a roll-back, caching, subflows and tags.
+    """
     assert_same_on_both(stock, lean, EACH_KIND)
 
 
@@ -89,20 +92,20 @@ def test_each_kind_of_step_is_as_on_the_stock_runner(
 def test_tags_and_settings_are_those_around_the_submit(
     stock: TaskRunner[Any], lean: TaskRunner[Any]
 ) -> None:
-    """Where they change within a flow run, each task run has those that it was submitted in."""
+    """Each task run has the tags and settings around its own submit, as on the stock runner."""
     theirs, ours = (change.with_options(task_runner=runner)() for runner in (stock, lean))
     assert ours == theirs == [(100, ["0"]), (101, ["1"])]
 
 
 @pytest.mark.guarantee(NAME, "apart")
-def test_flow_runs_that_share_a_runner_are_apart(lean: TaskRunner[Any]) -> None:
-    """Where two flow runs submit to one task runner, task runs of each see their own."""
+def test_flow_runs_that_share_a_runner_are_kept_apart(lean: TaskRunner[Any]) -> None:
+    """If two flow runs use a task runner in turn, the task runs of each see their own flow run."""
     assert seen_by_flows(lean.duplicate()) == [True, True]
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
-    """The flow of the file gives the sum, and fails where a parcel does."""
+def test_the_example_returns_the_sum(lean: TaskRunner[Any]) -> None:
+    """The pattern's flow returns the sum, and fails if a parcel does."""
     weigh = weigh_parcels.with_options(task_runner=lean)
     assert weigh(["book", "lamp", "chair"]) == 13
     assert weigh(["book", ""], return_state=True).is_failed()
@@ -110,7 +113,7 @@ def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
 
 @task
 def set_up() -> tuple[int, int, int]:
-    """Return the process, its client and its settings' context."""
+    """Return the ids of the process, of its client and of its result storage."""
     client = SyncClientContext.get()
     run = FlowRunContext.get()
     assert client is not None
@@ -120,13 +123,13 @@ def set_up() -> tuple[int, int, int]:
 
 @flow
 def set_ups(number: int) -> list[tuple[int, int, int]]:
-    """Return those of many task runs."""
+    """Return what `set_up` returns in many task runs."""
     return [future.result() for future in [set_up.submit() for _ in range(number)]]
 
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_worker_is_set_up_once(lean: TaskRunner[Any]) -> None:
-    """Task runs of a flow run in a worker share client and result store; those of another don't."""
+    """All task runs of a flow run in one worker share a client and a result storage."""
     found = set(set_ups.with_options(task_runner=lean)(20))
     assert len(found) == len({process for process, *_ in found})
 
@@ -139,7 +142,7 @@ def map_over_what_submits() -> list[int]:
 
 @flow
 def enclose() -> list[int]:
-    """Return what a task sees of a variable that it encloses, and that changes."""
+    """Return what a task sees of a changing variable in its closure."""
     number = 0
 
     @task
@@ -160,19 +163,19 @@ def worker_address() -> str:
 
 @task(cache_policy=INPUTS, persist_result=True)
 def stored(key: str) -> list[int]:
-    """Return what is stored for a key."""
+    """Return a list, which is stored under the key."""
     return [1]
 
 
 @task
 def spoil(numbers: list[int]) -> None:
-    """Change what was given."""
+    """Modify the list in place."""
     numbers.append(99)
 
 
 @flow
 def see_all(key: str) -> list[Any]:
-    """Return what a task sees of its worker, and of a stored result that another one changed."""
+    """Return the protocol of a task's worker, and a stored result that another task modified."""
     future: Any = stored.submit(key)
     spoil.submit(future).wait()
     return [worker_address.submit().result().partition(":")[0], stored.submit(key).result()]
@@ -187,7 +190,10 @@ def see_all(key: str) -> list[Any]:
 def test_what_tasks_see_is_as_on_the_stock_runner(
     stock: TaskRunner[Any], lean: TaskRunner[Any], run: Any, ends: list[Any]
 ) -> None:
-    """Maps that submit while they are read, closures that change, the worker, stored results."""
+    """What tasks see is the same as on the stock runner.
+
+    They are mapped over submits, read a changing closure variable, their worker or stored results.
+    """
     arguments = [str(uuid.uuid4())] if run is see_all else []
     for runner in (stock, lean):
         assert run.with_options(task_runner=runner)(*arguments) == ends
@@ -195,7 +201,7 @@ def test_what_tasks_see_is_as_on_the_stock_runner(
 
 @task
 def hold(folder: str, name: str) -> bool:
-    """Hold a worker until it may go on; say whether it might in time."""
+    """Occupy a worker until the file `go` exists; return whether it did in time."""
     (Path(folder) / name).touch()
     with contextlib.suppress(TimeoutError):
         wait_until((Path(folder) / "go").exists)
@@ -204,7 +210,7 @@ def hold(folder: str, name: str) -> bool:
 
 @flow
 def submit_while_held(folder: str, number: int) -> list[Any]:
-    """Submit a task that is new to the workers while all of them are held."""
+    """Submit a task that is new to the workers while all of them are busy."""
     held = [hold.submit(folder, f"held-{each}") for each in range(number)]
     wait_until(lambda: len(list(Path(folder).glob("held-*"))) == number)
     late = add.submit([1])
@@ -216,14 +222,14 @@ def submit_while_held(folder: str, number: int) -> list[Any]:
 def test_a_submit_does_not_wait_for_a_worker(
     lean: TaskRunner[Any], started_runners: StartedRunners, tmp_path: Path
 ) -> None:
-    """Where tasks hold all workers, a flow goes on from the submit of another task."""
+    """While tasks occupy all workers, a flow can submit another task and go on."""
     workers = started_runners.workers
     run = submit_while_held.with_options(task_runner=lean)
     assert run(str(tmp_path), workers) == [*[True] * workers, 2]
 
 
 def restricted(dask_scheduler: Any) -> list[str]:
-    """Return what the scheduler may have on some workers only, of what tasks share."""
+    """Return the keys of shared data that the scheduler restricts to certain workers."""
     return [
         key
         for key, each in dask_scheduler.tasks.items()
@@ -233,7 +239,7 @@ def restricted(dask_scheduler: Any) -> list[str]:
 
 @flow
 def annotated(addresses: list[str]) -> tuple[list[str], list[str]]:
-    """Submit to each worker by name; return where tasks ran, and what is bound to some worker."""
+    """Submit to each worker by address; return where tasks ran, and the `restricted` keys."""
     found = []
     for address in addresses * 2:
         with dask.annotate(workers=[address]):  # type: ignore[attr-defined]
@@ -245,7 +251,7 @@ def annotated(addresses: list[str]) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_annotations_are_of_the_task(
+def test_annotations_apply_to_the_task_only(
     stock: TaskRunner[Any], lean: TaskRunner[Any], scheduler: str
 ) -> None:
     """`dask.annotate` chooses workers for tasks as on the stock runner, not for what they share."""
@@ -264,7 +270,7 @@ def carried_tasks() -> int:
 
 @flow
 def rotate(number: int, kept: int) -> list[list[int]]:
-    """Run more tasks in turn than are kept, twice; wait until no more of them are on a worker."""
+    """Run the tasks in turn, twice; wait until no worker keeps more than `kept` of them."""
 
     def adding(more: int) -> Any:
         @task
@@ -283,10 +289,10 @@ def rotate(number: int, kept: int) -> list[list[int]]:
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_tasks_that_are_not_kept_are_sent_again(
+def test_tasks_that_are_not_kept_run_again(
     lean: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more tasks than are kept, the oldest leave the workers, and come back when submitted."""
+    """Workers drop tasks beyond the number to keep, and run them again when they are submitted."""
     monkeypatch.setattr(lean_dask, "TASKS_KEPT", 2)
     assert rotate.with_options(task_runner=lean)(5, 2) == [[10, 11, 12, 13, 14]] * 2
 
@@ -308,7 +314,7 @@ def open_clients() -> int:
 
 @pytest.mark.guarantee(NAME, "closed")
 def test_nothing_of_a_flow_run_stays_in_the_workers(lean: TaskRunner[Any], scheduler: str) -> None:
-    """After flow runs no shared context is in a worker, and no more clients are open there."""
+    """After flow runs the workers have no shared context, and no more open clients than before."""
     run = set_ups.with_options(task_runner=lean)
     run(2)
     with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -323,7 +329,7 @@ def test_nothing_of_a_flow_run_stays_in_the_workers(lean: TaskRunner[Any], sched
 
 @task
 def touch(folder: str, number: int) -> None:
-    """Leave a file, and wait a little for the flow to fail."""
+    """Create a file, and wait for the flow to fail."""
     (Path(folder) / str(number)).touch()
     wait_until((Path(folder) / "failed").exists)
 
@@ -333,17 +339,17 @@ def give_up(folder: str, number: int) -> None:
     """Submit tasks, and fail when the first ones run."""
     futures = touch.map([folder] * number, range(number))
     wait_until(lambda: any(Path(folder).iterdir()))
-    # They would all run, were they waited for.
+    # If they were waited for, all of them would run.
     futures.clear()
     (Path(folder) / "failed").touch()
     raise RuntimeError("given up")
 
 
 @pytest.mark.guarantee(NAME, "closed")
-def test_tasks_of_a_flow_run_that_failed_are_given_up(
+def test_tasks_of_a_failed_flow_run_are_abandoned(
     lean: TaskRunner[Any], scheduler: str, tmp_path: Path
 ) -> None:
-    """Where a flow fails, tasks that wait for a worker never start, and nothing of it stays."""
+    """If a flow fails, most of its waiting tasks never start, and its shared context is removed."""
     state = give_up.with_options(task_runner=lean)(str(tmp_path), 400, return_state=True)
     assert state.is_failed()
     with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -359,14 +365,14 @@ def submits() -> int:
 
 @flow
 def nest() -> tuple[str, int]:
-    """Return the id of a task run that submits another, and its value."""
+    """Return the id of a task run that submits another, and its result."""
     future = submits.submit()
     return str(future.task_run_id), future.result()
 
 
 @pytest.mark.guarantee(NAME, "nested")
 def test_a_task_is_the_parent_of_those_it_submits(lean: TaskRunner[Any]) -> None:
-    """A task run that a task submits gives its value, and has that task run as its parent."""
+    """A task can return the result of a task run that it submits, and is the parent of that run."""
     state = nest.with_options(task_runner=lean)(return_state=True)
     parent, value = state.result()
     assert value == 2
@@ -386,14 +392,14 @@ def test_a_task_is_the_parent_of_those_it_submits(lean: TaskRunner[Any]) -> None
 
 @contextlib.contextmanager
 def new_cluster(folder: Path, threads: int = 1) -> Iterator[LocalCluster]:
-    """Run a cluster with one worker, which a test may kill and add to.
+    """Run a cluster with one worker; a test may kill it, and may add others.
 
-    One for each test: a worker that a test takes away leaves a timer behind in its cluster.
+    Each test has its own: a worker that a test removes leaves a timer behind in its cluster.
     """
     with (
-        # Not `local_directory`: nannies write elsewhere all the same.
+        # With `local_directory`, nannies would still write elsewhere.
         dask.config.set(temporary_directory=str(folder)),
-        # What does not return in time is closed for good, and whoever has its name then.
+        # A worker that does not return in time is closed for good, as is a new one with its name.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=1,
@@ -410,14 +416,14 @@ def new_cluster(folder: Path, threads: int = 1) -> Iterator[LocalCluster]:
 def own_cluster(
     prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalCluster]:
-    """Give a test a cluster of its own."""
+    """Yield a separate cluster for a test."""
     with new_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
 @task
 def wait_for(folder: str, number: int) -> int:
-    """Say which process waits, and wait until it may go on."""
+    """Record which process waits, wait for the file `go`, and return the process."""
     (Path(folder) / f"{number}-{os.getpid()}").touch()
     wait_until((Path(folder) / "go").exists)
     return os.getpid()
@@ -425,18 +431,18 @@ def wait_for(folder: str, number: int) -> int:
 
 @flow
 def wait_in_all(folder: str, number: int) -> list[int]:
-    """Wait in some task runs, and return their processes."""
+    """Wait in several task runs, and return their processes."""
     return [future.result() for future in [wait_for.submit(folder, each) for each in range(number)]]
 
 
 def waiting(folder: Path) -> set[int]:
-    """Return the processes that have waited."""
+    """Return the processes in which a task has waited."""
     return {int(path.name.partition("-")[2]) for path in folder.iterdir() if "-" in path.name}
 
 
 @task
 def surroundings(folder: str, name: str) -> tuple[str, str, float, list[str], int]:
-    """Wait for the task of the other flow run, and return what this one sees."""
+    """Wait until the other flow run's task runs too, and return what this one sees."""
     (Path(folder) / name).touch()
     wait_until(lambda: len(list(Path(folder).iterdir())) == 2)
     run = FlowRunContext.get()
@@ -457,7 +463,7 @@ def see(folder: str, name: str) -> Any:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "apart")
 def test_flow_runs_in_one_worker_see_their_own(prefect_server: str, tmp_path: Path) -> None:
-    """Two flow runs at a time have their own run, settings and tags in threads of one worker."""
+    """In threads of one worker, two concurrent flow runs see their own run, settings and tags."""
 
     def seen(number: int) -> Any:
         with temporary_settings({PREFECT_RUNNER_POLL_FREQUENCY: 100 + number}):
@@ -476,10 +482,10 @@ def test_flow_runs_in_one_worker_see_their_own(prefect_server: str, tmp_path: Pa
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "died")
-def test_a_flow_run_goes_on_where_a_cluster_shrinks(
+def test_a_flow_run_continues_when_a_cluster_shrinks(
     own_cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    """Where one of two workers is sent home amid a flow run, the other one does what is left."""
+    """If one of two workers is retired during a flow run, the other one runs what is left."""
     own_cluster.scale(2)  # type: ignore[no-untyped-call]
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
     run = wait_in_all.with_options(task_runner=runner)
@@ -499,7 +505,7 @@ def test_a_flow_run_goes_on_where_a_cluster_shrinks(
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "joined")
 def test_a_worker_that_joins_takes_part(own_cluster: LocalCluster, tmp_path: Path) -> None:
-    """Of a flow run's tasks that wait for the only worker, one that joins takes some."""
+    """A worker that joins takes some of the tasks that wait for the only other worker."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
     run = wait_in_all.with_options(task_runner=runner)
     with ThreadPoolExecutor(1) as pool:
@@ -516,10 +522,10 @@ def test_a_worker_that_joins_takes_part(own_cluster: LocalCluster, tmp_path: Pat
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "died")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_flow_run_goes_on_where_a_worker_dies(
+def test_a_flow_run_continues_when_a_worker_dies(
     own_cluster: LocalCluster, tmp_path: Path, workers: int
 ) -> None:
-    """Where a worker is killed, those that are left or start do all tasks of the flow run."""
+    """If a worker is killed, remaining or newly started ones run all tasks of the flow run."""
     own_cluster.scale(workers)  # type: ignore[no-untyped-call]
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
     run = wait_in_all.with_options(task_runner=runner)
@@ -538,8 +544,11 @@ def test_a_flow_run_goes_on_where_a_worker_dies(
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "closed")
-def test_nothing_stays_of_a_first_task_that_failed(own_cluster: LocalCluster) -> None:
-    """Nor where it is a worker's first task that fails, whose context variables Prefect keeps."""
+def test_no_context_stays_after_a_failed_first_task(own_cluster: LocalCluster) -> None:
+    """A worker whose first task failed keeps no shared context after the flow run.
+
+    This holds although Prefect keeps the context variables of that task.
+    """
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
     with Client(own_cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
         weigh = weigh_parcels.with_options(task_runner=runner)
@@ -548,7 +557,7 @@ def test_nothing_stays_of_a_first_task_that_failed(own_cluster: LocalCluster) ->
 
 
 def receive_late(folder: str) -> None:
-    """Have this worker wait for a file where a shared context comes from another one."""
+    """Delay every shared context but the first one made on any worker, until a file exists."""
     make = lean_dask.SharedContext.__init__
 
     def wait(self: lean_dask.SharedContext, pickled: bytes) -> None:
@@ -564,10 +573,10 @@ def receive_late(folder: str) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "closed")
-def test_nothing_stays_that_comes_after_the_flow_run(
+def test_no_context_stays_that_arrives_after_the_flow_run(
     own_cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    """Nor what is on its way to another worker when a flow run ends."""
+    """A shared context that arrives at a worker after its sender has closed does not stay there."""
     own_cluster.scale(2)  # type: ignore[no-untyped-call]
     wait_until(lambda: len(own_cluster.scheduler.workers) == 2)  # type: ignore[union-attr]
     with Client(own_cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -593,8 +602,8 @@ def restart_between() -> list[int]:
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "died")
-def test_a_flow_run_goes_on_after_a_restart(own_cluster: LocalCluster) -> None:
-    """After all workers were restarted, tasks that were sent before are sent again."""
+def test_a_flow_run_continues_after_a_restart(own_cluster: LocalCluster) -> None:
+    """After a restart of all workers, a task that was sent before can be submitted again."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(address=own_cluster.scheduler_address)
     assert restart_between.with_options(task_runner=runner)() == [2, 3]
 
@@ -602,7 +611,7 @@ def test_a_flow_run_goes_on_after_a_restart(own_cluster: LocalCluster) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "joined")
 def test_an_adaptive_cluster_grows_with_a_flow_run(prefect_server: str, tmp_path: Path) -> None:
-    """A cluster that starts with one worker starts another when tasks wait, and both take part."""
+    """A cluster with one worker starts another when tasks wait, and both take part."""
     runner: TaskRunner[Any] = LeanDaskTaskRunner(
         cluster_kwargs={
             "n_workers": 1,
@@ -614,7 +623,7 @@ def test_an_adaptive_cluster_grows_with_a_flow_run(prefect_server: str, tmp_path
         adapt_kwargs={"minimum": 1, "maximum": 2, "interval": "100 ms", "target_duration": "1 s"},
     )
     run = wait_in_all.with_options(task_runner=runner)
-    # Not `local_directory`: nannies write elsewhere all the same.
+    # With `local_directory`, nannies would still write elsewhere.
     scratch = dask.config.set(temporary_directory=str(tmp_path / "scratch"))
     folder = tmp_path / "waits"
     folder.mkdir()
@@ -629,8 +638,8 @@ def test_an_adaptive_cluster_grows_with_a_flow_run(prefect_server: str, tmp_path
 
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("version", ["3.99.0", "3.10.0rc1", "3.7.5"])
-def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """With a Prefect that was not tried, the import says so in one line, whatever it lacks."""
+def test_an_untried_prefect_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """With an untried Prefect version, importing fails with one line, even if it lacks a module."""
     monkeypatch.setattr(prefect, "__version__", version)
     monkeypatch.setitem(sys.modules, "prefect._flow_run_suspension", None)
     with pytest.raises(ImportError, match=f"{re.escape(version)}; use prefect_dask") as caught:

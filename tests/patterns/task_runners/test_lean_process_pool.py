@@ -47,13 +47,13 @@ NAME = "task_runners/lean_process_pool"
 
 @pytest.fixture(scope="module")
 def stock(started_runners: StartedRunners) -> TaskRunner[Any]:
-    """Give Prefect's own task runner, its workers forked for the sake of speed."""
+    """Return Prefect's own task runner, whose workers are forked to save time."""
     return started_runners.task_runner("processes")
 
 
 @pytest.fixture(scope="module")
 def lean(started_runners: StartedRunners) -> TaskRunner[Any]:
-    """Give the lean one."""
+    """Return the lean task runner."""
     return started_runners.task_runner("lean-processes")
 
 
@@ -61,24 +61,27 @@ def lean(started_runners: StartedRunners) -> TaskRunner[Any]:
 @pytest.mark.nightly
 @settings(max_examples=20)
 @given(drawn=st.lists(plans(), min_size=2, max_size=2))
-def test_all_is_as_on_the_stock_runner(
+def test_drawn_flows_run_as_on_the_stock_runner(
     stock: TaskRunner[Any], lean: TaskRunner[Any], drawn: list[Plan]
 ) -> None:
-    """Values, states, attempts, events, logs, names and relationships are those of stock."""
+    """Values, states, attempts, events, logs, names and relationships match the stock runner's."""
     assert_same_on_both(stock, lean, *drawn)
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_each_kind_of_step_is_as_on_the_stock_runner(
+def test_each_kind_of_step_runs_as_on_the_stock_runner(
     stock: TaskRunner[Any], lean: TaskRunner[Any]
 ) -> None:
-    """So is one plan that has failures, retries, a roll-back, caching, subflows and tags."""
+    """A fixed flow runs as on the stock runner.
+
+    It has failures, retries, a roll-back, caching, subflows and tags.
+    """
     assert_same_on_both(stock, lean, EACH_KIND)
 
 
 @pytest.mark.guarantee(NAME, "around")
 def test_tags_and_settings_are_those_around_the_submit(lean: TaskRunner[Any]) -> None:
-    """Where they change within a flow run, each task run has those that it was submitted in."""
+    """Each task run has the tags and settings around its own submit."""
     assert change.with_options(task_runner=lean)() == [(100, ["0"]), (101, ["1"])]
 
 
@@ -86,19 +89,19 @@ def test_tags_and_settings_are_those_around_the_submit(lean: TaskRunner[Any]) ->
 def test_tags_and_settings_of_a_process_pool_are_those_around_the_first_submit(
     stock: TaskRunner[Any],
 ) -> None:
-    """With `ProcessPoolTaskRunner` each task run has the tags and settings of the first one."""
+    """With `ProcessPoolTaskRunner` all task runs have the tags and settings of the first submit."""
     assert change.with_options(task_runner=stock)() == [(100, ["0"])] * 2
 
 
 @pytest.mark.guarantee(NAME, "apart")
-def test_flow_runs_that_share_a_runner_are_apart(lean: TaskRunner[Any]) -> None:
-    """Where two flow runs submit to one task runner, task runs of each see their own."""
+def test_flow_runs_that_share_a_runner_are_kept_apart(lean: TaskRunner[Any]) -> None:
+    """If two flow runs use a task runner in turn, the task runs of each see their own flow run."""
     assert seen_by_flows(lean.duplicate()) == [True, True]
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
-    """The flow of the file gives the sum, and fails where a parcel does."""
+def test_the_example_returns_the_sum(lean: TaskRunner[Any]) -> None:
+    """The pattern's flow returns the sum, and fails if a parcel does."""
     weigh = weigh_parcels.with_options(task_runner=lean)
     assert weigh(["book", "lamp", "chair"]) == 13
     assert weigh(["book", ""], return_state=True).is_failed()
@@ -106,7 +109,7 @@ def test_the_example_weighs(lean: TaskRunner[Any]) -> None:
 
 @pytest.mark.guarantee(NAME, "same")
 def test_no_flow_is_needed(lean: TaskRunner[Any], stock: TaskRunner[Any]) -> None:
-    """A runner that is given a task outside of a flow runs it, as the stock runner does."""
+    """A task that is submitted outside a flow is run, as on the stock runner."""
     for runner in (lean, stock):
         with runner.duplicate() as started:
             assert started.submit(region, {}).result() is None
@@ -114,13 +117,13 @@ def test_no_flow_is_needed(lean: TaskRunner[Any], stock: TaskRunner[Any]) -> Non
 
 @task(cache_policy=INPUTS, persist_result=True)
 def stored(key: str) -> str:
-    """Return something else each time that nothing is stored for a key."""
+    """Return a new value each time nothing is stored for the key."""
     return f"{key} {uuid.uuid4()}"
 
 
 @flow
 def store_again(key: str) -> list[str]:
-    """Return what a worker reads for a key before and after it is stored anew elsewhere."""
+    """Return a result that replaced a stored one, and what a worker then reads for its key."""
     first = stored.submit(key).result()
     assert stored.submit(key).result() == first
     second = stored.with_options(refresh_cache=True)(key)
@@ -128,8 +131,8 @@ def store_again(key: str) -> list[str]:
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_what_is_stored_is_read_by_each_task_run(prefect_server: str) -> None:
-    """A worker that has read a stored result reads it again, as it may be another one now."""
+def test_each_task_run_reads_what_is_stored(prefect_server: str) -> None:
+    """A worker that has read a stored result reads it again, as it may have been replaced."""
     for kind in (LeanProcessPoolTaskRunner, PreloadedProcessPoolTaskRunner):
         runner: TaskRunner[Any] = kind(1)
         stored_last, read = store_again.with_options(task_runner=runner)(str(uuid.uuid4()))
@@ -146,13 +149,13 @@ def set_up() -> tuple[int, int, int]:
 
 @flow
 def set_ups(number: int) -> list[tuple[int, int, int]]:
-    """Return those of many task runs."""
+    """Return what `set_up` returns in many task runs."""
     return [future.result() for future in [set_up.submit() for _ in range(number)]]
 
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_worker_is_set_up_once(lean: TaskRunner[Any]) -> None:
-    """Task runs of a flow run in a worker share a client."""
+    """All task runs of a flow run in one worker share a client."""
     found = set(set_ups.with_options(task_runner=lean)(20))
     assert len(found) == len({process for process, *_ in found})
 
@@ -175,14 +178,14 @@ def servers() -> tuple[str, str]:
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_worker_talks_to_the_server_of_the_flow(lean: TaskRunner[Any]) -> None:
-    """A worker's client is that of the flow run's settings, and starts no server of its own."""
+    """A worker's client talks to the same server as the flow."""
     of_worker, of_flow = servers.with_options(task_runner=lean)()
     assert of_worker == of_flow
 
 
 @pytest.mark.guarantee(NAME, "start")
-def test_workers_are_forked_from_what_has_prefect_imported(lean: TaskRunner[Any]) -> None:
-    """The workers of two flow runs are others, and children of one process."""
+def test_workers_of_all_flow_runs_are_forked_from_one_process(lean: TaskRunner[Any]) -> None:
+    """The workers of two flow runs are different processes, forked from the same fork server."""
     first, second = (set(set_ups.with_options(task_runner=lean)(4)) for _ in range(2))
     parents = {parent for _, parent, _ in first | second}
     assert len(parents) == 1
@@ -217,7 +220,7 @@ if __name__ == "__main__":
 def seen_by_main(
     prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[set[int], list[Any]]:
-    """Run a main module: return the processes that imported it, and what it and its tasks saw."""
+    """Run a main module; return the processes that imported it, and what it and its tasks saw."""
     folder = tmp_path_factory.mktemp("main")
     (folder / "imported").mkdir()
     (folder / "main.py").write_text(MAIN)
@@ -236,8 +239,8 @@ def seen_by_main(
 
 
 @pytest.mark.guarantee(NAME, "start")
-def test_what_was_to_be_preloaded_still_is(seen_by_main: tuple[set[int], list[Any]]) -> None:
-    """What the program told multiprocessing to preload, the workers have, and from one process."""
+def test_preloads_of_the_program_are_kept(seen_by_main: tuple[set[int], list[Any]]) -> None:
+    """Workers are forked from one process, and have what multiprocessing was asked to preload."""
     _, (_, first, second) = seen_by_main
     assert first[1] == second[1]
     assert first[2]
@@ -247,19 +250,19 @@ def test_what_was_to_be_preloaded_still_is(seen_by_main: tuple[set[int], list[An
 @pytest.mark.fact(NAME, "main-again")
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="CPython has mended it")
 def test_each_worker_imports_the_main_module(seen_by_main: tuple[set[int], list[Any]]) -> None:
-    """The main module is imported by each worker, and not by the process they fork from."""
+    """The main module is imported by each worker, but not by the process they are forked from."""
     imported, (main, first, second) = seen_by_main
     assert imported == {main, first[0], second[0]}
 
 
 def set_precision() -> None:
-    """Set what a thread keeps in a context variable."""
+    """Set the decimal precision, which is kept in a context variable."""
     decimal.getcontext().prec = 50
 
 
 @task
 def look(folder: str) -> tuple[str | None, str | None, int]:
-    """Return what a task sees, change it, and leave a file at the worker's end."""
+    """Return what a task sees, change it, and have a file created when the worker exits."""
     seen = os.environ.get("FLOWGAUGE_LOOK"), os.environ.get("FLOWGAUGE_NEW")
     os.environ |= {"FLOWGAUGE_LOOK": "changed by a task", "FLOWGAUGE_NEW": "made by a task"}
     atexit.register(Path(folder, "ended").touch)
@@ -273,10 +276,13 @@ def look_twice(folder: str) -> list[tuple[str | None, str | None, int]]:
 
 
 @pytest.mark.guarantee(NAME, "fresh")
-def test_a_worker_begins_as_if_it_were_spawned(
+def test_a_worker_starts_as_if_it_were_spawned(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Task runs see the flow's environment and what an initializer set; `atexit` is heeded."""
+    """Task runs see the flow's environment, whatever earlier task runs changed.
+
+    They also see what an initializer set, and `atexit` functions run when the worker exits.
+    """
     runner: TaskRunner[Any] = LeanProcessPoolTaskRunner(1, initializer=set_precision)
     run = look_twice.with_options(task_runner=runner)
     for value in ("of the flow", "of another"):
@@ -287,13 +293,13 @@ def test_a_worker_begins_as_if_it_were_spawned(
 
 
 def set_region() -> None:
-    """Set the variable in a worker that begins."""
+    """Set the variable in a worker that starts."""
     os.environ["FLOWGAUGE_REGION"] = "of the initializer"
 
 
 @task
 def region() -> str | None:
-    """Return a variable of the environment."""
+    """Return an environment variable."""
     return os.environ.get("FLOWGAUGE_REGION")
 
 
@@ -312,9 +318,9 @@ def regions() -> list[str | None]:
 def test_the_environment_is_that_of_the_first_submit(
     lean: TaskRunner[Any], stock: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a flow sets after its first submit its tasks don't see, as on the stock runner.
+    """Tasks don't see variables that the flow sets after its first submit, as on the stock runner.
 
-    An initializer's variables are beside the flow's, and don't replace them.
+    Variables that an initializer sets don't replace the flow's.
     """
     monkeypatch.setenv("FLOWGAUGE_REGION", "none")
     for runner in (lean, stock):
@@ -324,8 +330,8 @@ def test_the_environment_is_that_of_the_first_submit(
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_a_runner_that_was_used_is_pickled(lean: TaskRunner[Any]) -> None:
-    """A runner that has run tasks goes with a flow to other processes, as the stock one does."""
+def test_a_used_runner_can_be_pickled(lean: TaskRunner[Any]) -> None:
+    """A runner that has run tasks can be pickled and unpickled."""
     runner = lean.duplicate()
     assert weigh_parcels.with_options(task_runner=runner)(["book"]) == 4
     assert cloudpickle.loads(cloudpickle.dumps(runner)) is not None
@@ -333,7 +339,7 @@ def test_a_runner_that_was_used_is_pickled(lean: TaskRunner[Any]) -> None:
 
 @task
 def where(parcel: str) -> tuple[str, str, Any]:
-    """Return the flow run, and its parameters, as a worker sees them."""
+    """Return the parcel, and the flow run's name and parameters as a worker sees them."""
     run = FlowRunContext.get()
     assert run is not None
     assert run.flow_run is not None
@@ -347,8 +353,8 @@ def here(parcel: str) -> tuple[Any, str]:
 
 
 @pytest.mark.guarantee(NAME, "apart")
-def test_each_flow_run_sees_its_own(lean: TaskRunner[Any]) -> None:
-    """Flow runs one after the other have their own run and parameters in the workers."""
+def test_each_flow_run_sees_its_own_run_and_parameters(lean: TaskRunner[Any]) -> None:
+    """In the workers, consecutive flow runs each see their own run and parameters."""
     for parcel in ("book", "lamp"):
         found, name = here.with_options(task_runner=lean)(parcel)
         assert found == (parcel, name, {"parcel": parcel})
@@ -359,7 +365,7 @@ def test_each_flow_run_sees_its_own(lean: TaskRunner[Any]) -> None:
 def test_nothing_is_left_of_a_flow_run(
     lean: TaskRunner[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """After a flow run its workers and the folder of what was sent are gone."""
+    """After a flow run, even a failed one, its workers and the folder of sent data are gone."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seen: list[int] = []
 
@@ -383,7 +389,7 @@ def die() -> None:
 
 @flow
 def outlive() -> list[str]:
-    """Return how a task ends whose worker is killed, and one after it."""
+    """Return how a task whose worker is killed ends, and how the next task does."""
     ends = []
     for each in (die, set_up):
         try:
@@ -395,8 +401,8 @@ def outlive() -> list[str]:
 
 
 @pytest.mark.guarantee(NAME, "died")
-def test_tasks_fail_where_a_worker_dies(lean: TaskRunner[Any], stock: TaskRunner[Any]) -> None:
-    """The future of a task whose worker is killed raises what it does with the stock runner."""
+def test_tasks_fail_when_a_worker_dies(lean: TaskRunner[Any], stock: TaskRunner[Any]) -> None:
+    """If a worker is killed, its task and the next one end as on the stock runner."""
     ours, theirs = (outlive.with_options(task_runner=each)() for each in (lean, stock))
     assert ours == theirs
     assert ours[0] == "BrokenProcessPool"
@@ -404,8 +410,8 @@ def test_tasks_fail_where_a_worker_dies(lean: TaskRunner[Any], stock: TaskRunner
 
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("version", ["3.99.0", "3.10.0rc1", "3.7.5"])
-def test_another_prefect_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """With a Prefect that was not tried, the import says so in one line, whatever it lacks."""
+def test_an_untried_prefect_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """With an untried Prefect version, importing fails with one line, even if it lacks a module."""
     monkeypatch.setattr(prefect, "__version__", version)
     monkeypatch.setitem(sys.modules, "prefect._flow_run_suspension", None)
     with pytest.raises(ImportError, match=f"not with {re.escape(version)}; use prefect") as caught:

@@ -39,7 +39,7 @@ prices = st.fixed_dictionaries({"near": st.floats(1, 9), "far": st.floats(1, 9)}
 @given(parcels=st.lists(st.text(min_size=1, max_size=9), max_size=6))
 @example(parcels=["a", "bcd", "a"])
 @example(parcels=[])
-def test_labels_stand_in_the_order_of_the_parcels(
+def test_labels_are_in_the_order_of_the_parcels(
     task_runner: TaskRunner[Any], parcels: list[str]
 ) -> None:
     """The n-th label belongs to the n-th parcel, and no parcels give no labels."""
@@ -53,7 +53,7 @@ def test_labels_stand_in_the_order_of_the_parcels(
 def test_results_keep_their_order_when_the_first_item_finishes_last(
     task_runner: TaskRunner[Any], runner_name: str, tmp_path: Path
 ) -> None:
-    """The first result is that of the first item, though that one finishes last.
+    """Results are in the order of the items, even if the first item finishes last.
 
     Where one task runs at a time, the first item is also the first to finish.
     """
@@ -93,14 +93,14 @@ def test_different_lengths_are_an_error_before_any_task_runs(
 
 @task
 def repeat(item: int, value: Any) -> Any:
-    """Return what is the same for all items."""
+    """Return the value that is passed along with an item."""
     return value
 
 
 @pytest.mark.fact(NAME, "dealt")
 @pytest.mark.runners("sequential", "threads")
 def test_strings_bytes_and_numbers_need_no_unmapped(task_runner: TaskRunner[Any]) -> None:
-    """A string, bytes and whatever is not iterable are the same for every item."""
+    """A string, bytes and anything that is not iterable are the same for every item."""
     values: list[Any] = ["ab", b"ab", 5, None]
 
     @flow(task_runner=task_runner)
@@ -130,7 +130,7 @@ def test_a_dict_is_dealt_out_key_by_key(task_runner: TaskRunner[Any]) -> None:
 def test_every_parcel_is_quoted_from_the_whole_price_list(
     task_runner: TaskRunner[Any], kilograms: list[float], prices: dict[str, float]
 ) -> None:
-    """The pattern's flow prices every parcel, whatever the number of prices."""
+    """The pattern's flow prices every parcel from the whole list, even if their numbers differ."""
     parcels = ["x" * int(2 * weight) for weight in kilograms]
     labels = label_parcels.with_options(task_runner=task_runner)(parcels, prices, "far")
     assert labels == [
@@ -147,8 +147,8 @@ def test_nothing_to_deal_out_is_an_error() -> None:
 
 
 @pytest.mark.fact(NAME, "defaults")
-def test_a_default_is_given_whole(task_runner: TaskRunner[Any]) -> None:
-    """A list that is a parameter's default is given whole, for any number of items (#9020)."""
+def test_a_default_is_passed_whole(task_runner: TaskRunner[Any]) -> None:
+    """A sequence that is a parameter's default is passed whole to any number of items (#9020)."""
 
     @flow(task_runner=task_runner)
     def quoted() -> list[float]:
@@ -160,7 +160,7 @@ def test_a_default_is_given_whole(task_runner: TaskRunner[Any]) -> None:
 @pytest.mark.fact(NAME, "defaults")
 @pytest.mark.runners("sequential", "threads")
 def test_the_default_as_an_argument_is_dealt_out(task_runner: TaskRunner[Any]) -> None:
-    """The same list as an argument is dealt out: its length must fit."""
+    """Passed as an argument, the same sequence as the default is dealt out: its length must fit."""
 
     @flow(task_runner=task_runner)
     def quoted() -> None:
@@ -193,10 +193,10 @@ def test_items_may_be_futures(task_runner: TaskRunner[Any]) -> None:
 @settings(max_examples=2)
 @given(parcels=st.lists(st.sampled_from(["", "a", "bcd"]), min_size=1, max_size=5))
 @example(parcels=["", "bcd", "", "a"])
-def test_a_failed_item_leaves_the_others_alone(
+def test_a_failed_item_does_not_affect_the_others(
     task_runner: TaskRunner[Any], parcels: list[str]
 ) -> None:
-    """An item that fails leaves the others alone, and their results can be had."""
+    """An item that fails does not affect the others, and their results are available."""
 
     @flow(task_runner=task_runner)
     def weighed() -> list[Any]:
@@ -224,7 +224,7 @@ def test_the_results_together_raise_the_error_of_one(task_runner: TaskRunner[Any
 
 @pytest.mark.guarantee(NAME, "apart")
 def test_every_parcel_gets_a_label(task_runner: TaskRunner[Any]) -> None:
-    """The pattern's flow labels all parcels, also those whose weight or price failed."""
+    """The pattern's flow labels all parcels, even those whose weight or price failed."""
     labelled = label_parcels.with_options(task_runner=task_runner)
     too_heavy = "x" * 100
     labels = labelled(["a", "", too_heavy], {"far": 2}, "far")
@@ -247,8 +247,8 @@ def test_an_error_that_is_not_the_parcels_fails_the_flow(task_runner: TaskRunner
 
 @pytest.mark.guarantee(NAME, "async")
 @pytest.mark.runners("threads", "processes")
-def test_the_async_twin_gives_the_same(task_runner: TaskRunner[Any]) -> None:
-    """The async flow labels all parcels as the other one does, and fails as it does."""
+def test_the_async_flow_gives_the_same_labels(task_runner: TaskRunner[Any]) -> None:
+    """The async flow gives the same labels as the sync one, and fails if a zone has no price."""
     labelled = label_parcels_async.with_options(task_runner=task_runner)
 
     async def twice() -> tuple[list[str], State[list[str]]]:
@@ -262,10 +262,10 @@ def test_the_async_twin_gives_the_same(task_runner: TaskRunner[Any]) -> None:
 
 @pytest.mark.guarantee(NAME, "async")
 @pytest.mark.runners("threads")
-def test_the_event_loop_is_left_free(
+def test_the_event_loop_is_not_blocked(
     task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The async flow waits for its tasks in another thread than that of the event loop."""
+    """The async flow waits for its tasks in a different thread from that of the event loop."""
     waited_in: list[int] = []
     label = map_unmapped.label
 
@@ -316,7 +316,7 @@ def test_an_allowed_failure_arrives_as_its_error(task_runner: TaskRunner[Any]) -
     reason=f"{ON_DASK}; on a process pool the future of a task that was not run raises",
     issue=22918,
 )
-def test_an_allowed_failure_may_lie_further_back(task_runner: TaskRunner[Any]) -> None:
+def test_an_allowed_item_that_was_not_run_arrives_as_none(task_runner: TaskRunner[Any]) -> None:
     """A task that takes items in `allow_failure` gets None for those that were not run."""
 
     @flow(task_runner=task_runner)

@@ -32,7 +32,7 @@ NAME = "task_runners/runner_agnostic"
 
 @st.composite
 def bills(draw: st.DrawFn, costs: st.SearchStrategy[int]) -> Bill:
-    """Draw a bill of parts, each of which may take any parts that stand before it."""
+    """Draw a bill of parts, each of which may need any parts before it."""
     bill: Bill = {}
     for number in range(draw(st.integers(0, 7))):
         earlier = list(bill)
@@ -63,13 +63,13 @@ def ended(bill: Bill) -> dict[str, str]:
 @given(bill=bills(st.integers(0, 100)))
 @example(bill={"a": (3, []), "b": (5, ["a", "a"]), "c": (0, []), "d": (2, ["a", "b", "c"])})
 def test_values_are_those_of_plain_python(task_runner: TaskRunner[Any], bill: Bill) -> None:
-    """The flow gives the values of plain Python, whatever the tasks depend on."""
+    """The flow gives the same values as plain Python, whatever its tasks depend on."""
     assert price_parts.with_options(task_runner=task_runner)(bill) == priced(bill)
 
 
 @task
 def opened(parcel: Any) -> Any:
-    """Return what was in a parcel, with the name of its type where it is no number."""
+    """Return the content of a parcel, or the name of its type if it is a future."""
     inside = parcel
     if isinstance(parcel, Box | Model):
         inside = parcel.inside
@@ -93,7 +93,7 @@ class Model(pydantic.BaseModel):
 
 @pytest.mark.guarantee(NAME, "values")
 def test_futures_in_collections_are_resolved(task_runner: TaskRunner[Any]) -> None:
-    """A future in a list, tuple, set or value of a dict, in one another, too, is its result."""
+    """A future in a list, tuple, set or dict value, even nested, reaches the task as its result."""
 
     @flow(task_runner=task_runner)
     def parcels() -> list[Any]:
@@ -109,12 +109,12 @@ def test_futures_in_collections_are_resolved(task_runner: TaskRunner[Any]) -> No
 def test_dask_does_not_look_for_futures_everywhere(
     task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
-    """In a dataclass, a model or a key a future is resolved on threads and processes only."""
+    """A future in a dataclass, model or key is resolved on threads and processes, not on Dask."""
 
     @flow(task_runner=task_runner)
     def parcels() -> list[Any]:
         seven = assemble.submit(7, [])
-        # Dask does not wait for it, either.
+        # Dask would not wait for it either.
         seven.wait()
         packed = [Box(seven), Model(inside=seven), {seven: 1}]
         return [each.result() for each in [opened.submit(parcel) for parcel in packed]]
@@ -127,7 +127,7 @@ def test_dask_does_not_look_for_futures_everywhere(
 @given(bill=bills(st.integers(-1, 2)))
 @example(bill={"a": (-1, []), "b": (1, ["a"]), "c": (0, []), "d": (2, ["c"]), "e": (1, ["b"])})
 def test_failures_end_in_the_same_states(task_runner: TaskRunner[Any], bill: Bill) -> None:
-    """A failed task fails, what needs it is not run, and everything else completes."""
+    """A task that raises fails, tasks that need it are not run, and everything else completes."""
     assert check_parts.with_options(task_runner=task_runner)(bill) == ended(bill)
 
 
@@ -136,7 +136,7 @@ def test_failures_end_in_the_same_states(task_runner: TaskRunner[Any], bill: Bil
 def test_the_future_of_a_task_that_is_not_run_has_no_state_on_a_process_pool(
     task_runner: TaskRunner[Any], runner_name: str
 ) -> None:
-    """Asking the future of a task that was not run for anything raises, on a process pool."""
+    """On a process pool, waiting for a task that is not run raises; on threads it ends NotReady."""
 
     @flow(task_runner=task_runner)
     def wheel() -> str:
@@ -159,7 +159,7 @@ def test_results_come_in_the_order_of_the_calls(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Results come in the order of the calls, though the first call finishes last.
+    """Results come in the order of the calls, even if the first call finishes last.
 
     Where one task runs at a time, the first call is also the first to finish.
     """
@@ -186,7 +186,7 @@ def test_results_come_in_the_order_of_the_calls(
 def test_a_changed_global_is_seen(
     task_runner: TaskRunner[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the flow puts in a global, its tasks find there."""
+    """Tasks see what the flow puts in a global."""
     monkeypatch.setattr(runner_agnostic, "DISCOUNT", 0, raising=False)
 
     @task
@@ -212,10 +212,10 @@ def test_a_changed_global_is_seen(
         ("processes", ProcessPoolTaskRunner, 3),
     ],
 )
-def test_a_name_makes_its_task_runner(
+def test_a_name_selects_its_task_runner(
     name: str, kind: type, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The argument names the task runner, or else the environment does."""
+    """The argument names the task runner, or else the environment variable does."""
     monkeypatch.delenv("TASK_RUNNER", raising=False)
     by_argument = task_runner_for(name, workers=3)
     assert type(by_argument) is kind
@@ -226,7 +226,7 @@ def test_a_name_makes_its_task_runner(
 
 
 @pytest.mark.guarantee(NAME, "chosen")
-def test_dask_is_named_by_its_address() -> None:
+def test_dask_is_selected_by_its_address() -> None:
     """A Dask scheduler is chosen by its address, and a new cluster by the name `dask`."""
     for address in ("tcp://10.0.0.5:8786", "tls://10.0.0.5:8786"):
         assert task_runner_for(address).address == address  # type: ignore[attr-defined]
@@ -237,8 +237,8 @@ def test_dask_is_named_by_its_address() -> None:
 
 @pytest.mark.guarantee(NAME, "chosen")
 @given(name=st.text(min_size=1).filter(lambda name: "://" not in name))
-def test_a_wrong_name_is_one_clear_line(name: str) -> None:
-    """A wrong name is one line that says which names there are."""
+def test_a_wrong_name_is_reported_in_one_line(name: str) -> None:
+    """A wrong name is reported in one line that says which names are valid."""
     known = ("one-thread", "threads", "processes", "dask")
     if name not in known:
         with pytest.raises(ValueError, match="choose one-thread, threads") as error:
@@ -247,8 +247,8 @@ def test_a_wrong_name_is_one_clear_line(name: str) -> None:
 
 
 @pytest.mark.guarantee(NAME, "chosen")
-def test_an_address_that_dask_does_not_know_is_one_clear_line() -> None:
-    """An address of a kind that Dask does not know is one line that says which there are."""
+def test_an_address_unknown_to_dask_is_reported_in_one_line() -> None:
+    """An address of a kind unknown to Dask is reported in one line that says which are known."""
     misspelt = price_parts.with_options(task_runner=task_runner_for("tpc://10.0.0.5:8786"))
     with pytest.raises(ValueError, match=r"'tpc' \(known schemes: .*'tcp'") as error:
         misspelt({"spoke": (1, [])})
@@ -256,7 +256,7 @@ def test_an_address_that_dask_does_not_know_is_one_clear_line() -> None:
 
 
 @pytest.mark.guarantee(NAME, "chosen")
-def test_threads_are_chosen_when_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a name and a variable the task runner is a pool of threads."""
+def test_threads_are_selected_when_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name or an environment variable, the task runner is a pool of threads."""
     monkeypatch.delenv("TASK_RUNNER", raising=False)
     assert task_runner_for() == ThreadPoolTaskRunner(max_workers=2)

@@ -28,7 +28,7 @@ NAME = "task_runners/sequential"
 
 
 @pytest.mark.guarantee(NAME, "inline")
-def test_a_submitted_task_runs_in_the_submitting_thread_and_is_over_at_once() -> None:
+def test_a_submitted_task_runs_at_once_in_the_submitting_thread() -> None:
     """A sync task runs in the submitting thread, and `submit` returns when it is finished."""
     ran: list[int] = []
 
@@ -117,8 +117,8 @@ def test_result_raises_what_the_task_raised() -> None:
 
 
 @pytest.mark.guarantee(NAME, "futures")
-def test_context_variables_are_a_task_s_own() -> None:
-    """What a task sets in its context, later ones and the flow don't see, as on threads."""
+def test_context_variables_of_a_task_are_not_seen_outside_it() -> None:
+    """Neither later tasks nor the flow see a context variable that a task sets, as on threads."""
     seen: ContextVar[str] = ContextVar("seen", default="nothing")
 
     @task
@@ -146,7 +146,7 @@ def test_context_variables_are_a_task_s_own() -> None:
 @pytest.mark.fact(NAME, "map")
 @settings(max_examples=4)
 @given(pairs=st.lists(st.tuples(st.integers(), st.integers()), min_size=1), factor=st.integers())
-def test_map_is_the_built_in_map(pairs: list[tuple[int, int]], factor: int) -> None:
+def test_map_behaves_like_the_built_in_map(pairs: list[tuple[int, int]], factor: int) -> None:
     """`map` keeps order, pairs its iterables and repeats `unmapped` values."""
 
     @task
@@ -217,7 +217,7 @@ def test_a_submitted_task_is_retried_as_often_as_a_called_one(retries: int, fail
 
 @pytest.mark.guarantee(NAME, "timeouts")
 def test_a_timeout_interrupts_a_submitted_task() -> None:
-    """A submitted task that sleeps is interrupted when its time is over."""
+    """A submitted task that sleeps is interrupted when its time is up."""
     slept: list[str] = []
 
     @task(timeout_seconds=0.1)
@@ -232,13 +232,13 @@ def test_a_timeout_interrupts_a_submitted_task() -> None:
     begun = time.monotonic()
     assert sleeping() == "TimedOut"
     assert slept == []
-    # Elsewhere than in the main thread the error comes when the sleep is over.
+    # Outside the main thread the error would come only when the sleep is over.
     assert time.monotonic() - begun < 30
 
 
 @task
 async def double(number: int) -> tuple[int, str]:
-    """Double a number after a turn of the event loop, and say which flow run this is part of."""
+    """Double a number after one turn of the event loop; return that and the flow run's id."""
     await asyncio.sleep(0)
     return 2 * number, str(flow_run.id)
 
@@ -310,7 +310,7 @@ def test_a_pickled_copy_runs_the_same_flow() -> None:
 
 
 @pytest.mark.guarantee(NAME, "started")
-def test_submitting_outside_the_with_block_is_refused() -> None:
-    """A runner that was not started says so."""
+def test_submitting_to_a_runner_that_was_not_started_is_refused() -> None:
+    """Submitting to a runner that was not started raises an error that says so."""
     with pytest.raises(RuntimeError, match="must be started"):
         SequentialTaskRunner().submit(double, {"number": 1})

@@ -33,7 +33,7 @@ on_dask = pytest.mark.runners("dask-processes")
 
 @pytest.fixture(scope="module")
 def scheduler(started_runners: StartedRunners, runner_name: str) -> str:
-    """Give the address of the cluster that serves the whole test run."""
+    """Return the address of the cluster that serves the whole pytest run."""
     return started_runners.dask_scheduler(runner_name)
 
 
@@ -44,7 +44,7 @@ def film(address: str) -> Flow[[list[str]], set[int]]:
 
 
 def worker_pids(address: str) -> set[int]:
-    """Return the processes of a cluster's workers."""
+    """Return the process ids of a cluster's workers."""
     with Client(address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
         return set(client.run(os.getpid).values())
 
@@ -63,7 +63,7 @@ def test_flow_runs_use_the_same_workers(scheduler: str) -> None:
 @pytest.mark.fact(NAME, "outlives")
 @pytest.mark.parametrize("negatives", [["beach"], [""]], ids=["completed", "failed"])
 def test_the_cluster_outlives_a_flow_run(scheduler: str, negatives: list[str]) -> None:
-    """The cluster runs on with the same workers after a flow run, also after one that failed."""
+    """The cluster keeps running with the same workers after a flow run, even one that failed."""
     workers = worker_pids(scheduler)
     with shared_cluster(scheduler) as address:
         state: State[set[int]] = film(address)(negatives, return_state=True)
@@ -77,7 +77,10 @@ def test_the_cluster_outlives_a_flow_run(scheduler: str, negatives: list[str]) -
 def test_an_existing_cluster_is_used_and_left_alone(
     scheduler: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address that is given, or in `DASK_ADDRESS`, is used; that cluster runs on afterwards."""
+    """An address that is passed, or else the one in `DASK_ADDRESS`, is used.
+
+    Nothing is started, and that cluster keeps running afterwards.
+    """
     workers = worker_pids(scheduler)
 
     def start_nothing(**options: Any) -> None:
@@ -92,7 +95,7 @@ def test_an_existing_cluster_is_used_and_left_alone(
 
 @dataclass(frozen=True)
 class Life:
-    """What was seen of a cluster that the pattern started and closed after an error."""
+    """What was observed of a cluster that the pattern started, and closed after an error."""
 
     address: str
     workers: frozenset[int]
@@ -135,7 +138,7 @@ def life(prefect_server: str, runner_name: str) -> Life:
 @on_dask
 @pytest.mark.guarantee(NAME, "closed")
 def test_a_started_cluster_is_gone_after_the_block(life: Life) -> None:
-    """A cluster that was started here is gone after the block, also if the block raised."""
+    """A cluster that was started here is gone after its block has raised an error."""
     assert life.error == "the block fails"
     assert life.used == life.workers
     assert not life.survivors
@@ -147,13 +150,13 @@ def test_a_started_cluster_is_gone_after_the_block(life: Life) -> None:
 @on_dask
 @pytest.mark.guarantee(NAME, "loopback")
 def test_a_started_cluster_listens_on_this_machine_only(life: Life) -> None:
-    """Its scheduler, its workers and their pages listen on loopback and nowhere else."""
+    """The scheduler, the workers and their dashboards listen on loopback and nowhere else."""
     assert life.listening == {"127.0.0.1"}
 
 
 @contextmanager
 def in_process_cluster() -> Iterator[LocalCluster]:
-    """Run a small cluster in this process: what is pickled is the same, and it starts at once."""
+    """Run a small cluster in this process, which starts at once and pickles the same objects."""
     with LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
@@ -162,8 +165,8 @@ def in_process_cluster() -> Iterator[LocalCluster]:
 
 @on_dask
 @pytest.mark.fact(NAME, "object")
-def test_the_cluster_itself_fails_with_the_first_task(runner_name: str) -> None:
-    """The cluster itself fails with the first task, its address does not (#17754)."""
+def test_a_cluster_object_fails_at_the_first_task(runner_name: str) -> None:
+    """`DaskTaskRunner(cluster=...)` fails at the first task, `address=...` does not (#17754)."""
     with in_process_cluster() as cluster:
         by_object: TaskRunner[Any] = DaskTaskRunner(cluster=cluster)
         with pytest.raises(Exception, match=r"serialize|pickle"):
