@@ -42,7 +42,7 @@ def train(notes: str, name: str, seconds: float) -> str:
         lines.write(f"-{name}\\n")
     return name
 """
-"""A flow that notes in a file when it begins and when it ends."""
+"""A flow that records in a file when it begins and when it ends."""
 
 
 def ask(deployment_id: UUID, number: int) -> list[UUID]:
@@ -63,7 +63,7 @@ def ask(deployment_id: UUID, number: int) -> list[UUID]:
 
 
 def offered(pool: str) -> list[UUID]:
-    """Return the runs that a worker of a pool is given when it polls, in their order."""
+    """Return the runs that a worker of a pool receives when it polls, in order."""
 
     async def poll() -> list[UUID]:
         async with get_client() as client:
@@ -74,7 +74,7 @@ def offered(pool: str) -> list[UUID]:
 
 
 def begin(*runs: UUID) -> list[str | None]:
-    """Let runs begin as a worker does, and return the names of the states they are in then."""
+    """Propose Pending for runs as a worker does, and return the names of the resulting states."""
 
     async def propose() -> list[str | None]:
         async with get_client() as client:
@@ -86,14 +86,14 @@ def begin(*runs: UUID) -> list[str | None]:
 
 
 def prepared(pool: str, limit: int | None = None, queue_limit: int | None = None) -> None:
-    """Make a pool with the two queues."""
+    """Prepare a pool with the two queues."""
     queues = {"urgent": Queue(1), "default": Queue(2, limit=queue_limit)}
     prepare_pool(pool, queues, limit=limit)
 
 
 @pytest.mark.guarantee(NAME, "priority")
 def test_the_urgent_queue_comes_first(prefect_server: str) -> None:
-    """A worker is given the run that was scheduled last first, as its queue is urgent."""
+    """A worker receives the urgent queue's run first, although it was scheduled last."""
     prepared("priority")
     usual = ask(deploy(FOLDER, TRAIN, "usual", "priority"), 2)
     urgent = ask(deploy(FOLDER, TRAIN, "urgent", "priority", work_queue_name="urgent"), 1)
@@ -101,10 +101,10 @@ def test_the_urgent_queue_comes_first(prefect_server: str) -> None:
 
 
 @pytest.mark.guarantee(NAME, "priority")
-def test_a_queue_that_is_made_is_before_those_of_its_priority(prefect_server: str) -> None:
-    """An urgent queue is first though nothing is said of `default`, which has priority 1 at first.
+def test_a_new_queue_comes_before_an_existing_one_of_its_priority(prefect_server: str) -> None:
+    """A new queue with priority 1 moves `default`, which had that priority, to priority 2.
 
-    Prepared again it stays so, and two that are given one priority have it.
+    Preparing the pool again changes nothing, and two new queues may be given the same priority.
     """
     prepare_pool("made", {"urgent": Queue(1)})
     prepare_pool("made", {"urgent": Queue(1)})
@@ -117,7 +117,7 @@ def test_a_queue_that_is_made_is_before_those_of_its_priority(prefect_server: st
 
 @pytest.mark.guarantee(NAME, "priority")
 def test_the_order_of_the_queues_does_not_matter(prefect_server: str) -> None:
-    """Named in any order, queues are made with the priorities that they are given."""
+    """Queues get the priorities that they are given, in whichever order they are listed."""
     queues = [("nightly", Queue(2)), ("urgent", Queue(1)), ("late", Queue(3))]
     for pool, given in (("falling", queues), ("rising", queues[::-1])):
         prepare_pool(pool, dict(given))
@@ -136,8 +136,11 @@ def priorities(api: str, pool: str) -> dict[str, int]:
 
 
 @pytest.mark.guarantee(NAME, "queue-limit")
-def test_a_queue_gives_no_more_than_its_limit(prefect_server: str) -> None:
-    """With one run of the queue under way a worker is given no other; other queues go on."""
+def test_a_queue_hands_out_no_more_runs_than_its_limit(prefect_server: str) -> None:
+    """With one run of a queue with limit 1 under way, a worker receives only other queues' runs.
+
+    With a limit of 2 it receives the queue's second run.
+    """
     prepared("queue-limit", queue_limit=1)
     first, second = ask(deploy(FOLDER, TRAIN, "limited", "queue-limit"), 2)
     urgent = ask(deploy(FOLDER, TRAIN, "free", "queue-limit", work_queue_name="urgent"), 2)
@@ -149,8 +152,8 @@ def test_a_queue_gives_no_more_than_its_limit(prefect_server: str) -> None:
 
 
 @pytest.mark.guarantee(NAME, "pool-limit")
-def test_a_pool_gives_no_more_than_its_limit(prefect_server: str) -> None:
-    """With as many runs under way as the limit a worker is given none, of either queue."""
+def test_a_pool_hands_out_no_more_runs_than_its_limit(prefect_server: str) -> None:
+    """Runs of both queues count towards the pool's limit; at the limit a worker receives none."""
     prepared("pool-limit", limit=2)
     runs = ask(deploy(FOLDER, TRAIN, "one", "pool-limit"), 2)
     urgent = ask(deploy(FOLDER, TRAIN, "other", "pool-limit", work_queue_name="urgent"), 1)
@@ -171,7 +174,7 @@ def test_a_pool_gives_no_more_than_its_limit(prefect_server: str) -> None:
 def test_a_run_above_the_limit(
     prefect_server: str, strategy: ConcurrencyLimitStrategy, expected: str
 ) -> None:
-    """Of two runs that begin the second waits, or is cancelled, as its deployment says."""
+    """When two runs start, the second waits or is cancelled, depending on its deployment."""
     prepared("limits")
     limit = ConcurrencyLimitConfig(limit=1, collision_strategy=strategy)
     deployment_id = deploy(FOLDER, TRAIN, strategy.value, "limits", concurrency_limit=limit)
@@ -180,7 +183,7 @@ def test_a_run_above_the_limit(
 
 @pytest.mark.guarantee(NAME, "one-at-a-time")
 def test_a_waiting_run_starts_when_the_slot_is_free(prefect_server: str) -> None:
-    """The run that waited is let through once the one before it has ended."""
+    """A run that waited may start once the run before it has ended."""
     prepared("slots")
     deployment_id = deploy(FOLDER, TRAIN, "slots", "slots", concurrency_limit=1)
     first, second = ask(deployment_id, 2)
@@ -197,8 +200,11 @@ def test_a_waiting_run_starts_when_the_slot_is_free(prefect_server: str) -> None
 
 
 @pytest.mark.guarantee(NAME, "kept")
-def test_what_is_not_given_is_kept(prefect_server: str) -> None:
-    """A pool and its queues that were prepared and changed are the same when prepared again."""
+def test_settings_that_are_not_given_are_kept(prefect_server: str) -> None:
+    """Preparing a pool again keeps the changes that were made to it and to its queues.
+
+    A new limit changes nothing else of the pool.
+    """
     prepared("kept", limit=5, queue_limit=4)
     template = ProcessWorker.get_default_base_job_template()
     template["variables"]["properties"]["env"]["default"] = {"TEAM": "models"}
@@ -215,7 +221,7 @@ def test_what_is_not_given_is_kept(prefect_server: str) -> None:
 
 
 def held(api: str, pool: str) -> list[dict[str, Any]]:
-    """Return a pool and its queues as the server holds them, but for when they were changed."""
+    """Return a pool and its queues as the server stores them, without the times of change."""
     with httpx.Client(base_url=api) as client:
         found = [
             client.get(f"/work_pools/{pool}").json(),
@@ -226,7 +232,7 @@ def held(api: str, pool: str) -> list[dict[str, Any]]:
 
 @pytest.mark.fact(NAME, "ties")
 def test_a_priority_may_be_given_twice(prefect_server: str) -> None:
-    """A queue that was first is still first when another is given its priority."""
+    """A queue keeps priority 1 when another existing queue is set to priority 1 too."""
     prepared("ties")
     prepare_pool("ties", {"as-urgent": Queue(3)})
     prepare_pool("ties", {"as-urgent": Queue(1)})
@@ -234,8 +240,8 @@ def test_a_priority_may_be_given_twice(prefect_server: str) -> None:
 
 
 @pytest.mark.fact(NAME, "misspelt")
-def test_a_queue_that_is_not_there_is_made(prefect_server: str) -> None:
-    """A deployment to a queue that the pool does not have makes it, as the last."""
+def test_a_missing_queue_is_created(prefect_server: str) -> None:
+    """Deploying to a queue that the pool does not have creates it, with the last priority."""
     prepared("misspelt")
     deploy(FOLDER, TRAIN, "misspelt", "misspelt", work_queue_name="urgnet")
     assert priorities(prefect_server, "misspelt") == {"urgent": 1, "default": 2, "urgnet": 3}
@@ -256,7 +262,7 @@ def test_a_pool_of_another_type_is_refused(prefect_server: str) -> None:
 
 @pytest.mark.guarantee(NAME, "kept")
 def test_a_paused_deployment_stays_paused(prefect_server: str) -> None:
-    """Deployed again it is still paused, until it is told to go on."""
+    """A paused deployment stays paused when deployed again, until `paused=False` is given."""
     prepared("paused")
     paused = []
     for options in ({}, {"paused": True}, {}, {"paused": False}):
@@ -301,7 +307,7 @@ def test_a_flow_that_does_not_exist_is_refused(
 def test_a_file_that_fails_when_it_is_imported_is_deployed(
     prefect_server: str, tmp_path: Path
 ) -> None:
-    """The flow of a file whose import raises is deployed, but can't be loaded for a run."""
+    """A flow in a file that raises on import is deployed, but can't be loaded for a run."""
     prepared("fails")
     (tmp_path / "fails.py").write_text(NOTING + "\nraise KeyError('NO_SUCH')\n")
     deploy(tmp_path, "fails.py:train", "of-a-file-that-fails", "fails")
@@ -312,7 +318,7 @@ def test_a_file_that_fails_when_it_is_imported_is_deployed(
 
 @pytest.mark.guarantee(NAME, "runs")
 def test_the_value_of_a_run_can_be_read(prefect_server: str) -> None:
-    """What `train` returned is read from what the server knows of its run."""
+    """The value that `train` returned can be read, given only the id of its run."""
     state = train("a", epochs=2, return_state=True)
     run = state.state_details.flow_run_id
     assert run
@@ -326,7 +332,7 @@ def test_the_value_of_a_run_can_be_read(prefect_server: str) -> None:
 def test_a_worker_executes_the_runs_one_at_a_time(
     live_server: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A real worker runs the urgent one first, never two at once, and all to their end."""
+    """A real worker runs the urgent run first, one run at a time, and completes all of them."""
     (tmp_path / "notes.py").write_text(NOTING)
     notes = tmp_path / "notes"
     with temporary_settings({PREFECT_API_URL: live_server}):
@@ -373,7 +379,7 @@ def test_a_worker_executes_the_runs_one_at_a_time(
 def test_the_commands_do_the_same(
     live_server: str, prefect: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """What `main` shows to type makes the pool, queues and deployments, and runs both runs."""
+    """The commands shown by `main` create the pool, queues and deployments, and run both runs."""
     shutil.copy(pattern.__file__, tmp_path)
     lines = str(pattern.main.__doc__).splitlines()
     typed = [line.split()[1:] for line in lines if line.startswith("        prefect ")]

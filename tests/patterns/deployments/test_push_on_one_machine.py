@@ -38,7 +38,7 @@ NOTHING = {"grams": 0}
 
 
 def deploy(api: str, **more: Any) -> str:
-    """Deploy the pattern's flow to no pool, and return the deployment's id."""
+    """Deploy the pattern's flow without a pool, and return the deployment's id."""
     flow = call(api, "/flows/", {"name": "weigh"})
     file = Path(push_on_one_machine.__file__)
     code = {"path": str(file.parent), "entrypoint": f"{file.name}:weigh"}
@@ -47,7 +47,7 @@ def deploy(api: str, **more: Any) -> str:
 
 
 def ask(api: str, deployment: str, after: float = 0, **more: Any) -> str:
-    """Ask for a run in some seconds, and return its id."""
+    """Request a run that is due in `after` seconds, and return its id."""
     due = datetime.now(UTC) + timedelta(seconds=after)
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
     body = {"state": state, "parameters": {"grams": 1500}, **more}
@@ -55,13 +55,13 @@ def ask(api: str, deployment: str, after: float = 0, **more: Any) -> str:
 
 
 def put(api: str, run: str, type: str, name: str, **details: str) -> None:
-    """Put a run into a state, whatever its state is."""
+    """Force a run into a state, whatever its current state."""
     state = {"type": type, "name": name, "state_details": details}
     call(api, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
 
 
 def propose(api: str, run: str, type: str, name: str | None = None) -> None:
-    """Propose a state as an engine or an automation does: the server may put another."""
+    """Propose a state as an engine or an automation does; the server may set a different one."""
     call(api, f"/flow_runs/{run}/set_state", {"state": {"type": type, "name": name}})
 
 
@@ -89,7 +89,7 @@ async def take_back(automation: UUID) -> None:
 
 @contextmanager
 def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Answer requests on loopback for a block, and give the address."""
+    """Answer requests on loopback while the block runs, and yield the address."""
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -102,7 +102,7 @@ def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @contextmanager
 def recorder() -> Iterator[tuple[str, list[str]]]:
-    """Give the address of a service that only writes down which runs it was handed, and those."""
+    """Yield the address of a service that only records the runs handed to it, and this record."""
     runs: list[str] = []
 
     class Recorder(BaseHTTPRequestHandler):
@@ -119,11 +119,11 @@ def recorder() -> Iterator[tuple[str, list[str]]]:
 
 @contextmanager
 def handed_over(api: str, deployment: str, url: str) -> Iterator[None]:
-    """Hand a deployment over for a block, which begins when the server acts on it."""
+    """Hand a deployment over while the block runs, which starts once the server acts on it."""
     automation = asyncio.run(hand_over(UUID(deployment), url, TOKEN))
     try:
-        # A server loads automations when it has answered, and one after the other: where one that
-        # was made later acts, this one does.
+        # A server loads automations after it has answered, one after the other: once one that was
+        # created later acts, this one does too.
         with recorder() as (there, handed):
             later = deploy(api)
             other = asyncio.run(hand_over(UUID(later), there, TOKEN))
@@ -147,7 +147,7 @@ def test_a_run_is_executed_and_nobody_polls(prefect_server: str, tmp_path: Path)
     assert (state["type"], state["message"]) == ("COMPLETED", None)
     held = call(prefect_server, f"/deployments/{deployment}")
     assert (held["last_polled"], held["work_queue_id"]) == (None, None)
-    # What a runner does: the server writes it down.
+    # A runner polls like this, and the server records it.
     polled = {"deployment_ids": [deployment]}
     call(prefect_server, "/deployments/get_scheduled_flow_runs", polled)
     wait_until(lambda: call(prefect_server, f"/deployments/{deployment}")["last_polled"])
@@ -158,13 +158,14 @@ def test_a_run_is_executed_and_nobody_polls(prefect_server: str, tmp_path: Path)
 @pytest.mark.guarantee(NAME, "failure-shown")
 @pytest.mark.fact(NAME, "unmarked")
 def test_a_run_whose_process_is_killed_is_crashed(live_server: str, tmp_path: Path) -> None:
-    """A run is pushed by a server that stays, and is Crashed when it kills its own process.
+    """A run is pushed by a live server, and is Crashed after it has killed its own process.
 
-    One that kills the command that executes it, too, is Running when nothing of its job is left.
+    A run that also kills the command that executes it is still Running when nothing of its job is
+    left.
     """
     (tmp_path / "killed.py").write_text(
         "import os, signal\nfrom prefect import flow\n\n@flow\ndef weigh(grams: int) -> None:\n"
-        # Where nothing is between, as in a mutant, that would be this process.
+        # Without a command in between, as in a mutant, the parent would be this process.
         f"    if grams == 0 and os.getppid() != {os.getpid()}:\n"
         "        os.kill(os.getppid(), signal.SIGKILL)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -189,7 +190,7 @@ def test_a_run_whose_process_is_killed_is_crashed(live_server: str, tmp_path: Pa
 def test_runs_of_a_schedule_are_pushed_when_late(
     prefect_server: str, virtual_clock: VirtualClock
 ) -> None:
-    """A run that a schedule made, of which no event told, is handed over when it is late."""
+    """A run from a schedule, which no event announced, is handed over once it is late."""
     daily = {"schedule": {"interval": 86400, "anchor_date": "2020-01-01T00:00:00Z"}}
     deployment = deploy(prefect_server, schedules=[daily])
     call_nothing(prefect_server, f"/deployments/{deployment}/schedule", {"min_runs": 1})
@@ -197,7 +198,7 @@ def test_runs_of_a_schedule_are_pushed_when_late(
     run = call(prefect_server, "/flow_runs/filter", wanted)[0]["id"]
     with recorder() as (url, handed), handed_over(prefect_server, deployment, url):
         virtual_clock.advance(600)
-        # What a service of the server does with a run that has not begun in time.
+        # A service of the server does this with a run that has not started in time.
         due = datetime.now(UTC).isoformat()
         put(prefect_server, run, "SCHEDULED", "Late", scheduled_time=due)
         wait_until(lambda: handed)
@@ -205,7 +206,7 @@ def test_runs_of_a_schedule_are_pushed_when_late(
 
 
 def call_nothing(api: str, path: str, body: dict[str, Any]) -> None:
-    """Ask the server for something that it answers with nothing."""
+    """Send a request to the server whose answer has no body."""
     request = Request(api + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     urlopen(request, timeout=patience()).close()
 
@@ -214,10 +215,10 @@ def call_nothing(api: str, path: str, body: dict[str, Any]) -> None:
 @pytest.mark.guarantee(NAME, "alone")
 @pytest.mark.guarantee(NAME, "replaced")
 def test_handing_over_again_replaces_the_address(prefect_server: str) -> None:
-    """A deployment that is handed over twice is handed to the second address, once per run.
+    """A deployment that is handed over twice is pushed to the second address only, once per run.
 
-    Each request has the token, which the server tells with the secrets only, and a run of another
-    deployment that was triggered before is not handed over.
+    Each request carries the token, which the server reveals only when asked for secrets. A run of
+    another deployment, triggered earlier, is not handed over.
     """
     deployment, other = deploy(prefect_server), deploy(prefect_server)
     with recorder() as (old, to_old), recorder() as (new, to_new):
@@ -238,7 +239,7 @@ def test_handing_over_again_replaces_the_address(prefect_server: str) -> None:
 
 @pytest.mark.guarantee(NAME, "replaced")
 def test_a_hand_over_that_was_disabled_stays_disabled(prefect_server: str) -> None:
-    """Handing a deployment over again enables nothing, and another deployment's is enabled."""
+    """A disabled hand-over is still disabled when repeated; another deployment's is enabled."""
     deployment, other = UUID(deploy(prefect_server)), UUID(deploy(prefect_server))
 
     async def enabled() -> list[bool]:
@@ -257,8 +258,8 @@ def test_a_hand_over_that_was_disabled_stays_disabled(prefect_server: str) -> No
 
 
 @pytest.mark.guarantee(NAME, "pushed")
-def test_a_server_may_ask_for_authentication() -> None:
-    """The server is asked for a run with what the settings have for it."""
+def test_a_server_may_require_authentication() -> None:
+    """The request for a run carries the authentication string from the settings."""
     given: list[str] = []
 
     class Server(BaseHTTPRequestHandler):
@@ -280,7 +281,7 @@ def test_a_server_may_ask_for_authentication() -> None:
 
 @pytest.mark.guarantee(NAME, "pushed")
 def test_why_a_run_is_not_started_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Where a run can't be taken, the stand-in's log says which one and why."""
+    """If a run can't be taken, the stand-in's log says which one and why."""
     run = str(uuid4())
     with serverless("http://127.0.0.1:1/api", TOKEN) as url:
         request = Request(url, json.dumps({"run": run}).encode())
@@ -292,7 +293,7 @@ def test_why_a_run_is_not_started_is_logged(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_run_is_taken_once(prefect_server: str) -> None:
-    """Of four that take a run at once one may execute it, and none when it has ended."""
+    """Of four parallel attempts to take a run one succeeds, and none once it runs or has ended."""
     run = ask(prefect_server, deploy(prefect_server))
     with ThreadPoolExecutor(4) as threads:
         taken = list(threads.map(lambda _: take(prefect_server, UUID(run)), range(4)))
@@ -304,13 +305,13 @@ def test_a_run_is_taken_once(prefect_server: str) -> None:
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_run_that_its_process_retries_is_not_taken(prefect_server: str) -> None:
-    """A flow's own retry is left to its process; rescheduled after a crash the run is taken."""
+    """A flow's own retry is left to its process; a run rescheduled after a crash is taken."""
     policy = {"retries": 4, "retry_delay": 0}
     run = ask(prefect_server, deploy(prefect_server), empirical_policy=policy)
     assert take(prefect_server, UUID(run))
     for type in ("RUNNING", "FAILED"):
         propose(prefect_server, run, type)
-    # What the server makes of the failure, of which it tells as of any run that waits.
+    # The server turns the failure into this state, and reports it as for any run that waits.
     assert call(prefect_server, f"/flow_runs/{run}")["state"]["name"] == "AwaitingRetry"
     assert not take(prefect_server, UUID(run))
     for type, name in (("CRASHED", "Crashed"), ("SCHEDULED", "AwaitingRetry")):
@@ -322,7 +323,7 @@ def test_a_run_that_its_process_retries_is_not_taken(prefect_server: str) -> Non
 def test_a_run_for_later_is_taken_at_its_time(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run for later is taken when its time has come, and not if it is cancelled before."""
+    """A run due later is taken at its time, and not at all if it is cancelled before then."""
     deployment = deploy(prefect_server)
     run = ask(prefect_server, deployment, after=1)
     due = datetime.fromisoformat(call(prefect_server, f"/flow_runs/{run}")["expected_start_time"])
@@ -340,10 +341,10 @@ def test_a_run_for_later_is_taken_at_its_time(
 @pytest.mark.e2e
 @pytest.mark.fact(NAME, "cloud-only")
 @pytest.mark.parametrize("type", ["cloud-run-v2:push", "prefect:managed"])
-def test_a_self_hosted_server_starts_no_run_of_a_pool_of_the_cloud(
+def test_a_self_hosted_server_starts_no_run_of_a_cloud_pool(
     live_server: str, type: str
 ) -> None:
-    """The server takes the pool, and a run of it is found late."""
+    """The server accepts the pool, but a run in it becomes Late."""
     pool = f"of-{type.replace(':', '-')}"
     call(live_server, "/work_pools/", {"name": pool, "type": type, "base_job_template": {}})
     run = ask(live_server, deploy(live_server, work_pool_name=pool), after=-60)

@@ -59,12 +59,13 @@ FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 PATTERN = Path(measure_rain.fn.__code__.co_filename)
 # Shorter than the heartbeat, for runs that die after their first one.
 WINDOW = timedelta(seconds=12)
-# As short as the server takes.
+# The shortest that the server accepts.
 PAUSE = timedelta(seconds=10)
 ATTEMPTS = 2
 SHARERS = ("second", "third")
 BEAT_SECONDS = 1
-# More than pytest's limit for a test: the scene is ten tests' setup, and is told by that limit.
+# Longer than pytest's limit for a test: the scene is the setup of ten tests, and if it hangs, that
+# limit reports it.
 SCENE_SECONDS = 900
 BEAT = "prefect.flow-run.heartbeat"
 
@@ -100,21 +101,21 @@ def trip(folder: str, fatal: bool = False):
 
 @dataclass(frozen=True)
 class Trip:
-    """A run, and the folder where it notes what it does."""
+    """A run, and the folder where it records what it does."""
 
     id: UUID
     folder: Path
 
     def process(self) -> int:
-        """Return the process that waits."""
+        """Return the id of the process that waits."""
         return int((self.folder / "process").read_text())
 
     def waits(self) -> bool:
-        """Say whether it waits."""
+        """Return whether it waits."""
         return (self.folder / "process").exists() and bool((self.folder / "process").read_text())
 
     def go(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         (self.folder / "go").touch()
 
     def done(self) -> list[str]:
@@ -150,16 +151,16 @@ class Stage:
         return self.client.read_flow_run(trip.id)
 
     def ended(self, trip: Trip) -> bool:
-        """Say whether a run is in a state that it does not leave by itself."""
+        """Return whether a run is in a final state."""
         state = self.run(trip).state
         return state is not None and state.is_final()
 
     def gave_up(self, trip: Trip) -> bool:
-        """Say whether a run has ended in its last attempt."""
+        """Return whether a run has ended in its last attempt."""
         return self.run(trip).run_count >= ATTEMPTS and self.ended(trip)
 
     def was_told_late(self, trip: Trip) -> bool:
-        """Say whether a crash was reported when the run was rescheduled already."""
+        """Return whether a crash was reported after the run had already been rescheduled."""
         states = sorted(self.client.read_flow_run_states(trip.id), key=lambda s: s.timestamp)
         return any(
             state.is_crashed() and (before.is_scheduled() or before.is_pending())
@@ -173,7 +174,7 @@ class Stage:
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Send heartbeats for the runs that live, however long the test takes for a step."""
+        """Send heartbeats for the living runs, however long a step of the test takes."""
         stop = threading.Event()
 
         def beat() -> None:
@@ -190,10 +191,10 @@ class Stage:
             thread.join()
 
     def beat(self) -> None:
-        """Send heartbeats as Prefect does, for those of the living runs that are Running."""
+        """Send heartbeats as Prefect does, for the living runs that are Running."""
         self.beats.append(time.monotonic())
-        # After its end a heartbeat would begin another silence. One request for all: the beats of
-        # a run come quicker than the window also where the machine is busy.
+        # A heartbeat after the end of a run would start another silence. One request for all: the
+        # heartbeats of a run then come within the window even on a busy machine.
         living = FlowRunFilter(
             id=FlowRunFilterId(any_=[trip.id for trip in self.living]),
             state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Running"])),
@@ -215,14 +216,14 @@ class Stage:
         self.client.request("POST", "/events", json=events).raise_for_status()
 
     def heartbeats(self, trip: Trip) -> list[dict[str, Any]]:
-        """Return the heartbeats of a run, the newest first."""
+        """Return the heartbeats of a run, newest first."""
         resource = {"id": [f"prefect.flow-run.{trip.id}"]}
         asked = {"filter": {"event": {"name": [BEAT]}, "resource": resource}}
         found = self.client.request("POST", "/events/filter", json=asked).json()["events"]
         return sorted(found, key=lambda event: str(event["occurred"]), reverse=True)
 
     def own_beats(self, trip: Trip) -> int:
-        """Return how many heartbeats Prefect sent for a run; ours are related to less."""
+        """Return how many heartbeats Prefect sent for a run; ours relate to fewer resources."""
         return len([event for event in self.heartbeats(trip) if len(event["related"]) > 1])
 
     @contextmanager
@@ -233,7 +234,7 @@ class Stage:
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(self.folder / "home"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "TMPDIR": str(self.folder / "tmp"),  # what is killed does not tidy up
+            "TMPDIR": str(self.folder / "tmp"),  # a killed process does not clean up
         }
         words = ["worker", "start", "--pool", "trips", "--name", name, *options]
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -261,16 +262,16 @@ class Stage:
         return (self.folder / f"{worker}.log").read_text()
 
     def took(self, worker: str, trip: Trip) -> bool:
-        """Say whether a worker started a run; of two that try, the server refuses one."""
+        """Return whether a worker started a run; of two that try, the server refuses one."""
         return f"Flow run '{trip.folder.name}' submitted to infrastructure" in self.said(worker)
 
     def all_taken(self, trips: list[Trip]) -> bool:
-        """Say whether the scheduled runs are with the workers that share a queue."""
+        """Return whether the workers that share a queue have taken all the scheduled runs."""
         return all(any(self.took(name, trip) for name in SHARERS) for trip in trips)
 
 
 def until(holds: Callable[[], bool], meanwhile: Callable[[], object]) -> None:
-    """Wait until something holds, and do something else meanwhile."""
+    """Wait until a condition holds, calling `meanwhile` before each check."""
 
     def held() -> bool:
         meanwhile()
@@ -301,7 +302,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     (folder / "tmp").mkdir()
     (code / "trip.py").write_text(FLOW)
     with (
-        # Not among pytest's folders: each pytest that starts shuts them to PostgreSQL's own user.
+        # Not in pytest's folders: each pytest that starts closes them to PostgreSQL's own user.
         tempfile.TemporaryDirectory() as data,
         postgres(Path(data) / "data") as url,
         prefect_server(folder / "server", url) as api,
@@ -321,7 +322,7 @@ def stage(folder: Path) -> Iterator[Stage]:
 
 @dataclass(frozen=True)
 class Scene:
-    """What became of the runs of a worker that was killed, and of those after it."""
+    """What became of the runs of a killed worker, and of the runs after it."""
 
     orphan: FlowRun
     orphan_done: list[str]
@@ -347,7 +348,7 @@ class Scene:
 
 
 def crash_in_each_attempt(on: Stage, pause: timedelta) -> Trip:
-    """Schedule a run that crashes by itself, of a deployment that has its own pause."""
+    """Schedule a run that crashes in each attempt, of a deployment with its own pause."""
     name = f"fatal, {pause.seconds} s"
     deployment = deploy(on.client, on.folder / "code", name, JOB_VARIABLES)
     on.client.create_automation(rerun_crashed_runs(deployment, ATTEMPTS, pause))
@@ -356,7 +357,7 @@ def crash_in_each_attempt(on: Stage, pause: timedelta) -> Trip:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """Kill a worker and two of its four runs; give the queue to two others."""
+    """Kill a worker and two of its four waiting runs; let two other workers share the queue."""
     with stage(tmp_path_factory.mktemp("stage")) as on, on.beating():
         with on.worker("first") as first:
             orphan, lost = on.trip(on.recovered), on.trip(on.recovered)
@@ -376,7 +377,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
                 seconds=SCENE_SECONDS,
                 pause=0.2,
             )
-            # A pause is to be longer than a worker takes to load the flow: the machine's matter.
+            # The pause must exceed the time a worker needs to load the flow, which depends on the
+            # machine.
             while on.was_told_late(fatal):
                 pause *= 3
                 fatal = crash_in_each_attempt(on, pause)
@@ -385,7 +387,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
                 client = on.client
                 client.set_flow_run_state(suspended.id, Suspended(), force=True)
                 client.set_flow_run_state(settled.id, Crashed(), force=True)
-            # Long after these two the lost run is found, and after its pause rescheduled.
+            # The lost run is found long after these two, and is rescheduled after its pause.
             crashed = on.run(settled)
             client.set_flow_run_state(settled.id, Cancelled(), force=True)
             on.living.remove(lost)
@@ -400,12 +402,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         with on.worker("second"), on.worker("third"):
 
             def live() -> None:
-                """Send heartbeats for the second attempt, too, lest it be taken for silent."""
+                """Send heartbeats for the second attempt too, so that it is not silent."""
                 if lost not in on.living and on.run(lost).run_count > 1:
                     on.living.append(lost)
 
             def offer() -> None:
-                """Offer more where one of the two was quicker to take all there was."""
+                """Schedule more runs if all are taken: one worker may have taken them all."""
                 live()
                 shared.extend(on.free_trips(2 * on.all_taken(shared)))
 
@@ -444,7 +446,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
             lost=on.run(lost),
             lost_done=lost.done(),
             lost_taken=any(on.took(name, lost) for name in SHARERS),
-            # It crashed before the lost run was found, and that one has been rescheduled.
+            # It crashed before the lost run was found, and the lost run has been rescheduled since.
             fatal=on.run(fatal),
             fatal_done=fatal.done(),
             shared=[on.run(trip) for trip in shared],
@@ -478,7 +480,7 @@ def event(deployment: UUID, name: str = "heartbeat", **labels: str) -> ReceivedE
 
 @pytest.mark.guarantee(NAME, "orphan")
 def test_a_worker_does_not_wait_for_output() -> None:
-    """The worker of a run with `JOB_VARIABLES` does not read what it prints, and it is watched."""
+    """With `JOB_VARIABLES`, a worker does not read a run's output; heartbeats are set to 30 s."""
     template = ProcessWorker.get_default_base_job_template()
     made: Any = asyncio.run(
         ProcessJobConfiguration.from_template_and_values(template, JOB_VARIABLES)
@@ -489,7 +491,7 @@ def test_a_worker_does_not_wait_for_output() -> None:
 
 @pytest.mark.guarantee(NAME, "found")
 def test_silence_after_a_heartbeat_is_noticed() -> None:
-    """For each run the server waits for the window after a heartbeat, then marks it Crashed."""
+    """For each run, the server waits one window after a heartbeat, then marks the run Crashed."""
     automation = crash_silent_runs(uuid4(), WINDOW)
     trigger = server_trigger(automation)
     assert trigger.starts_after(BEAT)
@@ -509,17 +511,18 @@ def test_silence_after_a_heartbeat_is_noticed() -> None:
         *("Suspended", "Paused", "AwaitingRetry", "Cancelling"),
     ],
 )
-def test_a_heartbeat_or_a_state_is_no_silence(name: str) -> None:
-    """The next heartbeat is what the server expects, or that the run is put into a state.
+def test_a_heartbeat_or_a_new_state_is_not_silence(name: str) -> None:
+    """The server expects either the next heartbeat or the event of a new state.
 
-    A run that has ended, by whatever name, is suspended or waits for a retry sends no heartbeats.
+    A run that has ended, under whatever state name, is suspended or waits for a retry sends no
+    heartbeats.
     """
     assert server_trigger(crash_silent_runs(uuid4(), WINDOW)).expects(f"prefect.flow-run.{name}")
 
 
 @pytest.mark.guarantee(NAME, "others")
 def test_other_deployments_are_not_watched() -> None:
-    """Both automations take a deployment's own events, and none of another's."""
+    """Both automations react to events of their own deployment, and to none of another."""
     deployment, other = uuid4(), uuid4()
     silent = server_trigger(crash_silent_runs(deployment, WINDOW))
     crashed = server_trigger(rerun_crashed_runs(deployment, attempts=3, pause=PAUSE))
@@ -535,7 +538,7 @@ def test_other_deployments_are_not_watched() -> None:
     ("run_count", "again"), [(0, False), (1, True), (2, True), (3, False), (4, False)]
 )
 def test_the_last_attempt_is_not_rescheduled(run_count: int, again: bool) -> None:
-    """With three attempts the crashes of the first two are answered, none before or after."""
+    """With three attempts, a run is rescheduled only if it crashes in its first or second one."""
     trigger = rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE).trigger
     assert isinstance(trigger, EventTrigger)
     assert isinstance(trigger.match, ResourceSpecification)
@@ -548,7 +551,7 @@ def test_the_last_attempt_is_not_rescheduled(run_count: int, again: bool) -> Non
 
 @pytest.mark.fact(NAME, "retries")
 def test_a_retry_of_the_flow_is_an_attempt(prefect_server: str) -> None:
-    """A run whose flow was retried once has begun twice, as the server counts."""
+    """The server counts a retry of the flow as another start: a run with one retry has two."""
 
     @flow(retries=1)
     def fail() -> None:
@@ -563,14 +566,14 @@ def test_a_retry_of_the_flow_is_an_attempt(prefect_server: str) -> None:
 @pytest.mark.guarantee(NAME, "bounded")
 @pytest.mark.parametrize("name", ["AwaitingRetry", "Scheduled", "Pending", "Running"])
 def test_a_run_that_goes_on_is_not_rescheduled(name: str) -> None:
-    """A run that left Crashed, be it that it runs already, is not rescheduled once more."""
+    """A run that has left Crashed, even if it is already running, is not rescheduled again."""
     trigger = server_trigger(rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE))
     assert trigger.expects(f"prefect.flow-run.{name}")
 
 
 @pytest.mark.guarantee(NAME, "again")
 @pytest.mark.parametrize("name", ["Completed", "Failed", "Cancelled"])
-def test_a_run_that_is_set_to_an_end_is_not_rescheduled(name: str) -> None:
+def test_a_run_that_is_set_to_a_final_state_is_not_rescheduled(name: str) -> None:
     """A run that somebody completes, fails or cancels during the pause is not run again."""
     trigger = server_trigger(rerun_crashed_runs(uuid4(), attempts=3, pause=PAUSE))
     assert trigger.expects(f"prefect.flow-run.{name}")
@@ -579,7 +582,7 @@ def test_a_run_that_is_set_to_an_end_is_not_rescheduled(name: str) -> None:
 
 @pytest.fixture
 def deployment(prefect_server: str) -> UUID:
-    """Make a deployment on the server of the whole test run."""
+    """Return the id of a new deployment on the server of the whole pytest run."""
     with get_client(sync_client=True) as client:
         pool = WorkPoolCreate(name="gauges-of-a-test", type="process")
         client.create_work_pool(pool, overwrite=True)
@@ -593,7 +596,7 @@ def deployment(prefect_server: str) -> UUID:
 
 @pytest.mark.guarantee(NAME, "again")
 def test_a_crashed_run_may_be_scheduled_again(deployment: UUID) -> None:
-    """The server lets a crashed run be rescheduled as the automation does, and offers it again."""
+    """The server lets the automation's action reschedule a crashed run, and offers it again."""
     (action,) = rerun_crashed_runs(deployment, attempts=2, pause=PAUSE).actions
     assert isinstance(action, ChangeFlowRunState)
     with get_client(sync_client=True) as client:
@@ -614,14 +617,14 @@ def test_a_crashed_run_may_be_scheduled_again(deployment: UUID) -> None:
 @pytest.mark.fact(NAME, "stuck")
 @pytest.mark.guarantee(NAME, "others")
 def test_a_killed_run_of_another_deployment_stays_running(scene: Scene) -> None:
-    """A run that died with its worker stays Running where no automation watches it (#16746)."""
+    """A run that died with its worker stays Running if no automation watches it (#16746)."""
     assert scene.stuck.state_name == "Running"
 
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "orphan")
 def test_a_run_goes_on_without_its_worker(scene: Scene) -> None:
-    """With `JOB_VARIABLES` a run whose worker alone was killed completes in its one attempt."""
+    """With `JOB_VARIABLES`, a run completes in its first attempt if only its worker was killed."""
     assert (scene.orphan.state_name, scene.orphan.run_count) == ("Completed", 1)
     assert scene.orphan_done == ["begin", "pack", "end"]
 
@@ -629,7 +632,7 @@ def test_a_run_goes_on_without_its_worker(scene: Scene) -> None:
 @pytest.mark.e2e
 @pytest.mark.fact(NAME, "needs-worker")
 def test_another_run_crashes_without_its_worker(scene: Scene) -> None:
-    """Without `JOB_VARIABLES` the same run crashes with its next line of output."""
+    """Without `JOB_VARIABLES`, such a run crashes at its next line of output."""
     state = scene.orphan_of_other.state
     assert state is not None
     assert state.is_crashed()
@@ -649,7 +652,7 @@ def test_a_silent_run_is_found(scene: Scene) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "alive")
 def test_a_run_with_heartbeats_is_left_alone(scene: Scene) -> None:
-    """A run whose heartbeats go on is Running after the time in which a silent one was found."""
+    """A run whose heartbeats go on is Running after longer than it took to find a silent one."""
     assert scene.alive_seconds > scene.silence.total_seconds()
     assert scene.alive.state_name == "Running"
 
@@ -657,14 +660,14 @@ def test_a_run_with_heartbeats_is_left_alone(scene: Scene) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "alive")
 def test_a_suspended_run_is_left_alone(scene: Scene) -> None:
-    """A run that sent heartbeats and was suspended is so after the time that a silent one had."""
+    """A run suspended after sending heartbeats is still Suspended once a silent one is found."""
     assert scene.suspended.state_name == "Suspended"
 
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "again")
 def test_a_run_that_was_cancelled_meanwhile_is_left_alone(scene: Scene) -> None:
-    """A run that crashed in its first attempt and was cancelled at once is not begun again."""
+    """A run that crashed in its first attempt and was cancelled at once is not started again."""
     assert scene.settled_begun == 1
     assert (scene.settled.state_name, scene.settled.run_count) == ("Cancelled", 1)
 
@@ -672,7 +675,7 @@ def test_a_run_that_was_cancelled_meanwhile_is_left_alone(scene: Scene) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "again")
 def test_a_found_run_is_completed_by_another_worker(scene: Scene) -> None:
-    """A run that was found is run to its end by another worker, under the same id."""
+    """A run that was found is completed by another worker, under the same id."""
     assert scene.lost_taken
     assert (scene.lost.state_name, scene.lost.run_count) == ("Completed", 2)
 
@@ -680,7 +683,7 @@ def test_a_found_run_is_completed_by_another_worker(scene: Scene) -> None:
 @pytest.mark.e2e
 @pytest.mark.fact(NAME, "kept-work")
 def test_a_finished_task_is_not_done_again(scene: Scene) -> None:
-    """The second attempt does what the first did not finish, and nothing else."""
+    """The second attempt runs the flow again, but not the task that the first one finished."""
     assert scene.lost_done == ["begin", "pack", "begin", "end"]
 
 
@@ -688,16 +691,16 @@ def test_a_finished_task_is_not_done_again(scene: Scene) -> None:
 @pytest.mark.guarantee(NAME, "bounded")
 @pytest.mark.guarantee(NAME, "again")
 def test_a_run_that_always_crashes_is_given_up(scene: Scene) -> None:
-    """A run that crashes by itself is begun again, and stays Crashed after its last attempt."""
+    """A run that always crashes is started again, and stays Crashed after its last attempt."""
     assert (scene.fatal.state_name, scene.fatal.run_count) == ("Crashed", ATTEMPTS)
-    # There may be more crashes than attempts: a slow worker reports the first once more.
+    # There may be more crashes than attempts: a slow worker reports the first one twice.
     assert scene.fatal_done.count("begin") == ATTEMPTS
 
 
 @pytest.mark.e2e
 @pytest.mark.fact(NAME, "shared")
 def test_two_workers_share_a_queue(scene: Scene) -> None:
-    """Two workers take part; each run is taken by one, and done once."""
+    """Both workers take runs; each run is taken by one of them, and executed once."""
     runs = len(scene.shared)
     assert [run.state_name for run in scene.shared] == ["Completed"] * runs
     assert scene.shared_done == [["begin", "pack", "end"]] * runs
@@ -706,11 +709,11 @@ def test_two_workers_share_a_queue(scene: Scene) -> None:
 
 
 @pytest.mark.fact(NAME, "twice")
-def test_that_the_last_attempt_runs_is_not_seen() -> None:
-    """The server counts what a trigger expects by the labels of what it follows.
+def test_the_start_of_the_last_attempt_is_not_seen() -> None:
+    """An expected event counts only if it has the labels of the events that the trigger follows.
 
-    It follows crashes before the last attempt, so that this one runs answers none of them: not
-    even one that is reported when the run was rescheduled already.
+    The trigger follows crashes before the last attempt. So the start of the last attempt settles
+    none of them, not even a crash that is reported after the run was rescheduled.
     """
     deployment = uuid4()
     trigger = server_trigger(rerun_crashed_runs(deployment, attempts=3, pause=PAUSE))
@@ -722,12 +725,12 @@ def test_that_the_last_attempt_runs_is_not_seen() -> None:
 
 @pytest.mark.fact(NAME, "twice")
 @pytest.mark.leaves("connections", reason="the worker's, which loads a flow for its crash hooks")
-def test_a_worker_crashes_what_was_rescheduled(
+def test_a_worker_crashes_a_rescheduled_run(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is rescheduled between a worker's two reports of its crash crashes again."""
+    """A run that is rescheduled between a worker's two reports of its crash is Crashed again."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    # The worker copies the flow's folder to where it runs, to load the crash hooks.
+    # To load the crash hooks, the worker copies the flow's folder to its working directory.
     monkeypatch.chdir(tmp_path)
     run_once = ProcessWorker.run
 
@@ -765,7 +768,7 @@ def test_a_worker_crashes_what_was_rescheduled(
 
 
 def reschedule_a_held_run(folder: Path) -> None:
-    """Reschedule a run that holds a slot of a worker, which then polls until it takes it again."""
+    """Reschedule a run that holds a worker's slot, and poll until the worker takes it again."""
     go = folder / "go"
 
     async def take_twice() -> None:
@@ -782,12 +785,12 @@ def reschedule_a_held_run(folder: Path) -> None:
             async with ProcessWorker(work_pool_name=pool.name, limit=1) as worker:
 
                 async def take() -> list[UUID]:
-                    # As the worker's own loop asks, where nothing catches what is raised.
+                    # As the worker's own loop does, where nothing catches an exception.
                     return [each.id for each in await worker.get_and_submit_flow_runs()]
 
                 try:
                     assert await take() == [run.id]
-                    # It lets the run be for as long as it is starting it.
+                    # The worker ignores the run for as long as it is starting it.
                     while run.id in worker._submitting_flow_run_ids:
                         await asyncio.sleep(0.05)
                     await client.set_flow_run_state(run.id, Scheduled(), force=True)
@@ -805,7 +808,7 @@ def reschedule_a_held_run(folder: Path) -> None:
 def test_a_worker_with_a_limit_ends(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends when it is given a run that still holds one of its slots (#10632)."""
+    """The worker ends with an error when it receives a run that still holds a slot (#10632)."""
     # Where the worker keeps the code of its runs.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ExceptionGroup) as error:
@@ -818,14 +821,17 @@ def test_a_worker_with_a_limit_ends(
 def test_a_worker_with_a_limit_takes_the_run_later(
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes a run that still held one of its slots once the slot is free."""
+    """The worker takes a run that still held one of its slots once that slot is free."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     reschedule_a_held_run(tmp_path)
 
 
 @pytest.mark.guarantee(NAME, "repeated")
-def test_what_is_set_up_again_is_changed_where_it_differs(deployment: UUID) -> None:
-    """Set up again it is not touched; with other attempts one is changed; disabled, it stays so."""
+def test_setting_up_again_changes_only_what_differs(deployment: UUID) -> None:
+    """Setting up again changes nothing; other attempts change only the automation that reruns.
+
+    Disabled automations stay disabled.
+    """
     first = recover_runs(deployment, attempts=2)
     with get_client(sync_client=True) as client:
         for automation in first.values():
@@ -846,14 +852,14 @@ def test_what_is_set_up_again_is_changed_where_it_differs(deployment: UUID) -> N
 
 
 def automations(client: SyncPrefectClient, deployment: UUID) -> list[dict[str, Any]]:
-    """Return the automations of a deployment, the one that reruns last."""
+    """Return the automations of a deployment; the one that reruns comes last."""
     every = client.request("POST", "/automations/filter", json={}).json()
     found = [each for each in every if str(deployment) in each["name"]]
     return sorted(found, key=lambda each: str(each["name"]))
 
 
 def test_the_pool_of_the_demonstration_is_left_as_it_is(prefect_server: str) -> None:
-    """`main` makes the pool, and run again it changes nothing that a person configured of it."""
+    """`main` creates the pool, and a second run keeps what a person has configured of it."""
     main()
     with get_client(sync_client=True) as client:
         template = client.read_work_pool("gauges").base_job_template
@@ -872,7 +878,7 @@ def test_the_pool_of_the_demonstration_is_left_as_it_is(prefect_server: str) -> 
 def test_a_deployment_whose_heartbeats_are_rare_is_refused(
     prefect_server: str, env: dict[str, str]
 ) -> None:
-    """A deployment whose live runs may be silent for the window is refused in one line."""
+    """A deployment whose live runs may be silent for a whole window is refused in one line."""
     with get_client(sync_client=True) as client:
         silent = client.create_deployment(
             flow_id=client.create_flow(measure_rain),
@@ -893,12 +899,12 @@ def test_a_window_shorter_than_two_heartbeats_is_refused() -> None:
 
 
 def test_a_pause_that_is_too_short_is_refused() -> None:
-    """A pause shorter than the server takes is refused in one line."""
+    """A pause shorter than the server accepts is refused in one line."""
     with pytest.raises(ValueError, match=r"^pause 0:00:09 is too short: "):
         recover_runs(uuid4(), pause=timedelta(seconds=9))
 
 
 def test_a_single_attempt_is_refused() -> None:
-    """Attempts that leave nothing to reschedule are refused in one line."""
+    """A number of attempts that leaves nothing to reschedule is refused in one line."""
     with pytest.raises(ValueError, match=r"^attempts=1 reschedules nothing: give 2 or more$"):
         recover_runs(uuid4(), attempts=1)

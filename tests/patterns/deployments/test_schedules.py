@@ -47,7 +47,7 @@ SPRING, AUTUMN = date(2027, 3, 28), date(2027, 10, 31)
 
 @cache
 def changes(zone: str) -> tuple[date, ...]:
-    """Return the days of ten years on which a zone's clocks change, and one that is none."""
+    """Return the days in ten years on which a zone's clocks change, and an ordinary day."""
     days = [date(2025, 1, 1) + timedelta(days=n) for n in range(3652)]
     shifts = [datetime(d.year, d.month, d.day, tzinfo=ZoneInfo(zone)).utcoffset() for d in days]
     return (*(days[n] for n in range(len(days) - 1) if shifts[n] != shifts[n + 1]), days[0])
@@ -75,18 +75,18 @@ def server_dates(schedule: Schedule, start: datetime, n: int) -> list[datetime]:
 
 
 def days_from(start: datetime, zone: str) -> Any:
-    """Return the days from the one that it is in a zone, without end."""
+    """Return the days from the date that `start` has in a zone onwards, without end."""
     first = start.astimezone(ZoneInfo(zone)).date()
     return (first + timedelta(days=n) for n in count())
 
 
 def moment(day: date, at: time, zone: str) -> datetime:
-    """Return when the clocks of a zone show a time on a day, the first time they do, in UTC."""
+    """Return when the clocks of a zone first show a time on a day, in UTC."""
     return datetime.combine(day, at, tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 def berlin(*moments: str) -> list[datetime]:
-    """Return moments that are written with Berlin's offset."""
+    """Return, in UTC, moments that are written with Berlin's offset."""
     return [datetime.fromisoformat(each).astimezone(UTC) for each in moments]
 
 
@@ -97,7 +97,7 @@ def berlin(*moments: str) -> list[datetime]:
 @example(look=(BERLIN, datetime(2027, 3, 28, 0, 59, 59, tzinfo=UTC)), at=time(3))
 @example(look=(BERLIN, datetime(2027, 10, 31, 0, 30, tzinfo=UTC)), at=time(3))
 def test_a_daily_run_keeps_its_clock_time(look: tuple[str, datetime], at: time) -> None:
-    """Whenever a server looks, the runs are where `zoneinfo` sees that clock time each day."""
+    """Whenever a server looks, the runs are at that clock time each day, as `zoneinfo` sees it."""
     zone, start = look
     days = list(islice(days_from(start, zone), 7))
     assume(not any(is_odd(datetime.combine(day, at), zone) for day in days))
@@ -107,8 +107,8 @@ def test_a_daily_run_keeps_its_clock_time(look: tuple[str, datetime], at: time) 
 
 
 @pytest.mark.guarantee(NAME, "cron")
-def test_daily_is_that_cron() -> None:
-    """`daily` makes the cron schedule of its time and zone."""
+def test_daily_is_a_cron_schedule() -> None:
+    """`daily` returns the cron schedule for its time and zone."""
     schedule = daily(time(9, 5), BERLIN)
     assert (schedule.cron, schedule.timezone) == ("5 9 * * *", BERLIN)
 
@@ -123,10 +123,10 @@ def test_daily_is_that_cron() -> None:
 @example(look=(BERLIN, datetime(2027, 10, 30, 22, tzinfo=UTC)), minutes=60, back=0)
 @example(look=(BERLIN, datetime(2027, 3, 27, 22, tzinfo=UTC)), minutes=1440, back=10**7)
 @example(look=(BERLIN, datetime(2027, 3, 27, 22, tzinfo=UTC)), minutes=1440, back=-(10**7))
-def test_every_is_equal_stretches(look: tuple[str, datetime], minutes: int, back: int) -> None:
-    """Whenever a server looks, the runs are whole numbers of intervals from the anchor.
+def test_every_has_equal_intervals(look: tuple[str, datetime], minutes: int, back: int) -> None:
+    """Whenever a server looks, the runs are a whole number of intervals from the anchor.
 
-    Before the anchor, too.
+    This also holds for runs before the anchor.
     """
     zone, start = look
     interval = timedelta(minutes=minutes)
@@ -141,7 +141,7 @@ def test_every_is_equal_stretches(look: tuple[str, datetime], minutes: int, back
 @settings(max_examples=40, deadline=None)
 @given(look=looks(), at=st.sampled_from([time(9), time(18, 45), time(22, 59)]))
 def test_the_last_working_day(look: tuple[str, datetime], at: time) -> None:
-    """The runs are at that clock time on the last weekday of each month of the calendar."""
+    """The runs are at that clock time on the last day from Monday to Friday of each month."""
     zone, start = look
     expected = []
     for month in range(start.year * 12 + start.month - 2, start.year * 12 + start.month + 4):
@@ -154,8 +154,11 @@ def test_the_last_working_day(look: tuple[str, datetime], at: time) -> None:
 
 @pytest.mark.guarantee(NAME, "refused")
 @pytest.mark.parametrize("at", [time(2), time(2, 59)])
-def test_a_time_that_changes_skip_or_repeat_is_refused(at: time) -> None:
-    """No time between two and three in Berlin is taken, and it is said on which day and why."""
+def test_a_time_that_clock_changes_skip_or_repeat_is_refused(at: time) -> None:
+    """A time from 02:00 to 02:59 in Berlin is refused in an error that gives the reason and a day.
+
+    The times just before and after are accepted, and so is such a time in a zone without changes.
+    """
     for kind in (daily, last_working_day):
         with pytest.raises(ValueError, match=rf"^{at:%H:%M} in {BERLIN} is skipped or repeated on"):
             kind(at, BERLIN)
@@ -166,7 +169,7 @@ def test_a_time_that_changes_skip_or_repeat_is_refused(at: time) -> None:
 
 @pytest.mark.guarantee(NAME, "refused")
 def test_a_repeated_time_is_refused_in_its_second_pass() -> None:
-    """A time that says that it is the second of two is no other time of day."""
+    """A time with `fold=1`, the second of two equal clock times, is refused like the first."""
     for kind in (daily, last_working_day):
         with pytest.raises(ValueError, match="is skipped or repeated on"):
             kind(time(2, 30, fold=1), BERLIN)
@@ -179,7 +182,7 @@ def test_a_repeated_time_is_refused_in_its_second_pass() -> None:
     ids=["second", "microsecond", "offset", "zone"],
 )
 def test_a_time_that_would_be_cut_short_is_refused(at: time) -> None:
-    """What a schedule can't keep of a time, seconds or a zone of its own, is an error."""
+    """A time with seconds, microseconds or a zone, which a schedule can't keep, is an error."""
     for kind in (daily, last_working_day):
         with pytest.raises(ValueError, match=r"is not just an hour and a minute") as caught:
             kind(at, BERLIN)
@@ -200,8 +203,8 @@ def test_a_time_that_would_be_cut_short_is_refused(at: time) -> None:
     ],
     ids=["cron", "zone", "no-zone", "interval", "moment", "rrule", "none"],
 )
-def test_a_schedule_that_means_nothing_is_refused(build: Any, reason: str) -> None:
-    """It is a ValueError of one line that says what is wrong."""
+def test_an_invalid_schedule_is_refused(build: Any, reason: str) -> None:
+    """The error is a ValueError of one line that says what is wrong."""
     with pytest.raises(ValueError, match=reason) as caught:
         build()
     assert "\n" not in str(caught.value)
@@ -212,7 +215,7 @@ def test_a_skipped_time_runs_an_hour_off() -> None:
     """On the day without 02:30 a cron schedule at 02:30 runs once, at 01:30 or at 03:30."""
     start = moment(SPRING, time(0), BERLIN)
     first, second = server_dates(Cron("30 2 * * *", timezone=BERLIN), start, 2)
-    # Python's own dates from 3.13 on, pendulum's before.
+    # Prefect uses Python's own dates from Python 3.13 on, pendulum's before.
     assert first in berlin("2027-03-28T01:30+01:00", "2027-03-28T03:30+02:00")
     assert second == moment(SPRING + timedelta(days=1), time(2, 30), BERLIN)
 
@@ -228,7 +231,7 @@ def test_a_repeated_time_runs_the_first_time() -> None:
 
 @pytest.mark.fact(NAME, "hourly")
 def test_an_hourly_cron_pauses_for_two_hours() -> None:
-    """An hourly cron schedule runs at 02:00 once, and then not for two hours."""
+    """On the day with two 02:00 an hourly cron schedule runs at the first, then two hours later."""
     start = moment(AUTUMN, time(1), BERLIN)
     assert server_dates(Cron("0 * * * *", timezone=BERLIN), start, 3) == berlin(
         "2027-10-31T01:00+02:00", "2027-10-31T02:00+02:00", "2027-10-31T03:00+01:00"
@@ -237,7 +240,7 @@ def test_an_hourly_cron_pauses_for_two_hours() -> None:
 
 @pytest.mark.fact(NAME, "never")
 def test_a_cron_that_never_comes_stops_the_other_schedules(prefect_server: str) -> None:
-    """A server takes a cron string for February 30, and makes no run of the one beside it."""
+    """A server accepts a cron string for February 30, but makes no run of the other schedule."""
     start = datetime(2027, 1, 1, tzinfo=UTC)
     end = start + timedelta(days=3)
     deployment_id = deployed("never", checked(Cron("0 0 30 2 *")), daily(time(9), BERLIN))
@@ -254,7 +257,7 @@ def deployed(name: str, *schedules: Schedule) -> str:
 
 
 def scheduled(api: str, deployment_id: str, start: datetime, end: datetime) -> list[datetime]:
-    """Let a server schedule a span as its scheduler would, and return when all its runs are."""
+    """Let a server schedule a span as its scheduler would, and return the times of all its runs."""
     span = {"start_time": start.isoformat(), "end_time": end.isoformat(), "min_runs": 100}
     call(api, f"/deployments/{deployment_id}/schedule", span)
     wanted = {"deployments": {"id": {"any_": [deployment_id]}}}
@@ -263,7 +266,7 @@ def scheduled(api: str, deployment_id: str, start: datetime, end: datetime) -> l
 
 
 def looked_at_before_and_after(api: str, name: str) -> tuple[list[datetime], list[datetime]]:
-    """Let a server schedule an interval of a day at nine on the eve of a change, and after it."""
+    """Let a server schedule a daily interval at nine, on the eve of a clock change and after it."""
     anchor = datetime(2027, 1, 1, 9, tzinfo=ZoneInfo(BERLIN))
     deployment_id = deployed(name, Interval(86400, anchor_date=anchor, timezone=BERLIN))
     before, after, end = (datetime(2027, 3, day, 12, tzinfo=UTC) for day in (27, 28, 30))
@@ -277,7 +280,7 @@ AT_TEN = berlin(*(f"2027-03-{day}T10:00+02:00" for day in (29, 30)))
 
 @pytest.mark.fact(NAME, "drift")
 def test_a_daily_interval_in_a_zone_runs_twice_after_a_change(prefect_server: str) -> None:
-    """Nine o'clock becomes ten when the server looks again, and the runs at nine stay."""
+    """When the server looks again it also schedules runs at ten, and the runs at nine stay."""
     before, after = looked_at_before_and_after(prefect_server, "drift")
     assert before == AT_NINE
     assert after == sorted(AT_NINE + AT_TEN)
@@ -293,7 +296,7 @@ def test_a_daily_interval_in_a_zone_keeps_its_clock_time(prefect_server: str) ->
 @pytest.mark.guarantee(NAME, "fires")
 @pytest.mark.parametrize("change", [SPRING, AUTUMN], ids=["spring", "autumn"])
 def test_a_server_schedules_across_a_change(prefect_server: str, change: date) -> None:
-    """A server that looks before and after a change makes each run of the three once."""
+    """A server that looks before and after a clock change makes each due run exactly once."""
     eve = change - timedelta(days=1)
     start, end = (moment(eve + timedelta(days=n), time(12), BERLIN) for n in (0, 3))
     between = start + timedelta(days=1)
@@ -347,7 +350,7 @@ def first_run(api: str) -> dict[str, Any]:
 def test_a_served_flow_starts_in_the_night_of_the_change(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A server makes the run for 03:00, which follows 01:59 that night, and it starts then."""
+    """A server schedules the run for 03:00, which follows 01:59 that night, and it starts then."""
     (tmp_path / "sitecustomize.py").write_text(MOVED)
     (tmp_path / "schedules.py").write_text(Path(pattern.__file__).read_text())
     (tmp_path / "serving.py").write_text(SERVING)

@@ -44,7 +44,7 @@ from patterns.deployments.self_hosted_server import (
 NAME = "deployments/self_hosted_server"
 SCRIPT = Path(pattern.__file__)
 
-# A step that is done, and one that waits to be told.
+# One task that is done at once, and one that waits until a file exists.
 FLOW = """
 import time
 from pathlib import Path
@@ -80,17 +80,17 @@ def server_process(api: str) -> psutil.Process:
 
 
 def listening(process: psutil.Process) -> list[Any]:
-    """Return where a process listens."""
+    """Return the sockets on which a process listens."""
     connections = process.net_connections(kind="tcp")
     return [each for each in connections if each.status == psutil.CONN_LISTEN]
 
 
 def post(api: str, path: str, body: object) -> dict[str, object]:
-    """Send JSON to an API and return what it answers, once it is not too busy."""
+    """Send JSON to an API and return its answer, retrying while it is too busy."""
 
     def answered() -> httpx.Response | None:
         answer = httpx.post(f"{api}/{path}", json=body, timeout=patience())
-        # A server on SQLite may be asked while another writes; Prefect's client asks again, too.
+        # A server on SQLite may be busy with another write; Prefect's client retries, too.
         return answer if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE else None
 
     answer = wait_until(answered, f"an answer from {api}/{path}").raise_for_status()
@@ -98,7 +98,7 @@ def post(api: str, path: str, body: object) -> dict[str, object]:
 
 
 def scheduled(api: str) -> int:
-    """Return how many flow runs a server has; none that it is too busy to tell."""
+    """Return how many flow runs a server has, or 0 if it is too busy to answer."""
     answer = httpx.post(f"{api}/flow_runs/count", json={}, timeout=patience())
     return int(answer.json()) if answer.is_success else 0
 
@@ -110,7 +110,7 @@ def state(api: str, run: str) -> str:
 
 
 def answers(api: str, run: str) -> bool:
-    """Say whether a server can read a run."""
+    """Return whether a server can read a run."""
     return httpx.get(f"{api}/flow_runs/{run}", timeout=patience()).status_code == 200
 
 
@@ -147,7 +147,7 @@ def worker(api: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
         "PREFECT_API_URL": api,
         "PREFECT_HOME": str(folder / "worker"),
-        # It gives up after twelve questions in vain; a server may take long to start again.
+        # It gives up after twelve failed polls; a server may take long to restart.
         "PREFECT_WORKER_QUERY_SECONDS": "5",
     }
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "travel"]
@@ -161,7 +161,7 @@ def worker(api: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def rows(url: str, query: str) -> list[tuple[object, ...]]:
-    """Return what PostgreSQL itself answers."""
+    """Return PostgreSQL's own answer to a query."""
 
     async def ask() -> list[tuple[object, ...]]:
         connection = await asyncpg.connect(url.replace("+asyncpg", ""))
@@ -175,7 +175,7 @@ def rows(url: str, query: str) -> list[tuple[object, ...]]:
 
 @dataclass(frozen=True)
 class Life:
-    """What was seen of a server on PostgreSQL, and of a run that both were restarted under."""
+    """What was seen of a server on PostgreSQL, and of a run during which both were restarted."""
 
     version: str
     page: str
@@ -200,7 +200,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     folder = tmp_path_factory.mktemp("life")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as person:
         person.setenv("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-        # Not among pytest's folders: each pytest that starts shuts them to PostgreSQL's own user.
+        # Not in pytest's folders: each pytest that starts closes them to PostgreSQL's own user.
         data = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"
         database = stack.enter_context(ExitStack())
         url = database.enter_context(postgres(data))
@@ -264,7 +264,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "three-parts")
 def test_the_api_and_the_ui_are_at_one_address(life: Life) -> None:
-    """The API answers at the address; the UI's page is at the same one, and asks that API."""
+    """The API and the UI's page are at the same address, and the UI uses that API."""
     assert life.version == importlib.metadata.version("prefect")
     assert "<title>Prefect Server</title>" in life.page
     assert urlsplit(str(life.ui_settings["api_url"])).port == life.port
@@ -288,7 +288,7 @@ def test_settings_of_the_person_do_not_reach_the_server(life: Life) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "postgres")
 def test_runs_are_in_postgresql(life: Life) -> None:
-    """PostgreSQL itself answers with the run's state, and the home holds no database."""
+    """The run's state can be read from PostgreSQL itself, and the server's home has no database."""
     assert life.in_postgres == (("Completed",),)
     assert "server.log" in life.home
     assert not [name for name in life.home if name.startswith("prefect.db")]
@@ -297,7 +297,7 @@ def test_runs_are_in_postgresql(life: Life) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "database-restart")
 def test_a_run_outlives_a_restart_of_postgresql(life: Life) -> None:
-    """PostgreSQL ends and starts mid-run: the same server answers again, with the run's state."""
+    """After PostgreSQL restarts mid-run, the same server answers again with the run's state."""
     assert life.without_database >= 500
     assert life.pid_kept
     assert life.states[:2] == ("Running", "Running")
@@ -307,7 +307,7 @@ def test_a_run_outlives_a_restart_of_postgresql(life: Life) -> None:
 @pytest.mark.guarantee(NAME, "server-restart")
 @pytest.mark.guarantee(NAME, "database-restart")
 def test_a_run_outlives_a_killed_server(life: Life) -> None:
-    """The server is killed and started mid-run: the run ends Completed, each step done once."""
+    """If the server is killed and restarted mid-run, the run completes with each step done once."""
     assert life.states[2] == "Completed"
     assert life.done == ("departed", "arrived")
 
@@ -323,7 +323,7 @@ def test_a_worker_outlives_a_killed_server(life: Life) -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "ends")
 def test_nothing_is_left_after_the_block(life: Life) -> None:
-    """After the block no process is left, of the killed server or of the one after it."""
+    """After the block, no process of the killed server or of the next one is left."""
     assert life.survivors == ()
 
 
@@ -334,9 +334,10 @@ def test_nothing_is_left_after_the_block(life: Life) -> None:
 def test_a_server_finds_the_runs_of_its_home_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It makes a schedule's runs; started on the SQLite file of another it finds its flows.
+    """A server makes a schedule's runs; the next one on its SQLite file finds its flows.
 
-    However the path of the home is written, the file is in that home.
+    The file is in the home, whether that is given with `~` or as a relative path. A server also
+    ends if its block raises.
     """
     monkeypatch.setenv("HOME", str(tmp_path))
     with prefect_server(Path("~/server")) as api:
@@ -351,7 +352,7 @@ def test_a_server_finds_the_runs_of_its_home_again(
         prefect_server(Path("server")) as api,
     ):
         process = server_process(api)
-        # Or one that hangs could not be killed with what it started.
+        # Otherwise a server that hangs could not be killed together with what it started.
         assert os.getpgid(process.pid) == process.pid
         assert httpx.get(f"{api}/flows/{flow}").raise_for_status().json()["name"] == "left"
         raise LookupError("the block fails")
@@ -359,7 +360,7 @@ def test_a_server_finds_the_runs_of_its_home_again(
 
 
 def test_a_server_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
-    """What does not end by itself in time is killed, and so are the processes that it started."""
+    """A process that does not end in time is killed, and so are the processes that it started."""
     hangs = "trap '' TERM; sleep 1000 & echo $! > pid; mv pid child; wait"
     process = subprocess.Popen(["sh", "-c", hangs], cwd=tmp_path, start_new_session=True)
     wait_until((tmp_path / "child").exists)
@@ -382,12 +383,12 @@ class Well(BaseHTTPRequestHandler):
 
 HTTPServer(("127.0.0.1", int(os.environ["PREFECT_SERVER_API_PORT"])), Well).serve_forever()
 """
-"""A module that is started as if it were Prefect; it says that it is well, and who it is."""
+"""A module that is started in place of Prefect; it answers as healthy and writes its process id."""
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let a server of a moment stand in for Prefect's, and give the file with its process id."""
+    """Let a quick server stand in for Prefect's, and return the file for its process id."""
     (tmp_path / "prefect.py").write_text(STANDS_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("HERE", str(tmp_path))
@@ -396,8 +397,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.guarantee(NAME, "ends")
 def test_main_ends_its_server_when_it_is_terminated(tmp_path: Path, stand_in: Path) -> None:
-    """After SIGTERM, which runs no `finally` by itself, `main` leaves no process of the server."""
-    # As main's questions are not answered, it waits at the first.
+    """After SIGTERM, which by default runs no `finally`, `main` leaves no server process behind."""
+    # `main` waits at its first request, which is never answered.
     code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n" + WAITING
     with subprocess.Popen([sys.executable, "-c", code]) as program:
         wait_until(lambda: stand_in.exists() and stand_in.read_text(), "the server")
@@ -425,18 +426,18 @@ def ask(url):
 self_hosted_server.read = ask
 self_hosted_server.main([])
 """
-"""Runs `main`, which has its first question never answered."""
+"""Runs `main`, whose first request is never answered."""
 
 
 @pytest.mark.guarantee(NAME, "three-parts")
-def test_a_proxy_is_not_asked_for_this_machine(
+def test_a_proxy_is_not_used_for_this_machine(
     tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a proxy set, the server on 127.0.0.1 is asked all the same."""
+    """Even with a proxy set, the server on 127.0.0.1 is reached."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    # As a program does that starts now: what asks is made when the module is loaded.
+    # As in a program that starts now: the URL opener is created when the module is loaded.
     fresh = runpy.run_path(str(SCRIPT))
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect"],
@@ -451,10 +452,10 @@ def test_a_proxy_is_not_asked_for_this_machine(
 
 
 @pytest.mark.guarantee(NAME, "fails")
-def test_a_port_that_is_not_allowed_is_not_called_taken(
+def test_a_port_that_is_not_allowed_is_not_reported_as_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A port that the system refuses is one line with its reason, and nothing is started."""
+    """A port that the system refuses is a one-line error with the reason; nothing is started."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -472,8 +473,8 @@ def test_a_port_that_is_not_allowed_is_not_called_taken(
 @pytest.mark.parametrize(
     ("program", "patience"), [("false", float("inf")), ("sleep 1000", 0.1)], ids=["ended", "hangs"]
 )
-def test_no_server_is_waited_for_in_vain(tmp_path: Path, program: str, patience: float) -> None:
-    """A server that has ended is not waited for, one that never answers until patience ends."""
+def test_waiting_for_a_server_always_ends(tmp_path: Path, program: str, patience: float) -> None:
+    """A server that has ended is not waited for; one that never answers, until patience ends."""
     api = f"http://127.0.0.1:{free_port()}/api"
     with subprocess.Popen(program.split()) as process:
         try:
@@ -483,8 +484,8 @@ def test_no_server_is_waited_for_in_vain(tmp_path: Path, program: str, patience:
             process.kill()
 
 
-def test_the_packages_of_the_server_are_bounded_as_here() -> None:
-    """What this project bounds for Prefect's server the pattern's own header bounds alike."""
+def test_the_packages_of_the_server_are_bounded_as_in_the_project() -> None:
+    """The pattern's header has the same version bounds for Prefect's server as this project."""
     project = tomllib.loads((catalogue_root().parent / "pyproject.toml").read_text())["project"]
     bounds = [each for each in project["dependencies"] if each.startswith(("fast", "sqlalchemy"))]
     assert len(bounds) == 2
@@ -494,7 +495,7 @@ def test_the_packages_of_the_server_are_bounded_as_here() -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "fails")
 def test_a_server_that_does_not_come_up_names_its_log(tmp_path: Path) -> None:
-    """A server without its database raises one line that names its log, and leaves nothing."""
+    """If a server can't open its database, a one-line error names its log; no process is left."""
     before = set(psutil.Process().children(recursive=True))
     port, nowhere = free_port(), f"sqlite+aiosqlite:///{tmp_path}/nowhere/prefect.db"
     with (
@@ -511,7 +512,7 @@ def test_a_server_that_does_not_come_up_names_its_log(tmp_path: Path) -> None:
 
 
 class Healthy(BaseHTTPRequestHandler):
-    """A server that answers any question as if it were well."""
+    """A server that answers any request as if it were healthy."""
 
     def do_GET(self) -> None:
         """Answer with success and nothing more."""
@@ -520,8 +521,8 @@ class Healthy(BaseHTTPRequestHandler):
 
 
 @pytest.mark.guarantee(NAME, "fails")
-def test_another_server_at_the_port_is_not_taken_for_it(tmp_path: Path) -> None:
-    """A port where another server answers is one line that names it, and nothing is started."""
+def test_another_server_at_the_port_is_not_mistaken_for_it(tmp_path: Path) -> None:
+    """A port where another server answers is a one-line error naming it; nothing is started."""
     with HTTPServer(("127.0.0.1", 0), Healthy) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         with (

@@ -36,7 +36,7 @@ SERVED = "forecast/served"
 
 @pytest.fixture
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
-    """Give a client of the server."""
+    """Yield a client of the server."""
     with get_client(sync_client=True) as client:
         yield client
 
@@ -45,10 +45,10 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 def deployment(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DeploymentResponse]:
-    """Give the deployment that is made when the flow is served; nobody looks for its runs yet."""
+    """Yield the deployment that serving the flow creates; nothing polls for its runs yet."""
 
     async def end_at_once(self: Runner, **_: Any) -> None:
-        """End before the first look for runs."""
+        """End before the first poll for runs."""
 
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "start", end_at_once)
@@ -64,8 +64,8 @@ def triggered(**parameters: Any) -> Any:
 
 
 @pytest.mark.guarantee(NAME, "schema")
-def test_the_deployment_tells_the_schema_of_the_parameters(deployment: DeploymentResponse) -> None:
-    """Types, choices, bounds, defaults and descriptions stand in the deployment's schema."""
+def test_the_deployment_has_the_schema_of_the_parameters(deployment: DeploymentResponse) -> None:
+    """Types, choices, bounds, defaults and descriptions are in the deployment's schema."""
     schema: Any = deployment.parameter_openapi_schema
     station, days, unit = (schema["properties"][name] for name in ("station", "days", "unit"))
     assert station["type"] == "string"
@@ -108,7 +108,7 @@ def test_parameters_that_do_not_fit_make_no_run(
 @pytest.mark.fact(NAME, "misspelt")
 @pytest.mark.usefixtures("deployment")
 def test_a_misspelt_parameter_makes_a_run_that_cannot_start() -> None:
-    """The API takes a parameter that the flow does not have, and the engine can't call the flow."""
+    """The API accepts a parameter that the flow lacks, but the engine can't call the flow."""
     run = triggered(day=2)
     assert run.parameters == {"station": "Oslo", "day": 2}
     with pytest.raises(SignatureMismatchError):
@@ -117,7 +117,7 @@ def test_a_misspelt_parameter_makes_a_run_that_cannot_start() -> None:
 
 @pytest.mark.guarantee(NAME, "schedules")
 def test_each_schedule_has_its_own_parameters(deployment: DeploymentResponse) -> None:
-    """The weekly schedule asks for seven days, the daily one for what the deployment says."""
+    """The weekly schedule has `days=7`, the daily one only the deployment's own parameters."""
     schedules: Any = {each.slug: each for each in deployment.schedules}
     assert {slug: each.schedule.cron for slug, each in schedules.items()} == {
         "daily": "0 6 * * *",
@@ -133,7 +133,7 @@ def test_each_schedule_has_its_own_parameters(deployment: DeploymentResponse) ->
 @pytest.mark.guarantee(NAME, "limit")
 @pytest.mark.usefixtures("deployment")
 def test_a_run_above_the_limit_waits() -> None:
-    """Of two runs that begin one is let through, and the other waits for its slot."""
+    """Of two runs that start, the first may proceed, and the second waits for a slot."""
 
     async def begin(run: UUID) -> tuple[StateType, str | None]:
         async with get_client() as client:
@@ -152,7 +152,10 @@ def test_a_run_above_the_limit_waits() -> None:
 def test_a_run_is_executed_and_the_deployment_paused_after_it(
     deployment: DeploymentResponse, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`trigger` returns the value of its run; served again, the deployment goes on."""
+    """`trigger` returns the value of its run; the deployment is paused once serving has ended.
+
+    When it is served again, the deployment is no longer paused.
+    """
     assert not deployment.paused
     runs = client.count_flow_runs()
     with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
@@ -174,7 +177,7 @@ def test_a_run_is_executed_and_the_deployment_paused_after_it(
 def test_the_end_of_one_of_two_processes_pauses_the_deployment(
     deployment: DeploymentResponse, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one that serves lives, the end of a second pauses the deployment that both serve."""
+    """When one of two that serve a deployment ends, it is paused though the other still serves."""
     lives, ends = threading.Event(), threading.Event()
 
     async def live_on(self: Runner, **_: Any) -> None:
@@ -196,10 +199,10 @@ def test_the_end_of_one_of_two_processes_pauses_the_deployment(
             ends.set()
 
 
-def test_no_thread_is_left_where_the_flow_cannot_be_served(
+def test_only_daemon_threads_are_left_if_the_flow_cannot_be_served(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error of `serve` ends the program, though the deployment that is waited for never is."""
+    """The error of `serve` ends `main`, though the thread that waits for the deployment goes on."""
 
     def fail() -> None:
         raise LookupError("it is not served")
@@ -219,15 +222,15 @@ def test_no_thread_is_left_where_the_flow_cannot_be_served(
 
 @pytest.mark.guarantee(NAME, "waited")
 @pytest.mark.usefixtures("deployment")
-def test_a_run_that_does_not_end_is_not_waited_for() -> None:
-    """Where nobody serves, an error of one line names the run and its state."""
+def test_a_run_that_does_not_end_is_not_waited_for_forever() -> None:
+    """If nobody serves the flow, a one-line error names the run and its state."""
     with pytest.raises(TimeoutError, match=r"^run \S+ is Scheduled after 0\.1 seconds$"):
         trigger({"days": 2}, patience=0.1)
 
 
 @pytest.mark.guarantee(NAME, "waited")
-def test_an_event_loop_is_told_what_to_await() -> None:
-    """In an event loop an error of one line says what to await."""
+def test_triggering_in_an_event_loop_is_refused() -> None:
+    """In an event loop, a one-line error says what to await instead."""
 
     async def in_a_loop() -> None:
         trigger({"days": 2})
@@ -244,10 +247,10 @@ def test_an_event_loop_is_told_what_to_await() -> None:
 def test_a_process_serves_until_it_is_ended(
     live_server: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A process that serves runs what is asked for by HTTP, and pauses by SIGTERM or Ctrl-C.
+    """A serving process runs what is triggered by HTTP; SIGTERM or Ctrl-C pauses its deployment.
 
-    A run with a parameter that the flow does not have crashes, and one of the same file with its
-    types as text fails.
+    A run with a parameter that the flow does not have crashes. A run fails if the same file has its
+    annotations as strings.
     """
     code = Path(pattern.__file__).read_text()
     (tmp_path / "serve.py").write_text(code)

@@ -52,13 +52,13 @@ if __name__ == "__main__":
 
 @flow
 def measure(n: int, unit: str = "m") -> int:
-    """Measure, in tests that let nothing run."""
+    """Return a measure; the tests never execute this flow."""
     return n
 
 
 @pytest.fixture
 def api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give the API of a server that knows the deployment `measure/asked`."""
+    """Return the API of a server that has the deployment `measure/asked`."""
     deployment: Any = measure.to_deployment("asked")
     deployment.apply()
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
@@ -66,7 +66,7 @@ def api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def bare(*arguments: str, api: str) -> subprocess.CompletedProcess[str]:
-    """Run the file with an interpreter that sees the standard library and nothing else."""
+    """Run the file with an interpreter that sees only the standard library."""
     return subprocess.run(
         [sys.executable, "-I", "-S", str(SCRIPT), *arguments],
         env={"PREFECT_API_URL": api},
@@ -77,7 +77,7 @@ def bare(*arguments: str, api: str) -> subprocess.CompletedProcess[str]:
 
 
 def pass_through(run: str, *states: State[Any]) -> None:
-    """Let a run pass through states as an engine reports them."""
+    """Report states for a run as an engine does."""
 
     async def report() -> None:
         async with get_client() as client:
@@ -99,7 +99,7 @@ def test_it_lists_the_deployments_without_prefect(api: str) -> None:
 
 @pytest.mark.guarantee(NAME, "same")
 def test_it_makes_the_run_that_was_asked_for(api: str) -> None:
-    """The run belongs to the deployment and has its parameters, of the types that were given."""
+    """The run belongs to the deployment and has the given parameters, with the right types."""
     run = call(api, f"/flow_runs/{start(api, 'measure/asked', pattern.parsed(['n=3', 'unit=mm']))}")
     assert run["parameters"] == {"n": 3, "unit": "mm"}
     assert run["deployment_id"] == pattern.find(api, "measure/asked")["id"]
@@ -117,8 +117,8 @@ def test_it_says_how_the_run_ended(api: str, end: State[Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "errors")
-def test_it_does_not_wait_for_ever(api: str) -> None:
-    """A run that has not ended in time is an error that names its state."""
+def test_it_does_not_wait_forever(api: str) -> None:
+    """If a run has not ended in time, an error names the run and its state."""
     run = start(api, "measure/asked", {"n": 1})
     with pytest.raises(TriggerError, match=f"^run {run} is Scheduled after 0 seconds$"):
         watch(api, run, patience=0)
@@ -126,7 +126,7 @@ def test_it_does_not_wait_for_ever(api: str) -> None:
 
 @pytest.mark.guarantee(NAME, "artifacts")
 def test_it_reads_what_the_run_published(api: str) -> None:
-    """A table comes back as rows, a text as text, and other runs' artifacts do not."""
+    """A table is returned as rows and a text as text; other runs' artifacts are not returned."""
     runs = [start(api, "measure/asked", {"n": n}) for n in (1, 2)]
 
     async def publish() -> None:
@@ -143,7 +143,7 @@ def test_it_reads_what_the_run_published(api: str) -> None:
 
 @pytest.mark.guarantee(NAME, "artifacts")
 def test_it_reads_all_artifacts_and_the_newest_of_a_key(api: str) -> None:
-    """Where the server tells two at once all three keys come back, and of one key the newest."""
+    """From a server that returns two at a time, the newest artifact of all three keys is read."""
     run = start(api, "measure/asked", {"n": 1})
     for key, data in (("a", "1"), ("b", "1"), ("a", "2"), ("c", "1"), ("a", "3"), ("b", "2")):
         body = {"key": key, "type": "markdown", "data": data, "flow_run_id": run}
@@ -154,14 +154,14 @@ def test_it_reads_all_artifacts_and_the_newest_of_a_key(api: str) -> None:
 
 @flow(persist_result=True)
 def publish_without_a_key() -> str:
-    """Publish a text that has no key, in a run whose value is kept."""
+    """Publish a text without a key, in a run whose return value is persisted."""
     create_markdown_artifact("# without a key")
     return "of the flow"
 
 
 @pytest.mark.guarantee(NAME, "artifacts")
 def test_it_reads_an_artifact_without_a_key_but_no_value(api: str) -> None:
-    """A text without a key is read back, by its id; the value, which is kept alike, is not."""
+    """A text without a key is read under its id; the run's value, which is stored alike, is not."""
     run = str(publish_without_a_key(return_state=True).state_details.flow_run_id)
     kept = pattern.everything(
         api, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}}
@@ -184,14 +184,14 @@ def test_it_reads_an_artifact_without_a_key_but_no_value(api: str) -> None:
     ],
     ids=["name", "parameter", "word", "twice", "nan", "infinite"],
 )
-def test_a_mistake_is_one_line(
+def test_a_mistake_is_reported_in_one_line(
     api: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     said: str,
 ) -> None:
-    """What is wrong is said in one line, and the status is 2."""
+    """The mistake is reported in one line, and the exit status is 2."""
     monkeypatch.setattr(pattern, "watch", lambda *_: pytest.fail("a run was made"))
     assert main(arguments) == 2
     line = capsys.readouterr().err
@@ -201,8 +201,8 @@ def test_a_mistake_is_one_line(
 
 @pytest.mark.guarantee(NAME, "errors")
 @pytest.mark.parametrize("n", [float("nan"), float("inf"), {1}])
-def test_what_is_no_json_is_one_line(api: str, n: object) -> None:
-    """A parameter that JSON has no word for is refused in one line, and makes no run."""
+def test_a_parameter_that_is_not_json_is_refused(api: str, n: object) -> None:
+    """A parameter that JSON can't represent is refused in one line, and no run is made."""
     before = number_of_runs(api)
     with pytest.raises(TriggerError, match=r"^not valid JSON: .*$"):
         start(api, "measure/asked", {"n": n})
@@ -211,14 +211,14 @@ def test_what_is_no_json_is_one_line(api: str, n: object) -> None:
 
 @pytest.mark.guarantee(NAME, "errors")
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "[NaN]", "north"])
-def test_a_word_that_is_no_json_is_text(text: str) -> None:
-    """On the command line what JSON has no word for is text, as what is no JSON at all."""
+def test_a_word_that_is_not_json_is_text(text: str) -> None:
+    """A word on the command line that is not JSON, or that JSON can't represent, is text."""
     assert pattern.parsed([f"x={text}"]) == {"x": text}
 
 
 @pytest.mark.guarantee(NAME, "errors")
-def test_a_server_that_does_not_answer_is_one_line() -> None:
-    """The address is named, with the variable that it comes from."""
+def test_a_server_that_does_not_answer_is_reported_in_one_line() -> None:
+    """The line names the address, and the variable that it comes from."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
@@ -233,20 +233,20 @@ def test_a_server_that_does_not_answer_is_one_line() -> None:
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api", "prefect.example/api"]
 )
-def test_an_address_that_is_none_is_one_line(
+def test_an_invalid_address_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
-    """An address without a port or a scheme is named, with the variable that it comes from."""
+    """An address with a bad port or no scheme is named, with the variable that it comes from."""
     monkeypatch.setenv("PREFECT_API_URL", address)
     assert main(["measure/asked"]) == 2
     assert re.fullmatch(rf".*{address} .*PREFECT_API_URL.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.guarantee(NAME, "listed")
-def test_an_empty_address_is_none(
+def test_an_empty_address_counts_as_unset(
     api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With `PREFECT_API_URL` empty the server of this machine is asked, as if it were not set."""
+    """With `PREFECT_API_URL` empty, this machine's server is asked, as if it were not set."""
     monkeypatch.setattr(pattern, "LOCAL", api)
     monkeypatch.setenv("PREFECT_API_URL", "")
     assert main() == 0
@@ -257,12 +257,12 @@ def test_an_empty_address_is_none(
 def between(
     api: str = "", *answers: int, limit: int | None = None
 ) -> Iterator[tuple[str, list[str]]]:
-    """Give the address of a server that passes on what it is asked, and what that was.
+    """Yield the address of a server that forwards requests, and the list of these requests.
 
     Args:
-        api: Where it is passed on to; without one everything that is asked is well.
-        answers: The statuses of its first answers, whatever the server said.
-        limit: How many things a filter gives at once.
+        api: The API to forward to; without one, every request gets the same answer.
+        answers: The statuses of the first answers, whatever the API answered.
+        limit: How many items a filter returns at a time.
     """
     asked: list[str] = []
     statuses = iter(answers)
@@ -283,7 +283,7 @@ def between(
         do_GET = do_POST
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Between) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -297,7 +297,7 @@ def between(
 
 @pytest.mark.guarantee(NAME, "listed")
 def test_it_lists_deployments_that_come_in_parts(api: str) -> None:
-    """Where the server tells two at once, all are listed, also those of one name."""
+    """From a server that returns two at a time, all are listed, also those that share a name."""
     for number in range(5):
         flow = call(api, "/flows/", {"name": f"part-{number}"})
         call(api, "/deployments/", {"name": "same", "flow_id": flow["id"]})
@@ -310,7 +310,7 @@ def test_it_lists_deployments_that_come_in_parts(api: str) -> None:
 def test_a_busy_server_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, body: dict[str, Any] | None
 ) -> None:
-    """After two 503s the answer is taken; one that stays busy is told once the time is up."""
+    """After two 503s the next answer is returned; a server that stays busy is finally an error."""
     with between("", 503, 503, 200, *[503] * 60) as (api, asked):
         assert call(api, "/health", body) == {"well": "rested"}
         assert len(asked) == 3
@@ -324,7 +324,7 @@ def test_a_busy_server_is_asked_again(
 @pytest.mark.parametrize("status", [400, 429, 500, 502, 504])
 @pytest.mark.parametrize("body", [None, {}], ids=["GET", "POST"])
 def test_another_refusal_is_final(status: int, body: dict[str, Any] | None) -> None:
-    """What a server refuses for another reason is not asked again."""
+    """A request that the server refuses with another status is not repeated."""
     with between("", status) as (api, asked):
         with pytest.raises(TriggerError, match=rf"^the server refused \({status}\)"):
             call(api, "/health", body)
@@ -333,7 +333,7 @@ def test_another_refusal_is_final(status: int, body: dict[str, Any] | None) -> N
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_repeated_request_makes_one_run(api: str) -> None:
-    """A run that was made though the answer was 503 is given to the second request."""
+    """If a run was made although the answer was 503, the repeated request returns that run."""
     before = number_of_runs(api)
     with between(api, 200, 503) as (address, asked):
         run = start(address, "measure/asked", {"n": 1})
@@ -344,7 +344,10 @@ def test_a_repeated_request_makes_one_run(api: str) -> None:
 
 @pytest.mark.guarantee(NAME, "once")
 def test_a_key_stands_for_a_run(api: str) -> None:
-    """The same key, be it empty, gives the same run; another, none or another deployment a new."""
+    """The same key, even an empty one, returns the same run.
+
+    Another key, no key, or the key with another deployment makes a new run.
+    """
     flow_id = pattern.find(api, "measure/asked")["flow_id"]
     call(api, "/deployments/", {"name": "other", "flow_id": flow_id})
     keys = ("x", "x", "", "", "y", None, None)
@@ -355,7 +358,7 @@ def test_a_key_stands_for_a_run(api: str) -> None:
 
 
 def number_of_runs(api: str) -> int:
-    """Return how many runs the server knows."""
+    """Return how many runs the server has."""
     return int(call(api, "/flow_runs/count", {}))
 
 
@@ -366,7 +369,10 @@ def number_of_runs(api: str) -> int:
 def test_three_ways_start_the_same_run(
     live_server: str, start: Callable[..., Any], prefect: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Command line, Python and HTTP each start a run that ends alike, also one that fails."""
+    """Prefect's command line, Python and HTTP each start a run with its parameters and artifact.
+
+    Two complete; the one started by HTTP fails on its parameter, and is reported as failed.
+    """
     (tmp_path / "measuring.py").write_text(MEASURING)
     start("measuring.py", PREFECT_RUNNER_POLL_FREQUENCY="1")
     wait_for_deployment(live_server)

@@ -31,7 +31,7 @@ NAME = "deployments/triggers"
 
 @flow
 def unload(day: str) -> str:
-    """Belong to somebody else, whose deployments may have the same names."""
+    """Return the day; this flow is somebody else's, whose deployments may have the same names."""
     return day
 
 
@@ -42,14 +42,14 @@ def deploy(name: str) -> tuple[UUID, UUID]:
 
 
 def held(deployment_id: UUID) -> list[dict[str, Any]]:
-    """Return the automations of a deployment as the server would write them."""
+    """Return the automations of a deployment as JSON, as the server would send them."""
     with get_client(sync_client=True) as client:
         found = client.read_resource_related_automations(f"prefect.deployment.{deployment_id}")
     return [each.model_dump(mode="json") for each in found]
 
 
 def event(name: str, **related: tuple[UUID, str]) -> ReceivedEvent:
-    """Return an event of a run, related to resources: by their kinds, their ids and names."""
+    """Return an event of a run, with related resources: for each kind an id and a name."""
     return ReceivedEvent.model_validate(
         {
             "id": uuid4(),
@@ -73,7 +73,7 @@ def event(name: str, **related: tuple[UUID, str]) -> ReceivedEvent:
 @pytest.mark.guarantee(NAME, "failed")
 @pytest.mark.guarantee(NAME, "others")
 def test_only_the_first_deployment_is_followed(prefect_server: str) -> None:
-    """The server's own trigger takes a completed run of the first deployment, and no other."""
+    """The server's own trigger matches completed runs of the first deployment, and nothing else."""
     first, second = deploy("followed")
     (automation,) = held(second)
     trigger = EventTrigger.model_validate(automation["trigger"])
@@ -90,7 +90,7 @@ def test_only_the_first_deployment_is_followed(prefect_server: str) -> None:
 
 @pytest.mark.guarantee(NAME, "once")
 def test_one_event_is_enough(prefect_server: str) -> None:
-    """The server's own trigger fires at once, at the first event and at each after it."""
+    """The server's own trigger fires immediately, on the first event and on each one after it."""
     (automation,) = held(deploy("at-once")[1])
     trigger = EventTrigger.model_validate(automation["trigger"])
     assert trigger.immediate
@@ -99,7 +99,7 @@ def test_one_event_is_enough(prefect_server: str) -> None:
 
 @pytest.mark.guarantee(NAME, "parameters")
 def test_the_triggered_run_is_given_the_id(prefect_server: str) -> None:
-    """Of a completed run's event the server's own templates make the id of the run."""
+    """The server's own templates turn a completed run's event into the id of that run."""
     (automation,) = held(deploy("parameters")[1])
     (action,) = automation["actions"]
     completed = event("Completed")
@@ -112,7 +112,7 @@ def test_the_triggered_run_is_given_the_id(prefect_server: str) -> None:
 
 @pytest.mark.guarantee(NAME, "parameters")
 def test_a_flow_without_the_parameter_is_given_none(prefect_server: str) -> None:
-    """The second flow may have no parameters, or another one for the id."""
+    """The second flow may have no parameters, or take the id in one with another name."""
     deploy("without")
     assert not after("load/without").parameters
     assert list(after("load/without", parameter="source").parameters or {}) == ["source"]
@@ -120,7 +120,10 @@ def test_a_flow_without_the_parameter_is_given_none(prefect_server: str) -> None
 
 @pytest.mark.guarantee(NAME, "held")
 def test_the_server_holds_one_automation(prefect_server: str) -> None:
-    """Deployed twice, the second has one trigger, which runs it when the first completes."""
+    """Deployed twice, the second deployment has one enabled trigger, which runs it.
+
+    The first deployment has none.
+    """
     deploy("held")
     first, second = deploy("held")
     (automation,) = held(second)
@@ -131,8 +134,8 @@ def test_the_server_holds_one_automation(prefect_server: str) -> None:
 
 
 @pytest.mark.fact(NAME, "enabled-again")
-def test_a_disabled_automation_is_made_anew(prefect_server: str) -> None:
-    """Deployed again, the second deployment has another automation, which is enabled."""
+def test_a_disabled_automation_is_replaced(prefect_server: str) -> None:
+    """Deployed again, the second deployment has a new automation, which is enabled."""
     (automation,) = held(deploy("disabled")[1])
     with get_client(sync_client=True) as client:
         client.pause_automation(automation["id"])
@@ -146,14 +149,14 @@ def test_a_disabled_automation_is_made_anew(prefect_server: str) -> None:
 def test_a_deployment_that_does_not_exist_cannot_be_followed(
     prefect_server: str, name: str
 ) -> None:
-    """It is a ValueError of one line that names it."""
+    """The error is a ValueError of one line that names the deployment."""
     with pytest.raises(ValueError, match=f'^no deployment "{name}": deploy it first$'):
         after(name)
 
 
 @pytest.fixture
 def live(live_server: str) -> Iterator[tuple[str, UUID, UUID]]:
-    """Give a server that acts on events, and both deployments there."""
+    """Yield a server that acts on events, and both deployments there."""
     with temporary_settings({PREFECT_API_URL: live_server}):
         first, second = deploy("chained")
         yield live_server, first, second
@@ -163,7 +166,7 @@ def live(live_server: str) -> Iterator[tuple[str, UUID, UUID]]:
 
 
 def strangers() -> list[UUID]:
-    """Deploy another flow by the same name, and the same flow elsewhere, in a queue so called."""
+    """Deploy another flow under the same name, and the same flow to a queue of that name."""
     with get_client(sync_client=True) as client:
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name="strangers", type="process"))
@@ -177,7 +180,7 @@ def strangers() -> list[UUID]:
 
 
 def run_through(deployment_id: UUID, *states: State[Any]) -> str:
-    """Make a run and let it pass through states as an engine reports them; return its id."""
+    """Create a run, report states for it as an engine does, and return its id."""
 
     async def report() -> str:
         async with get_client() as client:
@@ -206,13 +209,17 @@ def runs_of(api: str, deployment_id: UUID) -> list[dict[str, Any]]:
 @pytest.mark.guarantee(NAME, "once")
 @pytest.mark.fact(NAME, "named")
 def test_a_completed_run_starts_the_other(live: tuple[str, UUID, UUID]) -> None:
-    """Runs that completed start one each; failed, otherwise named, and other deployments' none."""
+    """Each run of the first deployment that completes starts one run of the second.
+
+    A failed run, a run that completes under another state name, and runs of other deployments start
+    none.
+    """
     api, first, second = live
     run_through(first, Running(), Failed())
     run_through(first, Running(), Completed(name="Empty"))
     for stranger in strangers():
         run_through(stranger, Running(), Completed())
-    # Events are taken in their order: when these have had their effect, the others had theirs.
+    # Events are processed in order: once these have had their effect, so have the earlier ones.
     completed = run_through(first, Running(), Completed())
     again = run_through(first, Running(), Completed())
     wait_until(lambda: len(runs_of(api, second)) >= 2, "both runs that are triggered")

@@ -44,14 +44,14 @@ def held(environment: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what the environment of these tests may say of a deployment."""
+    """Remove the variables with which the tests' environment could affect a deployment."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
 def folder(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a copy of the pattern whose deployments have both been made."""
+    """Return a copy of the pattern whose deployments have both been made."""
     asyncio.run(prepare_pools())
     folder = copied(tmp_path_factory.mktemp("environments"))
     deploy("--all", folder=folder, commit="1f2e3d4")
@@ -72,8 +72,8 @@ def test_one_command_makes_both() -> None:
 
 @pytest.mark.guarantee(NAME, "own")
 @pytest.mark.usefixtures("folder")
-def test_each_environment_has_its_own() -> None:
-    """Pool, queue, parameters, schedule, limit and job variables are as the file says of each."""
+def test_each_environment_has_its_own_settings() -> None:
+    """Each has the pool, queue, parameters, schedule, limit and job variables from the file."""
     staging, production = held("staging"), held("production")
     assert (staging.work_pool_name, staging.work_queue_name) == ("staging", "default")
     assert (production.work_pool_name, production.work_queue_name) == ("production", "nightly")
@@ -90,7 +90,7 @@ def test_each_environment_has_its_own() -> None:
 
 @pytest.mark.guarantee(NAME, "templated")
 def test_folder_and_version_come_from_the_environment(folder: Path) -> None:
-    """The pull step names the folder, and the version the commit, of whoever deployed."""
+    """The pull step has the folder that was deployed, and the version is the commit."""
     for environment in ("staging", "production"):
         found = held(environment)
         assert found.version == "1f2e3d4"
@@ -113,8 +113,8 @@ def pools(client: SyncPrefectClient) -> list[tuple[WorkPool, list[dict[str, Any]
 
 @pytest.mark.guarantee(NAME, "pools")
 @pytest.mark.usefixtures("folder")
-def test_a_pool_that_is_there_is_left_as_it_is() -> None:
-    """Made from the default template, both pools keep all that a person has configured."""
+def test_an_existing_pool_is_left_as_it_is() -> None:
+    """Both pools are made from the default template, and keep what a person configures later."""
     with get_client(sync_client=True) as client:
         for pool, queues in pools(client):
             template = pool.base_job_template
@@ -139,7 +139,7 @@ def test_a_pool_that_is_there_is_left_as_it_is() -> None:
 @pytest.mark.guarantee(NAME, "one-only")
 @pytest.mark.guarantee(NAME, "repeatable")
 def test_one_environment_is_deployed_again(folder: Path) -> None:
-    """Only that deployment has the new version; it is the same one, with one schedule."""
+    """Only that deployment has the new version; it keeps its id and its schedule."""
     before = {name: held(name) for name in ("staging", "production")}
     deploy("--name", "production", folder=folder, commit="a5b6c7d")
     after = {name: held(name) for name in ("staging", "production")}
@@ -156,7 +156,10 @@ def test_one_environment_is_deployed_again(folder: Path) -> None:
 @pytest.mark.fact(NAME, "goes-on")
 @pytest.mark.fact(NAME, "stays")
 def test_a_changed_deployment_is_deployed_again(folder: Path) -> None:
-    """It is as the file says and goes on; paused schedules stay so, and ones the file lost stay."""
+    """Deployed again, a changed deployment is as the file says, and no longer paused.
+
+    A paused schedule stays paused, and a schedule that is not in the file stays.
+    """
     before = held("staging"), held("production")
     with get_client(sync_client=True) as client:
         for found in before:
@@ -215,7 +218,7 @@ def test_a_changed_deployment_is_deployed_again(folder: Path) -> None:
 )
 @pytest.mark.usefixtures("folder")
 def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str) -> None:
-    """What is wrong is said in one line, and the deployment is as it was."""
+    """The error says in one line what is wrong, and the deployment is as it was."""
     before = held("production")
     file = copied(tmp_path) / "prefect.yaml"
     assert right in file.read_text()
@@ -230,8 +233,8 @@ def test_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str, said: str)
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "bad")
 @pytest.mark.usefixtures("folder")
-def test_a_mistake_beside_what_is_right_is_told_alone(tmp_path: Path) -> None:
-    """Where one of two is refused, the line has its reason only, at the end."""
+def test_only_the_refused_deployment_is_reported(tmp_path: Path) -> None:
+    """If one of two is refused, the line ends with its reason and does not mention the other."""
     file = copied(tmp_path) / "prefect.yaml"
     file.write_text(file.read_text().replace('"0 6 * * *"', '"0 25 * * *"'))
     with pytest.raises(RuntimeError, match=r'Invalid cron string: "0 25 [^:]*https:\S*$') as caught:
@@ -259,8 +262,8 @@ def test_schedules_can_be_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "bad")
-def test_one_wrong_name_beside_a_right_one_is_an_error(folder: Path) -> None:
-    """A second name that is not in the file is refused in one line, which names it."""
+def test_one_wrong_name_next_to_a_right_one_is_an_error(folder: Path) -> None:
+    """A second name that is not in the file is refused in one line that names it."""
     with pytest.raises(RuntimeError, match="will not be deployed: stagin") as caught:
         deploy("--name", "production", "--name", "stagin", folder=folder, commit="1f2e3d4")
     assert "\n" not in str(caught.value)
@@ -288,7 +291,7 @@ def run_the_head(folder: Path, without: str = "") -> subprocess.CompletedProcess
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Give a copy of the pattern in a repository with one commit."""
+    """Return a copy of the pattern in a repository with one commit."""
     copied(tmp_path)
     who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "first"]):
@@ -301,7 +304,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.mark.guarantee(NAME, "templated")
 @pytest.mark.usefixtures("folder")
 def test_the_command_in_the_head_of_the_file(repository: Path) -> None:
-    """As it is written there it deploys both, from their folder, with the commit as version."""
+    """Run as it is written, it deploys both, from their folder, with the commit as the version."""
     done = run_the_head(repository)
     assert done.returncode == 0, done.stdout + done.stderr
     git = ["git", "rev-parse", "HEAD"]
@@ -326,7 +329,7 @@ def test_without_a_variable_nothing_is_deployed(repository: Path, variable: str)
 
 @pytest.mark.fact(NAME, "literal")
 def test_a_missing_variable_stays_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `prefect deploy` makes of a pull step, by its own function, has the placeholder."""
+    """Prefect's own templating leaves the placeholder of a missing variable in a pull step."""
     monkeypatch.delenv("SOURCE_FOLDER", raising=False)
     step = {"directory": "{{ $SOURCE_FOLDER }}"}
     assert apply_values(step, dict(os.environ), remove_notset=False) == step
@@ -338,7 +341,7 @@ def test_a_missing_variable_stays_as_it_is_written(monkeypatch: pytest.MonkeyPat
 def test_a_relative_folder_is_deployed_as_an_absolute_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers, who start elsewhere, are told the whole path of a folder that was given in part."""
+    """A relative folder becomes an absolute one in the pull step, as workers start elsewhere."""
     asyncio.run(prepare_pools())
     copied(tmp_path / "shop")
     monkeypatch.chdir(tmp_path)
@@ -349,8 +352,8 @@ def test_a_relative_folder_is_deployed_as_an_absolute_one(
 
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "templated")
-def test_deploy_heeds_the_environment_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`deploy` takes both variables from the environment, and refuses to go on with no version."""
+def test_deploy_reads_the_environment_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`deploy` takes both variables from the environment, and refuses to run without a version."""
     before = held("staging")
     with pytest.raises(RuntimeError, match="GIT_COMMIT: is missing"):
         deploy("--name", "staging", folder=folder)
