@@ -341,9 +341,7 @@ def test_a_run_for_later_is_taken_at_its_time(
 @pytest.mark.e2e
 @pytest.mark.fact(NAME, "cloud-only")
 @pytest.mark.parametrize("type", ["cloud-run-v2:push", "prefect:managed"])
-def test_a_self_hosted_server_starts_no_run_of_a_cloud_pool(
-    live_server: str, type: str
-) -> None:
+def test_a_self_hosted_server_starts_no_run_of_a_cloud_pool(live_server: str, type: str) -> None:
     """The server accepts the pool, but a run in it becomes Late."""
     pool = f"of-{type.replace(':', '-')}"
     call(live_server, "/work_pools/", {"name": pool, "type": type, "base_job_template": {}})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaves to longer runs what imports pandas and scikit-learn in new processes."""
+"""Defers tests that import pandas and scikit-learn in new processes to longer pytest runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 SUITE = {"processes": "nightly", "dask-processes": "e2e"}
-"""By task runners that start processes; a pool's are started anew for each flow run."""
+"""The suite by task runner that starts processes; a pool starts new ones for each flow run."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder on task runners that start processes."""
+    """Mark the tests in this folder that use task runners which start processes."""
     here = Path(__file__).parent
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})

@@ -43,7 +43,7 @@ import json
 metrics = {"mae": mae, "rmse": rmse, "baseline": baseline}
 print(json.dumps([metrics, [model[-1].intercept_, *model[-1].coef_]]))
 """
-"""What a test adds to the notebook to learn what came of it."""
+"""The cell that a test adds to the notebook to read its results."""
 
 
 def code(train_month: int = 1, validate_month: int = 2) -> str:
@@ -57,19 +57,19 @@ def code(train_month: int = 1, validate_month: int = 2) -> str:
 
 @pytest.fixture(scope="module")
 def cells() -> dict[str, Any]:
-    """Run the notebook's code here, which is quicker than a kernel; gives its names."""
+    """Run the notebook's code here, which is quicker than in a kernel, and return its names."""
     names: dict[str, Any] = {}
     exec(code(), names)
     return names
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Say whether numbers agree to six digits; coefficients reach from 0.01 to 200 minutes."""
+    """Return whether numbers agree to six digits; coefficients range from 0.01 to 200 minutes."""
     return np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def executed(path: Path) -> dict[str, Any]:
-    """Return the names that a file of Python gives when it is run anew."""
+    """Execute a Python file afresh, and return the names that it defines."""
     names: dict[str, Any] = {"__name__": "executed", "__file__": str(path)}
     exec(compile(path.read_text(), path, "exec"), names)
     return names
@@ -85,7 +85,7 @@ def train_again(month: int) -> tuple[str | None, Any]:
 @pytest.mark.guarantee(NAME, "same-model")
 @pytest.mark.guarantee(NAME, "cached")
 def test_the_model_is_that_of_the_notebook(cells: dict[str, Any]) -> None:
-    """The model that the flow has left in the cache has the notebook's coefficients."""
+    """The model that the flow left in the cache has the notebook's coefficients and predictions."""
     predict_air_time()
     state, ours = train_again(1)
     assert state == "Cached"
@@ -96,8 +96,8 @@ def test_the_model_is_that_of_the_notebook(cells: dict[str, Any]) -> None:
 
 
 @pytest.mark.guarantee(NAME, "same-model")
-def test_threads_of_linear_algebra_do_not_show(cells: dict[str, Any]) -> None:
-    """One thread of linear algebra or two come to the notebook's coefficients."""
+def test_the_number_of_linear_algebra_threads_does_not_matter(cells: dict[str, Any]) -> None:
+    """With one or two threads of linear algebra, the coefficients are the notebook's."""
     flights = load_flights.fn(1)
     for threads in (1, 2):
         with threadpool_limits(threads):
@@ -106,7 +106,7 @@ def test_threads_of_linear_algebra_do_not_show(cells: dict[str, Any]) -> None:
 
 @pytest.mark.guarantee(NAME, "same-metrics")
 def test_the_metrics_are_those_of_the_notebook(cells: dict[str, Any]) -> None:
-    """The flow returns the errors that the notebook comes to."""
+    """The flow returns the same errors as the notebook."""
     assert predict_air_time() == pytest.approx({name: cells[name] for name in METRICS})
 
 
@@ -131,7 +131,7 @@ def test_a_kernel_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.guarantee(NAME, "months")
 def test_other_months_need_no_edit() -> None:
-    """The flow gives for other months what the notebook gives after they are edited into it."""
+    """For other months, the flow returns the same errors as the notebook edited for them."""
     names: dict[str, Any] = {}
     exec(code(3, 5), names)
     assert predict_air_time(3, 5) == pytest.approx({name: names[name] for name in METRICS})
@@ -139,22 +139,22 @@ def test_other_months_need_no_edit() -> None:
 
 @pytest.mark.guarantee(NAME, "months")
 @pytest.mark.parametrize("wrong", [0, 13])
-def test_a_month_that_is_none_is_refused(wrong: int) -> None:
-    """A month that no year has is an error that names the parameter."""
+def test_an_invalid_month_is_refused(wrong: int) -> None:
+    """A month outside 1 to 12 is an error that names the parameter."""
     with pytest.raises(ParameterTypeError, match="validate_month"):
         predict_air_time.validate_parameters({"validate_month": wrong})
 
 
 @pytest.mark.guarantee(NAME, "months")
 def test_one_month_for_both_is_refused() -> None:
-    """A model is not judged on the flights that it learnt from."""
+    """Training and validating on the same month is an error: the flights would be the same."""
     with pytest.raises(ValueError, match="month 3 can't judge what it has trained: choose two"):
         predict_air_time(3, 3)
 
 
 @pytest.mark.guarantee(NAME, "retried")
 def test_loading_is_retried(monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock) -> None:
-    """When the file can't be read two times, the flow waits 1 and 10 s and goes on."""
+    """If reading the file fails twice, the flow waits 1 s and then 10 s, and goes on."""
     failures = [OSError("the disk is gone"), ConnectionError("so is the network")]
     attempts: list[datetime] = []
 
@@ -174,7 +174,7 @@ def test_loading_is_retried(monkeypatch: pytest.MonkeyPatch, virtual_clock: Virt
 
 @pytest.mark.guarantee(NAME, "retried")
 def test_training_is_not_retried() -> None:
-    """When training fails, it fails once, where the settings have retries for every task, too."""
+    """Training that fails is not retried, even if the settings have retries for every task."""
     attempts: list[int] = []
 
     def broken(*steps: object) -> None:
@@ -196,7 +196,7 @@ def test_training_is_not_retried() -> None:
 
 @pytest.mark.guarantee(NAME, "cached")
 def test_a_change_in_the_training_is_seen(tmp_path: Path) -> None:
-    """After the task that trains has changed, a model is trained again."""
+    """After the training task's code has changed, the model is trained again."""
     predict_air_time()
     text = Path(pattern.__file__).read_text().replace("tol=1e-12)", "tol=1e-12, alpha=1e6)")
     path = tmp_path / "changed.py"
@@ -206,7 +206,7 @@ def test_a_change_in_the_training_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "cached")
 def test_a_new_argument_of_the_training_is_seen(tmp_path: Path) -> None:
-    """Where a reader gives the task that trains an argument more, each value has its own model."""
+    """If a reader adds an argument to the training task, each of its values has its own model."""
     text = Path(pattern.__file__).read_text()
     for old, new in (
         ("def train(month: int,", "def train(month: int, alpha: float,"),
@@ -226,7 +226,7 @@ def test_a_new_argument_of_the_training_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(NAME, "cached")
 def test_a_change_in_the_flights_is_seen() -> None:
-    """A model is trained again where a value, name, type or row differs, and not for a copy."""
+    """A model is trained again if a value, name, type or row differs, but not for a copy."""
     flights = load_flights.fn(1).iloc[:500]
     longer = flights.assign(air_time=flights["air_time"].where(flights.index != 100, 1000))
 
@@ -264,7 +264,7 @@ def test_a_month_whose_file_changes_is_trained_again(
 
 @pytest.mark.guarantee(NAME, "plot")
 def test_the_plot_is_an_artifact(prefect_server: str) -> None:
-    """Each run leaves one image, a histogram of the errors."""
+    """A run leaves one artifact, a PNG image with the key `errors`."""
 
     @flow
     def noted() -> str:
@@ -285,7 +285,7 @@ def test_the_plot_is_an_artifact(prefect_server: str) -> None:
 def test_the_plot_is_that_of_the_notebook(
     cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plot's bars are the notebook's, and every flight is in one, however wrong its error."""
+    """The plot has the notebook's bars, and each flight is in one of them, whatever its error."""
     drawn: list[pd.DataFrame] = []
     chart = altair.Chart
 
@@ -305,7 +305,7 @@ def test_the_plot_is_that_of_the_notebook(
 
 @pytest.mark.guarantee(NAME, "clean")
 def test_the_notebook_is_kept_without_outputs() -> None:
-    """The notebook is valid, every cell has an id, and none an output or a count."""
+    """The notebook is valid, each cell has its own id, and none has an output or a count."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)

@@ -68,7 +68,7 @@ FILE = "trips-{month:02}.parquet"
 
 
 def taxi_trips(month: int, rows: int = 300) -> pd.DataFrame:
-    """Return taxi trips as their Parquet files hold them, the same at every call."""
+    """Return taxi trips as their Parquet files hold them, the same on every call."""
     random = np.random.default_rng(month)
     distance = random.uniform(0.5, 20, rows).round(2)
     began = pd.Timestamp(2024, month, 1) + pd.to_timedelta(
@@ -89,7 +89,7 @@ def taxi_trips(month: int, rows: int = 300) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def taxi_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with three months of taxi trips."""
+    """Return a folder with three months of taxi trips."""
     folder = tmp_path_factory.mktemp("taxi")
     for month in (1, 2, 3):
         taxi_trips(month).to_parquet(folder / FILE.format(month=month))
@@ -98,13 +98,13 @@ def taxi_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Shop:
-    """A web server that hands out files, and counts.
+    """A web server that serves files, and counts requests.
 
     Attributes:
         url: Its address, with a place for the month.
         folder: The files.
-        failures: How many requests it answers with 503 before it hands out anything.
-        asked: How often each file was asked for.
+        failures: How many requests it answers with 503 before it serves anything.
+        asked: How often each file was requested.
     """
 
     folder: Path
@@ -151,20 +151,20 @@ def shop(folder: Path) -> Iterator[Shop]:
 
 @pytest.fixture(autouse=True)
 def own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each test results of its own: a model of the same trips would come from the cache."""
+    """Give each test its own results: a model of the same trips would come from the cache."""
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}):
         yield
 
 
 @pytest.fixture
 def taxi_shop(taxi_files: Path) -> Iterator[Shop]:
-    """Give a web server that has the taxi trips."""
+    """Yield a web server that has the taxi trips."""
     with shop(taxi_files) as opened:
         yield opened
 
 
 def without_prefect(source: str, month: int) -> tuple[Score, bytes]:
-    """Return what comes of the steps when they are called as plain functions."""
+    """Return the score and the pickled model of the steps, called as plain functions."""
     training, validation = (
         build_features.fn(check_month.fn(read_month.fn(source, each, None), each))
         for each in (month, month + 1)
@@ -174,19 +174,19 @@ def without_prefect(source: str, month: int) -> tuple[Score, bytes]:
 
 
 def figures(score: Score) -> dict[str, Any]:
-    """Return a score without the version, in which the address of the data has a part."""
+    """Return a score without the version, which depends on the address of the data."""
     return {key: value for key, value in score.items() if key != "version"}
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of running twice on a task runner.
+    """The outcome of two flow runs on a task runner.
 
     Attributes:
         source: The address of the data.
-        scores: Of both runs.
-        models: The bytes of the models that the first registered.
-        asked: How often each file was asked for, after each run.
+        scores: The scores of both runs.
+        models: The bytes of the models that the first run registered.
+        asked: How often each file had been requested after each run.
     """
 
     source: str
@@ -199,7 +199,7 @@ class Ran:
 def ran(
     task_runner: TaskRunner[Any], taxi_files: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Ran:
-    """Train and backtest two months, two times; the data are read from a web server."""
+    """Train and backtest two months, twice; the data are read from a web server."""
     registry = tmp_path_factory.mktemp("registry")
     run = train_and_backtest.with_options(task_runner=task_runner)
     results = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}
@@ -214,7 +214,7 @@ def ran(
 @pytest.mark.guarantee(NAME, "split")
 @pytest.mark.guarantee(NAME, "same")
 def test_scores_and_models_are_those_of_plain_python(ran: Ran, taxi_files: Path) -> None:
-    """On every task runner scores and models' bytes are those of the steps without Prefect."""
+    """On every task runner, scores and models' bytes are those of the steps without Prefect."""
     expected = [without_prefect(str(taxi_files / FILE), month) for month in (1, 2)]
     assert [figures(score) for score in ran.scores[0]] == [figures(score) for score, _ in expected]
     assert ran.models == [model for _, model in expected]
@@ -222,7 +222,7 @@ def test_scores_and_models_are_those_of_plain_python(ran: Ran, taxi_files: Path)
 
 @pytest.mark.guarantee(NAME, "same")
 def test_the_number_of_threads_changes_nothing() -> None:
-    """A worker that may use two threads trains the same bytes as one that may use one."""
+    """Where linear algebra may use two threads, the model's bytes are the same as with one."""
     january = build_features.fn(check_month.fn(read_month.fn(FLIGHTS, 1, None), 1))
     models = []
     for threads in (1, 2):
@@ -237,8 +237,8 @@ def most_threads() -> int:
 
 
 @pytest.mark.guarantee(NAME, "same")
-def test_tasks_side_by_side_share_one_limit() -> None:
-    """Linear algebra has one thread until the last task is out, and then as many as before."""
+def test_concurrent_tasks_share_one_limit() -> None:
+    """Linear algebra has one thread until the last of two tasks ends, then the earlier number."""
     first, second = one_thread(), one_thread()
     with threadpool_limits(2):
         before = most_threads()
@@ -252,14 +252,14 @@ def test_tasks_side_by_side_share_one_limit() -> None:
 
 @pytest.mark.guarantee(NAME, "cached")
 def test_each_month_is_read_once(ran: Ran) -> None:
-    """In one run each month is read once, and in the next none is."""
+    """The first run reads each month once, and the next run reads none and has the same scores."""
     once = {FILE.format(month=month): 1 for month in (1, 2, 3)}
     assert ran.asked == (once, once)
     assert ran.scores[0] == ran.scores[1]
 
 
 def found(api: str, kind: str, **filters: Any) -> list[Any]:
-    """Return what the API has of a kind."""
+    """Return the objects of a kind that the API has."""
     answer = httpx.post(f"{api}/{kind}/filter", json=filters, timeout=patience())
     answer.raise_for_status()
     things: list[Any] = answer.json()
@@ -270,9 +270,9 @@ def trainings(api: str, source: str, expected: int) -> list[str]:
     """Return the names of the states in which the first month's training ended, sorted.
 
     Args:
-        api: Of the server.
+        api: The API of the server.
         source: The data that it was trained on.
-        expected: How many there will be; task runs reach the server late.
+        expected: How many to wait for; task runs reach the server late.
     """
 
     def ended() -> list[str]:
@@ -292,8 +292,8 @@ def trainings(api: str, source: str, expected: int) -> list[str]:
 
 
 @pytest.mark.guarantee(NAME, "cached")
-def test_no_month_is_trained_again(ran: Ran, prefect_server: str) -> None:
-    """The next run takes each model from the cache."""
+def test_a_month_is_not_trained_again(ran: Ran, prefect_server: str) -> None:
+    """The next run takes the first month's model from the cache."""
     assert trainings(prefect_server, ran.source, 2) == ["Cached", "Completed"]
 
 
@@ -302,7 +302,7 @@ def test_no_month_is_trained_again(ran: Ran, prefect_server: str) -> None:
 def test_rows_of_other_months_are_neither_learnt_from_nor_judged_on(
     taxi_files: Path, tmp_path: Path, kind: str
 ) -> None:
-    """Where files hold rows of other months or years, nothing comes of these rows."""
+    """Rows of other months or years in the files affect neither the model nor its score."""
     for month in (1, 2):
         strays = taxi_trips(3 - month if kind == "months" else month, 12)
         if kind == "years":
@@ -317,7 +317,7 @@ def test_rows_of_other_months_are_neither_learnt_from_nor_judged_on(
 
 @pytest.mark.guarantee(NAME, "split")
 def test_no_validation_row_is_trained_on() -> None:
-    """A month of flights is trained on its own rows, and judged on all valid ones of the next."""
+    """A month's flights, to train or judge on, are all valid rows of that month and no others."""
     flights = [check_month.fn(read_month.fn(FLIGHTS, month, None), month) for month in (1, 2)]
     assert [set(rows["month"]) for rows in flights] == [{1}, {2}]
     assert [len(rows) for rows in flights] == [26398, 23611]
@@ -335,7 +335,10 @@ def test_january_predicts_february() -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "better")
 def test_every_month_is_better_than_the_mean(tmp_path: Path) -> None:
-    """In a backtest of the whole year every month's error is below a fifth of the mean's."""
+    """In a backtest of the whole year, every month's error is below a fifth of the mean's.
+
+    It is within a tenth of the error of predicting by route, and the plot's bars hold every row.
+    """
     scores = train_and_backtest(registry=str(tmp_path))
     assert [score["month"] for score in scores] == list(range(1, 12))
     for score in scores:
@@ -345,7 +348,7 @@ def test_every_month_is_better_than_the_mean(tmp_path: Path) -> None:
 
 
 def copied(folder: Path, old: str = "", new: str = "") -> ModuleType:
-    """Return the pattern's file as it is after a change, loaded from another place."""
+    """Return the pattern as a module, changed and loaded from another folder."""
     text = Path(pattern.__file__).read_text()
     assert old in text
     path = folder / "train_and_backtest.py"
@@ -371,7 +374,7 @@ def copied(folder: Path, old: str = "", new: str = "") -> ModuleType:
     ],
     ids=["unchanged", "helper"],
 )
-def test_a_change_in_a_helper_makes_the_cache_old(
+def test_a_change_in_a_helper_invalidates_the_cache(
     taxi_shop: Shop,
     prefect_server: str,
     tmp_path: Path,
@@ -380,7 +383,10 @@ def test_a_change_in_a_helper_makes_the_cache_old(
     reads: int,
     trained: list[str],
 ) -> None:
-    """After a change in a function that a task calls, all is read and trained again."""
+    """After a change in a function that a task calls, everything is read and trained again.
+
+    An unchanged copy of the file uses the cache.
+    """
     train_month(1, taxi_shop.url, registry=str(tmp_path))
     copied(tmp_path, old, new).train_month(1, taxi_shop.url, registry=str(tmp_path))
     assert set(taxi_shop.asked.values()) == {reads}
@@ -389,10 +395,10 @@ def test_a_change_in_a_helper_makes_the_cache_old(
 
 @pytest.mark.guarantee(NAME, "cached")
 @pytest.mark.parametrize("months", [None, [1]], ids=["month", "backtest"])
-def test_a_relative_source_is_of_the_folder_that_it_is_run_in(
+def test_a_relative_source_is_relative_to_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, months: list[int] | None
 ) -> None:
-    """The same relative path, used in two folders, gives the rows of each, each read once."""
+    """The same relative path, used in two folders, gives the rows of each; files are read once."""
     read: list[str] = []
 
     def noted(address: str) -> io.BytesIO:
@@ -424,7 +430,7 @@ def read(source: str) -> int:
 def test_a_flaky_read_is_retried(
     taxi_shop: Shop, virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read that fails three times is tried again after 2, 10 and 60 s."""
+    """A read that fails three times is retried after 2, 10 and 60 s."""
     attempts: list[datetime] = []
 
     def noted(address: str) -> io.BytesIO:
@@ -444,7 +450,7 @@ def test_a_flaky_read_is_retried(
 def test_a_read_is_given_up_after_three_retries(
     taxi_shop: Shop, virtual_clock: VirtualClock
 ) -> None:
-    """A read that fails four times fails with its own error."""
+    """After four failed attempts, the read's own error is raised."""
     taxi_shop.failures = 4
     with pytest.raises(HTTPError, match="503"):
         read(taxi_shop.url)
@@ -459,7 +465,7 @@ def without(column: str) -> bytes:
 
 
 def damaged() -> bytes:
-    """Return a Parquet file with zeros over its first values; its end, the index, is whole."""
+    """Return a Parquet file whose first values are overwritten by zeros; its footer is intact."""
     whole = without("VendorID")
     return whole[:4] + bytes(200) + whole[204:]
 
@@ -476,7 +482,10 @@ def damaged() -> bytes:
     ids=["missing", "not-parquet", "damaged", "column"],
 )
 def test_broken_data_is_not_read_again(tmp_path: Path, content: bytes | None, message: str) -> None:
-    """A month that isn't there, is no Parquet or lacks a column is one line, after one read."""
+    """A file that is missing, damaged, not Parquet or lacks a column is a one-line error.
+
+    It is not read again.
+    """
     if content:
         (tmp_path / "trips-01.parquet").write_bytes(content)
     with shop(tmp_path) as opened, pytest.raises(ValueError, match=message) as error:
@@ -487,7 +496,7 @@ def test_broken_data_is_not_read_again(tmp_path: Path, content: bytes | None, me
 
 @pytest.mark.guarantee(NAME, "not-retried")
 def test_a_missing_file_is_not_read_again(tmp_path: Path, virtual_clock: VirtualClock) -> None:
-    """A path without a file, or of a folder, fails without another attempt, with the path."""
+    """A path without a file, or of a folder, is an error with the path, and is not retried."""
     for path in (tmp_path / FILE, tmp_path):
         with pytest.raises(ValueError, match=f"no file is at {re.escape(str(tmp_path))}"):
             read(str(path))
@@ -496,8 +505,8 @@ def test_a_missing_file_is_not_read_again(tmp_path: Path, virtual_clock: Virtual
 
 @pytest.mark.guarantee(NAME, "not-retried")
 @pytest.mark.parametrize("scheme", ["s3", "gs", "ftp", "FILE", "file"])
-def test_only_the_web_is_asked_again(tmp_path: Path, scheme: str) -> None:
-    """A missing file's URL, or one that is not of the web, is no error that may pass."""
+def test_a_bad_url_is_not_a_transient_error(tmp_path: Path, scheme: str) -> None:
+    """A `file` URL without a file, or a URL of an unknown scheme, is a ValueError."""
     address = f"{scheme}://{tmp_path}/trips-01.parquet"
     unknown = "is neither a path nor a URL of file, http or https"
     message = f"no file is at {address}" if scheme.lower() == "file" else f"{address} {unknown}"
@@ -507,7 +516,7 @@ def test_only_the_web_is_asked_again(tmp_path: Path, scheme: str) -> None:
 
 @pytest.mark.guarantee(NAME, "taxi")
 def test_a_file_has_a_url(tmp_path: Path) -> None:
-    """A `file` URL gives what its path does, a quoted space in it, too."""
+    """A `file` URL gives the same bytes as its path, even with a quoted space in it."""
     path = tmp_path / "trips 01.parquet"
     path.write_bytes(b"trips")
     assert fetch(path.as_uri()).read() == fetch(str(path)).read() == b"trips"
@@ -530,7 +539,7 @@ def test_a_file_has_a_url(tmp_path: Path) -> None:
 def test_a_column_of_a_wrong_type_is_named(
     tmp_path: Path, column: str, change: Callable[[Any], Any]
 ) -> None:
-    """A column of a type that can't be meant is one line, with the file and the column."""
+    """A column of a wrong type is a one-line error that names the file and the column."""
     trips = taxi_trips(1, 10)
     trips.assign(**{column: change(trips[column])}).to_parquet(tmp_path / "trips-01.parquet")
     message = rf"trips-01.parquet has columns of a wrong type: {column} \(\w.*\)$"
@@ -548,7 +557,10 @@ def test_a_column_of_a_wrong_type_is_named(
     ],
 )
 def test_broken_rows_are_dropped(taxi_files: Path, column: str, value: float | None) -> None:
-    """Up to a tenth of a month may break a rule: those rows are dropped and all others kept."""
+    """Up to a tenth of a month's rows may break a rule: they are dropped and all others kept.
+
+    More than a tenth is an error that names the column and the number of rows.
+    """
     trips = read_month.fn(str(taxi_files / FILE), 1, None).astype({column: float})
     trips.loc[:29, column] = value
     assert check_month.fn(trips, 1).index.tolist() == list(range(30, 300))
@@ -590,7 +602,7 @@ def test_a_version_says_what_it_was_made_from(taxi_files: Path, tmp_path: Path) 
 @pytest.mark.guarantee(NAME, "versioned")
 @pytest.mark.parametrize("changed", [1, 2])
 def test_other_data_under_the_same_name_make_another_version(tmp_path: Path, changed: int) -> None:
-    """A change in a month, trained or judged on, makes a new version after a refresh."""
+    """After a refresh, a change in a month that is trained or judged on makes a new version."""
     source, registry = str(tmp_path / FILE), tmp_path / "registry"
     for month in (1, 2):
         taxi_trips(month).to_parquet(source.format(month=month))
@@ -605,7 +617,7 @@ def test_other_data_under_the_same_name_make_another_version(tmp_path: Path, cha
 
 @pytest.mark.guarantee(NAME, "versioned")
 def test_a_month_that_another_run_has_read_again_is_trained_on_again(tmp_path: Path) -> None:
-    """A version's model is of the data that its name comes from, whichever run read them."""
+    """A version's model is trained on the data that its name is from, whichever run read them."""
     source, registry = str(tmp_path / FILE), tmp_path / "registry"
     for month in (1, 2, 3):
         taxi_trips(month).to_parquet(source.format(month=month))
@@ -625,7 +637,7 @@ def test_a_month_that_another_run_has_read_again_is_trained_on_again(tmp_path: P
 
 @pytest.mark.guarantee(NAME, "cached")
 def test_every_argument_is_in_the_key(caplog: pytest.LogCaptureFixture) -> None:
-    """A task with the pattern's key is executed for other lists and data, and always for a set."""
+    """With the pattern's key, a task is executed for other lists and data, and always for sets."""
 
     @task(cache_key_fn=by_inputs_and_code)
     def counted(names: Any, trips: pd.DataFrame) -> int:
@@ -646,7 +658,7 @@ def test_every_argument_is_in_the_key(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.guarantee(NAME, "versioned")
 def test_a_version_is_registered_whole_or_not_at_all(tmp_path: Path) -> None:
-    """Of those that register one version at the same time one wins, and none fails."""
+    """If several threads register one version at the same time, one wins and none fails."""
     folder = tmp_path / "registry" / "01-same"
     together = threading.Barrier(4)
 
@@ -698,7 +710,7 @@ def test_a_run_leaves_three_artifacts(
 
 
 def test_what_is_read_and_trained_is_kept(taxi_files: Path, tmp_path: Path) -> None:
-    """There is a file for each month read, for each model trained and for the scores alone."""
+    """The only results kept are one for each month read, one for each model, and the scores."""
     results = tmp_path / "results"
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}):
         train_and_backtest([1, 2], str(taxi_files / FILE), registry=str(tmp_path / "registry"))
@@ -724,10 +736,10 @@ def test_a_path_and_a_url_give_the_same(taxi_shop: Shop, taxi_files: Path, tmp_p
         *[("text", missing) for missing in ("", "nan", "NaN", "None", "<NA>")],
     ],
 )
-def test_a_place_is_the_same_however_a_month_holds_it(
+def test_a_place_is_the_same_however_a_file_stores_it(
     tmp_path: Path, kind: str, missing: str | None
 ) -> None:
-    """Routes are those of whole numbers, without the rows that lack a place."""
+    """Routes are the same as for integer places, and rows that lack a place are dropped."""
     whole, source = taxi_trips(2, 30), str(tmp_path / FILE)
 
     def features(trips: pd.DataFrame) -> pd.DataFrame:
@@ -752,14 +764,14 @@ def test_a_place_is_the_same_however_a_month_holds_it(
     "wrong", [{"months": [12]}, {"months": []}, {"months": "spring"}, {"sample": 0}, {"alpha": -1}]
 )
 def test_a_wrong_parameter_starts_nothing(wrong: dict[str, Any]) -> None:
-    """A wrong parameter is an error that names it, before anything is read."""
+    """Validation refuses a wrong parameter with an error that names it."""
     with pytest.raises(ParameterTypeError, match=next(iter(wrong))):
         train_and_backtest.validate_parameters(wrong)
 
 
 @pytest.mark.guarantee(NAME, "parameters")
 def test_a_deployment_has_the_schema() -> None:
-    """The server refuses a deployment's run with a wrong parameter, and takes one without any."""
+    """The server refuses a deployment's run with a wrong parameter, and accepts one without any."""
     deployment: Any = train_and_backtest.to_deployment("by-schema")
     chosen = deployment.apply()
     with pytest.raises(PrefectHTTPStatusError, match="12 is greater than the maximum of 11"):
@@ -771,7 +783,7 @@ def test_a_deployment_has_the_schema() -> None:
 @pytest.mark.e2e
 @pytest.mark.guarantee(NAME, "tracked")
 def test_each_month_is_a_run_in_mlflow(taxi_files: Path, tmp_path: Path) -> None:
-    """With a tracking URI each month is a run of one MLflow experiment, also in the next run."""
+    """With a tracking URI, each month of each flow run is a run of the same MLflow experiment."""
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -793,7 +805,10 @@ def test_each_month_is_a_run_in_mlflow(taxi_files: Path, tmp_path: Path) -> None
 def test_mlflow_is_needed_only_when_asked_for(
     taxi_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where MLflow is not installed, asking for it is one line, before anything is read."""
+    """Without MLflow, a tracking URI is an error that says what to install; nothing is read.
+
+    Without a tracking URI, the flow works.
+    """
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setattr(
         importlib.util,
