@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of faults share: how tasks are run, and faults that nobody checks at the end."""
+"""Shared by the tests of faults: running tasks, and faults that are not checked at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flowgauge.runners.table import IN_OWN_PROCESSES
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a submitted task."""
+    """The outcome of a submitted task."""
 
     task: str
     run: UUID
@@ -37,7 +37,10 @@ RunTasks = Callable[..., tuple[State[Any], list[Outcome]]]
 
 @pytest.fixture(scope="module")
 def run_tasks(task_runner: TaskRunner[Any]) -> RunTasks:
-    """Give a function that submits tasks with an argument each; returns the flow's state, too."""
+    """Return a function that submits tasks with one argument each.
+
+    It returns the state of the flow run and the outcomes of the tasks.
+    """
 
     def run(*calls: tuple[Task[..., Any], object]) -> tuple[State[Any], list[Outcome]]:
         outcomes: list[Outcome] = []
@@ -60,7 +63,7 @@ def run_tasks(task_runner: TaskRunner[Any]) -> RunTasks:
 
 @contextlib.contextmanager
 def unchecked(config: pytest.Config, api_url: str) -> Iterator[Faults]:
-    """Give faults that nobody checks at the end."""
+    """Yield faults that are not checked at the end."""
     home = run_home(config)
     with (
         hooks(FaultProcess(home, expendable=False, crash_on=IN_OWN_PROCESSES)),
@@ -71,6 +74,6 @@ def unchecked(config: pytest.Config, api_url: str) -> Iterator[Faults]:
 
 @pytest.fixture
 def unchecked_faults(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[Faults]:
-    """Give one test faults that nobody checks at its end."""
+    """Yield faults that are not checked at the end of the test."""
     with unchecked(pytestconfig, prefect_server) as faults:
         yield faults

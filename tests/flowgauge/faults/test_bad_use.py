@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person gets wrong with faults, and the one line that tells them."""
+"""Mistakes in the use of faults, each reported in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Unsendable(Exception):
 
 @pytest.fixture
 def wanted(tmp_path: Path) -> Iterator[Faults]:
-    """Give faults without a server: none of them strikes."""
+    """Yield faults without a server; none of them strikes."""
     with wanted_faults(faults_folder(tmp_path), 7, "http://127.0.0.1:1/api") as faults:
         yield faults
 
@@ -87,10 +87,10 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
         ),
     ],
 )
-def test_a_fault_that_makes_no_sense(
+def test_an_invalid_fault(
     wanted: Faults, call: Callable[[Faults], Any], says: str
 ) -> None:
-    """A mistake in a call fails the test there, with one line and no traceback."""
+    """A mistake in a call fails the test at that call, with one line and no traceback."""
     with pytest.raises(pytest.fail.Exception) as caught:
         call(wanted)
     assert str(caught.value) == says
@@ -98,7 +98,7 @@ def test_a_fault_that_makes_no_sense(
 
 
 def test_a_fault_of_a_task_that_never_ran(wanted: Faults, tmp_path: Path) -> None:
-    """The line names the task that was meant and those that ran, so that a typo is seen."""
+    """The line names the requested task and those that ran, so that a typo stands out."""
     wanted.on("lod").slow(0)
     assert wanted.unmet() == ["faults.on('lod').slow(0): no task ran at all"]
     process = FaultProcess(tmp_path, expendable=False)
@@ -125,8 +125,8 @@ def test_a_fault_at_a_point_that_was_never_reached(wanted: Faults, tmp_path: Pat
     ]
 
 
-def test_a_chance_that_was_never_taken(wanted: Faults, tmp_path: Path) -> None:
-    """A fault that could have struck and did not is no mistake."""
+def test_a_fault_that_by_chance_did_not_strike(wanted: Faults, tmp_path: Path) -> None:
+    """A fault that could have struck but did not is not reported as a mistake."""
     wanted.on("load").fail_with_probability(0)
     process = FaultProcess(tmp_path, expendable=False)
     assert process.due("load", "before the body", "run", lambda: "load()") == []
@@ -173,8 +173,8 @@ def test_seed(faults):
 """
 
 
-def test_what_a_person_sees(pytester: pytest.Pytester) -> None:
-    """Each mistake is one line of the report, and a test that fails says how to repeat it."""
+def test_mistakes_in_the_report(pytester: pytest.Pytester) -> None:
+    """Each mistake is one line of the report, and each failure says how to replay it."""
     pytester.makepyfile(PROJECT)
     result = pytester.runpytest_subprocess("--flow-fault-seed=12")
     result.assert_outcomes(passed=2, failed=3, errors=2)
@@ -200,8 +200,8 @@ def test_what_a_person_sees(pytester: pytest.Pytester) -> None:
     assert printed.count("--flow-fault-seed 12 replays it") == 5
 
 
-def test_a_seed_that_is_none(pytester: pytest.Pytester) -> None:
-    """A seed that can't be read ends the run with one line."""
+def test_an_invalid_seed(pytester: pytest.Pytester) -> None:
+    """A seed that can't be read ends the pytest run with one line."""
     result = pytester.runpytest_subprocess("--flow-fault-seed=x")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     printed = [line for line in result.outlines + result.errlines if line]

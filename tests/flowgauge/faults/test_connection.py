@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection to the Prefect server, lost on purpose under Prefect's own clients."""
+"""The connection to the Prefect server, lost on purpose below Prefect's own clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENTS = "prefect.events.clients"
 
 @task
 def ask(url: str) -> list[str]:
-    """Ask the server for its health, and return what came of each request."""
+    """Request the server's health five times; return the status code or error of each request."""
     answers = []
     for _ in range(5):
         try:
@@ -37,7 +37,7 @@ def ask(url: str) -> list[str]:
 
 @task
 def ask_through_prefect(url: str) -> str:
-    """Ask the server through Prefect's client."""
+    """Send a request through Prefect's client; return the status code."""
     with get_client(sync_client=True) as client:
         return str(client.hello().status_code)
 
@@ -47,8 +47,8 @@ def test_requests_fail_for_a_while(
 ) -> None:
     """The next requests of the task's process fail, and those after them succeed."""
     faults.on("ask").lose_connection(requests=3)
-    # Prefect's own requests count, too: those with logs would, but for this setting. What an
-    # earlier test logged may still be among the three.
+    # Prefect's own requests count, too; this setting prevents those that send logs. Logs of an
+    # earlier test may still be among the three.
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
         _, [outcome] = run_tasks((ask, prefect_server))
     lost = outcome.value.count("connection lost by a fault")
@@ -58,7 +58,7 @@ def test_requests_fail_for_a_while(
 
 @pytest.mark.runners("threads")
 def test_prefects_client_retries(faults: Faults, run_tasks: RunTasks) -> None:
-    """Prefect's client retries a request that failed, after its own real wait of seconds."""
+    """Prefect's client retries a failed request, after a real wait of more than a second."""
     faults.on("ask_through_prefect").lose_connection()
     start = time.monotonic()
     _, [outcome] = run_tasks((ask_through_prefect, ""))
@@ -74,7 +74,7 @@ def test_states_survive_a_broken_websocket(
     prefect_server: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The websocket breaks and can't be opened again at once; every state arrives all the same."""
+    """The websocket breaks and can't be reopened at once, but every state still arrives."""
     caplog.set_level(logging.DEBUG, logger=EVENTS)
     faults.on("ask").lose_connection(requests=3)
     _, [outcome] = run_tasks((ask, prefect_server))
@@ -86,7 +86,7 @@ def test_states_survive_a_broken_websocket(
 
 @pytest.fixture
 def lost(tmp_path: Path) -> Iterator[LossyConnection]:
-    """Give a connection to a server that is lost for one request of each kind."""
+    """Yield a connection to a server that is lost for one request of each kind."""
     with wanted_faults(faults_folder(tmp_path), 1, "http://127.0.0.1:4200/api") as wanted:
         wanted.on("ask").slow(0)
         connection = LossyConnection(FaultProcess(tmp_path, expendable=False))
@@ -102,14 +102,14 @@ def test_other_servers_are_reached(lost: LossyConnection) -> None:
     assert not lost.refuses("http", "127.0.0.1", 4200)
 
 
-def test_kinds_of_requests_are_counted_apart(lost: LossyConnection) -> None:
-    """What Prefect sends over its websocket does not save a task's own request."""
+def test_kinds_of_requests_are_counted_separately(lost: LossyConnection) -> None:
+    """A loss on Prefect's websocket does not spare a task's own request."""
     assert lost.refuses("websocket", "127.0.0.1", 4200)
     assert lost.refuses("http", "127.0.0.1", 4200)
 
 
 def test_the_connection_is_back_after_the_test(lost: LossyConnection, tmp_path: Path) -> None:
-    """A worker that outlives the test does not go on losing its connection in the next one."""
+    """A worker that outlives the test does not keep losing its connection in the next test."""
     with wanted_faults(faults_folder(tmp_path), 1, "http://127.0.0.1:4200/api") as next_test:
         next_test.on("ask").slow(0)
         assert not lost.refuses("http", "127.0.0.1", 4200)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes killed under a task: what Dask, the process pool and Prefect make of it."""
+"""Processes killed while they run a task: how Dask, the process pool and Prefect react."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ POOL_OR_DASK = '@pytest.mark.runners("processes", "dask-processes")'
 
 @task(retries=2)
 def charge(order: int) -> int:
-    """Return the process that it runs in."""
+    """Return the id of the process that it runs in."""
     return os.getpid()
 
 
 @task(retries=2)
 async def charge_async(order: int) -> int:
-    """Return the process that it runs in."""
+    """Return the id of the process that it runs in."""
     return os.getpid()
 
 
 def history_of(run: UUID, states: int) -> History:
-    """Wait until a run, which need not end, has had a number of states."""
+    """Return a run's history once it has a number of states; the run need not end."""
 
     def so_far() -> History | None:
         history = run_history(run, final=False)
@@ -55,9 +55,9 @@ def history_of(run: UUID, states: int) -> History:
 def test_a_pool_does_not_survive(
     faults: Faults, run_tasks: RunTasks, point: FaultPoint, states: str
 ) -> None:
-    """With a worker the whole pool is gone; Prefect retries nothing, and the run stays as it was.
+    """A killed worker breaks the whole pool; Prefect does not retry, and the run keeps its state.
 
-    It is recorded up to the point of the crash: a run that was Running is so for ever.
+    States are recorded up to the point of the crash: a run that was Running stays Running.
     """
     faults.on("charge", at=point).crash_process()
     _, [outcome] = run_tasks((charge, 1))
@@ -67,13 +67,13 @@ def test_a_pool_does_not_survive(
 
 @pytest.mark.runners("dask-processes")
 def test_dask_runs_the_task_again(faults: Faults, run_tasks: RunTasks) -> None:
-    """When a worker dies Dask runs its tasks again on another, also those that were Completed.
+    """When a worker dies, Dask runs its tasks again, even those that were already Completed.
 
-    That is no retry of Prefect's: the run begins anew, and its attempts are counted from one.
+    This is not a retry by Prefect: the run starts again with Pending and Running.
     """
     faults.on("charge", at="after completion").crash_process()
     faults.on("charge_async", at="after the effect").crash_process()
-    # One after the other: on one worker, one's crash would be the other's second.
+    # One after the other: on a shared worker, the first task's crash would also hit the second.
     _, [completed] = run_tasks((charge, 1))
     _, [interrupted] = run_tasks((charge_async, 1))
     history = history_of(completed.run, 6)
@@ -87,7 +87,7 @@ def test_dask_runs_the_task_again(faults: Faults, run_tasks: RunTasks) -> None:
 def test_pytest_is_not_killed(
     unchecked_faults: Faults, run_tasks: RunTasks, a_task: Any, runner_name: str
 ) -> None:
-    """Where tasks run in pytest's own process the fault is refused, and Prefect retries nothing."""
+    """Where tasks run in pytest's own process, the fault is refused and the task fails."""
     unchecked_faults.on("charge*").crash_process(times=3)
     state, outcomes = run_tasks((a_task, 1))
     error = outcomes[0].error if outcomes else state.result(raise_on_failure=False)
@@ -97,7 +97,7 @@ def test_pytest_is_not_killed(
 
 
 def test_a_task_that_is_called_runs_in_pytests_process(unchecked_faults: Faults) -> None:
-    """A task that is called and not submitted is not killed either, whatever the runner."""
+    """A crash is also refused for a task that is called rather than submitted."""
     unchecked_faults.on("charge").crash_process()
     with pytest.raises(FaultRefused, match="submit it on the task runner"):
         charge(1)

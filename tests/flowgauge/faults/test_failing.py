@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks that fail, are slow or lose their result on purpose, on every task runner.
 
-What happened is read from Prefect. Its server knows of a task run up to a second late, so one
-flow run on each runner has all the faults.
+What happened is read from Prefect. Its server learns of a task run up to a second late, so a
+single flow run on each task runner has all the faults.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from tests.flowgauge.faults.conftest import Outcome, RunTasks, unchecked
 
 
 class ServiceDown(Exception):
-    """An error of one's own."""
+    """An exception that the test defines."""
 
 
 @task(retries=2)
 def fetch(what: object) -> int:
-    """Return which attempt succeeded."""
+    """Return the number of the attempt that succeeded."""
     attempt: int = task_run.run_count
     return attempt
 
 
 @task(retries=2)
 async def fetch_async(what: object) -> int:
-    """Return which attempt succeeded."""
+    """Return the number of the attempt that succeeded."""
     attempt: int = task_run.run_count
     return attempt
 
 
 @task(persist_result=True, cache_policy=INPUTS)
 def store(what: str) -> str:
-    """Return what it got, and store it."""
+    """Return the argument, which is stored as the result."""
     return what
 
 
 @task(persist_result=True, cache_policy=INPUTS)
 async def store_async(what: str) -> str:
-    """Return what it got, and store it."""
+    """Return the argument, which is stored as the result."""
     return what
 
 
@@ -84,14 +84,14 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Course:
-    """A flow run with all faults, and one more in which stored results could be reused."""
+    """A flow run with all faults, and a second one in which stored results could be reused."""
 
     seed: int
     first: list[Outcome]
     second: list[Outcome]
 
     def outcomes(self, name: str) -> list[Outcome]:
-        """Return what came of the task of this name in the first flow run."""
+        """Return the outcomes of the task of this name in the first flow run."""
         return [outcome for outcome in self.first if outcome.task == name]
 
     def history(self, name: str) -> History:
@@ -109,8 +109,8 @@ class Course:
 def course(
     prefect_server: str, pytestconfig: pytest.Config, run_tasks: RunTasks, runner_name: str
 ) -> Course:
-    """Run every task with its fault."""
-    # `INPUTS` holds tasks with the same arguments for the same; other runners store results, too.
+    """Run every task with its fault, then run those that stored results again."""
+    # With `INPUTS`, tasks with the same arguments share a result, even across task runners.
     with unchecked(pytestconfig, prefect_server) as faults:
         faults.on("twice*").fail_times(2, ServiceDown("no answer"))
         faults.on("for good").fail_times(3, ServiceDown("no answer"))
@@ -136,19 +136,19 @@ def course(
 
 
 @pytest.mark.parametrize("name", ["twice", "twice, async"])
-def test_a_task_fails_as_often_as_was_asked(course: Course, name: str) -> None:
+def test_a_task_fails_as_often_as_requested(course: Course, name: str) -> None:
     """`fail_times(2)` fails the first two attempts of a task run, and Prefect retries them."""
     assert course.history(name).matches("Pending Running Retrying{2} Completed")
     assert course.outcomes(name)[0].value == 3
 
 
-def test_other_tasks_are_left_alone(course: Course) -> None:
-    """A task that no fault names runs as ever."""
+def test_other_tasks_are_unaffected(course: Course) -> None:
+    """A task that no fault names runs as usual."""
     assert course.history("none").matches("Pending Running Completed")
 
 
 def test_the_error_arrives(course: Course) -> None:
-    """What a task fails with is the test's own exception, also from another process."""
+    """A task fails with the test's own exception, even in another process."""
     [outcome] = course.outcomes("for good")
     assert repr(outcome.error) == "ServiceDown('no answer')"
     assert isinstance(outcome.error, ServiceDown)
@@ -156,13 +156,13 @@ def test_the_error_arrives(course: Course) -> None:
 
 
 def test_a_count_over_all_task_runs(course: Course) -> None:
-    """With `in_all=True` two attempts fail, whichever task runs they belong to."""
+    """With `in_all=True` two attempts fail in total, whichever task runs they belong to."""
     runs = [outcome.run for outcome in course.outcomes("together")]
     assert sum(run_history(run).attempts for run in runs) == len(runs) + 2
 
 
 def test_the_seed_decides(course: Course) -> None:
-    """With a probability, the same attempts fail on every runner: those that the seed chooses."""
+    """With a probability, the same attempts fail on every task runner: those the seed chooses."""
     wanted = Fault(3, "chance", "before the body", FailSometimes(b"", 0.5), "")
     for number, outcome in enumerate(course.outcomes("chance")):
         subject = f"chance({{'what': {number}}}) #0"
@@ -180,7 +180,7 @@ def test_after_the_effect(course: Course, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["slow", "slow, async"])
 def test_slow(course: Course, name: str) -> None:
-    """A slow task is Running for as long as was asked, in every attempt."""
+    """A slowed task runs for at least the requested time in every attempt."""
     history = course.history(name)
     assert history.duration("Running") >= 0.2
     assert history.duration("Retrying") >= 0.2
@@ -188,35 +188,35 @@ def test_slow(course: Course, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["unstored", "unstored, async"])
 def test_before_the_result_is_stored(course: Course, name: str) -> None:
-    """Where storing fails, Prefect rolls a completed task back; the next flow run finds nothing."""
+    """If storing fails, Prefect rolls the completed task back; the next flow run runs it again."""
     assert course.history(name).matches("Pending Running Completed RolledBack")
     assert course.again(name).matches("Pending Running Completed")
 
 
 @pytest.mark.parametrize("name", ["damaged", "damaged, async"])
-def test_a_damaged_result_is_no_cache(course: Course, name: str) -> None:
-    """Prefect holds a damaged result for a missing one, and runs the task again."""
+def test_a_damaged_result_is_not_reused(course: Course, name: str) -> None:
+    """Prefect treats a damaged result as missing and runs the task again; intact ones are reused."""
     assert course.history(name).matches("Pending Running Completed")
     assert course.again(name).matches("Pending Running Completed")
     assert course.again("whole").matches("Pending Running Cached")
 
 
 def test_a_damaged_result_cannot_be_read(course: Course) -> None:
-    """Whoever reads a damaged result gets an error; who had it before keeps it."""
+    """Reading a damaged result raises an error; the flow that ran the task gets none."""
     [outcome] = course.outcomes("damaged, unread")
     assert outcome.error is None
     assert course.history("damaged, unread").matches("Pending Running Completed")
     with get_client(sync_client=True) as client:
         state = client.read_task_run(outcome.run).state
     assert state is not None
-    # Prefect does not say what is wrong: it takes the half of its JSON for the pickle in it.
+    # Prefect does not say what is wrong: it mistakes half of its JSON for the pickle in it.
     with pytest.raises((binascii.Error, pickle.UnpicklingError)):
         state.result(retry_result_failure=False)
 
 
 @pytest.mark.runners("sequential", "threads", "dask-threads", "dask-processes")
 def test_after_completion(faults: Faults, run_tasks: RunTasks) -> None:
-    """An error after completion reaches who waits for the task; nothing is retried."""
+    """An error after completion reaches the caller that waits for the task."""
     faults.on("fetch", at="after completion").fail_times(9, ServiceDown("no answer"))
     state, outcomes = run_tasks((fetch, 1))
     # The sequential runner runs tasks where they are submitted, so the flow fails there.
@@ -226,7 +226,7 @@ def test_after_completion(faults: Faults, run_tasks: RunTasks) -> None:
 
 @pytest.mark.runners("processes")
 def test_no_error_after_completion_in_a_pool(unchecked_faults: Faults, run_tasks: RunTasks) -> None:
-    """In a process pool, where such an error would never be heard of, the fault is refused."""
+    """In a process pool, where such an error would never arrive, the fault is refused."""
     unchecked_faults.on("fetch", at="after completion").fail_times(1)
     _, [outcome] = run_tasks((fetch, 1))
     assert outcome.value == 1
@@ -235,9 +235,10 @@ def test_no_error_after_completion_in_a_pool(unchecked_faults: Faults, run_tasks
 
 
 def test_the_refusal_in_a_pool_is_still_needed() -> None:
-    """Prefect's pool never hears of an error that ends a worker; once it does, the refusal can go.
+    """Prefect's future stays pending after an error that ends a worker of the process pool.
 
-    The wrapper of the engine in a worker turns every error into `SystemExit`.
+    The wrapper of the engine in a worker turns every error into `SystemExit`. Once such a future
+    is done, the refusal can be removed.
     """
     resolved: Future[Future[bytes]] = Future()
     in_worker: Future[bytes] = Future()
@@ -248,8 +249,8 @@ def test_the_refusal_in_a_pool_is_still_needed() -> None:
     assert not waited_for.done()
 
 
-def test_a_cached_result_has_no_body(unchecked_faults: Faults) -> None:
-    """A run that finds its result in the cache gets to no point at which it could fail."""
+def test_a_cached_task_run_reaches_no_fault_point(unchecked_faults: Faults) -> None:
+    """A task run whose result is cached reaches no point at which a fault could strike."""
     assert store("once") == "once"
     for point in FAULT_POINTS:
         unchecked_faults.on("store", at=point).fail_times(1)
@@ -266,8 +267,8 @@ def test_generators(faults: Faults, point: FaultPoint) -> None:
         list(count_up(2))
 
 
-def test_a_transaction_around_the_task_stores(faults: Faults) -> None:
-    """A task in a transaction gets to the point of storing when the transaction commits."""
+def test_a_transaction_stores_when_it_commits(faults: Faults) -> None:
+    """A fault before storing strikes a task in a transaction when the transaction commits."""
     rolled_back = []
     faults.on("store_later", at="before the result is stored").fail_times(1)
 
@@ -289,10 +290,10 @@ def test_a_transaction_around_the_task_stores(faults: Faults) -> None:
     assert rolled_back == ["store_later"]
 
 
-def test_a_damaged_result_with_its_key_apart(faults: Faults, tmp_path: Path) -> None:
-    """Where keys are stored apart Prefect trusts them, and a task whose result is damaged fails.
+def test_a_damaged_result_with_a_separate_key(faults: Faults, tmp_path: Path) -> None:
+    """If keys are stored separately, Prefect trusts them, and reusing a damaged result fails.
 
-    The copy that the process has in memory does not hide the damage.
+    The copy of the result in the process's memory does not hide the damage.
     """
     faults.on("store_apart").corrupt_result()
 
@@ -308,8 +309,8 @@ def test_a_damaged_result_with_its_key_apart(faults: Faults, tmp_path: Path) -> 
     assert store_twice() == ["Completed", "Failed"]
 
 
-def test_without_the_fixture_prefect_is_stock(tmp_path: Path) -> None:
-    """The engines of pytest's own process are Prefect's again at the end of the test."""
+def test_prefect_is_restored_after_the_test(tmp_path: Path) -> None:
+    """In pytest's own process the engines are patched only during a test, and then restored."""
 
     def methods() -> list[Any]:
         engines = (SyncTaskRunEngine, AsyncTaskRunEngine)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which faults strike, decided without Prefect: what chance depends on, and how often."""
+"""Which faults strike and how often, and what chance depends on, tested without Prefect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROBABILITIES = st.floats(0, 1)
 
 
 def fault(effect: FaultEffect) -> Fault:
-    """Return a fault of every task."""
+    """Return a fault for every task."""
     return Fault(0, "*", "before the body", effect, "faults.on('*')")
 
 
@@ -35,13 +35,13 @@ def sometimes(probability: float) -> Fault:
 
 
 def struck(faults: list[Fault], seed: int, visits: list[tuple[str, str]]) -> Counter[Any]:
-    """Return how often each course of strikes came up among the runs of each subject.
+    """Return how many runs of each subject had each sequence of strikes.
 
     Args:
-        faults: What is wanted.
-        seed: Of the test.
-        visits: A run and what it does, in the order in which they get to the point. They come
-            from two processes in turn.
+        faults: The faults of the test.
+        seed: The seed of the test.
+        visits: Pairs of a run and its subject, in the order in which they reach the point. Two
+            processes take turns.
     """
     # Prefect's ids are random, so nothing may depend on them.
     ids = {run: str(uuid.uuid4()) for run, _ in visits}
@@ -68,21 +68,21 @@ def two_orders(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[tuple[str, 
 def test_chance_does_not_depend_on_the_order(
     orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], seed: int, probability: float
 ) -> None:
-    """With one seed, attempts of the same tasks fail in whatever order and process they run."""
+    """With one seed the same attempts fail, in whatever order and process they run."""
     first, second = (struck([sometimes(probability)], seed, visits) for visits in orders)
     assert first == second
 
 
 @given(SEEDS, st.floats(0.05, 0.95))
 def test_faults_strike_as_often_as_their_probability(seed: int, probability: float) -> None:
-    """Of 400 task runs as many fail as the probability says, within six standard deviations."""
+    """The failures among 400 task runs match the probability within six standard deviations."""
     deviation = (400 * probability * (1 - probability)) ** 0.5
     assert abs(strikes_in_400(seed, probability) - 400 * probability) <= 6 * deviation
 
 
 @given(SEEDS, st.sampled_from([0, 1]))
 def test_probabilities_of_0_and_1_are_certain(seed: int, probability: int) -> None:
-    """With a probability of 0 nothing fails, with one of 1 everything."""
+    """With a probability of 0 nothing fails; with a probability of 1 everything fails."""
     assert strikes_in_400(seed, probability) == 400 * probability
 
 
@@ -93,8 +93,8 @@ def strikes_in_400(seed: int, probability: float) -> int:
 
 
 @given(SEEDS)
-def test_attempts_of_one_run_are_drawn_one_by_one(seed: int) -> None:
-    """A run whose first attempt failed by chance may well succeed in the second."""
+def test_attempts_of_one_run_are_drawn_separately(seed: int) -> None:
+    """Of 64 attempts of one task run some fail and some succeed."""
     wanted = sometimes(0.5)
     course = {wanted.strikes(seed, "load() #0", attempt, 0) for attempt in range(1, 65)}
     assert course == {True, False}
@@ -104,7 +104,7 @@ def test_attempts_of_one_run_are_drawn_one_by_one(seed: int) -> None:
 def test_a_count_over_all_runs_is_kept_by_all_processes(
     orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], times: int
 ) -> None:
-    """With `in_all=True` as many attempts fail as were asked for, whichever come first."""
+    """With `in_all=True` the requested number of attempts fails, over all runs and processes."""
     _, visits = orders
     courses = struck([fault(Fail(b"", times, in_all=True))], 0, visits)
     count = sum(sum(course) * runs for (_, course), runs in courses.items())
@@ -115,14 +115,14 @@ def test_a_count_over_all_runs_is_kept_by_all_processes(
 def test_a_count_is_kept_for_each_run(
     orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], times: int
 ) -> None:
-    """Otherwise the first attempts of each run fail, whatever other runs do meanwhile."""
+    """Without `in_all` the first attempts of each run fail, whatever other runs do meanwhile."""
     for visits in orders:
         for _, course in struck([fault(Fail(b"", times, in_all=False))], 0, visits):
             assert list(course) == [1] * min(times, len(course)) + [0] * (len(course) - times)
 
 
 def test_a_fault_may_be_added_at_any_time(tmp_path: Path) -> None:
-    """A process that has read the plan follows what is added, and stops when the test ends."""
+    """A process that follows the plan notices added faults, and stops when the test ends."""
     process = FaultProcess(tmp_path, expendable=False)
 
     def due() -> int:
@@ -138,8 +138,8 @@ def test_a_fault_may_be_added_at_any_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_arguments_read_the_same_in_every_process(seed: str) -> None:
-    """What a task run does is told from its arguments, whatever order a process has for a set."""
+def test_arguments_are_described_the_same_in_every_process(seed: str) -> None:
+    """Arguments have the same description in every process, even sets, whose order differs."""
     source = (
         "from flowgauge.faults.plan import describe;"
         "print(describe({'b': {'x', 'y', 'z'}, 'a': [1, (2.5, None)]}), describe(object()))"
@@ -155,6 +155,6 @@ def test_arguments_read_the_same_in_every_process(seed: str) -> None:
 
 
 @given(st.recursive(st.integers() | st.text(), lambda part: st.lists(part) | st.tuples(part)))
-def test_different_arguments_read_differently(value: Any) -> None:
-    """Two task runs with different arguments are two subjects."""
+def test_different_arguments_are_described_differently(value: Any) -> None:
+    """The descriptions of a value and of a list that holds it differ."""
     assert describe(value) != describe([value])
