@@ -195,7 +195,7 @@ def test_before_the_result_is_stored(course: Course, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["damaged", "damaged, async"])
 def test_a_damaged_result_is_not_reused(course: Course, name: str) -> None:
-    """Prefect treats a damaged result as missing and runs the task again; intact ones are reused."""
+    """Prefect treats a damaged result as missing and runs the task again; intact ones are used."""
     assert course.history(name).matches("Pending Running Completed")
     assert course.again(name).matches("Pending Running Completed")
     assert course.again("whole").matches("Pending Running Cached")

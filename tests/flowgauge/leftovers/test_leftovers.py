@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test leaves behind is an error of that test; small projects show it."""
+"""What a test leaves behind is an error of that test, as small projects show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flowgauge.server.template import cache_folder
 from flowgauge.waiting import patience
 
 CACHE = cache_folder()
-"""Where a migrated database lies, which need not be made again for each home."""
+"""The folder with a migrated database, so that it is not created again for each home."""
 CONFTEST = """
 import subprocess
 import threading
@@ -56,7 +56,7 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give a temporary folder whose name leaves room for that of a socket."""
+    """Yield a temporary folder whose path is short enough for a socket in it."""
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
@@ -66,7 +66,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def project(
     pytester: pytest.Pytester, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.Pytester:
-    """Give an empty project that has the check on, with a home of its own."""
+    """Return an empty project that has the check enabled, with its own home folder."""
     monkeypatch.setenv("HOME", str(pytester.mkdir("home")))
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     pytester.makeini("[pytest]\nflowgauge = true")
@@ -80,12 +80,12 @@ def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
 
 
 def errors(result: pytest.RunResult) -> dict[str, list[str]]:
-    """Return what each test is said to leave, by the name of the test."""
+    """Return the reported leftovers of each test, by the name of the test."""
     found: dict[str, list[str]] = {}
     name = ""
     for line in result.outlines:
         if "short test summary info" in line:
-            break  # where CI is set, pytest says everything once more there
+            break  # where CI is set, pytest repeats everything there
         if line.startswith("____") or line.startswith("===="):
             name = line.strip("_ ").removeprefix("ERROR at teardown of ")
         elif line.startswith("  ") and line.strip().split()[0] in {
@@ -99,13 +99,16 @@ def errors(result: pytest.RunResult) -> dict[str, list[str]]:
 
 
 def note(project: pytest.Pytester, file: str, test: str) -> str:
-    """Return what is said of a file of which no more is known than when it appeared."""
+    """Return the note on a file of which only the test during which it appeared is known."""
     return f"note: {project.path}/{file} appeared during {test}; what created it is unknown"
 
 
 @pytest.mark.e2e
 def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> None:
-    """A process, a thread or a file that a test leaves is its error, and named."""
+    """A process, thread or file that a test leaves behind is an error of that test, and named.
+
+    A file that a child process creates is only noted, because its origin is unknown.
+    """
     (project.path / "old.log").write_text("1")
     project.makepyfile(
         """
@@ -203,8 +206,8 @@ def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> Non
         result.stdout.fnmatch_lines([f"*or allow it: @pytest.mark.leaves('{kind}', reason=...)"])
 
 
-def test_what_belongs_somewhere_is_not_left(project: pytest.Pytester) -> None:
-    """What ends, what is the run's, and what pytest and others write is no error of a test."""
+def test_what_ends_or_belongs_elsewhere_is_not_left(project: pytest.Pytester) -> None:
+    """What ends, belongs to the pytest run, or is written by pytest itself is not an error."""
     project.makepyfile(
         """
         import multiprocessing
@@ -298,7 +301,7 @@ def test_what_belongs_somewhere_is_not_left(project: pytest.Pytester) -> None:
     )
     (project.path / "old.log").write_text("1")
     (project.path / "imported.py").touch()
-    # Not with pytester's --basetemp: pytest makes the folder that its runs share.
+    # Without pytester's --basetemp: pytest itself creates the folder that its runs share.
     result = project.run(sys.executable, "-m", "pytest", "-p", "flowgauge.plugin.leftovers_fixture")
     result.assert_outcomes(passed=12)
     assert (project.path / "__pycache__").is_dir()
@@ -307,9 +310,10 @@ def test_what_belongs_somewhere_is_not_left(project: pytest.Pytester) -> None:
 def test_what_merely_appears_is_a_note(
     project: pytest.Pytester, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that an editor or a shell saves while a test runs fails no test, and is named.
+    """A file that another program saves while a test runs fails no test, but is named in a note.
 
-    Nobody can know that it was not made by what the test started, too.
+    It cannot be known whether a process that the test started created it. A file that appears in
+    the temporary folder is not named.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         # A run that fails before it connects must not leave this one waiting.
@@ -378,8 +382,8 @@ def test_a_mark_allows(project: pytest.Pytester) -> None:
         ("'files'", 'give a reason="...", and no other keyword'),
     ],
 )
-def test_a_broken_mark_is_one_line(project: pytest.Pytester, arguments: str, says: str) -> None:
-    """A mark that can't be understood ends the run before a test does, with one line."""
+def test_an_invalid_mark_is_reported(project: pytest.Pytester, arguments: str, says: str) -> None:
+    """An invalid mark ends the pytest run with one line, before any test runs."""
     project.makepyfile(
         f"""
         import pytest
@@ -397,8 +401,8 @@ def test_a_broken_mark_is_one_line(project: pytest.Pytester, arguments: str, say
     assert "it ran" not in result.stdout.str()
 
 
-def test_nothing_is_checked_where_it_is_off(project: pytest.Pytester) -> None:
-    """A project that neither switches the plugin on nor uses its server is left alone."""
+def test_nothing_is_checked_where_the_check_is_off(project: pytest.Pytester) -> None:
+    """A project that neither enables the plugin nor uses its server is not checked at all."""
     project.makeini("[pytest]")
     project.makepyfile(
         """
@@ -418,8 +422,8 @@ def test_nothing_is_checked_where_it_is_off(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.e2e
-def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) -> None:
-    """Flows leave nothing: services and their connections are Prefect's; a client is a test's."""
+def test_what_prefect_starts_is_not_left(project: pytest.Pytester, temporary: Path) -> None:
+    """Prefect's services and connections are not leftovers; a task's file and a client are."""
     project.makeini("[pytest]")
     project.makepyfile(
         """
@@ -488,8 +492,8 @@ def test_prefect_s_own_is_not_left(project: pytest.Pytester, temporary: Path) ->
 
 
 @pytest.mark.nightly
-def test_a_dask_worker_that_is_started_again_is_not_left(project: pytest.Pytester) -> None:
-    """A worker that dies in a test is started again by its nanny, for the run and not the test."""
+def test_a_dask_worker_that_is_restarted_is_not_left(project: pytest.Pytester) -> None:
+    """A worker that its nanny restarts during a test belongs to the pytest run, not to the test."""
     project.makepyfile(
         """
         import os
@@ -521,7 +525,7 @@ def test_a_dask_worker_that_is_started_again_is_not_left(project: pytest.Pyteste
 def test_a_server_that_starts_during_a_test_is_not_left(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server that a later test may need is forked when it is ready, and is the run's."""
+    """A server for later tests may start during any test; it belongs to the pytest run."""
     # Otherwise it would be forked by the zygote of this run.
     monkeypatch.delenv(ZYGOTE, raising=False)
     project.makepyfile(
@@ -540,7 +544,7 @@ def test_a_server_that_starts_during_a_test_is_not_left(
 
 
 def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
-    """What a worker writes outside the run's folder is reported once, with the line of code."""
+    """A worker reports a file outside the run's folder once, with the line that wrote it."""
     home = tmp_path / "home"
     home.mkdir()
     script = (
@@ -560,10 +564,10 @@ def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
     assert reported(home, read) == ({}, read)
 
 
-def test_what_may_be_left_is_not_waited_for(
+def test_allowed_leftovers_are_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kind that a test may leave costs no waiting, however patient the check is."""
+    """Leftovers of an allowed kind are not waited for, however patient the check is."""
     monkeypatch.setattr(watch_module, "PATIENCE", float("inf"))
     ends = threading.Event()
     watch = LeftoverWatch(Folders(tmp_path, lambda: (), alone=True))
@@ -579,15 +583,18 @@ def test_what_may_be_left_is_not_waited_for(
         thread.join()
 
 
-def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To watch a test that leaves nothing takes no waiting and no look at single processes."""
+def test_watching_a_clean_test_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watching a test that leaves nothing is cheap.
+
+    It lists folders at most nine times, inspects no single process and collects no garbage.
+    """
     looks: list[str] = []
     monkeypatch.setattr(gc, "collect", lambda: looks.append("garbage"))
     monkeypatch.setattr(psutil, "Process", lambda pid: looks.append("a process"))
     listdir, here = os.listdir, threading.get_ident()
 
     def listed(path: str) -> list[str]:
-        if threading.get_ident() == here:  # what earlier tests left running may look, too
+        if threading.get_ident() == here:  # threads of earlier tests may list folders, too
             looks.append("a folder")
         return listdir(path)
 
@@ -596,26 +603,26 @@ def test_a_clean_test_costs_a_few_looks(tmp_path: Path, monkeypatch: pytest.Monk
     assert watch.left() == {}
     assert watch.appeared() == []
     watch.close()
-    # Before, after, and for what appeared: of processes, of the project's and the home folder.
+    # Before, after, and for `appeared`: the processes, the project's folder and the home.
     assert looks == ["a folder"] * len(looks)
     assert len(looks) <= 9
     assert listdir(tmp_path) == []
 
 
 class ClosedMeanwhile(socket.socket):
-    """A socket that another thread closes between two looks at it."""
+    """A socket that closes when it is first looked at, as if another thread had closed it."""
 
     def fileno(self) -> int:
-        """Return the number, and close the socket."""
+        """Return the file descriptor, and close the socket."""
         number = super().fileno()
         self.close()
         return number
 
 
-def test_a_connection_that_is_closed_meanwhile_is_not_left(
+def test_a_connection_closed_meanwhile_is_not_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that ends while it is looked at is none that a test leaves behind."""
+    """A connection that is closed while it is being checked is not a leftover."""
     monkeypatch.setattr(watch_module, "_server_port", lambda: 4200)
     address = ("127.0.0.1", 4200)
     closing, kept = ClosedMeanwhile(), socket.socket()

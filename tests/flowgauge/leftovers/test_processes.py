@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes this one, or what it started, has started."""
+"""The processes that this one and its descendants have started."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def family() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture(autouse=True)
 def _of_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no process belong to the run."""
+    """Let no process belong to the pytest run."""
     monkeypatch.setattr(processes, "_of_the_run", set())
 
 
@@ -51,15 +51,15 @@ def test_what_a_child_starts_is_a_descendant() -> None:
         assert found[child].endswith("-c import sys; sys.stdin.read()")
 
 
-def test_what_an_earlier_process_starts_is_its_own() -> None:
-    """What a process that was there before starts is left out."""
+def test_what_an_earlier_process_starts_is_left_out() -> None:
+    """A process whose parent existed before is left out."""
     with family() as (parent, child):
         assert descendants({child}, others={parent}) == {}
 
 
 @pytest.mark.parametrize("whose", [0, 1])
 def test_what_belongs_to_the_run_is_left_out(whose: int) -> None:
-    """A process of the run is left out, and so is what it starts."""
+    """A process of the pytest run is left out, and so are the processes that it starts."""
     with family() as ids:
         belongs_to_run(ids[whose])
         assert descendants({*ids}).keys() == {*ids[:whose]}
