@@ -87,9 +87,7 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
         ),
     ],
 )
-def test_an_invalid_fault(
-    wanted: Faults, call: Callable[[Faults], Any], says: str
-) -> None:
+def test_an_invalid_fault(wanted: Faults, call: Callable[[Faults], Any], says: str) -> None:
     """A mistake in a call fails the test at that call, with one line and no traceback."""
     with pytest.raises(pytest.fail.Exception) as caught:
         call(wanted)

@@ -16,21 +16,21 @@ from flowgauge.waiting import patience
 
 
 def own_process(number: int) -> tuple[int, int]:
-    """Return a number and the process that it was seen in."""
+    """Return the number and the id of the process that this runs in."""
     return number, os.getpid()
 
 
 def test_a_baseline_maps_in_order_where_its_runner_would(
     baseline: Baseline, runner_name: str
 ) -> None:
-    """Each baseline keeps the order, and leaves this process just as its task runner does."""
+    """Each baseline keeps the order, and uses other processes exactly if its task runner does."""
     mapped = baseline.map(own_process, range(8))
     assert [number for number, _ in mapped] == list(range(8))
     elsewhere = os.getpid() not in {pid for _, pid in mapped}
     assert elsewhere == (not RUNNERS[runner_name].in_process)
 
 
-def test_a_baseline_works_anew_every_time(baseline: Baseline, tmp_path: Path) -> None:
+def test_a_baseline_does_its_work_every_time(baseline: Baseline, tmp_path: Path) -> None:
     """A second call with the same arguments is executed again, on Dask too."""
     folder = str(tmp_path)
     for round in (1, 2):
@@ -58,10 +58,10 @@ if __name__ == "__main__":
 
 
 def test_a_pool_ends_with_its_process(tmp_path: Path) -> None:
-    """No worker of a bare pool is left when the process that started it was killed."""
+    """No worker of a bare pool survives after the process that started it was killed."""
     script, said = tmp_path / "pool.py", tmp_path / "said"
     script.write_text(POOL)
-    # Not a pipe, for whoever reads one waits for all that hold its other end.
+    # Not a pipe: its reader would wait for every process that holds the other end.
     with said.open("wb") as out:
         subprocess.run([sys.executable, script], stdout=out, check=False)
     workers = [int(pid) for pid in said.read_text().split()]

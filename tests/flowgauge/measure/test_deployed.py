@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a deployment are triggered, watched to their end, and timed."""
+"""Runs of a deployment are triggered, followed until they end, and timed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from flowgauge.measure.deployed import DeployedError, Site
 
 @pytest.fixture
 def site(prefect_server: str, tmp_path: Path) -> Iterator[Site]:
-    """Give a flow that can be deployed on the server of the tests."""
+    """Yield a flow that can be deployed on the tests' server."""
     with Site(prefect_server, tmp_path) as site:
         yield site
 
 
-def test_what_the_server_refuses_is_told(site: Site) -> None:
-    """An answer that is an error is raised with what was asked and what was said."""
+def test_an_error_response_is_reported(site: Site) -> None:
+    """An error response is raised, with the request and the status code."""
     with pytest.raises(DeployedError, match="GET /deployments/none: 4"):
         site.request("GET", "/deployments/none")
 
 
-def test_what_is_never_run_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that nobody starts is given up at the deadline."""
+def test_a_run_that_never_starts_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a run that nobody starts ends with an error at the deadline."""
     monkeypatch.setattr(deployed, "DEADLINE", 0.3)
     with pytest.raises(DeployedError, match=r"gave up waiting for run .* after 0\.3 s"):
         site.runs(site.deploy("left-alone"))
 
 
-def test_a_run_that_ends_badly_is_told(site: Site) -> None:
-    """A run that doesn't complete ends the measurement, with its state."""
+def test_a_run_that_does_not_complete_is_reported(site: Site) -> None:
+    """A run that doesn't complete ends the measurement with an error that names its state."""
     deployment = site.deploy("cancelled")
     run = site.request("POST", f"/deployments/{deployment}/create_flow_run")["id"]
     cancelled = {"type": "CANCELLED", "name": "Cancelled"}
@@ -45,7 +45,7 @@ def test_a_run_that_ends_badly_is_told(site: Site) -> None:
 
 @pytest.mark.e2e
 def test_a_served_run_is_timed(site: Site) -> None:
-    """Runs of a deployment that a process serves complete, and started after their trigger."""
+    """A run of a deployment that a process serves is timed from its trigger to its start."""
     with site.running("flows.py", PREFECT_RUNNER_POLL_FREQUENCY="1"):
         before = time.monotonic()
         seconds = site.seconds_to_start(site.find("served"))
@@ -53,8 +53,8 @@ def test_a_served_run_is_timed(site: Site) -> None:
 
 
 @pytest.mark.e2e
-def test_a_burst_is_timed_where_its_answers_are_right(site: Site) -> None:
-    """Runs at once are timed together; a wrong answer has no time."""
+def test_a_burst_is_timed_if_its_answers_are_right(site: Site) -> None:
+    """Concurrent runs are timed together; a wrong answer is an error."""
     before = time.monotonic()
     assert 0 < site.seconds_at_once(3) < time.monotonic() - before
     burst = site.folder / "burst.py"

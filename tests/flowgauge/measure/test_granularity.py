@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Efficiency is measured beside a bare pool, on checked answers, for tasks of any length."""
+"""Efficiency is measured relative to a bare pool, with checked answers, for any task length."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WORKERS = 2
 
 
 class Machine(Executor):
-    """A machine whose time is what its work is said to take; the work itself is really done.
+    """A machine whose clock advances by the nominal time of its work; the work is really done.
 
-    It is the bare pool, and with an overhead for each task it is a runner.
+    It is the bare pool, and with an overhead for each task it is a task runner.
     """
 
     def __init__(self) -> None:
@@ -41,24 +41,24 @@ class Machine(Executor):
         return self.now
 
     def settle(self) -> None:
-        """Be quiet at once."""
+        """Record that the machine was given time to settle."""
         self.done.append("settle")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Do what is submitted, in no time."""
+        """Do what is submitted, without advancing the clock."""
         future: Future[T] = Future()
         future.set_result(fn(*args, **kwargs))
         return future
 
     def map(self, fn: Callable[..., T], *given: Iterable[Any], **options: Any) -> Iterator[T]:
-        """Do the work of the bare pool, in the time that it takes all workers."""
+        """Do the work of the bare pool, in the time that all workers together need."""
         self.done.append("bare")
         calls = list(zip(*given, strict=False))
         self.now += sum(n / SPEEDS.per_second[kernel] for kernel, n in calls) / WORKERS
         return iter([fn(*call) for call in calls])
 
     def runner(self, overhead: float) -> Callable[[Workflow], Mapping[str, TaskResult]]:
-        """Return a runner that takes some time for each task beside its work."""
+        """Return a task runner that takes some time for each task in addition to its work."""
 
         def run(workflow: Workflow) -> Mapping[str, TaskResult]:
             self.done.append("run")
@@ -72,7 +72,7 @@ class Machine(Executor):
         return run
 
     def measured(self, cell: MetgCase, overhead: float = OVERHEAD) -> Granularity:
-        """Return what measures a runner on this machine."""
+        """Return a measurement of a task runner on this machine."""
         run = self.runner(overhead)
         return Granularity(
             cell, run, self, SPEEDS, WORKERS, rounds=3, clock=self.clock, settle=self.settle
@@ -81,18 +81,18 @@ class Machine(Executor):
 
 @pytest.fixture
 def machine() -> Machine:
-    """Give a machine."""
+    """Return a machine."""
     return Machine()
 
 
 def slow(shape: str) -> MetgCase:
-    """Return the cell of a runner on tasks in pure Python."""
+    """Return the case of a task runner with tasks in pure Python."""
     return MetgCase("slow", "python", shape)
 
 
 @pytest.mark.parametrize("shape", ["trivial", "stencil"])
 def test_efficiency_is_the_share_of_the_work(machine: Machine, shape: str) -> None:
-    """Tasks as long as their overhead use half of the workers' time, longer ones more."""
+    """Tasks as long as their overhead use half of the workers' time; longer ones use more."""
     cell = machine.measured(slow(shape))
     for times, share in ((1, 0.5), (9, 0.9)):
         for sample in cell(times * OVERHEAD):
@@ -101,14 +101,14 @@ def test_efficiency_is_the_share_of_the_work(machine: Machine, shape: str) -> No
             assert sample.granularity == pytest.approx((1 + times) * OVERHEAD)
 
 
-def test_a_shape_that_leaves_workers_idle_is_no_fault_of_the_runner(machine: Machine) -> None:
-    """A tree begins with one task; the best there can be is what efficiency is the share of."""
+def test_a_shape_that_leaves_workers_idle_does_not_lower_efficiency(machine: Machine) -> None:
+    """A tree starts with one task; efficiency is relative to the best that the shape allows."""
     cell = machine.measured(slow("tree"), overhead=0)
     assert [sample.efficiency for sample in cell(0.05)] == pytest.approx([1, 1, 1])
 
 
-def test_long_tasks_are_few(machine: Machine) -> None:
-    """As many tasks are run as tell something: fewer of those that take long."""
+def test_runs_of_long_tasks_have_fewer_tasks(machine: Machine) -> None:
+    """A run has fewer tasks if they take long."""
     cell = machine.measured(slow("trivial"))
     assert len(cell.workflow(0.0).tasks) == WORKERS * cell.steps
     assert cell.steps == 16
@@ -119,8 +119,8 @@ def test_long_tasks_are_few(machine: Machine) -> None:
     ]
 
 
-def test_what_a_run_leaves_behind_is_waited_for(machine: Machine) -> None:
-    """After each run, and before the bare pool is timed again, the machine may settle."""
+def test_the_machine_settles_after_each_run(machine: Machine) -> None:
+    """After each run the machine gets time to settle before the bare pool is timed again."""
     cell = machine.measured(slow("trivial"))
     machine.done.clear()
     cell(0.001)
@@ -128,15 +128,15 @@ def test_what_a_run_leaves_behind_is_waited_for(machine: Machine) -> None:
 
 
 def test_long_tasks_have_fewer_rounds(machine: Machine) -> None:
-    """What takes long is run less often, and once at least."""
+    """Tasks that take long are run less often, but at least once."""
     cell = machine.measured(slow("trivial"))
     assert [len(cell(seconds)) for seconds in (0.09, 0.1, 0.5)] == [3, 2, 1]
     cell.rounds = 1
     assert len(cell(0.5)) == 1
 
 
-def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:
-    """A runner that leaves work out, and so is quick, is found out."""
+def test_a_wrong_answer_is_detected(machine: Machine) -> None:
+    """A task runner that skips work, and is fast for that reason, is detected."""
 
     def lazy(workflow: Workflow) -> Mapping[str, TaskResult]:
         return {
@@ -150,14 +150,14 @@ def test_a_wrong_answer_has_no_efficiency(machine: Machine) -> None:
         cell(0.01)
 
 
-def test_a_cell_has_rows(machine: Machine) -> None:
-    """Each amount of work that was tried is a row, and then METG of each target."""
+def test_a_case_has_rows(machine: Machine) -> None:
+    """There is a row for each amount of work that was tried, then one for each target's METG."""
     rows = measure_case(machine.measured(slow("trivial")), longest=0.1)
     *curve, half, most = rows
     assert [row.id for row in rows] == ["curve"] * len(curve) + ["metg-50", "metg-90"]
     assert {row.group for row in rows} == {"metg"}
     assert half.unit == "seconds"
-    # Found between amounts of work that are whole iterations.
+    # Interpolated between amounts of work that are whole iterations.
     assert half.value.median == pytest.approx(2 * OVERHEAD, rel=0.01)
     assert half.value.low <= half.value.median <= half.value.high
     assert most.value.median == pytest.approx(10 * OVERHEAD, rel=0.01)
@@ -167,8 +167,8 @@ def test_a_cell_has_rows(machine: Machine) -> None:
     assert all(row.params["tasks"] >= 8 for row in curve)
 
 
-def test_what_was_not_reached_is_not_never(machine: Machine) -> None:
-    """Where no task was long enough, the row says how far the tasks came that were tried."""
+def test_a_target_that_was_not_reached_is_not_never(machine: Machine) -> None:
+    """If no task was long enough, the row gives the efficiency that was reached."""
     *_, most = measure_case(machine.measured(slow("trivial")), longest=OVERHEAD)
     assert (most.id, most.unit) == ("metg-90", "efficiency")
     assert most.outcome is Outcome.BEYOND
@@ -178,10 +178,10 @@ def test_what_was_not_reached_is_not_never(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("shape", "feature", "rows"), [("trivial", "", 1), ("tree", "", 0), ("trivial", "tags", 0)]
 )
-def test_the_plain_cell_of_a_runner_tells_its_noise(
+def test_the_plain_case_of_a_runner_measures_its_noise(
     machine: Machine, shape: str, feature: str, rows: int
 ) -> None:
-    """Tasks without work are timed beside themselves, once for each runner."""
+    """Tasks without work are compared with themselves, in the plain case of a task runner only."""
     cell = MetgCase("slow", "native", shape, feature)
     found = measure_case(machine.measured(cell), longest=0.01)
     noise = [row for row in found if row.group == "noise"]
@@ -195,7 +195,7 @@ def test_the_plain_cell_of_a_runner_tells_its_noise(
 
 
 def test_real_time_is_measured() -> None:
-    """On a pool of threads, and timed by the clock of this machine, all samples have a time."""
+    """On a real thread pool, timed by the real clock, the times of all samples are positive."""
     with ThreadPoolExecutor(WORKERS) as pool:
         run = functools.partial(run_on_pool, pool=pool, speeds=SPEEDS)
         cell = Granularity(slow("stencil"), run, pool, SPEEDS, WORKERS, rounds=2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workflow given as data runs as a flow on every runner, and on bare pools."""
+"""A workflow given as data runs as a flow on every task runner, and on bare pools."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ SHAPED = (
 
 @pytest.fixture
 def make_runner(task_runner: TaskRunner[Any]) -> Callable[[], TaskRunner[Any]]:
-    """Give what makes a task runner for each flow run."""
+    """Return a function that makes a task runner for each flow run."""
     return task_runner.duplicate
 
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_workflow_is_a_flow(make_runner: Callable[[], TaskRunner[Any]]) -> None:
-    """On each runner every task is given the results of its parents, after they have ended."""
+    """On each task runner every task gets its parents' results, after the parents have ended."""
     check_results(MIXED, SPEEDS, run_as_flow(MIXED, make_runner, SPEEDS))
 
 
@@ -62,7 +62,7 @@ def test_a_workflow_is_a_flow(make_runner: Callable[[], TaskRunner[Any]]) -> Non
 def test_any_workflow_is_a_flow(
     workflow: Workflow, make_runner: Callable[[], TaskRunner[Any]]
 ) -> None:
-    """Whatever its shape, every task is given the results of its parents, after they have ended."""
+    """Whatever the shape, every task gets its parents' results, after the parents have ended."""
     check_results(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
 
 
@@ -73,14 +73,14 @@ def test_any_workflow_is_a_flow(
 def test_any_workflow_is_a_flow_where_tasks_start_slowly(
     workflow: Workflow, make_runner: Callable[[], TaskRunner[Any]]
 ) -> None:
-    """Whatever its shape, every task is given the results of its parents, after they have ended."""
+    """Whatever the shape, every task gets its parents' results, after the parents have ended."""
     check_results(workflow, SPEEDS, run_as_flow(workflow, make_runner, SPEEDS))
 
 
 @pytest.mark.runners("threads")
 @pytest.mark.usefixtures("prefect_server")
 def test_subflows_are_flow_runs(make_runner: Callable[[], TaskRunner[Any]]) -> None:
-    """A subflow of the data is a subflow run of its name, inside the one around it."""
+    """A subflow in the data becomes a subflow run of the same name, inside its parent's run."""
     started = time.time()
     run_as_flow(MIXED, make_runner, SPEEDS)
     with get_client(sync_client=True) as client:
@@ -91,7 +91,7 @@ def test_subflows_are_flow_runs(make_runner: Callable[[], TaskRunner[Any]]) -> N
 
 
 def named(client: SyncPrefectClient, names: list[str], since: float) -> list[FlowRun]:
-    """Return the flow runs of some names that were created since a time."""
+    """Return the flow runs with one of the names that were created since a given time."""
     wanted = FlowRunFilter(name=FlowRunFilterName(any_=names))
     runs = client.read_flow_runs(flow_run_filter=wanted)
     return [run for run in runs if run.created and run.created.timestamp() >= since]
@@ -99,10 +99,10 @@ def named(client: SyncPrefectClient, names: list[str], since: float) -> list[Flo
 
 @pytest.mark.runners("sequential")
 @pytest.mark.usefixtures("prefect_server")
-def test_subflows_that_need_each_other_are_told(
+def test_circular_subflows_are_reported(
     make_runner: Callable[[], TaskRunner[Any]],
 ) -> None:
-    """A subflow that must start before a task, and end after it, is no subflow: one line."""
+    """A subflow that must start before a task outside it, but end after it, is an error."""
     workflow = Workflow(
         "through",
         (
@@ -117,14 +117,14 @@ def test_subflows_that_need_each_other_are_told(
 
 @given(st.sampled_from(SHAPES), st.integers(1, 5), st.integers(1, 4))
 def test_a_pool_runs_any_shape(name: str, width: int, steps: int) -> None:
-    """On a bare pool every task is given the results of its parents, after they have ended."""
+    """On a bare pool every task gets its parents' results, after the parents have ended."""
     workflow = shape(name, width, steps, **WORK)
     with ThreadPoolExecutor(2) as pool:
         check_results(workflow, SPEEDS, run_on_pool(workflow, pool, SPEEDS))
 
 
 def test_dask_runs_workflows() -> None:
-    """On bare Dask every task is given the results of its parents, after they have ended."""
+    """On bare Dask every task gets its parents' results, after the parents have ended."""
     with Client(
         processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
     ) as client:

@@ -17,8 +17,8 @@ seconds = st.floats(1e-9, 1e4)
 
 @settings(max_examples=30)
 @given(st.lists(seconds, min_size=1, max_size=40))
-def test_the_interval_holds_the_median_and_lies_in_the_sample(sample: list[float]) -> None:
-    """The interval holds the median and never reaches beyond what was measured."""
+def test_the_interval_contains_the_median_and_lies_in_the_sample(sample: list[float]) -> None:
+    """The interval contains the median and never extends beyond the measurements."""
     interval = median_interval(sample)
     assert interval.median == pytest.approx(statistics.median(sample))
     assert interval.low <= interval.median <= interval.high
@@ -27,7 +27,7 @@ def test_the_interval_holds_the_median_and_lies_in_the_sample(sample: list[float
 
 
 def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
-    """Of many samples, about 95 in 100 have the true median in their interval."""
+    """The intervals of about 95 % of many samples contain the true median."""
     generator = np.random.default_rng(7)
     covered = 0
     for _ in range(300):
@@ -38,14 +38,14 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize("sample", [[3.0] * 20, [3.0] * 19 + [4.0], [1.0, 2.0]])
 def test_rounds_that_allow_no_correction_have_an_interval(sample: list[float]) -> None:
-    """Equal rounds, and few, have the percentile interval: no warning, and no figure missing."""
+    """Rounds that are (almost) equal or few still have an interval, within the measurements."""
     interval = median_interval(sample)
     assert min(sample) <= interval.low <= interval.median <= interval.high <= max(sample)
 
 
 def test_the_interval_is_corrected() -> None:
-    """From ten rounds on the interval of a skewed sample is not the percentile one."""
-    # A second of imports, which would be spent wherever tests are collected.
+    """The interval of a skewed sample is BCa from ten rounds on, and percentile below."""
+    # This import takes a second, which every collection of tests would otherwise spend.
     from scipy.stats import bootstrap
 
     sample = [float(2**index) for index in range(LEAST_FOR_BCA)]
@@ -61,8 +61,8 @@ def test_the_interval_is_corrected() -> None:
 
 
 @given(st.lists(seconds, min_size=1, max_size=40), st.floats(0.01, 100))
-def test_the_spread_is_a_share(sample: list[float], times: float) -> None:
-    """The spread of rounds is none if they are equal, and the same on a machine twice as slow."""
+def test_the_spread_is_relative(sample: list[float], times: float) -> None:
+    """The spread of equal rounds is zero, and it is the same on a slower or faster machine."""
     assert relative_iqr([sample[0]] * len(sample)) == 0
     slower = relative_iqr([each * times for each in sample])
     assert slower == pytest.approx(relative_iqr(sample), rel=1e-6, abs=1e-9)
@@ -77,12 +77,12 @@ def test_more_rounds_give_a_narrower_interval() -> None:
 
 
 def test_the_same_rounds_give_the_same_interval() -> None:
-    """A report made again from the same rounds says the same."""
+    """Calculated again from the same rounds, the interval is the same."""
     sample = [1.0, 4.0, 2.0, 8.0, 5.0]
     assert median_interval(sample) == median_interval(sample)
 
 
 def test_no_rounds_are_an_error() -> None:
-    """Nothing measured has no median."""
+    """Without any round there is an error instead of a median."""
     with pytest.raises(ValueError, match="at least one round"):
         median_interval([])

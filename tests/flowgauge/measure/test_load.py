@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run knows what it used of the machine, and what others did."""
+"""A run measures how much of the machine it used, and how much others used."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CORES = os.cpu_count() or 1
 START = Load(when=100.0, ours=10.0, all=50.0, stolen=1.0, throttled=0.5)
 
 
-def test_what_others_used_is_told_from_ours() -> None:
-    """Of what all processes used, that of this run is taken away."""
+def test_what_others_used_is_separated_from_ours() -> None:
+    """What this run used is subtracted from what all processes used."""
     end = Load(when=110.0, ours=10.0 + 4.0, all=50.0 + 7.0, stolen=1.0 + CORES, throttled=0.75)
     told = end.since(START)
     assert told["elapsed_seconds"] == 10.0
@@ -30,14 +30,14 @@ def test_what_others_used_is_told_from_ours() -> None:
     assert told["throttled_seconds"] == 0.2
 
 
-def test_what_is_not_known_is_left_out() -> None:
-    """A system that tells nothing of others gives a fingerprint without it."""
+def test_unknown_figures_are_left_out() -> None:
+    """If the system reports nothing about others, the fingerprint leaves those figures out."""
     end = Load(when=110.0, ours=14.0, all=None, stolen=None, throttled=None)
     assert end.since(START) == {"elapsed_seconds": 10.0, "cpu_seconds": 4.0}
 
 
-def test_work_of_processes_below_this_one_is_ours() -> None:
-    """What a process that this one started computes is counted, while it runs and afterwards."""
+def test_work_of_child_processes_is_ours() -> None:
+    """The processor time of a child process is counted, while it runs and afterwards."""
     code = "import sys, time\nwhile time.process_time() < 0.4: sum(range(10**5))\nsys.stdin.read()"
     start, own = load_now(), time.process_time()
 
@@ -52,8 +52,8 @@ def test_work_of_processes_below_this_one_is_ours() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_the_machine_is_looked_at() -> None:
-    """All processes together have used more than this run, and more all the time."""
+def test_the_whole_machine_is_measured() -> None:
+    """All processes together have used more than this run, and what this run used grows."""
     first = load_now()
     sum(range(3 * 10**6))
     second = load_now()
@@ -64,10 +64,10 @@ def test_the_machine_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "cpu a b", "nothing"])
-def test_files_of_another_form_are_no_error(
+def test_files_in_another_format_are_not_an_error(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system's files are missing, or look different, nothing is told of others."""
+    """If the system's files are missing or have another format, others' figures are unknown."""
     file = tmp_path / "stat"
     for name in ("_STAT", "_LIMITS"):
         monkeypatch.setattr(measured, name, file)
@@ -77,8 +77,8 @@ def test_files_of_another_form_are_no_error(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_the_peak_of_memory_is_known() -> None:
-    """What a process held once counts, also when it has given it back; its parent's does not."""
+def test_the_peak_of_memory_is_measured() -> None:
+    """Memory that a process has freed again counts; the memory of its parent does not."""
     held = bytearray(300 * 2**20)
     code = (
         "from flowgauge.measure.load import peak_memory_mib as peak\n"
@@ -89,22 +89,22 @@ def test_the_peak_of_memory_is_known() -> None:
     assert 5 < before < 200 < after < len(held) // 2**20
 
 
-def test_what_goes_on_is_waited_for() -> None:
-    """It is quiet once processes have stopped computing, and not before."""
+def test_computing_processes_are_waited_for() -> None:
+    """The machine is quiet once processes have stopped computing, and not before."""
     seconds = iter([0.0, 0.01, 0.02, 0.021, 5.0])
     assert wait_until_quiet(lambda: next(seconds), deadline=60, look=0.01)
     assert next(seconds) == 5.0
 
 
-def test_what_goes_on_for_ever_is_not_waited_for() -> None:
-    """Where others compute all the time, measuring goes on after the deadline."""
+def test_waiting_for_quiet_ends_at_the_deadline() -> None:
+    """If others never stop computing, the wait ends after the deadline."""
     start = time.monotonic()
     assert not wait_until_quiet(time.monotonic, deadline=0.05, look=0.01)
     assert time.monotonic() - start >= 0.05
 
 
-def test_what_processes_use_is_what_the_system_counts() -> None:
-    """Computing here is seen: as much as this process used, at least, but for what is rounded."""
+def test_the_systems_figure_includes_this_process() -> None:
+    """The system's figure includes all that this process used, apart from rounding."""
     start, own = measured._used(), time.process_time()
     while time.process_time() - own < 0.2:
         sum(range(10**4))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""METG is found in few runs, wherever it lies, and "never" is said where it does not exist."""
+"""METG is found in few runs, wherever it lies, and is "never" where it does not exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from flowgauge.measure.metg import Sample, measure_curve, metg
 
 few = settings(max_examples=30)
-"""For what is drawn again a thousand times in each example, for its interval."""
+"""For tests in which each example resamples a thousand times to get the interval."""
 OVERHEADS = st.floats(5e-5, 0.3)
 Measure = Callable[[float], Sequence[Sample]]
 
 
 class Machine:
-    """A runner that a formula describes: each task costs the same on top of its work."""
+    """A task runner described by a formula: each task has the same overhead."""
 
     def __init__(self, overhead: float, ceiling: float = 1.0, noise: float = 0.0) -> None:
         self.overhead, self.ceiling, self.noise = overhead, ceiling, noise
@@ -27,7 +27,7 @@ class Machine:
         self.runs = 0
 
     def __call__(self, seconds: float) -> list[Sample]:
-        """Run tasks three times."""
+        """Run tasks with this much work three times."""
         self.runs += 1
         granularity = (seconds + self.overhead) / self.ceiling
         return [
@@ -42,8 +42,8 @@ class Machine:
 
 @few
 @given(OVERHEADS, st.sampled_from([1.0, 0.97]), st.sampled_from([0.5, 0.9]))
-def test_it_is_found(overhead: float, ceiling: float, target: float) -> None:
-    """For any overhead, METG is the granularity that the formula gives, to within a tenth."""
+def test_metg_is_found(overhead: float, ceiling: float, target: float) -> None:
+    """For any overhead, METG is within a tenth of the formula's, from at most ten measurements."""
     machine = Machine(overhead, ceiling)
     found = metg(measure_curve(machine, longest=60), target)
     assert found.seconds is not None
@@ -54,7 +54,7 @@ def test_it_is_found(overhead: float, ceiling: float, target: float) -> None:
 @few
 @given(OVERHEADS, st.integers(0, 1000))
 def test_noise_widens_the_interval(overhead: float, seed: int) -> None:
-    """With runs that differ by a tenth, METG(50 %) is still found to within a quarter."""
+    """If runs vary by a tenth, the interval has a width, and METG(50 %) is within a quarter."""
     machine = Machine(overhead, noise=0.1)
     machine.chance = random.Random(seed)
     found = metg(measure_curve(machine, [0.5], longest=60), 0.5)
@@ -65,8 +65,10 @@ def test_noise_widens_the_interval(overhead: float, seed: int) -> None:
 
 
 @given(OVERHEADS, st.floats(0.1, 0.85), st.sampled_from([0.5, 0.9]))
-def test_never_is_said_with_the_ceiling(overhead: float, ceiling: float, target: float) -> None:
-    """A runner that uses half of the machine at best never comes to 90 %, and its half is told."""
+def test_a_target_above_the_ceiling_has_no_metg(
+    overhead: float, ceiling: float, target: float
+) -> None:
+    """A target above a runner's ceiling has no METG, and the ceiling is reported."""
     assume(abs(ceiling - target) >= 0.1)
     found = metg(measure_curve(Machine(overhead, ceiling), longest=60), target)
     if ceiling > target:
@@ -77,16 +79,20 @@ def test_never_is_said_with_the_ceiling(overhead: float, ceiling: float, target:
         assert found.ceiling == pytest.approx(ceiling, rel=0.1)
 
 
-def test_a_ceiling_just_below_is_below() -> None:
-    """A runner that ends at 87 % never keeps its workers 90 % busy, however near that is."""
+def test_a_ceiling_just_below_the_target_is_below() -> None:
+    """A task runner with a ceiling of 87 % has no METG(90 %), however near that is."""
     found = metg(measure_curve(Machine(0.01, 0.87), longest=60), 0.9)
     assert found.seconds is None
     assert found.ceiling == pytest.approx(0.87)
 
 
 @given(OVERHEADS, st.floats(-0.019, 0.019))
-def test_what_ends_at_the_target_is_not_waited_for(overhead: float, above: float) -> None:
-    """A runner whose end is the target itself, as one task at a time on two workers, is "never"."""
+def test_a_ceiling_at_the_target_ends_the_search(overhead: float, above: float) -> None:
+    """With a ceiling at the target, tasks of at most 100 times the overhead are tried.
+
+    Such is the ceiling of one task at a time on two workers. Unless some length happens to reach
+    the target, there is no METG.
+    """
     machine = Machine(overhead, 0.5 + above)
     asked: list[float] = []
 
@@ -100,8 +106,8 @@ def test_what_ends_at_the_target_is_not_waited_for(overhead: float, above: float
     assert max(asked) <= 100 * overhead
 
 
-def test_what_bends_at_first_is_not_never() -> None:
-    """Where three lengths gain little, and tasks that are much longer do, it is found."""
+def test_efficiency_that_rises_late_is_not_never() -> None:
+    """If the first lengths gain little, and much longer tasks gain more, METG is found."""
 
     def measure(seconds: float) -> Sequence[Sample]:
         # Up to 6 ms the same share is lost whatever the length, and beyond that less and less.
@@ -115,16 +121,19 @@ def test_what_bends_at_first_is_not_never() -> None:
 
 
 @given(OVERHEADS, st.floats(0.3, 0.85))
-def test_never_takes_tasks_that_would_do(overhead: float, ceiling: float) -> None:
-    """Of what loses a share whatever the length, "never" is said after long tasks only."""
+def test_never_requires_long_tasks(overhead: float, ceiling: float) -> None:
+    """If tasks of any length lose the same share, "never" is reported only after long tasks."""
     for longest, is_never in ((6 * overhead, False), (2000 * overhead, True)):
         found = metg(measure_curve(Machine(overhead, ceiling), longest=longest), 0.9)
         assert (found.seconds, found.is_never) == (None, is_never)
 
 
 @pytest.mark.parametrize(("depth", "is_never"), [(16, True), (4, False)])
-def test_never_takes_runs_as_deep(depth: int, is_never: bool) -> None:
-    """What is lost once in a run, and more of one with few tasks, says nothing of all lengths."""
+def test_never_requires_runs_of_equal_depth(depth: int, is_never: bool) -> None:
+    """METG is "never" only if runs of the longest tasks are as deep as those of shorter ones.
+
+    A loss that occurs once in a run weighs more in a shallow run, and does not show a limit.
+    """
     curve = {
         work: [Sample((work + 0.001) / 0.7, work, 16 if work < 0.1 else depth)] * 3
         for work in (0.002, 0.004, 0.1, 0.2)
@@ -134,23 +143,23 @@ def test_never_takes_runs_as_deep(depth: int, is_never: bool) -> None:
 
 
 @pytest.mark.parametrize(("best", "is_never"), [(0.80, True), (0.89, False), (0.93, False)])
-def test_one_run_that_did_well_is_not_never(best: float, is_never: bool) -> None:
-    """Where one run of the longest tasks came near to the target, the others were bad luck."""
+def test_one_run_near_the_target_is_not_never(best: float, is_never: bool) -> None:
+    """If one run of the longest tasks came near to the target, the outcome is not "never"."""
     shares = {0.02: 0.5, 0.04: 0.6, 0.21: 0.8}
     curve = {long: [Sample(long, share * long)] * 3 for long, share in shares.items()}
     curve[0.21] = [*curve[0.21], Sample(0.21, best * 0.21)]
     assert metg(curve, 0.9).is_never is is_never
 
 
-def test_nearly_there_for_ever_is_never() -> None:
-    """Where longer tasks bring nothing any more, what is near the target is not taken for it."""
+def test_nearly_reaching_the_target_is_not_enough() -> None:
+    """If longer tasks gain nothing more, coming near to the target does not count as reaching it."""
     curve = {1.0: [Sample(1 / 0.87, 1.0)], 2.0: [Sample(2 / 0.87, 2.0)]}
     assert metg(curve, 0.9).seconds is None
 
 
 @pytest.mark.parametrize("longer", [{0.022: 0.40}, {0.022: 0.47, 0.04: 0.42}])
-def test_what_was_reached_is_not_taken_back(longer: dict[float, float]) -> None:
-    """Where half was reached, longer tasks that chance made worse do not make it "never"."""
+def test_a_target_that_was_reached_stays_reached(longer: dict[float, float]) -> None:
+    """If half was reached, longer tasks that did worse by chance do not take METG(50 %) away."""
     shares = {0.02: 0.56, **longer}
     curve = {work: [Sample(work + 0.03, share * (work + 0.03))] for work, share in shares.items()}
     found = metg(curve, 0.5)
@@ -158,8 +167,8 @@ def test_what_was_reached_is_not_taken_back(longer: dict[float, float]) -> None:
     assert 0.04 < found.seconds.median < 0.065
 
 
-def test_two_lengths_that_look_alike_decide_nothing() -> None:
-    """Where chance makes the second length no better than the first, a longer one is tried."""
+def test_two_lengths_that_look_alike_do_not_end_the_search() -> None:
+    """If the second length is by chance no better than the first, METG is still found."""
     unlucky = iter([0.44, 0.43])
 
     def measure(seconds: float) -> Sequence[Sample]:
@@ -172,8 +181,8 @@ def test_two_lengths_that_look_alike_decide_nothing() -> None:
 
 @few
 @given(OVERHEADS, st.floats(0.3, 1.0))
-def test_a_busy_machine_is_no_longer_way(overhead: float, pace: float) -> None:
-    """Where work takes longer than it should, METG is found in as few runs."""
+def test_a_busy_machine_needs_no_more_runs(overhead: float, pace: float) -> None:
+    """If work takes longer than it should, METG is still found from at most four measurements."""
     machine = Machine(overhead)
 
     def measure(seconds: float) -> Sequence[Sample]:
@@ -187,7 +196,7 @@ def test_a_busy_machine_is_no_longer_way(overhead: float, pace: float) -> None:
 
 
 def test_tasks_longer_than_allowed_are_not_run() -> None:
-    """What would take longer than one has time for is left, and no figure is made up."""
+    """Tasks longer than the limit are not run, and no METG is made up."""
     asked: list[float] = []
     machine = Machine(10.0)
 
@@ -202,15 +211,15 @@ def test_tasks_longer_than_allowed_are_not_run() -> None:
     assert max(asked) == 2.0
 
 
-def test_a_little_beyond_the_longest_is_told_from_the_line() -> None:
-    """Where tasks that may be run come near to a target, the line says how long they must be."""
+def test_a_little_beyond_the_longest_is_extrapolated() -> None:
+    """If the longest tasks allowed come near to the target, METG is extrapolated from the line."""
     found = metg(measure_curve(Machine(1.0), longest=4.0), 0.9)
     assert found.seconds is not None
     assert found.seconds.median == pytest.approx(10.0, rel=0.1)
 
 
-def test_two_lengths_near_each_other_are_no_direction() -> None:
-    """Where chance makes tasks that are half as long again little better, METG stays near them."""
+def test_two_lengths_near_each_other_give_no_slope() -> None:
+    """If by chance slightly longer tasks are hardly more efficient, METG stays near both."""
     shares = {0.0174: (0.353, 0.543), 0.0222: (0.418, 0.496)}
     curve = {ideal: [Sample(ideal / e, ideal) for e in both] for ideal, both in shares.items()}
     found = metg(curve, 0.5)
@@ -224,12 +233,12 @@ def test_two_lengths_near_each_other_are_no_direction() -> None:
     st.lists(st.floats(0.05, 0.45), min_size=1, max_size=4),
     st.lists(st.floats(0.55, 0.95), min_size=1, max_size=4),
 )
-def test_it_lies_between_what_falls_short_and_what_does_not(
+def test_metg_lies_between_lengths_below_and_above_the_target(
     short: list[float], enough: list[float]
 ) -> None:
-    """In whatever order chance put the shares, METG is no shorter than tasks that all fall short.
+    """METG lies between the lengths that fall short of the target and those that reach it.
 
-    Nor longer than those that all do.
+    This holds in whatever order chance puts the efficiencies of each group.
     """
     ideals = [0.002 * 2**number for number in range(len(short) + len(enough))]
     both = zip(ideals, [*short, *enough], strict=True)
@@ -239,16 +248,16 @@ def test_it_lies_between_what_falls_short_and_what_does_not(
     assert low <= 0.5 * found.seconds.median <= high
 
 
-def test_a_lucky_run_of_short_tasks_is_weighed_with_those_of_longer_ones() -> None:
-    """Where longer tasks fall short of what shorter ones seemed to reach, that was chance."""
+def test_a_lucky_run_of_short_tasks_does_not_decide() -> None:
+    """If short tasks reached the target but longer ones fell short, the short ones were lucky."""
     shares = {0.005: 0.52, 0.01: 0.35, 0.02: 0.42, 0.04: 0.75}
     found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in shares.items()}, 0.5)
     assert found.seconds is not None
     assert 0.02 <= 0.5 * found.seconds.median <= 0.04
 
 
-def test_no_line_leads_beyond_all_of_the_machine() -> None:
-    """Beyond what was measured, longer tasks are taken to gain what their overhead leaves."""
+def test_extrapolation_does_not_exceed_the_whole_machine() -> None:
+    """Extrapolated efficiency tends to 100 % at most, with the overhead of the longest tasks."""
     shares = {0.1: 0.35, 0.2: 0.6}
     found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in shares.items()}, 0.75)
     assert found.seconds is not None
@@ -256,7 +265,7 @@ def test_no_line_leads_beyond_all_of_the_machine() -> None:
 
 
 def test_few_runs_are_made() -> None:
-    """Where each task has the same overhead, three amounts of work tell METG(50 %)."""
+    """If each task has the same overhead, METG(50 %) needs at most three measurements."""
     machine = Machine(0.01)
     measure_curve(machine, [0.5], longest=60)
     assert machine.runs <= 3

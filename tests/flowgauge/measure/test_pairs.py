@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def measuring(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch) -> BenchmarkFixture:
-    """Give a benchmark fixture that measures, also in a run where benchmarks are disabled."""
+    """Return a benchmark fixture that measures, even in a run where benchmarks are disabled."""
     monkeypatch.setattr(benchmark, "disabled", False)
     monkeypatch.setattr(benchmark, "_add_stats", lambda stats: None)
     return benchmark
@@ -40,7 +40,7 @@ def test_rounds_alternate_between_reference_and_candidate(measuring: BenchmarkFi
 
 
 def test_a_budget_warms_up_and_fills_its_time(measuring: BenchmarkFixture) -> None:
-    """Quick work gets the most rounds there are, after a round that is not counted."""
+    """Fast work gets the maximum number of rounds, after a warm-up round that is not counted."""
     ran: list[None] = []
     rounds = paired_rounds(
         measuring, lambda: ran.append(None), None, lambda _: True, Budget(5, max_time=60)
@@ -52,14 +52,14 @@ def test_a_budget_warms_up_and_fills_its_time(measuring: BenchmarkFixture) -> No
 
 @given(st.integers(1, 100), st.floats(0, 100), st.floats(0, 100))
 def test_a_budget_never_does_too_few_rounds(least: int, time: float, seconds: float) -> None:
-    """What is slow still gets the rounds that are asked for, and nothing gets without end."""
+    """Slow work still gets the minimum number of rounds, and the number is limited."""
     rounds = Budget(least, time).rounds(seconds)
     assert least <= rounds <= max(least, MAX_ROUNDS)
 
 
 @pytest.mark.parametrize("wrong", ["candidate", "reference"])
-def test_a_wrong_answer_has_no_time(measuring: BenchmarkFixture, wrong: str) -> None:
-    """A round that answers wrongly, in the candidate or its reference, ends the benchmark."""
+def test_a_wrong_answer_ends_the_benchmark(measuring: BenchmarkFixture, wrong: str) -> None:
+    """A wrong answer, from the candidate or from its reference, ends the benchmark."""
     answers = {"candidate": 2, "reference": 2, wrong: 3}
     with pytest.raises(WrongAnswerError, match=f"the {wrong} answered 3"):
         paired_rounds(
@@ -74,14 +74,14 @@ def test_a_wrong_answer_has_no_time(measuring: BenchmarkFixture, wrong: str) -> 
 def test_a_disabled_benchmark_still_checks_its_answer(
     benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a plain run a benchmark runs once, and a wrong answer fails it."""
+    """Where benchmarks are disabled, a wrong answer still fails the test."""
     monkeypatch.setattr(benchmark, "disabled", True)
     with pytest.raises(WrongAnswerError):
         paired_rounds(benchmark, lambda: 3, None, lambda answer: answer == 2, 3)
 
 
-def test_a_row_is_per_unit_and_its_ratio_is_of_pairs() -> None:
-    """A value is divided by the work in a round; a ratio compares each round with its own pair."""
+def test_a_row_is_per_unit_and_its_ratio_is_paired() -> None:
+    """A value is per unit of work; a ratio compares each round with its own reference round."""
     made = row(
         Rounds(candidate=(2.0, 40.0, 6.0), reference=(1.0, 10.0, 2.0)),
         per=2,
@@ -97,8 +97,8 @@ def test_a_row_is_per_unit_and_its_ratio_is_of_pairs() -> None:
     assert made.rounds == 3
 
 
-def test_a_rate_is_what_a_minute_holds() -> None:
-    """Two runs in 4, 5 and 8 seconds are 30, 24 and 15 a minute; the ratio stays that of times."""
+def test_a_rate_is_per_minute() -> None:
+    """Two runs in 4, 5 and 8 s are 30, 24 and 15 per minute; the ratio is still that of times."""
     made = row(
         Rounds(candidate=(4.0, 5.0, 8.0), reference=(2.0, 5.0, 2.0)),
         per=2,

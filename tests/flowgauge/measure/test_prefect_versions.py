@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks run under several versions of Prefect, and one that fails holds up no other.
+"""Benchmarks run under several versions of Prefect, and one that fails does not stop the others.
 
-Nothing is downloaded: what stands in for uv makes environments whose interpreter is this one.
+Nothing is downloaded: a stand-in for uv creates environments that use this interpreter.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def test_wrong(paired):
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a project with a benchmark that ends well and one that does not."""
-    # Or pytest-benchmark takes a run for one whose rounds disturb each other.
+    """Return a project with a benchmark that passes and one that fails."""
+    # Otherwise pytest-benchmark assumes parallel tests, whose rounds disturb each other.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     folder = tmp_path / "project"
     (folder / "benchmarks").mkdir(parents=True)
@@ -56,7 +56,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def uv(tmp_path: Path) -> Path:
-    """Give a uv that finds every version but 3.6, and says how it was called and where."""
+    """Return a fake uv that finds all versions except 3.6; it prints its folder and arguments."""
     program = tmp_path / "bin" / "uv"
     program.parent.mkdir()
     program.write_text(
@@ -81,13 +81,13 @@ def uv(tmp_path: Path) -> Path:
     )
 )
 def test_each_version_is_taken_once_in_order(wanted: list[str]) -> None:
-    """Versions are measured in the order given, and one that is given twice only once."""
+    """Versions are taken in the given order, and one that is given twice is taken only once."""
     assert list(read_versions(" ,".join(wanted))) == sorted(set(wanted), key=wanted.index)
 
 
 @pytest.mark.parametrize("text", ["", "3.7,", "3", "3.7.x", "latest", "3.5", "2.20", "4.0", "3.7;"])
-def test_what_is_no_version_is_told(text: str) -> None:
-    """What is no version, and one that Flowgauge is not for, is one line that repeats it."""
+def test_an_invalid_version_is_reported(text: str) -> None:
+    """What is not a version, or not one that Flowgauge supports, is reported in one line."""
     with pytest.raises(
         VersionError, match=r"--prefect .*(is not a version|is not at least)"
     ) as failure:
@@ -95,8 +95,8 @@ def test_what_is_no_version_is_told(text: str) -> None:
     assert "\n" not in str(failure.value)
 
 
-def test_a_folder_without_benchmarks_is_told(project: Path) -> None:
-    """A folder in which nothing could be measured is one line, before anything is installed."""
+def test_a_folder_without_benchmarks_is_reported(project: Path) -> None:
+    """For a folder in which nothing could be measured, the error says what is wrong with it."""
     assert find_project(project) == project
     (project / "pyproject.toml").write_text("[project]\n")
     with pytest.raises(VersionError, match='no dependency group "test"'):
@@ -109,14 +109,14 @@ def test_a_folder_without_benchmarks_is_told(project: Path) -> None:
 
 
 def test_without_uv_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Environments are made by uv; where it is missing, that is told."""
+    """If uv is missing, the error says how to install it."""
     monkeypatch.setenv("PATH", "")
     with pytest.raises(VersionError, match="pip install uv"):
         find_uv()
 
 
 def test_the_commands(tmp_path: Path) -> None:
-    """What the benchmarks need is installed with another Prefect, and they alone are run."""
+    """The benchmarks' dependencies are installed with another Prefect, and only benchmarks run."""
     place = Place("3.7", tmp_path / "3.7")
     venv, install = installing("uv", tmp_path, place)
     assert venv[-2:] == (sys.executable, str(tmp_path / "3.7" / "environment"))
@@ -136,7 +136,10 @@ def test_the_commands(tmp_path: Path) -> None:
 def test_an_environment_has_its_own_prefect(
     uv: Path, project: Path, tmp_path: Path, version: str, wanted: str
 ) -> None:
-    """A series is the newest of it, and the project's own pins, found in its folder, are not."""
+    """The requirement is the given version, or any release of the given series.
+
+    uv runs outside the project's folder, so that it does not find the project's own pins.
+    """
     place = Place(version, tmp_path / version)
     assert make_environment(str(uv), project, place) is None
     assert (place.folder / "prefect.txt").read_text() == wanted
@@ -144,8 +147,8 @@ def test_an_environment_has_its_own_prefect(
     assert [line.split()[:2] for line in called] == [["/:", "venv"], ["/:", "pip"]]
 
 
-def test_a_version_that_cannot_be_had_is_told(uv: Path, project: Path, tmp_path: Path) -> None:
-    """Where uv fails, one line names the log, which holds what uv said, and no more is tried."""
+def test_a_version_that_cannot_be_installed(uv: Path, project: Path, tmp_path: Path) -> None:
+    """If uv fails, one line names the log with uv's output, and nothing more is tried."""
     place = Place("3.6", tmp_path / "3.6")
     failure = make_environment(str(uv), project, place)
     assert failure == f"Prefect 3.6 could not be installed: see {place.log}"
@@ -153,8 +156,8 @@ def test_a_version_that_cannot_be_had_is_told(uv: Path, project: Path, tmp_path:
 
 
 @pytest.mark.e2e
-def test_what_ended_well_is_kept(uv: Path, project: Path, tmp_path: Path) -> None:
-    """The figures of a version are kept also where a benchmark fails; nothing old passes as new."""
+def test_results_are_kept_if_a_benchmark_fails(uv: Path, project: Path, tmp_path: Path) -> None:
+    """A version's results are kept even if a benchmark fails; old ones do not pass as new."""
     place = Place("3.8", tmp_path / "3.8")
     make_environment(str(uv), project, place)
     whole = measure(project, place, "sum and not wrong")
@@ -173,14 +176,17 @@ def test_what_ended_well_is_kept(uv: Path, project: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.nightly
-def test_one_version_holds_up_no_other(
+def test_a_version_that_fails_does_not_stop_others(
     uv: Path,
     project: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A version that fails is one line; the others are measured and shown, and the status is 1."""
+    """A version that fails is one line; the others are measured and shown, and the status is 1.
+
+    If no version could be measured, the status is 2.
+    """
     monkeypatch.setenv("PATH", str(uv.parent), prepend=":")
     monkeypatch.chdir(project)
     output = tmp_path / "out"

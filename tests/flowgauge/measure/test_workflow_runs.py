@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workflow is scaled to be run again, and its makespan is held against its lower bound."""
+"""A workflow is scaled to be replayed, and its makespan is compared with its lower bound."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
 
 
 def trace(seconds: float = 60.0, output_bytes: int = 10**9) -> Workflow:
-    """Return what could be a trace: minutes and gigabytes."""
+    """Return a workflow like a real trace: minutes of work and gigabytes of output."""
     return random_layered(4, 4, seed=3, seconds=seconds, output_bytes=output_bytes)
 
 
 @given(st.floats(0.01, 100), st.integers(1, 64))
 def test_the_lower_bound_is_fitted(seconds: float, workers: int) -> None:
-    """Without a scale of time the lower bound is what was asked for; edges stay."""
+    """Without a time scale the lower bound becomes the requested one; edges are unchanged."""
     made = scaled(trace(), workers, seconds=seconds)
     assert made.lower_bound(workers) == pytest.approx(seconds)
     assert [task.parents for task in made.tasks] == [task.parents for task in trace().tasks]
@@ -41,7 +41,7 @@ def test_the_lower_bound_is_fitted(seconds: float, workers: int) -> None:
 
 @given(st.floats(0, 1e3), st.floats(0, 1e6), st.integers(0, 10**12))
 def test_payloads_are_bounded(time_scale: float, bytes_scale: float, size: int) -> None:
-    """Whatever the scale, no task's result and not all results together outgrow the bounds."""
+    """Work scales as requested; results, alone and together, never exceed their limits."""
     made = scaled(trace(output_bytes=size), 2, time_scale=time_scale, bytes_scale=bytes_scale)
     assert made.total_work == pytest.approx(trace().total_work * time_scale)
     assert max(task.output_bytes for task in made.tasks) <= MAX_TASK_BYTES
@@ -49,8 +49,8 @@ def test_payloads_are_bounded(time_scale: float, bytes_scale: float, size: int) 
 
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
-def test_a_scale_that_is_none_is_told(scale: float) -> None:
-    """The line says which scale is wrong."""
+def test_an_invalid_scale_is_reported(scale: float) -> None:
+    """The error says which scale is wrong."""
     with pytest.raises(GraphError, match="the time scale"):
         scaled(trace(), 2, time_scale=scale)
     with pytest.raises(GraphError, match="the bytes scale"):
@@ -58,7 +58,7 @@ def test_a_scale_that_is_none_is_told(scale: float) -> None:
 
 
 def test_a_run_is_timed_and_kept() -> None:
-    """A run gives its makespan, paired with the bound, and keeps what each worker did."""
+    """A run returns its makespan, paired with the lower bound, and keeps its timeline."""
     workflow = scaled(trace(), 2, seconds=0.02)
     with ThreadPoolExecutor(2) as pool:
         runs = Makespans(workflow, "x", lambda graph: run_on_pool(graph, pool, SPEEDS), SPEEDS, 2)
@@ -69,8 +69,8 @@ def test_a_run_is_timed_and_kept() -> None:
     assert runs.rounds().reference == pytest.approx((0.02,) * 3)
 
 
-def test_a_wrong_answer_has_no_makespan() -> None:
-    """A run one of whose tasks gave something else is refused."""
+def test_a_run_with_a_wrong_answer_is_rejected() -> None:
+    """A run in which one task returned a wrong answer is rejected."""
 
     def wrong(graph: Workflow) -> dict[str, TaskResult]:
         with ThreadPoolExecutor(2) as pool:
