@@ -68,7 +68,7 @@ def test_noise_widens_the_interval(overhead: float, seed: int) -> None:
 def test_a_target_above_the_ceiling_has_no_metg(
     overhead: float, ceiling: float, target: float
 ) -> None:
-    """A target above a runner's ceiling has no METG, and the ceiling is reported."""
+    """METG is found for a target below the ceiling; for one above it, the ceiling is reported."""
     assume(abs(ceiling - target) >= 0.1)
     found = metg(measure_curve(Machine(overhead, ceiling), longest=60), target)
     if ceiling > target:
@@ -152,7 +152,7 @@ def test_one_run_near_the_target_is_not_never(best: float, is_never: bool) -> No
 
 
 def test_nearly_reaching_the_target_is_not_enough() -> None:
-    """If longer tasks gain nothing more, coming near to the target does not count as reaching it."""
+    """If longer tasks gain nothing more, coming near the target does not count as reaching it."""
     curve = {1.0: [Sample(1 / 0.87, 1.0)], 2.0: [Sample(2 / 0.87, 2.0)]}
     assert metg(curve, 0.9).seconds is None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The states that runs went through, as flows on every task runner leave them."""
+"""The states that runs go through, with flows on every task runner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAILED = History(
 
 @task(retries=2, retry_delay_seconds=0.1)
 def fetch(answers_at: int) -> int:
-    """Fail until some attempt."""
+    """Fail until the given attempt, and return its number."""
     attempt: int = task_run.run_count
     if attempt < answers_at:
         raise ConnectionError("no answer")
@@ -47,7 +47,7 @@ def once(key: str) -> str:
 
 @flow
 def many_tasks(key: str) -> list[Any]:
-    """Submit `fetch`, to work at once, after two retries or never, and `once` twice."""
+    """Submit `fetch` to succeed at once, after two retries, and never; submit `once` twice."""
     futures: list[Any] = [fetch.submit(answers_at) for answers_at in (1, 3, 9)]
     for _ in range(2):
         futures.append(once.submit(key))
@@ -59,7 +59,7 @@ def many_tasks(key: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def histories(task_runner: TaskRunner[Any], runner_name: str) -> dict[str, History]:
-    """Give the histories of the tasks of `many_tasks`, on one runner after the other."""
+    """Return the histories of the tasks of `many_tasks`, on each task runner in turn."""
     run: Any = many_tasks.with_options(task_runner=task_runner)
     states = run(runner_name, return_state=True).result(raise_on_failure=False)
     names = ("success", "retries", "failure", "computed", "cached")
@@ -67,14 +67,14 @@ def histories(task_runner: TaskRunner[Any], runner_name: str) -> dict[str, Histo
 
 
 def test_a_success(histories: dict[str, History]) -> None:
-    """A task that works the first time is pending, running and completed."""
+    """A task that succeeds at its first attempt is Pending, Running and Completed."""
     history = histories["success"]
     assert history.matches("Pending Running Completed")
     assert history.attempts == 1
 
 
 def test_retries(histories: dict[str, History]) -> None:
-    """A task that works the third time awaits two retries, and the history tells how long."""
+    """A task that succeeds at its third attempt awaits two retries; the history says how long."""
     history = histories["retries"]
     assert history.matches("Scheduled? Pending Running (AwaitingRetry Retrying){2} Completed")
     assert history.attempts == 3
@@ -86,13 +86,13 @@ def test_retries(histories: dict[str, History]) -> None:
         )
         if step.name == "AwaitingRetry"
     ]
-    # A delay begins before its state does: how much shorter the state is, the machine says.
+    # A delay begins before its state; how much shorter the state is depends on the machine.
     assert history.duration("AwaitingRetry") == pytest.approx(sum(waited))
     assert min(waited) > 0
 
 
 def test_a_failure(histories: dict[str, History]) -> None:
-    """A task that never works fails after its retries."""
+    """A task that never succeeds fails after its retries."""
     history = histories["failure"]
     assert history.matches("Pending Running (AwaitingRetry Retrying)+ Failed")
     assert "no answer" in history.steps[-1].message
@@ -106,7 +106,7 @@ def test_a_cached_result(histories: dict[str, History]) -> None:
 
 
 def test_a_crash_of_a_subflow(task_runner: TaskRunner[Any]) -> None:
-    """A subflow that crashes takes its flow with it; both say so."""
+    """A subflow that crashes also crashes its parent flow; both histories end in Crashed."""
     from prefect.context import FlowRunContext
 
     ids: list[uuid.UUID] = []
@@ -151,8 +151,8 @@ def test_a_flow_retry(task_runner: TaskRunner[Any]) -> None:
     assert history.attempts == len(attempts) == 2
 
 
-def test_a_run_may_be_named_in_many_ways(prefect_server: str) -> None:
-    """A state, a future, an id, its text and the run itself give the same history."""
+def test_a_run_may_be_given_in_many_ways(prefect_server: str) -> None:
+    """A state, a future, an id, an id as text, and the run itself give the same history."""
     futures: list[Any] = []
 
     @flow
@@ -174,8 +174,8 @@ def test_a_run_may_be_named_in_many_ways(prefect_server: str) -> None:
     assert run_history(futures[0].state) == of_task
 
 
-def test_a_run_that_goes_on(prefect_server: str) -> None:
-    """A run that has not ended has a history on request; waiting in vain is one line."""
+def test_a_run_that_has_not_ended(prefect_server: str) -> None:
+    """A run that has not ended has a history with `final=False`; otherwise the wait times out."""
     with get_client(sync_client=True) as client:
         later: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
         waiting = client.create_flow_run(many_tasks, state=later)
@@ -195,22 +195,25 @@ def test_a_run_that_goes_on(prefect_server: str) -> None:
         (Scheduled(), "is not a run; give"),
     ],
 )
-def test_what_is_no_run_is_one_line(prefect_server: str, run: object, says: str) -> None:
-    """Something that has no history gives one line that says what has."""
+def test_what_is_not_a_run_is_one_line(prefect_server: str, run: object, says: str) -> None:
+    """Something that has no history is reported in one line that says why."""
     with pytest.raises(HistoryError) as caught:
         run_history(run, timeout=0)
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_fixture_gives_the_function(request: pytest.FixtureRequest) -> None:
-    """The fixture `run_history` gives what can be imported, and starts the server."""
+def test_the_fixture_returns_the_function(request: pytest.FixtureRequest) -> None:
+    """The fixture `run_history` returns the function that can be imported."""
     assert request.getfixturevalue("run_history") is run_history
     assert request.getfixturevalue("prefect_server")
 
 
 def test_times_and_durations() -> None:
-    """Times count from the first state; a state lasts until the next, and several add up."""
+    """Times count from the first state; a state lasts until the next, and the last lasts 0 s.
+
+    An attempt is a state of type RUNNING.
+    """
     assert FAILED.times == (0, 1, 3, 63, 67)
     assert FAILED.duration("Running") == 2
     assert FAILED.duration("AwaitingRetry") == 60
@@ -220,8 +223,8 @@ def test_times_and_durations() -> None:
     assert FAILED.attempts == 2
 
 
-def test_a_difference_is_shown_where_it_is() -> None:
-    """A history that differs is shown whole, with the place and what could have come there."""
+def test_a_mismatch_is_shown_in_its_place() -> None:
+    """A mismatch shows the whole history, with the position and the states expected there."""
     match = FAILED.matches("Pending Running (AwaitingRetry Retrying)* Completed")
     assert not match
     assert str(match).splitlines() == [
@@ -239,7 +242,7 @@ def test_a_difference_is_shown_where_it_is() -> None:
 
 
 def test_a_history_that_ends_too_early_or_late() -> None:
-    """A difference at the end says what is missing, or that nothing was."""
+    """A mismatch at the end says which state is missing, or that the end was expected."""
     early = FAILED.matches("Pending Running AwaitingRetry Retrying Failed Paused+ Crashed")
     assert str(early).splitlines()[-1] == ">             the end, where Paused was expected"
     late = FAILED.matches("Pending Running AwaitingRetry Retrying")
@@ -249,7 +252,7 @@ def test_a_history_that_ends_too_early_or_late() -> None:
 
 
 def test_a_failed_assertion_shows_the_history(pytester: pytest.Pytester) -> None:
-    """`assert history.matches(...)` fails with the history, line by line."""
+    """A failed `assert history.matches(...)` shows the history, line by line."""
     pytester.makepyfile(
         """
         from datetime import datetime, timedelta

@@ -61,12 +61,12 @@ def start_recording(path: Path, process: int, records: int) -> subprocess.Popen[
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> EffectLedger:
-    """Give an empty ledger."""
+    """Return an empty ledger."""
     return EffectLedger(tmp_path / "effects.jsonl")
 
 
 def message_of(assertion: Callable[..., None], *args: Any, **data: Any) -> str:
-    """Return what a failing assertion says."""
+    """Return the message of a failing assertion."""
     with pytest.raises(AssertionError) as caught:
         assertion(*args, **data)
     return str(caught.value)
@@ -74,8 +74,8 @@ def message_of(assertion: Callable[..., None], *args: Any, **data: Any) -> str:
 
 @settings(max_examples=8)
 @given(processes=st.integers(1, 4), records=st.integers(1, 40))
-def test_processes_side_by_side_lose_and_tear_nothing(processes: int, records: int) -> None:
-    """However the records of several processes interleave, each is there, whole and once."""
+def test_concurrent_processes_lose_and_tear_nothing(processes: int, records: int) -> None:
+    """However the records of several processes interleave, each is there once, and complete."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = EffectLedger(Path(folder) / "effects.jsonl")
         running = [start_recording(ledger.path, number, records) for number in range(processes)]
@@ -94,8 +94,8 @@ def test_processes_side_by_side_lose_and_tear_nothing(processes: int, records: i
 
 @settings(max_examples=5)
 @given(st.integers(0, 30))
-def test_a_killed_process_loses_nothing_that_it_had_recorded(after: int) -> None:
-    """What `record` returned from is on file after SIGKILL, and others go on recording."""
+def test_a_killed_process_loses_no_recorded_effect(after: int) -> None:
+    """Effects whose `record` call returned survive SIGKILL, and others can go on recording."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = EffectLedger(Path(folder) / "effects.jsonl")
         with start_recording(ledger.path, 0, 10_000) as process:
@@ -110,7 +110,7 @@ def test_a_killed_process_loses_nothing_that_it_had_recorded(after: int) -> None
         ledger.record("charged", process=1, number=0)
         numbers = [effect.data["number"] for effect in ledger.effects("charged", process=0)]
         assert ledger.count("charged", process=1) == 1
-    # The one it died over may be there or not.
+    # The effect that it was recording when it died may be there or not.
     assert len(numbers) in {acknowledged, acknowledged + 1}
     assert numbers == list(range(len(numbers)))
 
@@ -122,7 +122,7 @@ def test_a_killed_process_loses_nothing_that_it_had_recorded(after: int) -> None
 def test_a_truncated_file_is_read_as_far_as_it_goes(
     records: list[tuple[str, dict[str, Any]]], share: float
 ) -> None:
-    """Reading a ledger cut anywhere never raises, invents nothing and shows the torn rest."""
+    """Reading a ledger cut off anywhere never raises, invents nothing and gives the torn rest."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = EffectLedger(Path(folder) / "effects.jsonl")
         for name, values in records:
@@ -136,7 +136,7 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(
         assert [(effect.name, effect.data) for effect in before] == records
         assert len(left) - whole[:size].count(b"\n") in {0, 1}
         assert b"".join(part.encode() for part in torn) in whole
-        # Who records next begins a line of their own.
+        # The next effect that is recorded starts a new line.
         ledger.record("shipped", order=1)
         assert ledger.effects()[:-1] == left
         assert ledger.effects()[-1].data == {"order": 1}
@@ -145,7 +145,7 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(
 
 @given(st.binary(max_size=200))
 def test_any_file_can_be_read(content: bytes) -> None:
-    """What is no record is torn, whatever it is."""
+    """Each line that is not a record counts as torn, whatever it contains."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = EffectLedger(Path(folder) / "effects.jsonl")
         ledger.path.write_bytes(content)
@@ -153,7 +153,7 @@ def test_any_file_can_be_read(content: bytes) -> None:
         assert len(ledger.torn) == len([line for line in content.split(b"\n") if line])
 
 
-def test_who_records_waits_for_who_does(ledger: EffectLedger) -> None:
+def test_recording_waits_for_other_writers(ledger: EffectLedger) -> None:
     """Nobody writes to the ledger while another process or thread does."""
     begun = threading.Event()
 
@@ -166,7 +166,7 @@ def test_who_records_waits_for_who_does(ledger: EffectLedger) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         thread.start()
         begun.wait()
-        # One that did not wait would write within moments.
+        # A thread that did not wait would write within moments.
         thread.join(timeout=0.2)
         assert thread.is_alive()
         assert ledger.count() == 0
@@ -175,7 +175,7 @@ def test_who_records_waits_for_who_does(ledger: EffectLedger) -> None:
 
 
 def test_an_effect_says_who_did_it_and_when(ledger: EffectLedger) -> None:
-    """An effect carries its process, its thread, and when it was, on two clocks."""
+    """An effect has its process, its thread, a sequence number, and its time on two clocks."""
     thread = threading.Thread(target=ledger.record, args=("charged",), name="cashier")
     thread.start()
     thread.join()
@@ -189,7 +189,7 @@ def test_an_effect_says_who_did_it_and_when(ledger: EffectLedger) -> None:
 
 
 def test_effects_are_found_by_name_and_data(ledger: EffectLedger) -> None:
-    """Effects are told apart by name and by any part of their data, as JSON sees them."""
+    """Effects are distinguished by name and by any part of their data, compared as JSON."""
     ledger.record("charged", order=17, items=("pen", "ink"))
     ledger.record("charged", order=1)
     ledger.record("shipped", order=17)
@@ -204,14 +204,14 @@ def test_effects_are_found_by_name_and_data(ledger: EffectLedger) -> None:
 
 
 def test_data_may_have_any_name(ledger: EffectLedger) -> None:
-    """Names that the methods' own parameters might have are free for data."""
+    """Names that the methods' own parameters might have can be used for data."""
     ledger.record("charged", name="Ada", self=1, where=2, data=3, steps=4)
     assert ledger.count("charged", name="Ada", where=2) == 1
 
 
 @pytest.mark.parametrize("value", [date(2026, 1, 1), {1, 2}, float("nan"), object()])
-def test_data_without_a_json_form_is_one_line(ledger: EffectLedger, value: object) -> None:
-    """What can't be written is refused before anything is, and the line names it."""
+def test_data_without_a_json_form_are_refused(ledger: EffectLedger, value: object) -> None:
+    """Data that can't be written are refused in one line that names them; nothing is recorded."""
     with pytest.raises(
         LedgerError, match=r"effect 'charged': total=.* can't be written as JSON"
     ) as caught:
@@ -221,7 +221,7 @@ def test_data_without_a_json_form_is_one_line(ledger: EffectLedger, value: objec
 
 
 def test_exactly_once(ledger: EffectLedger) -> None:
-    """`assert_exactly_once` wants one effect with these data."""
+    """`assert_exactly_once` requires exactly one effect with these data."""
     ledger.record("charged", order=17)
     ledger.record("charged", order=18)
     ledger.assert_exactly_once("charged", order=17)
@@ -236,7 +236,7 @@ def test_exactly_once(ledger: EffectLedger) -> None:
 
 
 def test_exactly_once_of_all_data(ledger: EffectLedger) -> None:
-    """Without data, `assert_exactly_once` wants no two effects of the name with the same data."""
+    """Without data, `assert_exactly_once` requires effects of the name, all with different data."""
     assert "never recorded" in message_of(ledger.assert_exactly_once, "charged")
     ledger.record("charged", order=17)
     ledger.record("charged", order=18)
@@ -247,7 +247,7 @@ def test_exactly_once_of_all_data(ledger: EffectLedger) -> None:
 
 
 def test_at_least_once(ledger: EffectLedger) -> None:
-    """`assert_at_least_once` wants one effect or more."""
+    """`assert_at_least_once` requires one effect or more."""
     assert "charged(order=17) was never" in message_of(
         ledger.assert_at_least_once, "charged", order=17
     )
@@ -267,7 +267,7 @@ def test_at_least_once(ledger: EffectLedger) -> None:
     ],
 )
 def test_order(ledger: EffectLedger, recorded: list[str], says: str | None) -> None:
-    """`assert_order` wants all effects of a step before all of the next."""
+    """`assert_order` requires all effects of a step before all effects of the next."""
     ledger.record("shipped", order=16)
     for name in recorded:
         ledger.record(name, order=17)
@@ -278,8 +278,8 @@ def test_order(ledger: EffectLedger, recorded: list[str], says: str | None) -> N
         assert said.startswith(says)
 
 
-def test_order_among_different_data(ledger: EffectLedger) -> None:
-    """A step of an order may name its own data."""
+def test_order_with_different_data(ledger: EffectLedger) -> None:
+    """Each step of an order may have its own data."""
     ledger.record("charged", order=1, currency="EUR")
     ledger.record("charged", order=2, currency="EUR")
     first, second = ("charged", {"order": 1}), ("charged", {"order": 2})
@@ -290,13 +290,13 @@ def test_order_among_different_data(ledger: EffectLedger) -> None:
 
 
 def test_an_order_of_one_step_is_a_mistake(ledger: EffectLedger) -> None:
-    """An order that could not be broken is refused."""
+    """An order of a single step, which could not be violated, is refused."""
     with pytest.raises(LedgerError, match="at least two steps"):
         ledger.assert_order("charged")
 
 
-def test_a_failure_shows_torn_lines_and_not_thousands(ledger: EffectLedger) -> None:
-    """A failed assertion shows what a process died over, and the first effects of many."""
+def test_a_failure_shows_torn_lines_and_some_effects(ledger: EffectLedger) -> None:
+    """A failed assertion shows the torn line of a process that died, and 50 of 1000 effects."""
     line = json.dumps(vars(Effect("seen", {}, 0, 1, "a", 0.0, 0.0)) | {"effect": "seen"})
     fields = json.loads(line)
     del fields["name"]
@@ -309,7 +309,7 @@ def test_a_failure_shows_torn_lines_and_not_thousands(ledger: EffectLedger) -> N
 
 @task(retries=1)
 def charge(ledger: EffectLedger, order: int) -> None:
-    """Charge, and fail after the effect the first time."""
+    """Charge an order; the first time, fail after the effect."""
     ledger.record("charged", order=order)
     if ledger.count("charged", order=order) == 1:
         raise ConnectionError("the answer was lost")
@@ -327,7 +327,7 @@ def charges(ledger: EffectLedger) -> None:
 def test_a_retried_effect_is_seen(
     task_runner: TaskRunner[Any], effect_ledger: EffectLedger
 ) -> None:
-    """A task that fails after its effect and is retried has done it twice, on every runner."""
+    """On every task runner, a task that is retried after its effect has its effect twice."""
     charges.with_options(task_runner=task_runner)(effect_ledger)
     assert effect_ledger.count("charged", order=17) == 2
     said = message_of(effect_ledger.assert_exactly_once, "charged", order=17)
@@ -339,7 +339,7 @@ def test_a_retried_effect_is_seen(
 def test_a_ledger_may_be_closed_over(
     task_runner: TaskRunner[Any], runner_name: str, effect_ledger: EffectLedger
 ) -> None:
-    """A task may close over a ledger; the effect names the process that did it."""
+    """A task may close over a ledger; the effect names the process that the task ran in."""
 
     @task
     def ship() -> int:

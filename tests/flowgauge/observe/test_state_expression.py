@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expressions over the names of states, against Python's own regular expressions."""
+"""Expressions over the names of states, compared with Python's own regular expressions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LETTERS = {
     "Completed": "c",
     "Waiting for Ada": "w",
 }
-"""A letter for each state, so that the language is one of Python's."""
+"""A letter for each state, so that expressions can be translated for `re`."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An expression, the same for `re`, and a word of its language."""
+    """An expression, its translation for `re`, and a sequence of states that it matches."""
 
     text: str
     pattern: str
@@ -104,7 +104,7 @@ cases = st.recursive(one_state(), larger, max_leaves=6)
 
 @st.composite
 def compared(draw: st.DrawFn) -> tuple[Case, tuple[str, ...]]:
-    """Draw an expression, and any history or one that is a state away from its language."""
+    """Draw an expression, and any history or one that is one state away from matching."""
     case = draw(cases)
     names = draw(words | st.just(case.word).map(list))
     place = draw(st.integers(0, len(names)))
@@ -113,7 +113,7 @@ def compared(draw: st.DrawFn) -> tuple[Case, tuple[str, ...]]:
 
 
 @given(cases)
-def test_a_history_of_the_language_matches(case: Case) -> None:
+def test_a_history_built_from_the_expression_matches(case: Case) -> None:
     """An expression matches every history built by its own rules."""
     match = history_of(case.word).matches(case.text)
     assert match, str(match)
@@ -121,15 +121,17 @@ def test_a_history_of_the_language_matches(case: Case) -> None:
 
 @given(compared())
 def test_any_history_matches_as_in_python(drawn: tuple[Case, tuple[str, ...]]) -> None:
-    """On any history an expression says what Python's `re` says of letters for names."""
+    """An expression matches a history exactly if `re` matches it with letters for the names."""
     case, names = drawn
     match = history_of(names).matches(case.text)
     assert bool(match) == (re.fullmatch(case.pattern, letters(names)) is not None)
 
 
 @given(compared())
-def test_what_could_have_come_next_could(drawn: tuple[Case, tuple[str, ...]]) -> None:
-    """The states that matched can be gone on with as the difference says, and in no other way."""
+def test_the_expected_states_are_those_that_could_follow(
+    drawn: tuple[Case, tuple[str, ...]],
+) -> None:
+    """After the states that matched, exactly what the difference names could have followed."""
     case, names = drawn
     match = history_of(names).matches(case.text)
     begun = names[: match.matched]
@@ -145,14 +147,14 @@ def test_what_could_have_come_next_could(drawn: tuple[Case, tuple[str, ...]]) ->
 
 
 MOST_CALLS = 300_000
-"""Far more than reading takes, and soon reached where each state doubles the work."""
+"""Far more calls than matching needs, but soon reached if each state doubles the work."""
 
 
 @given(cases.filter(lambda case: case.word and "{" not in case.text))
 @example(Case("(Pending|Running)", "", ("Pending", "Running")))
 @example(Case("Pending{0,4} Running{0,4}", "", ("Pending", "Running")))
-def test_reading_takes_no_longer_than_the_history_is(case: Case) -> None:
-    """A history is read once, though each of its states can be matched in two ways and more."""
+def test_matching_takes_linear_time(case: Case) -> None:
+    """Matching takes linear time, even if each state can be matched in two or more ways."""
     text = f'(({case.text})* ({case.text})*)+ "Waiting for Ada"'
 
     def calls(repeats: int) -> int:
@@ -172,7 +174,7 @@ def test_reading_takes_no_longer_than_the_history_is(case: Case) -> None:
         assert match.matched == len(history.steps)
         return next(counted)
 
-    # All that may follow has come after as many words as the text has names: 12, or 16 counted.
+    # After as many words as the text has names (12, or 16 with counts), nothing new can follow.
     few, more, most = map(calls, (20, 40, 60))
     assert most - more == more - few
 
@@ -193,8 +195,8 @@ def test_reading_takes_no_longer_than_the_history_is(case: Case) -> None:
         ('Pending "Waiting', 9, 'found """'),
     ],
 )
-def test_a_broken_expression_is_one_line(text: str, place: int, says: str) -> None:
-    """An expression that can't be read gives one line that names the place."""
+def test_an_invalid_expression_is_one_line(text: str, place: int, says: str) -> None:
+    """An expression that can't be parsed is reported in one line that names the position."""
     with pytest.raises(ExpressionError) as caught:
         parse_expression(text)
     said = str(caught.value)
@@ -204,8 +206,8 @@ def test_a_broken_expression_is_one_line(text: str, place: int, says: str) -> No
 
 
 @given(st.text(alphabet='PR ab()|?*+{},1"-\n', max_size=20))
-def test_any_text_is_read_or_refused(text: str) -> None:
-    """No text does anything but parse or raise the one error."""
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    """Any text is either parsed or refused with an error that names a position in it."""
     try:
         parse_expression(text)
         said = "character 1: "
