@@ -97,7 +97,7 @@ def test_pytest_is_not_killed(
 
 
 def test_a_task_that_is_called_runs_in_pytests_process(unchecked_faults: Faults) -> None:
-    """A crash is also refused for a task that is called rather than submitted."""
+    """`crash_process` is also refused for a task that is called rather than submitted."""
     unchecked_faults.on("charge").crash_process()
     with pytest.raises(FaultRefused, match="submit it on the task runner"):
         charge(1)

@@ -105,7 +105,7 @@ def note(project: pytest.Pytester, file: str, test: str) -> str:
 
 @pytest.mark.e2e
 def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> None:
-    """A process, thread or file that a test leaves behind is an error of that test, and named.
+    """A process, thread or file that a test leaves behind is reported as an error of that test.
 
     A file that a child process creates is only noted, because its origin is unknown.
     """
@@ -207,7 +207,7 @@ def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> Non
 
 
 def test_what_ends_or_belongs_elsewhere_is_not_left(project: pytest.Pytester) -> None:
-    """What ends, belongs to the pytest run, or is written by pytest itself is not an error."""
+    """What ends, belongs to the pytest run, or is written by pytest or Python is not an error."""
     project.makepyfile(
         """
         import multiprocessing
@@ -423,7 +423,7 @@ def test_nothing_is_checked_where_the_check_is_off(project: pytest.Pytester) -> 
 
 @pytest.mark.e2e
 def test_what_prefect_starts_is_not_left(project: pytest.Pytester, temporary: Path) -> None:
-    """Prefect's services and connections are not leftovers; a task's file and a client are."""
+    """Prefect's services and connections are not left; a task's file and an open client are."""
     project.makeini("[pytest]")
     project.makepyfile(
         """
@@ -544,7 +544,7 @@ def test_a_server_that_starts_during_a_test_is_not_left(
 
 
 def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
-    """A worker reports a file outside the run's folder once, with the line that wrote it."""
+    """A worker reports a file written outside the run's folder once, with the line of code."""
     home = tmp_path / "home"
     home.mkdir()
     script = (

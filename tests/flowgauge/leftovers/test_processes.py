@@ -52,7 +52,7 @@ def test_what_a_child_starts_is_a_descendant() -> None:
 
 
 def test_what_an_earlier_process_starts_is_left_out() -> None:
-    """A process whose parent existed before is left out."""
+    """A process that an earlier process started is left out."""
     with family() as (parent, child):
         assert descendants({child}, others={parent}) == {}
 

@@ -23,7 +23,7 @@ def own_process(number: int) -> tuple[int, int]:
 def test_a_baseline_maps_in_order_where_its_runner_would(
     baseline: Baseline, runner_name: str
 ) -> None:
-    """Each baseline keeps the order, and uses other processes exactly if its task runner does."""
+    """Each baseline keeps the order, and runs in other processes where its task runner does."""
     mapped = baseline.map(own_process, range(8))
     assert [number for number, _ in mapped] == list(range(8))
     elsewhere = os.getpid() not in {pid for _, pid in mapped}

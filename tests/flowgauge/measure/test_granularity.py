@@ -136,7 +136,7 @@ def test_long_tasks_have_fewer_rounds(machine: Machine) -> None:
 
 
 def test_a_wrong_answer_is_detected(machine: Machine) -> None:
-    """A task runner that skips work, and is fast for that reason, is detected."""
+    """A task runner that is fast because it skips work is detected."""
 
     def lazy(workflow: Workflow) -> Mapping[str, TaskResult]:
         return {

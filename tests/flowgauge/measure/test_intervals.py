@@ -27,7 +27,7 @@ def test_the_interval_contains_the_median_and_lies_in_the_sample(sample: list[fl
 
 
 def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
-    """The intervals of about 95 % of many samples contain the true median."""
+    """For about 95 % of many samples, the interval contains the true median."""
     generator = np.random.default_rng(7)
     covered = 0
     for _ in range(300):
@@ -45,7 +45,7 @@ def test_rounds_that_allow_no_correction_have_an_interval(sample: list[float]) -
 
 def test_the_interval_is_corrected() -> None:
     """The interval of a skewed sample is BCa from ten rounds on, and percentile below."""
-    # This import takes a second, which every collection of tests would otherwise spend.
+    # This import takes a second; at the top of the file, it would slow down every collection.
     from scipy.stats import bootstrap
 
     sample = [float(2**index) for index in range(LEAST_FOR_BCA)]

@@ -78,7 +78,7 @@ def test_files_in_another_format_are_not_an_error(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_the_peak_of_memory_is_measured() -> None:
-    """Memory that a process has freed again counts; the memory of its parent does not."""
+    """Memory that a process has freed still counts; the memory of its parent does not."""
     held = bytearray(300 * 2**20)
     code = (
         "from flowgauge.measure.load import peak_memory_mib as peak\n"

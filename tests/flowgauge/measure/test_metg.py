@@ -43,7 +43,7 @@ class Machine:
 @few
 @given(OVERHEADS, st.sampled_from([1.0, 0.97]), st.sampled_from([0.5, 0.9]))
 def test_metg_is_found(overhead: float, ceiling: float, target: float) -> None:
-    """For any overhead, METG is within a tenth of the formula's, from at most ten measurements."""
+    """For any overhead, ten measurements at most find METG to within a tenth."""
     machine = Machine(overhead, ceiling)
     found = metg(measure_curve(machine, longest=60), target)
     assert found.seconds is not None
@@ -54,7 +54,10 @@ def test_metg_is_found(overhead: float, ceiling: float, target: float) -> None:
 @few
 @given(OVERHEADS, st.integers(0, 1000))
 def test_noise_widens_the_interval(overhead: float, seed: int) -> None:
-    """If runs vary by a tenth, the interval has a width, and METG(50 %) is within a quarter."""
+    """If runs vary by a tenth, METG(50 %) is still found to within a quarter.
+
+    Its interval contains the median and is wider than zero.
+    """
     machine = Machine(overhead, noise=0.1)
     machine.chance = random.Random(seed)
     found = metg(measure_curve(machine, [0.5], longest=60), 0.5)
@@ -80,7 +83,7 @@ def test_a_target_above_the_ceiling_has_no_metg(
 
 
 def test_a_ceiling_just_below_the_target_is_below() -> None:
-    """A task runner with a ceiling of 87 % has no METG(90 %), however near that is."""
+    """A task runner with a ceiling of 87 % has no METG(90 %), however close that is."""
     found = metg(measure_curve(Machine(0.01, 0.87), longest=60), 0.9)
     assert found.seconds is None
     assert found.ceiling == pytest.approx(0.87)
@@ -88,7 +91,7 @@ def test_a_ceiling_just_below_the_target_is_below() -> None:
 
 @given(OVERHEADS, st.floats(-0.019, 0.019))
 def test_a_ceiling_at_the_target_ends_the_search(overhead: float, above: float) -> None:
-    """With a ceiling at the target, tasks of at most 100 times the overhead are tried.
+    """With a ceiling at the target, no tasks longer than 100 times the overhead are tried.
 
     Such is the ceiling of one task at a time on two workers. Unless some length happens to reach
     the target, there is no METG.
@@ -144,7 +147,7 @@ def test_never_requires_runs_of_equal_depth(depth: int, is_never: bool) -> None:
 
 @pytest.mark.parametrize(("best", "is_never"), [(0.80, True), (0.89, False), (0.93, False)])
 def test_one_run_near_the_target_is_not_never(best: float, is_never: bool) -> None:
-    """If one run of the longest tasks came near to the target, the outcome is not "never"."""
+    """If one run of the longest tasks came close to the target, the outcome is not "never"."""
     shares = {0.02: 0.5, 0.04: 0.6, 0.21: 0.8}
     curve = {long: [Sample(long, share * long)] * 3 for long, share in shares.items()}
     curve[0.21] = [*curve[0.21], Sample(0.21, best * 0.21)]
@@ -159,7 +162,7 @@ def test_nearly_reaching_the_target_is_not_enough() -> None:
 
 @pytest.mark.parametrize("longer", [{0.022: 0.40}, {0.022: 0.47, 0.04: 0.42}])
 def test_a_target_that_was_reached_stays_reached(longer: dict[float, float]) -> None:
-    """If half was reached, longer tasks that did worse by chance do not take METG(50 %) away."""
+    """If 50 % was reached, longer tasks that did worse by chance do not change that."""
     shares = {0.02: 0.56, **longer}
     curve = {work: [Sample(work + 0.03, share * (work + 0.03))] for work, share in shares.items()}
     found = metg(curve, 0.5)
@@ -212,7 +215,7 @@ def test_tasks_longer_than_allowed_are_not_run() -> None:
 
 
 def test_a_little_beyond_the_longest_is_extrapolated() -> None:
-    """If the longest tasks allowed come near to the target, METG is extrapolated from the line."""
+    """If the longest tasks allowed come close to the target, METG is read off the fitted line."""
     found = metg(measure_curve(Machine(1.0), longest=4.0), 0.9)
     assert found.seconds is not None
     assert found.seconds.median == pytest.approx(10.0, rel=0.1)
@@ -249,7 +252,7 @@ def test_metg_lies_between_lengths_below_and_above_the_target(
 
 
 def test_a_lucky_run_of_short_tasks_does_not_decide() -> None:
-    """If short tasks reached the target but longer ones fell short, the short ones were lucky."""
+    """Short tasks that reached the target by luck do not set METG if longer ones fell short."""
     shares = {0.005: 0.52, 0.01: 0.35, 0.02: 0.42, 0.04: 0.75}
     found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in shares.items()}, 0.5)
     assert found.seconds is not None
@@ -257,7 +260,7 @@ def test_a_lucky_run_of_short_tasks_does_not_decide() -> None:
 
 
 def test_extrapolation_does_not_exceed_the_whole_machine() -> None:
-    """Extrapolated efficiency tends to 100 % at most, with the overhead of the longest tasks."""
+    """Extrapolation assumes a ceiling of at most 100 %, and the overhead of the longest tasks."""
     shares = {0.1: 0.35, 0.2: 0.6}
     found = metg({ideal: [Sample(ideal / e, ideal)] for ideal, e in shares.items()}, 0.75)
     assert found.seconds is not None

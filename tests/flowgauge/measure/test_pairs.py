@@ -52,7 +52,7 @@ def test_a_budget_warms_up_and_fills_its_time(measuring: BenchmarkFixture) -> No
 
 @given(st.integers(1, 100), st.floats(0, 100), st.floats(0, 100))
 def test_a_budget_never_does_too_few_rounds(least: int, time: float, seconds: float) -> None:
-    """Slow work still gets the minimum number of rounds, and the number is limited."""
+    """Slow work still gets the minimum number of rounds, and no work gets unlimited rounds."""
     rounds = Budget(least, time).rounds(seconds)
     assert least <= rounds <= max(least, MAX_ROUNDS)
 

@@ -183,9 +183,9 @@ def test_a_version_that_fails_does_not_stop_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A version that fails is one line; the others are measured and shown, and the status is 1.
+    """A version that fails is reported in one line; the others are measured and shown.
 
-    If no version could be measured, the status is 2.
+    The exit status is then 1, or 2 if no version could be measured.
     """
     monkeypatch.setenv("PATH", str(uv.parent), prepend=":")
     monkeypatch.chdir(project)

@@ -145,7 +145,7 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(
 
 @given(st.binary(max_size=200))
 def test_any_file_can_be_read(content: bytes) -> None:
-    """Each line that is not a record counts as torn, whatever it contains."""
+    """Each non-empty line that is not a record counts as torn, whatever it contains."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = EffectLedger(Path(folder) / "effects.jsonl")
         ledger.path.write_bytes(content)
@@ -317,7 +317,7 @@ def charge(ledger: EffectLedger, order: int) -> None:
 
 @flow
 def charges(ledger: EffectLedger) -> None:
-    """Charge two orders and ship them."""
+    """Charge two orders and ship one of them."""
     charged = [charge.submit(ledger, order) for order in (17, 18)]
     for future in charged:
         future.result()

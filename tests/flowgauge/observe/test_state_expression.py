@@ -121,7 +121,7 @@ def test_a_history_built_from_the_expression_matches(case: Case) -> None:
 
 @given(compared())
 def test_any_history_matches_as_in_python(drawn: tuple[Case, tuple[str, ...]]) -> None:
-    """An expression matches a history exactly if `re` matches it with letters for the names."""
+    """An expression matches a history if and only if `re` matches the letters for its names."""
     case, names = drawn
     match = history_of(names).matches(case.text)
     assert bool(match) == (re.fullmatch(case.pattern, letters(names)) is not None)
@@ -131,7 +131,7 @@ def test_any_history_matches_as_in_python(drawn: tuple[Case, tuple[str, ...]]) -
 def test_the_expected_states_are_those_that_could_follow(
     drawn: tuple[Case, tuple[str, ...]],
 ) -> None:
-    """After the states that matched, exactly what the difference names could have followed."""
+    """The match names exactly the states, or the end, that could follow those that matched."""
     case, names = drawn
     match = history_of(names).matches(case.text)
     begun = names[: match.matched]
