@@ -20,7 +20,7 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
         path: The file; it is created if it does not exist.
 
     Yields:
-        The file, for `write_value` and `values_from`.
+        The file, for `write_value`.
 
     Raises:
         OSError: If the file can't be opened for writing.
@@ -46,6 +46,21 @@ def write_value(file: IO[bytes], value: Any, *, durable: bool = False) -> None:
     file.flush()
     if durable:
         os.fsync(file.fileno())
+
+
+def end_of(path: Path) -> int:
+    """Return the position after the last value, for `values_from`.
+
+    Args:
+        path: The log; it need not exist.
+
+    Returns:
+        The position, in bytes; no value is being written there.
+    """
+    if not path.exists():
+        return 0
+    with locked(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def values_from(path: Path, start: int) -> tuple[list[Any], int]:

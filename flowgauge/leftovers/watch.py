@@ -21,7 +21,7 @@ from flowgauge.compat.names import PREFECT_SERVICES
 from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
-from flowgauge.leftovers.writes import line_of, reported
+from flowgauge.leftovers.writes import end_of_reports, line_of, reported
 from flowgauge.waiting import patience
 
 KINDS = ("processes", "threads", "connections", "files")
@@ -57,7 +57,7 @@ class LeftoverWatch:
         global _current
         self._folders = folders
         self._sightings = Activity()
-        _, self._read = reported(folders.home)
+        self._read = end_of_reports(folders.home)
         self._before = self._present()
         _current = self
         audit.watch(self._sightings)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flowgauge.append_log import locked, values_from, write_value
+from flowgauge.append_log import end_of, locked, values_from, write_value
 
 _REPORT = "writes.jsonl"
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -158,6 +158,11 @@ def report_writes(home: str) -> None:
             here.reports = False
 
     sys.addaudithook(hook)
+
+
+def end_of_reports(home: Path) -> int:
+    """Return how far the report of worker processes goes now, in bytes; see `reported`."""
+    return end_of(home / _REPORT)
 
 
 def reported(home: Path, start: int = 0) -> tuple[dict[str, Write], int]:

@@ -26,10 +26,6 @@ class RunProgress:
     _bar: tuple[Progress, TaskID] | None = None
     _visible: bool = False
 
-    def count(self) -> str:
-        """Return how many have ended, such as "[3/97]"."""
-        return f"[{self.done}/{self.total}]"
-
     def show(self, name: str, terminal: IO[str]) -> None:
         """Draw a progress bar while a benchmark runs; nothing is redrawn during it.
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.append_log import locked, values_from, write_value
+from flowgauge.append_log import end_of, locked, values_from, write_value
 
 VALUES = st.lists(
     st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text(), max_size=2),
@@ -31,7 +31,7 @@ def test_each_value_is_read_once(first: list[Any], then: list[Any]) -> None:
     """A read returns what was written since the last read, in order, whatever the values are."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
-        assert values_from(log, 0) == ([], 0)
+        assert values_from(log, end_of(log)) == ([], 0)
         write(log, *first)
         values, position = values_from(log, 0)
         assert values == first
@@ -39,6 +39,7 @@ def test_each_value_is_read_once(first: list[Any], then: list[Any]) -> None:
         values, position = values_from(log, position)
         assert values == then
         assert values_from(log, position) == ([], position)
+        assert end_of(log) == position
 
 
 @given(VALUES, st.floats(0, 1))

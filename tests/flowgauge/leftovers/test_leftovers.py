@@ -564,6 +564,25 @@ def test_a_worker_process_reports_what_it_writes(tmp_path: Path) -> None:
     assert reported(home, read) == ({}, read)
 
 
+def test_a_write_while_a_write_is_reported_does_not_block(tmp_path: Path) -> None:
+    """A finalizer that writes while its thread holds the log does not wait for itself."""
+    (tmp_path / "home").mkdir()
+    script = (
+        "import sys; from flowgauge.leftovers import writes\n"
+        "write_value = writes.write_value\n"
+        "def finalized(file, value):\n"
+        "    open('by a finalizer', 'w').close()\n"
+        "    write_value(file, value)\n"
+        "writes.write_value = finalized\n"
+        "writes.report_writes(sys.argv[1])\n"
+        "open('first', 'w').close(); open('second', 'w').close()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "home")]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=patience())
+    found, _ = reported(tmp_path / "home")
+    assert list(found) == [str(tmp_path / "first"), str(tmp_path / "second")]
+
+
 def test_allowed_leftovers_are_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
