@@ -100,9 +100,9 @@ def readme(tmp_path: Path) -> Path:
     file = tmp_path / "README.md"
     file.write_text(
         "See [retries](patterns/retries).\n\n"
-        "| pattern | what it does |\n| --- | --- |\n"
-        "| [retries/backoff](patterns/retries/backoff.py) | Retry. |\n"
-        "| [`tasks/basics`](patterns/tasks/basics.py) | [Begin](https://docs.prefect.io). |\n"
+        "| problem | pattern |\n| --- | --- |\n| **First steps** | |\n"
+        "| A call fails. | [retries/backoff](patterns/retries/backoff.py) |\n"
+        "| [Begin](https://docs.prefect.io). | [`tasks/basics`](patterns/tasks/basics.py) |\n"
     )
     return file
 
@@ -166,7 +166,7 @@ def test_a_link_in_another_table_is_not_a_row(readme: Path) -> None:
     folder = replace(ONE, name="tasks/two_ways", path=Path("patterns/tasks/two_ways/two_ways.py"))
     readme.write_text(
         readme.read_text()
-        + "| [tasks/two_ways](patterns/tasks/two_ways) | Two files. |\n"
+        + "| Two files. | [tasks/two_ways](patterns/tasks/two_ways) |\n"
         + "| pull | [a worker](patterns/tasks/two_ways/two_ways.py) | [b](patterns/tasks/b.py) |\n"
     )
     assert readme_mismatches((ONE, OTHER, folder), readme) == []

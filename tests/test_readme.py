@@ -19,8 +19,10 @@ RUNNERS = {"task_runner", "runner_name"}
 
 
 def test_the_readme_is_short() -> None:
-    """The README has fewer than 120 lines."""
-    assert len(README.splitlines()) < 120
+    """The README has fewer than 100 lines, apart from the table with a row for each pattern."""
+    _, catalogue = README.split("\n## The catalogue\n")
+    table = [line for line in catalogue.partition("\n## ")[0].splitlines() if line[:1] == "|"]
+    assert len(README.splitlines()) - len(table) < 100
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/index.md"])

@@ -34,7 +34,9 @@ __all__ = [
     "readme_mismatches",
 ]
 
-_README_ROW = re.compile(r"^\|\s*\[`?([^\]`]+)`?\]\((patterns/[^)]+)\)", re.MULTILINE)
+_README_ROW = re.compile(
+    r"^\|[^|\n]+\|\s*\[`?([^\]`]+)`?\]\((patterns/[^)]+)\)\s*\|$", re.MULTILINE
+)
 
 
 def catalogue_root(start: Path | None = None) -> Path:
@@ -144,8 +146,8 @@ def readme_mismatches(patterns: Sequence[Pattern], readme: Path) -> list[str]:
 
     Args:
         patterns: The catalogue.
-        readme: A Markdown file; a row begins `| [topic/name](patterns/topic/name.py) |`, without
-            the `.py` for a pattern that is a folder.
+        readme: A Markdown file; a row is `| problem | [topic/name](patterns/topic/name.py) |`,
+            without the `.py` for a pattern that is a folder.
 
     Returns:
         One line for each mismatch; empty if there is none.
