@@ -25,7 +25,7 @@ Guarantees:
 
 Prefect:
     parameter (3.8, 3.9): a parameter of a flow is stored in clear, and one of type `SecretStr` as
-        `**********`, which is also what a deployment's run gets.
+        `**********`.
     block (3.8, 3.9): the API shows the value of a Secret block as asterisks, but gives it in clear
         to each client that asks for it.
     error (3.8, 3.9): the text of the error that ends a task is in the message of its state, and in
