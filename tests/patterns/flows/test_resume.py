@@ -108,7 +108,7 @@ NEEDS: Mapping[int, set[int]] = {1: set(), 2: {1}, 3: {1, 2}, 4: {1, 2}, 5: {1, 
 
 
 @pytest.mark.guarantee(NAME, "resumed")
-@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(down=st.sets(st.integers(1, 5), min_size=1))
 @example(down={4})
 def test_only_what_had_not_finished_is_done(
