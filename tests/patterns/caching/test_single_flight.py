@@ -82,6 +82,22 @@ class NotingFileLocks(FileLocks):
         return unlock
 
 
+class ImpatientFileLocks(FileLocks):
+    """File locks for which a wait that would be for ever is an error."""
+
+    def acquire_lock(
+        self,
+        key: str,
+        holder: str,
+        acquire_timeout: float | None = None,
+        hold_timeout: float | None = None,
+    ) -> bool:
+        """Lock a key, or fail."""
+        if not super().acquire_lock(key, holder, acquire_timeout or patience(60), hold_timeout):
+            raise TimeoutError(f"{key} stays locked")
+        return True
+
+
 class NotingPostgresLocks(PostgresLocks):
     """PostgreSQL locks that note each try that was refused."""
 
@@ -148,8 +164,8 @@ def drawing(
 
 def in_files(shared: Shared) -> dict[str, Any]:
     """Return options of a task that is computed once, by locks in a folder."""
-    policy = INPUTS + TASK_SOURCE
-    return single_flight(policy, FileLocks(shared.folder / "locks"), shared.folder / "results")
+    locks = ImpatientFileLocks(shared.folder / "locks")
+    return single_flight(INPUTS + TASK_SOURCE, locks, shared.folder / "results")
 
 
 def when_refused(shared: Shared, region: str) -> str:
@@ -293,6 +309,24 @@ def test_the_next_one_computes_after_a_failure(
     assert shared.noted("got map of Alps") == 1
 
 
+@pytest.mark.guarantee(NAME, "failed")
+def test_after_a_failure_the_same_process_computes(shared: Shared) -> None:
+    """The lock of a computation that failed does not stay with its process, which lives on."""
+
+    @task(**in_files(shared))
+    def draw(region: str) -> str:
+        shared.note("computed")
+        if shared.noted("computed") == 1:
+            raise LookupError(region)
+        return f"map of {region}"
+
+    asks = flow(lambda: draw("Alps"))
+    with pytest.raises(LookupError):
+        asks()
+    assert asks() == asks() == "map of Alps"
+    assert shared.noted("computed") == 2
+
+
 @pytest.mark.guarantee(NAME, "killed")
 def test_the_next_one_computes_if_the_holder_is_killed(
     ask: Ask, shared: Shared, locks: EndingLocks
@@ -372,7 +406,8 @@ def test_a_transaction_executes_equal_calls(shared: Shared) -> None:
 @pytest.mark.guarantee(NAME, "nested")
 def test_a_task_with_the_key_of_its_computation_is_refused(shared: Shared) -> None:
     """A task that has the same key as the locked task it is called in is an error."""
-    options = single_flight(INPUTS, FileLocks(shared.folder / "locks"), shared.folder / "results")
+    locks = ImpatientFileLocks(shared.folder / "locks")
+    options = single_flight(INPUTS, locks, shared.folder / "results")
 
     @task(**options)
     def survey(region: str) -> str:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills a process just before each of its writes, and lets another one continue.
 
-`python -m tests.patterns.transactions.killed MODULE RUN FOLDER WHICH` calls `RUN(folder)` of the
-module in a fresh copy of the folder for each point, kills it there, and calls `RUN_again(folder)`.
-What that returns is written to FOLDER.json, by point. WHICH is a slice of the points.
+`python -m tests.patterns.transactions.killed MODULE RUN FOLDER WHICH NAMED` calls `RUN(folder)` of
+the module in a fresh copy of the folder for each point, kills it there, and calls
+`RUN_again(folder)`. What that returns is written to FOLDER.json, by point. WHICH is a slice of the
+points, and of these only those are taken whose name begins with NAMED.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def fork(body: Callable[[], Any]) -> Any:
     return json.loads(said) if said else None
 
 
-def main(module: str, name: str, folder: Path, which: slice) -> None:
+def main(module: str, name: str, folder: Path, which: slice, named: str) -> None:
     """Kill the run at each point, and print what happened."""
     runs = importlib.import_module(module)
     run, again = getattr(runs, name), getattr(runs, f"{name}_again")
@@ -118,20 +119,23 @@ def main(module: str, name: str, folder: Path, which: slice) -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(each)
     outcomes = {}
-    for number in range(len(names))[which]:
+    for number in (each for each in range(len(names))[which] if names[each].startswith(named)):
         there = copy(number)
         assert fork(partial(points, there, number)) is None
         outcomes[f"{number} {names[number]}"] = fork(partial(again, there))
     folder.with_suffix(".json").write_text(json.dumps(outcomes))
 
 
-def kill_at_points(name: str, folder: Path, which: tuple[int | None, ...] = (None,)) -> Any:
+def kill_at_points(
+    name: str, folder: Path, which: tuple[int | None, ...] = (None,), named: str = ""
+) -> Any:
     """Kill a run at each point, or at some of them.
 
     Args:
         name: The test module and the function in it, such as `test_saga:book`.
         folder: What is there before the run; the folder itself is not changed.
         which: The arguments of a slice of the points.
+        named: How the names of the points begin.
 
     Returns:
         For each point, what the run after it returned.
@@ -139,7 +143,7 @@ def kill_at_points(name: str, folder: Path, which: tuple[int | None, ...] = (Non
     module, run = name.split(":")
     command = [sys.executable, "-m", f"{PACKAGE}.killed", f"{PACKAGE}.{module}", run, str(folder)]
     subprocess.run(
-        [*command, json.dumps(which)],
+        [*command, json.dumps(which), named],
         env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""},
         check=True,
         timeout=patience(),
@@ -149,4 +153,5 @@ def kill_at_points(name: str, folder: Path, which: tuple[int | None, ...] = (Non
 
 if __name__ == "__main__":
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), slice(*json.loads(sys.argv[4])))
+        which = slice(*json.loads(sys.argv[4]))
+        main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), which, sys.argv[5])
