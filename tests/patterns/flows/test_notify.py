@@ -610,13 +610,18 @@ def report(deployment: UUID, *states: State[Any]) -> UUID:
 @pytest.mark.guarantee(NAME, "server")
 @pytest.mark.fact(NAME, "named")
 def test_the_server_tells_of_crashes(
-    live_server: str, listening: Inbox, start: Start, tmp_path: Path
+    live_server: str,
+    listening: Inbox,
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server tells once of a run whose process was killed, and of one that timed out.
 
     It tells nothing of runs of other deployments, and not again if a crash is reported again.
     """
     (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.chdir(tmp_path)  # each process copies the folder in which a flow was deployed
     with temporary_settings({PREFECT_API_URL: live_server}):
         save_block(listening.url)
         dying = RunnerDeployment.from_entrypoint(f"{tmp_path}/dying.py:books", name="dying")
