@@ -100,7 +100,7 @@ class NotAccepted(Exception):
 class Question:
     """A question that waits for an answer.
 
-    Args:
+    Attributes:
         run: The id of the flow run that asks it.
         text: The question.
         until: When the run fails if there is no answer.

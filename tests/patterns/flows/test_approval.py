@@ -57,7 +57,11 @@ Begin = Callable[..., Future[Any]]
 def begin(prefect_server: str) -> Iterator[Begin]:
     """Yield a function that calls something in a thread of its own, as the process of a run."""
     with ThreadPoolExecutor() as pool:
-        yield lambda *call: pool.submit(copy_context().run, *call)
+
+        def start(call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+            return pool.submit(copy_context().run, partial(call, *arguments))
+
+        yield start
         # A run that a failed test left waiting goes on without an answer, and ends.
         with get_client(sync_client=True) as client:
             for run in client.read_flow_runs():
@@ -143,6 +147,8 @@ def test_one_answer_counts(begin: Begin) -> None:
         answer(question.run, NO)
     assert read(question.run).state_name == "Completed"
     assert question.run not in {each.run for each in waiting()}
+    with pytest.raises(NotAccepted):
+        answer(uuid4(), YES)
 
 
 @pytest.mark.guarantee(NAME, "wrong")
