@@ -21,6 +21,8 @@ Guarantees:
     next-run: if that is gone, too, the next `with workspace()` on the machine does it.
     living: what belongs to runs that are still running, and files or folders of others in the same
         place, are left alone.
+    own: a place for workspaces that belongs to somebody else, or that everybody can write to, is
+        refused, and nothing in it is touched.
     late: a task that starts a program after the block has ended gets a FileNotFoundError, and no
         program runs.
     again: a retry of a flow begins with an empty folder; a second workspace in a run is refused
@@ -58,6 +60,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -86,14 +89,15 @@ def workspace() -> Iterator[Path]:
 
     Raises:
         RuntimeError: If there is no flow run, or it is in a workspace already.
+        PermissionError: If `PLACE` is not a folder of this user, or everybody can write to it.
     """
     if this_run.id is None:
         raise RuntimeError("workspace() finds what to remove by the flow run: call it in a flow")
+    PLACE.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep()
     folder = PLACE / this_run.id
     if folder.exists():
         raise RuntimeError(f"{folder} is in use: a run has one workspace at a time")
-    PLACE.mkdir(parents=True, exist_ok=True)
     # Locked as long as this process lives, and before there is anything to remove.
     lock = open_locked(folder.with_suffix(".lock"), LOCK_EX)
     try:
@@ -180,6 +184,8 @@ def is_locked(record: TextIO) -> bool:
 
 def sweep(run_id: str = "*") -> None:
     """Remove the workspaces of runs whose process is gone, or that of one run."""
+    if PLACE.exists() and not is_own(PLACE):
+        raise PermissionError(f"{PLACE} is not yours alone: set WORKSPACES to a folder of your own")
     for path in PLACE.glob(f"{run_id}.lock"):
         # Its run lives, another sweep is at it, or it can't be removed: the next run tries again.
         with suppress(OSError):
@@ -188,6 +194,12 @@ def sweep(run_id: str = "*") -> None:
                 remove(path.with_suffix(""))
             finally:
                 os.close(lock)
+
+
+def is_own(place: Path) -> bool:
+    """Return whether nobody else can have written what is killed and removed there."""
+    found = place.lstat()  # a link may lead to what somebody else has chosen
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o002
 
 
 def clean_up(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

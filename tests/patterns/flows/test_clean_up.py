@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -51,7 +52,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(pattern, "PLACE", place)
     monkeypatch.setenv("WORKSPACES", str(place))
     yield place
-    sweep()  # of a test that failed
+    with suppress(PermissionError):  # of a test that made it a place of others
+        sweep()  # of a test that failed
 
 
 def is_running(number: int) -> bool:
@@ -186,6 +188,37 @@ def test_what_cannot_be_removed_does_not_stop_others(place: Path) -> None:
     left.with_suffix(".ending").touch()  # a file, where a folder is to be renamed to
     assert render_first({"sunrise": 0}) == "sunrise"
     assert left.with_suffix(".lock").exists()
+
+
+@pytest.mark.parametrize("whose", ["somebody else's", "everybody's", "a link"])
+@pytest.mark.guarantee(NAME, "own")
+def test_a_place_of_others_is_refused(
+    whose: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run does not begin, and a hook removes nothing, where others can have put what is there."""
+    there = tmp_path / "elsewhere" if whose == "a link" else place
+    (there / "run").mkdir(parents=True)
+    (there / "run.lock").touch()
+    with monkeypatch.context() as patch:
+        if whose == "a link":
+            place.symlink_to(there)
+        elif whose == "everybody's":
+            place.chmod(0o777)
+        else:
+            me = os.getuid()
+            patch.setattr(os, "getuid", lambda: me + 1)
+        with pytest.raises(PermissionError, match="WORKSPACES"):
+            render_first({"sunrise": 0})
+        with pytest.raises(PermissionError, match="WORKSPACES"):
+            sweep("run")
+    assert sorted(each.name for each in there.iterdir()) == ["run", "run.lock"]
+
+
+@pytest.mark.guarantee(NAME, "own")
+def test_the_place_is_made_for_one_user(place: Path) -> None:
+    """Only the user can look into the place that a run makes."""
+    render_first({"sunrise": 0})
+    assert place.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.guarantee(NAME, "late")
