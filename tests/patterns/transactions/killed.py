@@ -132,7 +132,8 @@ def kill_at_points(
     """Kill a run at each point, or at some of them.
 
     Args:
-        name: The test module and the function in it, such as `test_saga:book`.
+        name: The test module and the function in it, such as `test_saga:book`; the module of
+            another folder has its full name.
         folder: What is there before the run; the folder itself is not changed.
         which: The arguments of a slice of the points.
         named: How the names of the points begin.
@@ -141,7 +142,8 @@ def kill_at_points(
         For each point, what the run after it returned.
     """
     module, run = name.split(":")
-    command = [sys.executable, "-m", f"{PACKAGE}.killed", f"{PACKAGE}.{module}", run, str(folder)]
+    module = module if "." in module else f"{PACKAGE}.{module}"
+    command = [sys.executable, "-m", f"{PACKAGE}.killed", module, run, str(folder)]
     subprocess.run(
         [*command, json.dumps(which), named],
         env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""},
