@@ -36,12 +36,19 @@ def violations(root: Path, path: Path) -> list[str]:
         return [str(error)]
     source, tree = parse(path)
     faults = (
+        *_name_faults(path),
         *_dependency_faults(pattern),
         *_import_faults(pattern, tree),
         *_reference_faults(root, source),
         *_main_faults(tree),
     )
     return [f"{display_path(root, path)}: {fault}" for fault in dict.fromkeys(faults)]
+
+
+def _name_faults(path: Path) -> Iterator[str]:
+    # Python looks into the folder of a script first, for what other packages import, too.
+    if path.stem in sys.stdlib_module_names:
+        yield f'hides the module "{path.stem}" of the standard library: rename the file'
 
 
 def _dependency_faults(pattern: Pattern) -> Iterator[str]:

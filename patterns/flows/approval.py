@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["prefect>=3.8,<4"]
+# dependencies = ["prefect>=3.8,<4", "pydantic>=2.10,<3"]
 # ///
 """Let a person decide before a flow goes on: a typed answer, once, within a time limit.
 

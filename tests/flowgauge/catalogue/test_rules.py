@@ -53,6 +53,13 @@ def test_code_that_cannot_be_copied_alone_is_reported(
     assert fault in found
 
 
+def test_a_pattern_hides_no_module_of_the_standard_library(root: Path) -> None:
+    """A script called `secrets.py` would be imported by all that need `secrets`, next to it too."""
+    found = problems(placed(root, PATTERN, name="retries/secrets"))
+    hides = 'patterns/retries/secrets.py: hides the module "secrets" of the standard library'
+    assert [each.partition(": rename")[0] for each in found if "hides" in each] == [hides]
+
+
 def test_a_pattern_that_is_referred_to_exists(root: Path) -> None:
     """A name in backticks that begins with an existing topic must be the name of a pattern."""
     placed(root, name="tasks/folder/folder")

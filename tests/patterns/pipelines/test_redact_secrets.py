@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proofs of `patterns/pipelines/secrets.py`."""
+"""Proofs of `patterns/pipelines/redact_secrets.py`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,18 @@ from prefect.task_runners import TaskRunner
 from pydantic import SecretStr
 
 from flowgauge.waiting import wait_until
-from patterns.pipelines import secrets
-from patterns.pipelines.secrets import RedactedError, redact, report_orders, secret, secret_async
+from patterns.pipelines import redact_secrets
+from patterns.pipelines.redact_secrets import (
+    RedactedError,
+    redact,
+    report_orders,
+    secret,
+    secret_async,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-NAME = "pipelines/secrets"
+NAME = "pipelines/redact_secrets"
 
 
 @pytest.fixture
@@ -154,7 +160,7 @@ def test_whatever_a_token_consists_of_it_is_not_logged(token: str) -> None:
     shown = sorted(forms(token))
     block = Secret[Any](value=SecretStr(token))
     try:
-        with secrets._hide("test", block):
+        with redact_secrets._hide("test", block):
             for form in shown:
                 log.warning("as an argument: %s", form)
                 log.warning("in the message: " + form)
@@ -164,7 +170,7 @@ def test_whatever_a_token_consists_of_it_is_not_logged(token: str) -> None:
                     log.exception("as an error")
     finally:
         log.removeHandler(handler)
-        secrets.hidden.clear()
+        redact_secrets.hidden.clear()
     assert printed.getvalue().count("********") >= 3 * len(shown)
     assert not any(form in printed.getvalue() for form in shown)
 
@@ -354,6 +360,6 @@ def test_the_text_of_an_error_is_in_the_state_and_in_the_log() -> None:
 
 def test_text_is_not_changed_as_long_as_no_token_was_loaded() -> None:
     """Without a token a log record is made as always, with its arguments."""
-    secrets.hidden.clear()
-    record = secrets.make_redacted_record("name", 20, "file", 1, "%s", ("x",), None)
+    redact_secrets.hidden.clear()
+    record = redact_secrets.make_redacted_record("name", 20, "file", 1, "%s", ("x",), None)
     assert (record.msg, record.args, redact("token")) == ("%s", ("x",), "token")
