@@ -16,7 +16,7 @@ from distributed import Client
 from prefect import flow, get_client, tags, task
 from prefect.assets import add_asset_metadata, materialize
 from prefect.cache_policies import INPUTS, TASK_SOURCE
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
@@ -202,10 +202,11 @@ def end_from_outside(
     with get_client(sync_client=True) as client:
 
         def ended_run() -> FlowRun | None:
-            found = [
-                run for run in client.read_flow_runs() if run.parameters == {"folder": str(folder)}
-            ]
-            return next((run for run in found if run.state and run.state.is_final()), None)
+            # By name: the server gives the first 200 runs, of other tests, too.
+            named = FlowFilter.model_validate({"name": {"any_": [ended_flow.wait_in_all.name]}})
+            found = client.read_flow_runs(flow_filter=named)
+            ours = [run for run in found if run.parameters == {"folder": str(folder)}]
+            return next((run for run in ours if run.state and run.state.is_final()), None)
 
         def ended_tasks() -> list[State] | None:
             own = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))

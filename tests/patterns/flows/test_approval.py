@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import Flow, flow, get_client, pause_flow_run, suspend_flow_run, task
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.deployments.runner import RunnerDeployment
@@ -50,6 +51,7 @@ YES = Answer(approve=True, name="Ann", note="checked")
 NO = Answer(approve=False, name="Bob", note="wrong month")
 SOON: Any = 0.05
 """How often a run that waits in place looks for the answer, in seconds."""
+PAUSED = FlowRunFilter.model_validate({"state": {"name": {"any_": ["Paused"]}}})
 Begin = Callable[..., Future[Any]]
 
 
@@ -64,9 +66,8 @@ def begin(prefect_server: str) -> Iterator[Begin]:
         yield start
         # A run that a failed test left waiting goes on without an answer, and ends.
         with get_client(sync_client=True) as client:
-            for run in client.read_flow_runs():
-                if run.state_name == "Paused":
-                    client.set_flow_run_state(run.id, Running(), force=True)
+            for run in client.read_flow_runs(flow_run_filter=PAUSED):
+                client.set_flow_run_state(run.id, Running(), force=True)
 
 
 def asked(text: str) -> Question:
@@ -397,7 +398,7 @@ class Picky(RunInput):
 def with_form(name: str) -> UUID | None:
     """Return the id of the run of that name, if it is paused and the server has its form."""
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs():
+        for run in client.read_flow_runs(flow_run_filter=PAUSED):
             if run.name == name and client.filter_flow_run_input(run.id, "paused", 1, set()):
                 return run.id
     return None

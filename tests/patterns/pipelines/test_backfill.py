@@ -23,6 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter
 from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
 from prefect.schedules import Interval
@@ -535,8 +536,8 @@ def test_a_schedule_makes_no_runs_for_times_that_have_passed(client: SyncPrefect
     )
     response = client._client.post(f"/deployments/{deployment}/schedule", json={})
     response.raise_for_status()
-    runs = client.read_flow_runs()
-    times = [each.expected_start_time for each in runs if each.deployment_id == deployment]
+    own = DeploymentFilter.model_validate({"id": {"any_": [deployment]}})
+    times = [each.expected_start_time for each in client.read_flow_runs(deployment_filter=own)]
     client.delete_deployment(deployment)
     assert times
     assert min(filter(None, times)) >= before

@@ -23,7 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prefect import flow, get_client, get_run_logger, task
 from prefect.blocks.system import Secret
-from prefect.client.schemas.filters import LogFilter
+from prefect.client.schemas.filters import FlowRunFilter, LogFilter
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.task_runners import TaskRunner
@@ -86,9 +86,9 @@ def all_known_of(run_id: UUID) -> str:
     """Return what the server has of a flow run and of its task runs."""
     with get_client(sync_client=True) as client:
         found = [client.read_flow_run(run_id), *client.read_flow_run_states(run_id)]
-        for task_run in client.read_task_runs():
-            if task_run.flow_run_id == run_id:
-                found += [task_run, *client.read_task_run_states(task_run.id)]
+        own = FlowRunFilter.model_validate({"id": {"any_": [run_id]}})
+        for task_run in client.read_task_runs(flow_run_filter=own):
+            found += [task_run, *client.read_task_run_states(task_run.id)]
         return "".join(each.model_dump_json() for each in found)
 
 
