@@ -99,6 +99,18 @@ def execute(a_flow: Flow[..., Any], run: FlowRun) -> Any:
     return run_flow(a_flow, flow_run=read(run.id))
 
 
+def suspend(begin: Begin, a_flow: Flow[..., Any], run: FlowRun) -> None:
+    """Run a flow run of a deployment until it is suspended."""
+
+    def until_then() -> Any:
+        result = execute(a_flow, run)
+        return asyncio.run(result) if a_flow.isasync else result
+
+    with pytest.raises(Pause):
+        begin(until_then).result(patience())
+    assert read(run.id).state_name == "Suspended"
+
+
 def answers_at_once(run: UUID, count: int = 4) -> list[str]:
     """Let several people answer at the same moment; return the names of those who succeeded."""
     together = threading.Barrier(count)
@@ -259,7 +271,7 @@ def test_a_suspended_run_is_answered_too_late(prefect_server: str) -> None:
 @pytest.mark.guarantee(NAME, "suspended")
 @pytest.mark.guarantee(NAME, "asked")
 @pytest.mark.guarantee(NAME, "shown")
-def test_a_suspended_run(prefect_server: str, effect_ledger: EffectLedger) -> None:
+def test_a_suspended_run(begin: Begin, effect_ledger: EffectLedger) -> None:
     """A deployed run ends its process while it waits, and keeps the results of its tasks.
 
     If another question comes up when it runs again, the answer does not count for that one.
@@ -277,9 +289,7 @@ def test_a_suspended_run(prefect_server: str, effect_ledger: EffectLedger) -> No
 
     run = deploy(cleaning)
     for text in ("delete 3?", "delete 4?"):
-        with pytest.raises(Pause):
-            execute(cleaning, run)
-        assert read(run.id).state_name == "Suspended"
+        suspend(begin, cleaning, run)
         assert asked(text).run == run.id
         answer(run.id, Answer(approve=True, name=text))
         assert read(run.id).state_name == "Resuming"
@@ -311,8 +321,7 @@ def test_a_retried_flow_is_not_asked_again(begin: Begin) -> None:
 
     attempts.clear()
     run = deploy(failing)
-    with pytest.raises(Pause):
-        execute(failing, run)
+    suspend(begin, failing, run)
     answer(run.id, YES)
     with pytest.raises(ValueError, match="after the answer"):
         execute(failing, run)
@@ -361,9 +370,7 @@ def test_async_flows(begin: Begin) -> None:
     assert attempts == [str(question.run)] * 2
 
     run = deploy(flaky)
-    with pytest.raises(Pause):
-        asyncio.run(execute(flaky, run))
-    assert read(run.id).state_name == "Suspended"
+    suspend(begin, flaky, run)
     answer(run.id, YES)
     assert asyncio.run(execute(flaky, run)) == YES
     assert attempts[2:] == [str(run.id)] * 2
