@@ -69,6 +69,7 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments import run_deployment
 from prefect.exceptions import MissingFlowError, ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
 
@@ -190,6 +191,8 @@ def main() -> None:
         prefect deployment run train/now --param dataset=now
         prefect worker start --pool models
     """
+    if not PREFECT_API_URL.value():
+        raise SystemExit("PREFECT_API_URL is not set: `prefect server start` gives an address")
     here = Path(__file__).resolve()
     pool = "models"
     prepare_pool(pool, {"urgent": Queue(1), "default": Queue(2, limit=1)}, limit=2)

@@ -77,6 +77,7 @@ from prefect.client.schemas.filters import TaskRunFilter
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import task_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed, Scheduled
 from prefect.task_worker import serve
 from prefect.utilities.callables import get_call_parameters
@@ -256,6 +257,8 @@ async def order_twice() -> None:
 
 def main() -> None:
     """Serve the task if the argument is `serve`; otherwise start a process for it, and use it."""
+    if not PREFECT_API_URL.value():
+        raise SystemExit("PREFECT_API_URL is not set: `prefect server start` gives an address")
     if sys.argv[1:] == ["serve"]:
         serve(make_invoice, limit=4)
         return

@@ -181,6 +181,15 @@ def test_a_run_above_the_limit(
     assert begin(*ask(deployment_id, 2)) == ["Pending", expected]
 
 
+def test_without_a_server_the_demo_says_so() -> None:
+    """Without the address of a server, which a worker needs, it ends at once, with one line."""
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(SystemExit, match=r"^PREFECT_API_URL is not set: .*\Z"),
+    ):
+        pattern.main()
+
+
 @pytest.mark.guarantee(NAME, "one-at-a-time")
 def test_a_waiting_run_starts_when_the_slot_is_free(prefect_server: str) -> None:
     """A run that waited may start once the run before it has ended."""

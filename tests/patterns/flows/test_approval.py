@@ -58,16 +58,23 @@ Begin = Callable[..., Future[Any]]
 @pytest.fixture
 def begin(prefect_server: str) -> Iterator[Begin]:
     """Yield a function that calls something in a thread of its own, as the process of a run."""
-    with ThreadPoolExecutor() as pool:
+    started: list[Future[Any]] = []
 
-        def start(call: Callable[..., Any], *arguments: Any) -> Future[Any]:
-            return pool.submit(copy_context().run, partial(call, *arguments))
-
-        yield start
-        # A run that a failed test left waiting goes on without an answer, and ends.
+    def end_all() -> bool:
+        # What a failed test left waiting goes on without an answer, and ends; or it is retried.
         with get_client(sync_client=True) as client:
             for run in client.read_flow_runs(flow_run_filter=PAUSED):
                 client.set_flow_run_state(run.id, Running(), force=True)
+        return all(each.done() for each in started)
+
+    with ThreadPoolExecutor() as pool:
+
+        def start(call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+            started.append(pool.submit(copy_context().run, partial(call, *arguments)))
+            return started[-1]
+
+        yield start
+        wait_until(end_all, "the runs to end")
 
 
 def asked(text: str) -> Question:

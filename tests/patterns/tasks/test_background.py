@@ -303,6 +303,18 @@ def test_a_run_that_is_executed_twice_makes_one_invoice(
     assert [each.name for each in invoices.glob("*.txt")] == [f"{run_id}.txt"]
 
 
+def test_without_a_server_in_common_the_demo_says_so() -> None:
+    """Without the address of a server, which each process would start for itself, it ends at once.
+
+    The message is one line.
+    """
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(SystemExit, match=r"^PREFECT_API_URL is not set: .*\Z"),
+    ):
+        pattern.main()
+
+
 @pytest.mark.fact(NAME, "delayed-twice")
 @pytest.mark.usefixtures("client")
 def test_equal_calls_of_delay_are_two_runs() -> None:
