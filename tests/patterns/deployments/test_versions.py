@@ -94,7 +94,7 @@ def execute(run: FlowRun) -> tuple[int, str]:
 def test_a_release_is_one_commit(shop: Shop) -> None:
     """Runs have the code of the released branch, tag or commit, although these have moved since.
 
-    What runs load side by side in one folder stays apart.
+    What a run has loaded stays as it is when another commit is loaded in the same folder.
     """
     first = git("-C", shop.repository, "rev-parse", "main")
     assert release(shop.service, "main") == first
