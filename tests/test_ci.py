@@ -23,7 +23,7 @@ echo "$*" >>steps
 STEPS = [
     "run ruff format --check .",
     "run ruff check .",
-    "run mypy",
+    "run mypy --no-incremental",
     "run lint-imports",
     "tool run pydoclint@0.12.0 flowgauge patterns benchmarks docs",
     "run sphinx-build -W --keep-going -q docs reports/latest/docs",

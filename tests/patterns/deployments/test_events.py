@@ -22,7 +22,6 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
-from prefect.events.schemas.automations import Posture
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import (
     provide_database_interface,
@@ -35,6 +34,7 @@ from prefect.server.events.schemas.automations import (
     Automation,
     EventTrigger,
     Firing,
+    Posture,
     TriggeredAction,
     TriggerState,
 )
@@ -263,10 +263,11 @@ async def fired(
     """
     triggers.clear_loaded_automations()
     session: Any
+    create: Any = create_automation
     async with automations_session(begin_transaction=True) as session:
-        action = RunDeployment(deployment_id=uuid4())
+        action = RunDeployment.model_validate({"deployment_id": uuid4()})
         wanted = Automation(name=str(uuid4()), trigger=trigger, actions=[action])
-        triggers.load_automation(await create_automation(session, wanted))
+        triggers.load_automation(await create(session, wanted))
     (loaded,) = triggers.triggers.values()
 
     async def look(now: datetime) -> None:
