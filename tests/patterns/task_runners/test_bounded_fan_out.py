@@ -204,8 +204,9 @@ def test_an_item_that_never_reached_its_task_is_yielded(task_runner: TaskRunner[
 def note_end(number: int, folder: Path) -> int:
     """Leave a file when it begins and, some time later, one when it ends."""
     (folder / f"{number} began").touch()
+    # Otherwise the loop may have its first result, and be left, before the second task exists.
+    wait_until((folder / ("left" if number else "1 began")).exists)
     if number:
-        wait_until((folder / "left").exists)
         time.sleep(0.2)
     (folder / f"{number} ended").touch()
     return number
