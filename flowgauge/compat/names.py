@@ -114,8 +114,10 @@ SAVED_WORK = Feature(
     (
         PrivateName("prefect.client.orchestration", "ssl.create_default_context"),
         PrivateName("prefect.context", "SettingsContext.serialize"),
+        PrivateName("prefect.context", "SettingsContext.__init__"),
+        PrivateName("prefect.settings", "Settings.to_environment_variables"),
     ),
-    instead="each run reads certificates and serializes settings again",
+    instead="each run reads certificates, and serializes and builds settings again",
 )
 
 PRELOADED_POOL = Feature(

@@ -21,7 +21,7 @@ _PRELOADED = [
     "prefect.flow_engine",
     "prefect.task_engine",
     "flowgauge.compat.integrations",
-    __name__,
+    "flowgauge.runners.before_fork",
 ]
 _starting = threading.Lock()
 

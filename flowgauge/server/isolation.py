@@ -11,8 +11,11 @@ from pathlib import Path
 
 from flowgauge.compat.features import usable
 from flowgauge.compat.names import OWN_SETTINGS
+from flowgauge.compat.repeated_work import surroundings
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
+_reloaded: tuple[int, object] | None = None
+"""The settings that were last reloaded, by identity, and what they were read from."""
 _SPEED = {
     # Task runs are written once a second instead of one at a time, so that on two cores the server
     # takes less time away from the tests. They become visible up to a second later.
@@ -91,15 +94,22 @@ def forget_user_settings() -> None:
 
     Prefect reads `.env` from the working directory whenever it builds its settings and has no
     option to disable that, but each settings model names the file in its configuration.
+
+    A process whose parent did this before it was forked has them already.
     """
+    global _reloaded
     if not usable(OWN_SETTINGS, Path(os.environ.get("PREFECT_HOME", os.devnull))):
         return
-    from prefect.context import refresh_global_settings_context
+    from prefect import context
     from prefect.settings.base import PrefectBaseSettings
+
+    if _reloaded == (id(context.GLOBAL_SETTINGS_CONTEXT), surroundings()):
+        return
 
     models = [PrefectBaseSettings]
     while models:
         model = models.pop()
         model.model_config["env_file"] = None
         models.extend(model.__subclasses__())
-    refresh_global_settings_context()
+    context.refresh_global_settings_context()
+    _reloaded = (id(context.GLOBAL_SETTINGS_CONTEXT), surroundings())

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool's workers are forked with everything loaded that each would load for itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+from prefect import flow, get_run_logger, task
+from prefect.task_runners import TaskRunner
+
+from flowgauge.runners.process_pool import preloaded_context
+
+
+def loaded() -> frozenset[str]:
+    """Return the names of the modules that this process has loaded."""
+    return frozenset(sys.modules)
+
+
+@task
+def loaded_in_task() -> frozenset[str]:
+    """Log something, and return the names of the modules that this worker has loaded."""
+    get_run_logger().info("%s", "a worker logs")
+    return loaded()
+
+
+@pytest.mark.runners("processes")
+def test_a_task_finds_everything_loaded(task_runner: TaskRunner[Any]) -> None:
+    """A worker that has run a task and logged has loaded no module that it did not start with.
+
+    Except for those that Prefect looks for when they are needed.
+    """
+
+    @flow(task_runner=task_runner)
+    def one_after_another() -> frozenset[str]:
+        loaded_in_task.submit().wait()
+        return loaded_in_task.submit().result()
+
+    later = one_after_another()
+    with ProcessPoolExecutor(1, mp_context=preloaded_context()) as pool:
+        first = pool.submit(loaded).result()
+    assert {name for name in later - first if not name.startswith("prefect.")} <= {__name__}
+
+
+LOAD = """
+import threading
+from flowgauge.runners.before_fork import load
+load()
+print(threading.active_count())
+"""
+
+
+def test_nothing_is_started() -> None:
+    """Loading starts no thread, which forked workers would believe to have."""
+    shown = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True)
+    assert shown.stdout == "1\n"
