@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 BROWSERS = ("chromium", "google-chrome")
 COSTLY = ("processes", "dask-threads", "dask-processes", "lean-processes", "lean-dask")
-ALIKE = ("sequential", "dask-threads")
-"""Task runners on which tasks run in threads of this process, as on `threads`."""
 _SETTINGS = "_hypothesis_internal_use_settings"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -162,16 +160,15 @@ def start(live_server: str, tmp_path: Path) -> Iterator[Start]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run tests of facts only nightly on task runners that behave like another one.
+    """Leave facts about Prefect to the nightly suite, unless files are named.
 
-    A pattern's guarantees are proved on all task runners; a fact is about Prefect's engine.
+    They change with Prefect, whose version is pinned in all other suites.
     """
-    if config.getoption("flow_runners"):
+    if config.getoption("file_or_dir"):
         return
     for item in items:
-        runner = item.callspec.params.get("runner_name") if hasattr(item, "callspec") else None
         marks = {mark.name for mark in item.iter_markers()}
-        if runner in ALIKE and "fact" in marks and "guarantee" not in marks:
+        if "fact" in marks and not marks & {"guarantee", "e2e"}:
             item.add_marker(pytest.mark.nightly)
 
 

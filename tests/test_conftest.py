@@ -76,3 +76,41 @@ def test_benchmark_only_imports_only_benchmarks(checkout: Path) -> None:
     for status, process in runs:
         printed, _ = process.communicate(timeout=patience())
         assert process.returncode == status, printed
+
+
+FACTS = """
+import pytest
+
+@pytest.mark.fact("a/pattern", "id")
+def test_fact(): pass
+
+@pytest.mark.fact("a/pattern", "id")
+@pytest.mark.e2e
+def test_slow_fact(): pass
+
+@pytest.mark.fact("a/pattern", "id")
+@pytest.mark.guarantee("a/pattern", "id")
+def test_both(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "collected"),
+    [
+        ([], {"both"}),
+        (["-m", "nightly"], {"fact"}),
+        (["-m", "e2e"], {"slow_fact"}),
+        (["tests/test_facts.py"], {"both", "fact"}),
+    ],
+    ids=["plain", "nightly", "e2e", "a-file"],
+)
+def test_facts_are_proved_nightly(checkout: Path, words: list[str], collected: set[str]) -> None:
+    """What is only a fact about Prefect is left to the nightly suite, unless its file is named."""
+    shutil.copy(ROOT / "tests" / "conftest.py", checkout / "tests")
+    (checkout / "tests" / "test_plain.py").unlink()
+    (checkout / "benchmarks" / "test_timed.py").unlink()
+    (checkout / "tests" / "test_facts.py").write_text(FACTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        printed, _ = started(checkout, "--co", "-q", *words).communicate(timeout=patience())
+    assert set(re.findall(r"::test_(\w+)", printed)) == collected, printed

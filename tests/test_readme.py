@@ -74,7 +74,7 @@ def counted(tests: Path) -> str:
         f"Of its {len(guarantees)} guarantees `pytest` proves {in_plain}, {sum(on_all)} of them on"
         f" each of five task runners; {sum(e2e)} need real servers and workers (`pytest -m e2e`)"
         f"{f', {later} take long' if later else ''}. In addition,"
-        f" {len(proved) - len(guarantees)} facts about Prefect have tests."
+        f" {len(proved) - len(guarantees)} facts about Prefect have tests (`pytest -m nightly`)."
     )
 
 
