@@ -168,6 +168,7 @@ def test_going_back(shop: Shop) -> None:
         commits.append(shop.commit(price))
         for _ in range(2):
             release(shop.service, "main")
+    assert releases(shop.service) == commits
     shop.write(PICKY)
     release(shop.service, "main")
     assert shop.deployment.parameter_openapi_schema["required"] == ["count", "currency"]  # type: ignore[index]
