@@ -15,6 +15,7 @@ from flowgauge.waiting import patience
 from tests.code_blocks import ROOT, arguments, blocks
 
 README = (ROOT / "README.md").read_text()
+SLOW = {"e2e", "nightly"}
 RUNNERS = {"task_runner", "runner_name"}
 
 
@@ -62,19 +63,24 @@ def counted(tests: Path) -> str:
     for proof in proofs(tests):
         proved.setdefault((proof.kind, proof.pattern, proof.id), []).append(proof)
     guarantees = [tests for (kind, *_), tests in proved.items() if kind == "guarantee"]
-    plain = [[p for p in tests if not p.marks & {"e2e", "nightly"}] for tests in guarantees]
+    plain = [[p for p in tests if not p.marks & SLOW] for tests in guarantees]
     on_all = [any(p.fixtures & RUNNERS and "runners" not in p.marks for p in ps) for ps in plain]
     e2e = [
         not ps and any("nightly" not in p.marks for p in tests)
         for ps, tests in zip(plain, guarantees, strict=True)
     ]
     in_plain = sum(map(bool, plain))
+    facts = [tests for (kind, *_), tests in proved.items() if kind == "fact"]
+    # tests/conftest.py leaves a test to the nightly suite if it proves nothing but a fact.
+    early = sum(any("guarantee" in p.marks and not p.marks & SLOW for p in ps) for ps in facts)
+    slow = sum(all("e2e" in p.marks for p in ps) for ps in facts)
     later = len(guarantees) - in_plain - sum(e2e)
     return (
         f"Of its {len(guarantees)} guarantees `pytest` proves {in_plain}, {sum(on_all)} of them on"
         f" each of five task runners; {sum(e2e)} need real servers and workers (`pytest -m e2e`)"
         f"{f', {later} take long' if later else ''}. In addition,"
-        f" {len(proved) - len(guarantees)} facts about Prefect have tests (`pytest -m nightly`)."
+        f" {len(facts)} facts about Prefect have tests: {early} in `pytest`,"
+        f" {len(facts) - early - slow} in `pytest -m nightly`, {slow} in `pytest -m e2e`."
     )
 
 

@@ -22,6 +22,7 @@ _PRELOADED = [
     "prefect.task_engine",
     "flowgauge.compat.integrations",
     "flowgauge.runners.before_fork",
+    __name__,
 ]
 _starting = threading.Lock()
 

@@ -14,8 +14,8 @@ from flowgauge.compat.names import OWN_SETTINGS
 from flowgauge.compat.repeated_work import surroundings
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
-_reloaded: tuple[int, object] | None = None
-"""The settings that were last reloaded, by identity, and what they were read from."""
+_reloaded: tuple[object, object] = (None, None)
+"""The settings that were last reloaded, and what they were read from."""
 _SPEED = {
     # Task runs are written once a second instead of one at a time, so that on two cores the server
     # takes less time away from the tests. They become visible up to a second later.
@@ -103,13 +103,13 @@ def forget_user_settings() -> None:
     from prefect import context
     from prefect.settings.base import PrefectBaseSettings
 
-    if _reloaded == (id(context.GLOBAL_SETTINGS_CONTEXT), surroundings()):
-        return
-
     models = [PrefectBaseSettings]
     while models:
         model = models.pop()
         model.model_config["env_file"] = None
         models.extend(model.__subclasses__())
-    context.refresh_global_settings_context()
-    _reloaded = (id(context.GLOBAL_SETTINGS_CONTEXT), surroundings())
+    reloaded, sources = _reloaded
+    # Settings that are equal may be somebody else's, who has read a `.env` file.
+    if reloaded is not context.GLOBAL_SETTINGS_CONTEXT or sources != surroundings():
+        context.refresh_global_settings_context()
+        _reloaded = (context.GLOBAL_SETTINGS_CONTEXT, surroundings())
