@@ -185,3 +185,14 @@ QUEUED_TRANSACTIONS = Feature(
     ),
     instead="requests that find the database locked are retried",
 )
+
+CALLS_IN_LOOP = Feature(
+    "answering requests in one thread",
+    (
+        PrivateName(
+            "aiosqlite.core", "Connection._execute", ("_running", "_connection", "put_nowait")
+        ),
+        PrivateName("fastapi.dependencies.utils", "solve_dependencies", ("run_in_threadpool",)),
+    ),
+    instead="the server hands each SQL statement over to another thread",
+)

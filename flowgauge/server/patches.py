@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 
 from flowgauge.clock.engine import follow_time
 from flowgauge.compat.features import usable
-from flowgauge.compat.names import QUEUED_TRANSACTIONS
+from flowgauge.compat.names import CALLS_IN_LOOP, QUEUED_TRANSACTIONS
+from flowgauge.server.in_loop import call_dependencies_in_loop, call_sqlite_in_loop
 
 LOOP_FACTORY = f"{__name__}:event_loop"
 """For uvicorn's `--loop` or `UVICORN_LOOP`, which is called before the server is imported."""
@@ -27,9 +28,13 @@ STOCK_LOOP_FACTORY = f"{__name__}:stock_event_loop"
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Make the server's transactions queue for SQLite, and return a new event loop."""
-    if usable(QUEUED_TRANSACTIONS, Path(os.environ["PREFECT_HOME"])):
+    """Make the server's transactions queue for SQLite, in this thread; return a new event loop."""
+    home = Path(os.environ["PREFECT_HOME"])
+    if usable(QUEUED_TRANSACTIONS, home):
         queue_for_sqlite()
+    if usable(CALLS_IN_LOOP, home):
+        call_sqlite_in_loop()
+        call_dependencies_in_loop()
     # Sent by processes that find the server stuck; the stacks are printed to the server's log.
     faulthandler.register(signal.SIGUSR1)
     return _followed_event_loop(home=None)
