@@ -20,7 +20,7 @@ from flowgauge.waiting import patience
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = load_catalogue(catalogue_root())
-LONG = ("deployments/", "pipelines/")
+LONG = ("caching/single_flight", "deployments/", "pipelines/", "task_runners/")
 
 
 def run_as_script(script: Path, printed: Path, api: str) -> None:
@@ -37,7 +37,7 @@ def run_as_script(script: Path, printed: Path, api: str) -> None:
 
 
 CASES = [
-    # These start their own servers and workers, or train models, as end-to-end tests also do.
+    # These start servers, workers, pools of processes and clusters, or train models.
     pytest.param(
         pattern, id=pattern.name, marks=[pytest.mark.nightly] * pattern.name.startswith(LONG)
     )

@@ -46,7 +46,8 @@ changes = st.lists(
 )
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
+@example([("in place", "ERROR"), ("nothing", None), ("others hold", "DEBUG"), ("secrets", False)])
 @given(changes)
 def test_current_settings_are_serialized(changes: list[tuple[str, Any]]) -> None:
     """However settings change, those that are serialized are always the current ones."""
@@ -103,7 +104,7 @@ outside = st.lists(
 )
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @example([("others arrive", "ERROR"), ("changed by a task", "DEBUG"), ("nothing", None)])
 @example([("file", 1), ("folder", "a"), ("file", 2), ("folder", "b"), ("file", 3)])
 @example([("variable", 1), ("variable", 2)])

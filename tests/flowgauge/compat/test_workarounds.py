@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 import types
 from pathlib import Path
 from typing import Any, ClassVar
 
+import aiosqlite
 import httpx
 import prefect.client.orchestration
 import prefect.flow_engine
@@ -26,6 +28,9 @@ from prefect.settings import (
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+
+# Like facts about Prefect, they change with its version, which is pinned in all other suites.
+pytestmark = pytest.mark.nightly
 
 
 @task
@@ -145,6 +150,22 @@ def test_a_transaction_cannot_write_after_another_one_wrote(tmp_path: Path) -> N
 
     with pytest.raises(OperationalError, match="database is locked"):
         asyncio.run(write_after_another())
+
+
+def test_sqlite_is_called_in_another_thread(tmp_path: Path) -> None:
+    """Each statement of the server's database is handed over to a thread of its connection.
+
+    Therefore the test server calls SQLite in its event loop (`flowgauge/server/in_loop.py`).
+    """
+
+    async def by_another_thread() -> bool:
+        async with aiosqlite.connect(tmp_path / "test.db") as connection:
+            await connection.create_function("thread", 0, threading.get_ident)
+            async with connection.execute("SELECT thread()") as cursor:
+                row = await cursor.fetchone()
+        return row != (threading.get_ident(),)
+
+    assert asyncio.run(by_another_thread())
 
 
 class Server:

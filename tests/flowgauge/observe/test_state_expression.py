@@ -175,7 +175,7 @@ def test_matching_takes_linear_time(case: Case) -> None:
         return next(counted)
 
     # After as many words as the text has names (12, or 16 with counts), nothing new can follow.
-    few, more, most = map(calls, (20, 40, 60))
+    few, more, most = map(calls, (20, 30, 40))
     assert most - more == more - few
 
 

@@ -90,13 +90,12 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 def test_tests_run_on_a_runner_of_the_project(project: pytest.Pytester) -> None:
     """Marks and `--flow-runners` accept such a runner; the clock and faults reach its workers."""
-    result = project.runpytest_subprocess("-v", "-k", "reach")
-    result.assert_outcomes(passed=2)
-    result = project.runpytest_subprocess("-v", "-k", "among", "--flow-runners=threads,our-threads")
+    chosen = "--flow-runners=threads,our-threads,our-processes"
+    result = project.runpytest_subprocess("-v", "-k", "reach or among", chosen)
     ran = result.stdout.str()
-    assert "among_all[threads] PASSED" in ran
-    assert "among_all[our-threads] PASSED" in ran
-    result.assert_outcomes(passed=2)
+    for name in ("threads", "our-threads", "our-processes"):
+        assert f"among_all[{name}] PASSED" in ran
+    result.assert_outcomes(passed=5)
 
 
 def test_the_default_runners_include_those_of_the_project(project: pytest.Pytester) -> None:
@@ -107,6 +106,7 @@ def test_the_default_runners_include_those_of_the_project(project: pytest.Pytest
         assert f"among_all[{name}]" in collected
 
 
+@pytest.mark.nightly
 def test_a_runner_of_the_project_is_measured_and_reported(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,22 +38,33 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
-    """`--benchmark-only` prints each row once measured, a table, and the path of the report."""
+    """`--benchmark-only` prints each row once measured, a table, and the path of the report.
+
+    A benchmark whose answer is wrong fails, and has no row. Rows of a group unknown to the report
+    are listed under its name, and can be loaded again.
+    """
+    own = BENCHMARK.replace('"features"', '"sums"').replace('id="sum"', 'id="own"')
+    project.makepyfile(test_wrong=BENCHMARK.replace("499500", "1"), test_x_own=own)
     result = project.runpytest_subprocess("--benchmark-only")
-    result.assert_outcomes(passed=1, skipped=1)
+    result.assert_outcomes(passed=2, failed=1, skipped=3)
+    assert "the reference answered 499500, which is wrong" in result.stdout.str()
     result.stdout.fnmatch_lines(
         [
-            "*[[]1/1[]] sum*relative to sum of a list",
+            "*[[]1/3[]] sum*relative to sum of a list",
+            "*[[]3/3[]] own*relative to sum of a list",
             "*What each feature costs*",
             "report: *index.html",
         ]
     )
     assert "Min" not in result.stdout.str()
     folder = project.path / "reports" / "latest"
-    (row,) = Results.load(folder / "results.json").rows
-    assert (row.id, row.reference, row.rounds) == ("sum", "sum of a list", 30)
-    assert row.ratio is not None
-    assert "sum" in (folder / "index.html").read_text()
+    known, own_row = Results.load(folder / "results.json").rows
+    assert (known.id, known.reference, known.rounds) == ("sum", "sum of a list", 30)
+    assert known.ratio is not None
+    assert (own_row.id, own_row.group) == ("own", "sums")
+    page = (folder / "index.html").read_text()
+    assert "sum" in page
+    assert ">sums<" in page
 
 
 @pytest.mark.nightly
@@ -102,25 +113,6 @@ def test_a_plain_run_only_checks_benchmarks(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=2)
     assert not (project.path / "reports").exists()
-
-
-def test_a_wrong_answer_gives_no_row(project: pytest.Pytester) -> None:
-    """A benchmark whose answer is wrong fails, and the report only has the others."""
-    project.makepyfile(test_wrong=BENCHMARK.replace("499500", "1"))
-    result = project.runpytest_subprocess("--benchmark-only")
-    result.assert_outcomes(passed=1, failed=1, skipped=2)
-    assert "the reference answered 499500, which is wrong" in result.stdout.str()
-    assert len(Results.load(project.path / "reports/latest/results.json").rows) == 1
-
-
-def test_a_project_can_add_groups(project: pytest.Pytester) -> None:
-    """Rows of a group unknown to the report are listed under its name, and can be loaded again."""
-    project.makepyfile(BENCHMARK.replace('"features"', '"sums"'))
-    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, skipped=1)
-    folder = project.path / "reports" / "latest"
-    (row,) = Results.load(folder / "results.json").rows
-    assert row.group == "sums"
-    assert ">sums<" in (folder / "index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_a_server_that_hangs_at_the_start_is_ended(
 ) -> None:
     """A server that uses no CPU for `IDLE_START_SECONDS` while it starts is ended."""
     monkeypatch.setattr(watch, "IDLE_START_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "_DUMP_SECONDS", 0.5)
     server, pid = started(leased, asked)
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(ServerError, match="has not answered in"):
