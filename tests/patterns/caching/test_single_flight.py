@@ -292,6 +292,19 @@ def test_the_flow_of_the_pattern_draws_once(
 
 
 @pytest.mark.guarantee(NAME, "keys")
+def test_every_key_has_a_lock_of_its_own(locks: EndingLocks) -> None:
+    """Any keys can be locked at the same time, each once."""
+    keys = [f"map {number}" for number in range(16)]
+    held = [locks.lock(key) for key in keys]
+    try:
+        assert None not in held
+        assert [locks.lock(key) for key in keys] == [None] * len(keys)
+    finally:
+        for unlock in filter(None, held):
+            unlock()
+
+
+@pytest.mark.guarantee(NAME, "keys")
 def test_other_arguments_do_not_wait(ask: Ask, shared: Shared, locks: EndingLocks) -> None:
     """Two maps of different regions are drawn at the same time."""
     assert ask(locks, beside_another, "Alps", "Jura") == [0, 0]
