@@ -244,7 +244,9 @@ def test_what_no_longer_fits_is_out_of_date(shop: Shop) -> None:
 @pytest.mark.guarantee(NAME, "seen")
 def test_only_what_is_out_of_date_is_made_after_its_sources(shop: Shop) -> None:
     """Nothing is made twice, and nothing because of a source that has the same content again."""
-    steps = common(shop)
+    # One of them in a folder that has to be made.
+    deep = "counts/per/day"
+    steps = {**common(shop), shop.key(deep): shop.step(counted, "both")}
 
     @flow
     def updates() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
@@ -254,12 +256,12 @@ def test_only_what_is_out_of_date_is_made_after_its_sources(shop: Shop) -> None:
 
     none = "no record of how it was made"
     assert list(updates()) == [
-        ({"both": none, "count": none, "alone": none}, {}),
+        ({"both": none, "count": none, "alone": none, deep: none}, {}),
         ({}, {}),
         ({"both": "orders has changed"}, {}),
-        ({"both": "orders has changed", "count": "both has changed"}, {}),
+        ({"both": "orders has changed", **dict.fromkeys(("count", deep), "both has changed")}, {}),
     ]
-    assert shop.path("count").read_text() == "3"
+    assert shop.path("count").read_text() == shop.path(deep).read_text() == "3"
 
 
 @pytest.mark.guarantee(NAME, "whole")
