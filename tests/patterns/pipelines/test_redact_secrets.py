@@ -175,6 +175,19 @@ def test_whatever_a_token_consists_of_it_is_not_logged(token: str) -> None:
     assert not any(form in printed.getvalue() for form in shown)
 
 
+@pytest.mark.guarantee(NAME, "logs")
+def test_of_a_token_that_begins_like_another_nothing_is_left() -> None:
+    """If one token is part of another, no rest of the longer one is left."""
+    short, long = "begins alike", "begins alike and goes on"
+    try:
+        for token in (short, long):
+            with redact_secrets._hide("test", Secret[Any](value=SecretStr(token))):
+                pass
+        assert redact_secrets.redact(f"{long}, {short}") == "********, ********"
+    finally:
+        redact_secrets.hidden.clear()
+
+
 def with_note(token: str) -> Exception:
     """Return an error with a note."""
     error = ValueError("refused")

@@ -172,7 +172,8 @@ def test_an_answer_is_the_result_or_the_error_or_late(
 def test_a_run_that_is_lost_in_each_attempt_crashes_in_the_end(client: SyncPrefectClient) -> None:
     """A run is submitted again as often as it may be started, with its parameters; then it crashes.
 
-    Each time it waits for its worker, and `Pending` counts as lost, too.
+    Each time it waits for its worker, and `Pending` counts as lost, too. A run that was started
+    more often than it now may be crashes as well.
     """
     run_id = submitted("17")
     for attempt in range(3):
@@ -188,6 +189,10 @@ def test_a_run_that_is_lost_in_each_attempt_crashes_in_the_end(client: SyncPrefe
     assert resubmit_lost(make_invoice, NOW, attempts=3)[run_id] == "Crashed"
     assert run_id not in resubmit_lost(make_invoice, NOW, attempts=3)
     assert name(client, run_id) == "Crashed"
+    run_id = submitted("18")
+    for _ in range(3):
+        client.set_task_run_state(run_id, Running(), force=True)
+    assert resubmit_lost(make_invoice, NOW, attempts=2)[run_id] == "Crashed"
 
 
 @pytest.mark.guarantee(NAME, "lost")
