@@ -257,7 +257,7 @@ def test_a_name_that_two_features_need_switches_off_both(
     judge(pytester.runpytest_subprocess("-v", "-p", "no:randomly", timeout=300), {CLOCK, FAULTS})
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_with_many_names_missing_plain_tests_pass(pytester: pytest.Pytester, later: Path) -> None:
     """If several features each lack a name, all of them say that they are off; plain tests pass."""
     # Prefect's own harness needs nothing that the warm server needs; a server without its own

@@ -155,7 +155,7 @@ def test_a_version_that_cannot_be_installed(uv: Path, project: Path, tmp_path: P
     assert place.log.read_text().splitlines()[1:] == ["no such version"]
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_results_are_kept_if_a_benchmark_fails(uv: Path, project: Path, tmp_path: Path) -> None:
     """A version's results are kept even if a benchmark fails; old ones do not pass as new."""
     place = Place("3.8", tmp_path / "3.8")

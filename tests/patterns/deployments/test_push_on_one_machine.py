@@ -338,7 +338,7 @@ def test_a_run_for_later_is_taken_at_its_time(
     assert not take(prefect_server, UUID(later))
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 @pytest.mark.fact(NAME, "cloud-only")
 @pytest.mark.parametrize("type", ["cloud-run-v2:push", "prefect:managed"])
 def test_a_self_hosted_server_starts_no_run_of_a_cloud_pool(live_server: str, type: str) -> None:

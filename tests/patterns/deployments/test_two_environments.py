@@ -243,7 +243,7 @@ def test_only_the_refused_deployment_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.fact(NAME, "cleared")
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_schedules_can_be_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the setting, a schedule that somebody added to staging is gone after the next deploy."""
     monkeypatch.setenv("PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY", "true")

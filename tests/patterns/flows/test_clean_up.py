@@ -413,7 +413,7 @@ def wait_in_a_thread(folder: Path) -> None:
     wait_for_it()
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 @pytest.mark.fact(NAME, "threads")
 def test_submitted_tasks_are_not_interrupted(place: Path, tmp_path: Path) -> None:
     """After SIGTERM the body of the flow is left, and its process waits for the submitted task."""

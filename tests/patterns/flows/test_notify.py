@@ -574,7 +574,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 @pytest.mark.fact(NAME, "killed")
 def test_a_killed_process_tells_nobody(prefect_server: str, tmp_path: Path) -> None:
     """A flow that is killed runs no `on_crashed` hook, and its run stays Running."""

@@ -485,7 +485,7 @@ def test_the_slot_of_a_killed_process_is_free_after_its_lease(
             assert taken("database") == 1
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 @pytest.mark.fact(NAME, "forgotten")
 def test_a_server_that_restarts_forgets_who_holds_slots(tmp_path: Path) -> None:
     """After a restart a slot is still taken, and whoever held it can't give it back."""
