@@ -37,8 +37,10 @@ def call_sqlite_in_loop() -> None:
             try:
                 return call(*args, **kwargs)
             except sqlite3.OperationalError as error:
-                # Not SQLITE_BUSY_SNAPSHOT, which stays however long one waits.
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                # Not SQLITE_BUSY_SNAPSHOT, which stays however long one waits; errors that Python's
+                # own module finds have no code.
+                busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(0.002)
 

@@ -28,7 +28,7 @@ STOCK_LOOP_FACTORY = f"{__name__}:stock_event_loop"
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Make the server's transactions queue for SQLite, in this thread; return a new event loop."""
+    """Make transactions queue and short calls stay in the event loop, and return a new one."""
     home = Path(os.environ["PREFECT_HOME"])
     if usable(QUEUED_TRANSACTIONS, home):
         queue_for_sqlite()

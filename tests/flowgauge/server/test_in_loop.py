@@ -128,6 +128,20 @@ def test_a_snapshot_that_is_out_of_date_is_an_error(
     assert asyncio.run(refused()) == sqlite3.SQLITE_BUSY_SNAPSHOT
 
 
+def test_an_error_of_python_is_raised_as_it_is(path: Path) -> None:
+    """An error that Python's module finds itself, and that has no code of SQLite, is unchanged."""
+
+    async def refused() -> None:
+        async with (
+            aiosqlite.connect(path, check_same_thread=False) as connection,
+            connection.execute("SELECT CAST(x'ff' AS TEXT)") as cursor,
+        ):
+            with pytest.raises(sqlite3.OperationalError, match="Could not decode to UTF-8"):
+                await cursor.fetchone()
+
+    asyncio.run(refused())
+
+
 def test_a_closed_connection_is_an_error(path: Path) -> None:
     """A cursor of a closed connection raises aiosqlite's error, which SQLAlchemy expects."""
 
