@@ -9,11 +9,13 @@ import itertools
 import json
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowgauge.clock.runs import Runs, RunStatus
+from flowgauge.clock.awaited_run import somebody_on
+from flowgauge.clock.runs import Runs, RunStatus, Wait
 from flowgauge.clock.shared_time import SharedTime
 
 START_GRACE = 60.0
@@ -49,13 +51,15 @@ class _Process:
 class Coordinator:
     """A thread that decides when time is skipped; see `flowgauge.clock.runs`."""
 
-    def __init__(self, home: Path, shared: SharedTime) -> None:
+    def __init__(self, home: Path, shared: SharedTime, api_url: str) -> None:
         """Start the thread and listen.
 
         Args:
             home: The folder of the pytest run.
             shared: The virtual time that it advances.
+            api_url: The address of the API of the Prefect server.
         """
+        self._api_url = api_url
         self._path = socket_path(home)
         self._time = shared
         self._runs = Runs()
@@ -65,6 +69,7 @@ class Coordinator:
         self._news = 0
         self._last_news = time.monotonic()
         self._held_up_since: float | None = None
+        self._in_vain: dict[tuple[int, int], tuple[int, float]] = {}
         self.unskipped: dict[str, None] = {}
         """The reasons that time was not skipped: one sentence each, as keys."""
         self._listening = threading.Event()
@@ -129,9 +134,11 @@ class Coordinator:
             case "submit":
                 runs.submit(number, **message)
             case "wait":
-                runs.wait(number, message.pop("id"), **message)
+                runs.wait(number, message.pop("id"), Wait(**message))
             case "no wait":
                 runs.waits.pop((number, message["id"]), None)
+            case "change":
+                runs.change()
             case "unskipped":
                 self.unskipped[message["sentence"]] = None
             case "sightings":
@@ -148,10 +155,9 @@ class Coordinator:
             self._wake_due()
             until = self._runs.skippable_until()
             if until is None:
-                self._held_up_since = None
-                await self._news_within(self._seconds_to_next_deadline())
+                await self._nothing_to_skip()
                 continue
-            reason, seconds = await self._held_up()
+            reason, seconds = await self._held_up(self._runs.giving_up(until))
             if reason is None:
                 self._held_up_since = None
                 self._time.ahead += max(0.0, until - self._time.now())
@@ -163,7 +169,7 @@ class Coordinator:
         now = self._time.now()
         for (number, wait_id), wait in list(self._runs.waits.items()):
             if wait.deadline <= now:
-                del self._runs.waits[number, wait_id]
+                self._runs.wake(number, wait_id)
                 self._processes[number].tell({"about": "wake", "id": wait_id})
                 self._note_news()
 
@@ -175,8 +181,29 @@ class Coordinator:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), seconds)
 
-    async def _held_up(self) -> tuple[str | None, float]:
-        """Return why time cannot be skipped now, and after how many seconds to check again."""
+    async def _nothing_to_skip(self) -> None:
+        """Wait for news; tell of runs that look again and again for what nobody does."""
+        self._held_up_since = None
+        now = time.monotonic()
+        for (number, _), wait in self._runs.waits.items():
+            if wait.poller is None:
+                continue
+            began = (self._runs.happened, now)
+            happened, since = self._in_vain.get((number, wait.poller), began)
+            if happened != self._runs.happened:
+                since = now
+            self._in_vain[number, wait.poller] = (self._runs.happened, since)
+            if now - since > REPORT_AFTER:
+                self._tell("something that no other run does", [wait])
+        seconds = self._seconds_to_next_deadline()
+        await self._news_within(None if seconds is None else min(seconds, REPORT_AFTER))
+
+    async def _held_up(self, giving_up: list[Wait]) -> tuple[str | None, float]:
+        """Return why time cannot be skipped now, and after how many seconds to check again.
+
+        Args:
+            giving_up: The waits for someone else that would end unsuccessfully.
+        """
         about_to_begin = self._runs.about_to_begin()
         silence = time.monotonic() - self._last_news
         if about_to_begin and silence < START_GRACE:
@@ -186,22 +213,23 @@ class Coordinator:
         for check in (1, 2):
             if check == 2:
                 await asyncio.sleep(RECHECK_AFTER)
-            reason = await self._going_on()
+            reason = await self._going_on(giving_up)
             if news != self._news:
                 return "news", 0.0
             if reason is not None:
                 return reason, 0.02
         return None, 0.0
 
-    async def _going_on(self) -> str | None:
+    async def _going_on(self, giving_up: list[Wait]) -> str | None:
         """Ask every process what its runs are doing; return the first activity found."""
         question = next(self._questions)
         answers: list[asyncio.Future[dict[str, Any]]] = []
         for process in self._processes.values():
             process.answers[question] = self._loop.create_future()
             answers.append(process.answers[question])
-            process.tell({"about": "look", "question": question})
+            process.tell({"about": "look", "question": question, "outside": bool(giving_up)})
         sightings: dict[str, RunStatus] = {}
+        outside = ""
         done, pending = await asyncio.wait(answers, timeout=1) if answers else (set(), set())
         if pending:
             return "a process that does not answer"
@@ -213,7 +241,8 @@ class Coordinator:
                 return "a request to the Prefect server"
             for key, doing, awaited, where in reply["runs"]:
                 sightings[key] = RunStatus(doing, frozenset(awaited), where)
-        polling = frozenset(at[0] for at, wait in self._runs.waits.items() if wait.polls)
+            outside = outside or reply["outside"]
+        polling = frozenset(at[0] for at, wait in self._runs.waits.items() if wait.slot)
         for key in self._runs.busy(sightings, polling):
             run = self._runs.live[key]
             silence = time.monotonic() - self._last_news
@@ -221,6 +250,14 @@ class Coordinator:
                 continue
             where = sightings[key].where if key in sightings else ""
             return f"{run.kind} {run.name!r}" + (f", which is at {where}" if where else "")
+        return outside or await self._others_on(giving_up)
+
+    async def _others_on(self, giving_up: list[Wait]) -> str | None:
+        """Return who else may still do what somebody is about to give up waiting for."""
+        awaited = {w.awaited_run for w in giving_up if w.awaited_run} - self._runs.live.keys()
+        for run in sorted(awaited):
+            if who := await asyncio.to_thread(somebody_on, self._api_url, run):
+                return who
         return None
 
     def _report(self, reason: str) -> None:
@@ -228,12 +265,10 @@ class Coordinator:
         if self._held_up_since is None:
             self._held_up_since = now
         elif now - self._held_up_since > REPORT_AFTER and reason != "news":
-            names = sorted(
-                {
-                    self._runs.live[w.run].name
-                    for w in self._runs.waits.values()
-                    if w.run and w.run in self._runs.live
-                }
-            )
-            who = " and ".join(repr(name) for name in names) or "a wait"
-            self.unskipped[f"{who} waited in real time for {reason}"] = None
+            self._tell(reason, self._runs.waits.values())
+
+    def _tell(self, reason: str, waits: Iterable[Wait]) -> None:
+        live = self._runs.live
+        names = sorted({live[wait.run].name for wait in waits if wait.run in live})
+        who = " and ".join(repr(name) for name in names) or "a wait"
+        self.unskipped[f"{who} waited in real time for {reason}"] = None

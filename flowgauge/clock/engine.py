@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
-import types
 import uuid
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,8 +13,8 @@ from unittest.mock import patch
 from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
-from flowgauge.compat.features import PrivateName, usable
-from flowgauge.compat.names import DEADLINES, NOW, POLLS, UNSKIPPED, UNSKIPPED_WAITS
+from flowgauge.clock.waits import replace_waits
+from flowgauge.compat.names import NOW
 
 
 def follow_time(home: str) -> None:
@@ -52,17 +49,7 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     def replace(owner: Any, name: str, new: Any) -> None:
         stack.enter_context(patch.object(owner, name, new))
 
-    for polls, names in ((False, DEADLINES), (True, POLLS)):
-        for (module_name, sleeper), functions in _by_sleeper(names).items():
-            module = importlib.import_module(module_name)
-            stock = getattr(module, sleeper)
-            sleep = _virtual_sleep(process, stock, functions, polls)
-            replace(module, sleeper, _ModuleWith(stock, sleep=sleep))
-    if usable(UNSKIPPED_WAITS, process.home):
-        for module_name, sleeper, what in UNSKIPPED:
-            module = importlib.import_module(module_name)
-            stock = getattr(module, sleeper)
-            replace(module, sleeper, _ModuleWith(stock, sleep=_reported(process, stock, what)))
+    replace_waits(process, stack)
     engines: tuple[type, ...] = (SyncTaskRunEngine, FlowRunEngine)
     for engine in engines:
         stock = engine.initialize_run  # type: ignore[attr-defined]
@@ -76,58 +63,11 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     return stack
 
 
-def _by_sleeper(names: Iterable[PrivateName]) -> dict[tuple[str, str], set[str]]:
-    """Return the waiting functions by module and the module whose `sleep` they call."""
-    functions: dict[tuple[str, str], set[str]] = {}
-    for name in names:
-        functions.setdefault((name.module, name.uses[0]), set()).add(name.last)
-    return functions
-
-
-class _ModuleWith(types.ModuleType):
-    """A module with some of its names replaced, as seen by a single importing module."""
-
-    def __init__(self, stock: types.ModuleType, **names: Any) -> None:
-        super().__init__(stock.__name__)
-        self.__dict__.update(names)
-        self._stock = stock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
-
-
-def _virtual_sleep(
-    process: ClockProcess, stock: types.ModuleType, functions: Container[str], polls: bool
-) -> Callable[[float], Any]:
-    """Return a `sleep` that is virtual when called by some functions and stock otherwise."""
-    is_async = stock.__name__ != "time"
-
-    def sleep(seconds: float) -> Any:
-        caller = sys._getframe(1).f_code.co_name
-        if not process.time.running or caller not in functions or seconds <= 0:
-            return stock.sleep(seconds)
-        if is_async:
-            return process.sleep_async(seconds, polls=polls)
-        return process.sleep(seconds, polls=polls)
-
-    return sleep
-
-
-def _reported(process: ClockProcess, stock: types.ModuleType, what: str) -> Callable[[float], Any]:
-    """Return the stock `sleep`, wrapped so that it reports its waits to the clock."""
-
-    def sleep(seconds: float) -> Any:
-        if process.time.running and seconds >= 1:
-            process.tell(about="unskipped", sentence=f"a run that {what}, {seconds:g} s at a time")
-        return stock.sleep(seconds)
-
-    return sleep
-
-
 def _describe(engine: Any, arguments: dict[str, Any]) -> tuple[str, str, str, Any]:
     """Return the key, name, kind and function of an engine's run."""
     if hasattr(engine, "flow"):
-        return str(uuid.uuid4()), engine.flow.name, "flow", engine.flow.fn
+        known = getattr(engine.flow_run, "id", None)
+        return str(known or uuid.uuid4()), engine.flow.name, "flow", engine.flow.fn
     key = arguments.get("task_run_id") or uuid.uuid4()
     return str(key), engine.task.name, "task", engine.task.fn
 
@@ -223,16 +163,32 @@ def _slots(process: ClockProcess, runner: Any) -> int | None:
 
 
 def _counted(process: ClockProcess, stock: Any) -> Any:
-    def send(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         with process.request():
-            return stock(self, *args, **kwargs)
+            try:
+                return stock(self, request, *args, **kwargs)
+            finally:
+                _tell_change(process, request)
 
     return send
 
 
 def _counted_async(process: ClockProcess, stock: Any) -> Any:
-    async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         with process.request():
-            return await stock(self, *args, **kwargs)
+            try:
+                return await stock(self, request, *args, **kwargs)
+            finally:
+                _tell_change(process, request)
 
     return send
+
+
+_CHANGES = ("/set_state", "/resume", "/input", "/decrement", "/decrement-with-lease")
+"""How the paths end of POST requests that change what somebody else may wait for."""
+
+
+def _tell_change(process: ClockProcess, request: Any) -> None:
+    changes = request.method in ("PATCH", "DELETE") or request.url.path.endswith(_CHANGES)
+    if process.time.running and changes:
+        process.tell(about="change")

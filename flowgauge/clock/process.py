@@ -7,21 +7,23 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import os
 import socket
-import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from flowgauge.clock.coordinator import socket_path
+from flowgauge.clock.outside import code_outside
 from flowgauge.clock.shared_time import SharedTime
+from flowgauge.clock.sightings import is_blocked, look_at
+from flowgauge.frames import frames_by_thread
 
 current_run: ContextVar[str | None] = ContextVar("flowgauge_run", default=None)
 """The key of the run whose code is executing."""
@@ -57,7 +59,7 @@ class ClockProcess:
         self._pid = 0
         self._runs: dict[str, _OpenRun] = {}
         self._ids = itertools.count(1)
-        self._sleepers: dict[int, threading.Event | tuple[Any, asyncio.Event]] = {}
+        self._sleepers: dict[int, Callable[[], None]] = {}
 
     @contextlib.contextmanager
     def run(self, key: str, name: str, kind: str, *, is_async: bool) -> Iterator[None]:
@@ -111,41 +113,98 @@ class ClockProcess:
         run = self._runs.get(current_run.get() or "")
         return run is not None and run.thread == threading.get_ident()
 
-    def sleep(self, seconds: float, *, polls: bool = False) -> None:
+    def sleep(
+        self,
+        seconds: float,
+        *,
+        poller: int | None = None,
+        gives_up_in: float = math.inf,
+        awaited_run: str | None = None,
+    ) -> None:
         """Wait for virtual time to pass.
 
         Args:
             seconds: How long.
-            polls: Whether the caller polls until something else happens.
+            poller: If the caller polls until something else happens, what tells it from others.
+            gives_up_in: Seconds after which it stops to poll; the wait ends then, too.
+            awaited_run: The flow run that it polls for, if it is one.
         """
-        deadline = self.time.now() + seconds
-        wait_id, woken = next(self._ids), threading.Event()
-        self._sleepers[wait_id] = woken
-        try:
-            if self._tell_wait(wait_id, deadline, polls):
+        now = self.time.now()
+        woken = threading.Event()
+        with contextlib.ExitStack() as waits:
+            told = waits.enter_context(self.waiting(woken.set, now + seconds, poller=poller))
+            if gives_up_in < math.inf:
+                end = now + gives_up_in
+                waits.enter_context(
+                    self.waiting(woken.set, end, gives_up=True, awaited_run=awaited_run)
+                )
+            if told:
                 woken.wait()
-        finally:
-            self._sleepers.pop(wait_id, None)
-            self.tell(about="no wait", id=wait_id)
-        self._check_woken(deadline)
+        self._check_woken(now + min(seconds, gives_up_in))
 
-    async def sleep_async(self, seconds: float, *, polls: bool = False) -> None:
+    async def sleep_async(
+        self, seconds: float, *, poller: int | None = None, slot: bool = False
+    ) -> None:
         """Wait for virtual time to pass, leaving the thread to other runs.
 
         Args:
             seconds: How long.
-            polls: Whether the caller polls until something else happens.
+            poller: If the caller polls until something else happens, what tells it from others.
+            slot: Whether it polls for a concurrency slot, for another run of this process.
         """
         deadline = self.time.now() + seconds
-        wait_id, woken = next(self._ids), asyncio.Event()
-        self._sleepers[wait_id] = (asyncio.get_running_loop(), woken)
-        try:
-            if self._tell_wait(wait_id, deadline, polls):
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(woken.set)
+
+        with self.waiting(wake, deadline, poller=poller, slot=slot) as told:
+            if told:
                 await woken.wait()
+        self._check_woken(deadline)
+
+    @contextlib.contextmanager
+    def waiting(
+        self,
+        wake: Callable[[], None],
+        deadline: float,
+        *,
+        poller: int | None = None,
+        slot: bool = False,
+        gives_up: bool = False,
+        awaited_run: str | None = None,
+    ) -> Iterator[bool]:
+        """Tell the coordinator of a wait for as long as it lasts.
+
+        Args:
+            wake: What ends it. It is called in another thread, at the deadline or when the clock
+                ends.
+            deadline: Virtual time, in seconds since the epoch.
+            poller: If the waiter polls until something else happens, what tells it from others.
+            slot: Whether it polls for a concurrency slot, for another run of this process.
+            gives_up: Whether the deadline is the end of a wait for someone else.
+            awaited_run: The flow run that it waits for, if it is one.
+
+        Yields:
+            Whether there is a coordinator.
+        """
+        wait_id = next(self._ids)
+        self._sleepers[wait_id] = wake
+        try:
+            yield self.tell(
+                about="wait",
+                id=wait_id,
+                deadline=deadline,
+                run=None if slot else current_run.get(),
+                poller=poller,
+                slot=slot,
+                gives_up=gives_up,
+                awaited_run=awaited_run,
+            )
         finally:
             self._sleepers.pop(wait_id, None)
             self.tell(about="no wait", id=wait_id)
-        self._check_woken(deadline)
 
     def _check_woken(self, deadline: float) -> None:
         # A tenth of a second of tolerance, in case the system clock is set back meanwhile.
@@ -154,11 +213,6 @@ class ClockProcess:
                 f"the virtual clock ended {deadline - self.time.now():.0f} s before the end of"
                 " this wait: the test that used the clock is over"
             )
-
-    def _tell_wait(self, wait_id: int, deadline: float, polls: bool) -> bool:
-        return self.tell(
-            about="wait", id=wait_id, deadline=deadline, polls=polls, run=current_run.get()
-        )
 
     def tell(self, **message: Any) -> bool:
         """Send a message to the coordinator.
@@ -195,7 +249,7 @@ class ClockProcess:
                 if message["about"] == "wake":
                     self._wake(message["id"])
                 else:
-                    self._answer(message["question"])
+                    self._answer(message["question"], message["outside"])
         with self._lock:
             if self._socket is connection:
                 self._socket = None
@@ -203,33 +257,31 @@ class ClockProcess:
             self._wake(wait_id)
 
     def _wake(self, wait_id: int) -> None:
-        match self._sleepers.get(wait_id):
-            case threading.Event() as woken:
-                woken.set()
-            case (loop, woken):
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(woken.set)
+        if wake := self._sleepers.get(wait_id):
+            wake()
 
-    def _answer(self, question: int) -> None:
+    def _answer(self, question: int, outside: bool) -> None:
+        threads = {run.thread for run in list(self._runs.values()) if not run.is_async}
         self.tell(
             about="sightings",
             question=question,
             requests=self._requests_under_way(),
             runs=[[key, *sighting] for key, sighting in self._look().items()],
+            outside=code_outside(threads) if outside else "",
         )
 
     def _requests_under_way(self) -> int:
         """Return the number of requests in flight, except those of blocked event loops."""
-        frames = sys._current_frames()
+        frames = frames_by_thread()
         return sum(
             count
             for thread, count in list(self._requests.items())
-            if count and thread in frames and not _is_blocked(frames[thread])
+            if count and thread in frames and not is_blocked(frames[thread])
         )
 
     def _look(self) -> dict[str, tuple[str, list[str], str]]:
         """Return, by run, what its thread is doing, which runs it awaits, and where it is."""
-        frames = sys._current_frames()
+        frames = frames_by_thread()
         last_in_thread: dict[int, str] = {}
         for key, run in list(self._runs.items()):
             if not run.is_async:
@@ -244,46 +296,3 @@ class ClockProcess:
                     doing = "submits"
                 sightings[key] = (doing, awaited, where)
         return sightings
-
-
-def _is_blocked(frame: FrameType) -> bool:
-    return frame.f_globals.get("__name__") in ("threading", "queue")
-
-
-def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
-    """Return what a thread is doing, judging from its innermost frame.
-
-    Args:
-        frame: The innermost frame of a thread.
-        is_async: Whether an event loop runs in the thread.
-
-    Returns:
-        What it is doing, the keys of the runs it awaits, and the file and line where it is; see
-            `flowgauge.clock.runs.RunStatus`.
-    """
-    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    if is_async and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":
-        return "waits", [], where
-    if not _is_blocked(frame):
-        return "running", [], where
-    outer: FrameType | None = frame
-    while outer is not None:
-        module = outer.f_globals.get("__name__", "")
-        if awaited := _awaited(outer):
-            return "waits for runs", awaited, where
-        if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
-            where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
-            break
-        outer = outer.f_back
-    return "waits", [], where
-
-
-def _awaited(frame: FrameType) -> list[str]:
-    """Return the keys of the task runs whose futures a frame waits for, on any task runner."""
-    from prefect.futures import PrefectFuture
-
-    names = frame.f_locals
-    futures = (names.get("self"),)
-    if frame.f_globals.get("__name__") == "prefect.futures" and "self" not in names:
-        futures = names.get("not_done", names.get("pending", ()))
-    return [str(future.task_run_id) for future in futures if isinstance(future, PrefectFuture)]

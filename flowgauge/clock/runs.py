@@ -8,6 +8,7 @@ to wake because what it waits for has just ended.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -59,15 +60,22 @@ class Wait:
 
     Attributes:
         deadline: Virtual time, in seconds since the epoch.
-        polls: Whether the waiter polls until something else happens.
         run: The run that waits, if it is one.
-        since: The number of other events that had happened when it started.
+        poller: What tells a waiter that polls until something else happens from others; None if
+            it does not poll.
+        slot: Whether it polls for a concurrency slot, for a run of its process.
+        gives_up: Whether the deadline is the end of a wait for someone else.
+        awaited_run: The flow run that it waits for, if it is one.
+        seen: If it polls, the number of other events that it may have seen; None if it is new.
     """
 
     deadline: float
-    polls: bool
-    run: str | None
-    since: int = 0
+    run: str | None = None
+    poller: int | None = None
+    slot: bool = False
+    gives_up: bool = False
+    awaited_run: str | None = None
+    seen: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,21 +102,22 @@ class Runs:
     waits: dict[tuple[int, int], Wait] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _submissions: dict[str, Submission] = field(default_factory=dict)
-    _happened: int = 0
+    happened: int = 0
+    _seen: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def begin(self, process: int, key: str, name: str, kind: str, parent: str | None) -> None:
         """Record that a run has started."""
         submission = self.submitted.pop(key, None) or self._submissions.get(key)
         self._ended.discard(key)
-        self._happened += 1
+        self.happened += 1
         parent = submission.parent if submission else parent
-        self.live[key] = LiveRun(process, name, kind, parent, self._happened)
+        self.live[key] = LiveRun(process, name, kind, parent, self.happened)
 
     def end(self, key: str) -> None:
         """Record that a run has ended, and with it whatever it submitted that never started."""
         self.live.pop(key, None)
         self._ended.add(key)
-        self._happened += 1
+        self.happened += 1
         for other, submission in list(self.submitted.items()):
             if submission.parent == key:
                 del self.submitted[other]
@@ -130,16 +139,29 @@ class Runs:
         elif key not in self._ended:
             self.submitted[key] = submission
 
-    def wait(
-        self, process: int, wait_id: int, deadline: float, polls: bool, run: str | None
-    ) -> None:
+    def wait(self, process: int, wait_id: int, wait: Wait) -> None:
         """Record that a wait has started."""
-        self._happened += not polls
-        self.waits[process, wait_id] = Wait(deadline, polls, run, self._happened)
+        if wait.poller is not None:
+            seen = self._seen.get((process, wait.poller))
+            wait = dataclasses.replace(wait, seen=seen)
+        elif not wait.gives_up:
+            self.happened += 1
+        self.waits[process, wait_id] = wait
+
+    def wake(self, process: int, wait_id: int) -> None:
+        """Record that a wait is over; who polls sees what has happened until now."""
+        wait = self.waits.pop((process, wait_id))
+        if wait.poller is not None:
+            self._seen[process, wait.poller] = self.happened
+
+    def change(self) -> None:
+        """Record that something was changed on the Prefect server."""
+        self.happened += 1
 
     def drop(self, process: int) -> None:
         """Forget a process that is gone; another may start its submitted runs again."""
         self.waits = {at: wait for at, wait in self.waits.items() if at[0] != process}
+        self._seen = {at: seen for at, seen in self._seen.items() if at[0] != process}
         for key, run in list(self.live.items()):
             if run.process == process:
                 del self.live[key]
@@ -153,7 +175,7 @@ class Runs:
         """Return the deadline to skip to, if any.
 
         A poll gets a different answer only after something else has happened, so polls without
-        that are ignored.
+        that are ignored, but for the first one: what happened just before it may be unseen.
 
         Returns:
             Virtual time, in seconds since the epoch; None if there is nothing to skip to.
@@ -162,10 +184,21 @@ class Runs:
             (
                 wait.deadline
                 for wait in self.waits.values()
-                if not wait.polls or wait.since < self._happened
+                if wait.poller is None or wait.seen is None or wait.seen < self.happened
             ),
             default=None,
         )
+
+    def giving_up(self, until: float) -> list[Wait]:
+        """Return the waits for someone else that end unsuccessfully if time is skipped.
+
+        Args:
+            until: Virtual time, in seconds since the epoch.
+
+        Returns:
+            The waits.
+        """
+        return [w for w in self.waits.values() if w.gives_up and w.deadline <= until]
 
     def about_to_begin(self) -> list[str]:
         """Return the submitted runs whose upstream runs have ended and that have a free worker."""

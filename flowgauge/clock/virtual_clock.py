@@ -71,19 +71,23 @@ class VirtualClock:
 
 
 @contextmanager
-def virtual_clock(process: ClockProcess, home: Path) -> Iterator[VirtualClock]:
+def virtual_clock(process: ClockProcess, home: Path, api_url: str) -> Iterator[VirtualClock]:
     """Run the virtual clock for one test.
 
     Args:
         process: This process's side of the clock.
         home: The folder of the pytest run.
+        api_url: The address of the API of the Prefect server.
 
     Yields:
         The clock.
     """
     shared = process.time
     try:
-        with clock_hooks(process), contextlib.closing(Coordinator(home, shared)) as coordinator:
+        with (
+            clock_hooks(process),
+            contextlib.closing(Coordinator(home, shared, api_url)) as coordinator,
+        ):
             shared.running = True
             try:
                 yield VirtualClock(process, coordinator.unskipped)

@@ -4,42 +4,7 @@
 from __future__ import annotations
 
 from flowgauge.compat.features import Feature, PrivateName
-
-DEADLINES = (
-    PrivateName("prefect.task_engine", "SyncTaskRunEngine.wait_until_ready", ("time", "sleep")),
-    PrivateName("prefect.task_engine", "AsyncTaskRunEngine.wait_until_ready", ("anyio", "sleep")),
-    PrivateName(
-        "prefect.utilities.engine",
-        "propose_state_sync.<locals>.set_state_and_handle_waits",
-        ("time", "sleep"),
-    ),
-    PrivateName(
-        "prefect.utilities.engine",
-        "propose_state.<locals>.set_state_and_handle_waits",
-        ("anyio", "sleep"),
-    ),
-)
-"""Functions that wait for a deadline; the first of their `uses` is the module whose `sleep` they
-call."""
-
-POLLS = (
-    PrivateName(
-        "prefect.concurrency.services",
-        "ConcurrencySlotAcquisitionService.acquire",
-        ("asyncio", "sleep"),
-    ),
-    PrivateName(
-        "prefect.concurrency.services",
-        "ConcurrencySlotAcquisitionWithLeaseService.acquire",
-        ("asyncio", "sleep"),
-    ),
-    PrivateName(
-        "prefect.concurrency.v1.services",
-        "ConcurrencySlotAcquisitionService.acquire",
-        ("asyncio", "sleep"),
-    ),
-)
-"""The same for functions that poll, for a concurrency slot."""
+from flowgauge.compat.waits import ASYNC_WATCHES, DEADLINES, POLLS, SYNC_WATCHES, TIMED_SLOTS, TOLD
 
 ENGINES = (
     PrivateName("prefect.task_engine", "SyncTaskRunEngine.initialize_run"),
@@ -66,18 +31,19 @@ VIRTUAL_CLOCK = Feature(
     ),
 )
 
-UNSKIPPED = (
-    ("prefect.client.base", "anyio", "waits for the Prefect server to answer"),
-    ("prefect.client.base", "time", "waits for the Prefect server to answer"),
-    ("prefect.flow_runs", "anyio", "waits for another flow run, or for someone to resume it"),
-    ("prefect.deployments.flow_runs", "anyio", "waits for the run of a deployment"),
+SKIPPED_WATCHES = Feature(
+    "skipping waits for someone else",
+    (
+        *ASYNC_WATCHES,
+        *SYNC_WATCHES,
+        *TIMED_SLOTS,
+    ),
+    instead="flows that pause or wait for other runs do so in real time",
 )
-"""Modules that wait in real time despite the clock: the module, the one whose `sleep` it calls, and
-what it waits for."""
 
-UNSKIPPED_WAITS = Feature(
+TOLD_WAITS = Feature(
     "reporting waits that are not skipped",
-    tuple(PrivateName(module, f"{sleeper}.sleep") for module, sleeper, _ in UNSKIPPED),
+    TOLD,
     instead="runs that wait in real time are not reported",
 )
 

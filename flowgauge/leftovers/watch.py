@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from flowgauge.compat.features import usable
 from flowgauge.compat.names import PREFECT_SERVICES
+from flowgauge.frames import frames_by_thread
 from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
@@ -127,7 +128,7 @@ class LeftoverWatch:
         return {kind: lines for kind, lines in leftovers.items() if lines and kind not in allowed}
 
     def _threads(self, new: set[threading.Thread], before: Present) -> list[str]:
-        frames = sys._current_frames() if new else {}
+        frames = frames_by_thread() if new else {}
         lines = []
         for thread in sorted(new, key=lambda thread: thread.name):
             frame = frames.get(thread.ident or 0)

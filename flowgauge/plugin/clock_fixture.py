@@ -29,6 +29,6 @@ def virtual_clock(prefect_server: str, request: pytest.FixtureRequest) -> Iterat
     check_server_in_use(prefect_server)
     check_runner_in_reach(request)
     home = run_home(request.config)
-    with virtual_clock(ClockProcess(home), home) as clock:
+    with virtual_clock(ClockProcess(home), home, prefect_server) as clock:
         yield clock
         times(request.config).skipped += clock.skipped

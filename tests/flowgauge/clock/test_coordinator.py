@@ -47,7 +47,7 @@ class Process:
 
     def wait(self, number: int, deadline: float, run: str) -> None:
         """Report that a run waits for a deadline."""
-        self.tell(about="wait", id=number, deadline=deadline, polls=False, run=run)
+        self.tell(about="wait", id=number, deadline=deadline, run=run)
 
     def hears(self) -> dict[str, Any]:
         """Return the coordinator's next message."""
@@ -56,7 +56,11 @@ class Process:
     def see_nothing_going_on(self, question: int) -> None:
         """Answer that the flow only waits, as it does while it starts a thread."""
         self.tell(
-            about="sightings", question=question, requests=0, runs=[["flow", "waits", [], ""]]
+            about="sightings",
+            question=question,
+            requests=0,
+            runs=[["flow", "waits", [], ""]],
+            outside="",
         )
 
 
@@ -70,7 +74,7 @@ def test_a_deadline_that_comes_between_two_checks_is_not_missed(
         home = Path(folder)
         shared = SharedTime(home)
         with (
-            contextlib.closing(Coordinator(home, shared)),
+            contextlib.closing(Coordinator(home, shared, "http://127.0.0.1:9/api")),
             contextlib.closing(Process(home)) as process,
         ):
             start = shared.now()

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 import pytest
 from prefect.futures import PrefectConcurrentFuture, as_completed, wait
 
-from flowgauge.clock.process import look_at
+from flowgauge.clock.sightings import look_at
 from flowgauge.waiting import wait_until
 
 HOUR = 3600.0

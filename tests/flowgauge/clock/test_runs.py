@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.clock.runs import Doing, Runs, RunStatus
+from flowgauge.clock.runs import Doing, Runs, RunStatus, Wait
 
 IDLE = RunStatus("waits")
 RUNNING = RunStatus("running")
@@ -19,7 +19,7 @@ def flow_with_task() -> Runs:
     runs.begin(1, "flow", "etl", "flow", None)
     runs.submit(1, "task", "flow", (), 2)
     runs.begin(2, "task", "load", "task", None)
-    runs.wait(2, 1, 60.0, False, "task")
+    runs.wait(2, 1, Wait(60.0, "task"))
     return runs
 
 
@@ -116,23 +116,59 @@ def test_the_end_of_a_flow_ends_what_it_submitted() -> None:
     assert runs.about_to_begin() == []
 
 
-def test_a_wait_that_polls_is_not_skipped_until_something_happens() -> None:
-    """A wait that polls is skipped only once something else has happened since it began."""
+def test_a_poll_is_skipped_at_first_and_when_something_happens() -> None:
+    """The first wait of a poll is skipped; each other one only after something else happened."""
     runs = Runs()
     runs.begin(1, "task", "load", "task", None)
-    runs.wait(1, 1, 30.0, True, None)
-    assert runs.skippable_until() is None
-    runs.end("task")
+    runs.wait(1, 1, Wait(30.0, poller=7))
     assert runs.skippable_until() == 30.0
+    for number, happens in enumerate((lambda: runs.end("task"), runs.change), start=2):
+        runs.wake(1, number - 1)
+        runs.wait(1, number, Wait(60.0, poller=7))
+        assert runs.skippable_until() is None
+        happens()
+        assert runs.skippable_until() == 60.0
+
+
+def test_what_happens_before_a_poll_waits_again_is_seen() -> None:
+    """What happens while somebody looks is worth another look."""
+    runs = Runs()
+    runs.wait(1, 1, Wait(30.0, poller=7))
+    runs.wake(1, 1)
+    runs.change()
+    runs.wait(1, 2, Wait(60.0, poller=7))
+    assert runs.skippable_until() == 60.0
+
+
+def test_two_polls_do_not_wake_each_other() -> None:
+    """A poll, and a wait for someone else that has an end, are no news for another one."""
+    runs = Runs()
+    for poller in (1, 2):
+        runs.wait(1, poller, Wait(30.0, poller=poller))
+        runs.wake(1, poller)
+    for poller in (1, 2):
+        runs.wait(1, poller, Wait(60.0, poller=poller))
+        runs.wait(1, 10 + poller, Wait(90.0, gives_up=True))
+    assert runs.skippable_until() == 90.0
 
 
 @given(
     deadlines=st.lists(st.floats(0, 1e9), min_size=1),
     polls=st.lists(st.floats(0, 1e9)),
+    ends=st.lists(st.floats(0, 1e9)),
 )
-def test_the_earliest_deadline_is_first(deadlines: list[float], polls: list[float]) -> None:
-    """Time is skipped to the earliest deadline, whether or not its wait polls."""
+def test_the_earliest_deadline_is_first(
+    deadlines: list[float], polls: list[float], ends: list[float]
+) -> None:
+    """Time is skipped to the earliest wait; it is told who gives up then."""
     runs = Runs()
-    for number, deadline in enumerate(polls + deadlines):
-        runs.wait(1, number, deadline, number < len(polls), None)
-    assert runs.skippable_until() == min(polls + deadlines)
+    waits = [
+        *(Wait(deadline) for deadline in deadlines),
+        *(Wait(deadline, poller=number) for number, deadline in enumerate(polls)),
+        *(Wait(deadline, gives_up=True) for deadline in ends),
+    ]
+    for number, wait in enumerate(waits):
+        runs.wait(1, number, wait)
+    until = min(deadlines + polls + ends)
+    assert runs.skippable_until() == until
+    assert [wait.deadline for wait in runs.giving_up(until)] == [e for e in ends if e == until]

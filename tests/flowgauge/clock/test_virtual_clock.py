@@ -24,8 +24,6 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
 from prefect.context import TaskRunContext
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run
 from prefect.futures import as_completed, wait
 from prefect.states import Scheduled
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -434,7 +432,7 @@ def test_time_is_real_again_afterwards(
 ) -> None:
     """When a test gives the clock back, time and waits are real again."""
     home = run_home(pytestconfig)
-    with virtual_clock_of(ClockProcess(home), home) as clock:
+    with virtual_clock_of(ClockProcess(home), home, prefect_server) as clock:
         clock.skip_sleep()
         clock.advance(HOUR)
         assert seconds_now() - time.time() > HOUR - 1
@@ -580,7 +578,7 @@ def test_a_run_that_outlives_its_test_fails(
     home = run_home(pytestconfig)
     process = ClockProcess(home)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with virtual_clock_of(process, home):
+        with virtual_clock_of(process, home, prefect_server):
             hold = threading.Event()
 
             @task
@@ -624,19 +622,4 @@ def test_a_wait_for_something_else_is_reported(
         and "test_virtual_clock.py" in sentence
         for sentence in virtual_clock.unskipped
     )
-    virtual_clock.unskipped.clear()
-
-
-def test_a_wait_that_is_never_skipped_is_reported(virtual_clock: VirtualClock) -> None:
-    """A flow that waits for someone to resume it does so in real time, and is reported."""
-
-    @flow
-    async def wait_for_approval() -> None:
-        await apause_flow_run(timeout=3, poll_interval=1)
-
-    with pytest.raises(FlowPauseTimeout):
-        asyncio.run(wait_for_approval())
-    assert list(virtual_clock.unskipped) == [
-        "a run that waits for another flow run, or for someone to resume it, 1 s at a time"
-    ]
     virtual_clock.unskipped.clear()

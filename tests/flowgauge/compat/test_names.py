@@ -208,7 +208,8 @@ CHANGES: list[tuple[str, Change, Feature]] = [
             ("prefect.utilities.engine", "anyio", CLOCK),
             ("prefect.concurrency.services", "asyncio", CLOCK),
             ("prefect.client.orchestration", "ssl", names.SAVED_WORK),
-            ("prefect.flow_runs", "anyio", names.UNSKIPPED_WAITS),
+            ("prefect.flow_runs", "anyio", names.SKIPPED_WATCHES),
+            ("prefect.client.base", "anyio", names.TOLD_WAITS),
             ("prefect.task_runners", "multiprocessing", names.PRELOADED_POOL),
             ("prefect.testing.utilities", "mkdtemp", names.WARM_SERVER),
             ("prefect.testing.utilities", "atexit", names.WARM_SERVER),
@@ -261,8 +262,9 @@ def test_a_name_that_two_features_need_switches_off_both(
 def test_with_many_names_missing_plain_tests_pass(pytester: pytest.Pytester, later: Path) -> None:
     """If several features each lack a name, all of them say that they are off; plain tests pass."""
     # Prefect's own harness needs nothing that the warm server needs; a server without its own
-    # settings notes in another home what is off; unskipped waits are reported only by the clock.
-    others = (CLOCK, names.WARM_SERVER, names.OWN_SETTINGS, names.UNSKIPPED_WAITS)
+    # settings notes in another home what is off; only the clock says which of its waits are off.
+    waits = (names.SKIPPED_WATCHES, names.TOLD_WAITS)
+    others = (CLOCK, names.WARM_SERVER, names.OWN_SETTINGS, *waits)
     chosen = {feature.name: change for _, change, feature in CHANGES if feature not in others}
     chosen[CLOCK.name] = partial(rename, word="wait_until_ready")
     for change in chosen.values():

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the threads of a process are doing, judging from their frames."""
+
+from __future__ import annotations
+
+from types import FrameType
+
+
+def is_blocked(frame: FrameType) -> bool:
+    """Return whether a thread waits for another one, judging from its innermost frame.
+
+    Args:
+        frame: The innermost frame of the thread.
+
+    Returns:
+        Whether it does.
+    """
+    return frame.f_globals.get("__name__") in ("threading", "queue")
+
+
+def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
+    """Return what a thread is doing, judging from its innermost frame.
+
+    Args:
+        frame: The innermost frame of a thread.
+        is_async: Whether an event loop runs in the thread.
+
+    Returns:
+        What it is doing, the keys of the runs it awaits, and the file and line where it is; see
+            `flowgauge.clock.runs.RunStatus`.
+    """
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if _waits_for_lock(frame):
+        return "waits for runs", [], where
+    if is_async and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":
+        return "waits", [], where
+    if not is_blocked(frame):
+        return "running", [], where
+    outer: FrameType | None = frame
+    while outer is not None:
+        module = outer.f_globals.get("__name__", "")
+        if awaited := _awaited(outer):
+            return "waits for runs", awaited, where
+        if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
+            where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
+            break
+        outer = outer.f_back
+    return "waits", [], where
+
+
+def _awaited(frame: FrameType) -> list[str]:
+    """Return the keys of the task runs whose futures a frame waits for, on any task runner."""
+    from prefect.futures import PrefectFuture
+
+    names = frame.f_locals
+    futures = (names.get("self"),)
+    if frame.f_globals.get("__name__") == "prefect.futures" and "self" not in names:
+        futures = names.get("not_done", names.get("pending", ()))
+    return [str(future.task_run_id) for future in futures if isinstance(future, PrefectFuture)]
+
+
+def _waits_for_lock(frame: FrameType) -> bool:
+    """Return whether a thread waits in a `MemoryLockManager` for a lock that another run holds."""
+    if frame.f_globals.get("__name__") != "prefect.locking.memory":
+        return False
+    names = frame.f_locals
+    info = names.get("existing_lock_info", names.get("lock_info"))
+    return info is not None and bool(info["lock"].locked())
