@@ -203,6 +203,9 @@ class Coordinator:
 
         Args:
             giving_up: The waits for someone else that would end unsuccessfully.
+
+        Returns:
+            The reason, None if there is none, and the seconds.
         """
         about_to_begin = self._runs.about_to_begin()
         silence = time.monotonic() - self._last_news

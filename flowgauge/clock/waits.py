@@ -52,17 +52,17 @@ def replace_waits(process: ClockProcess, stack: contextlib.ExitStack) -> None:
             _import_virtual_time(process, stack, name)
         for module_name in {name.module for name in TIMED_SLOTS}:
             module = importlib.import_module(module_name)
-            limit = _limited_timeout(process, module.timeout_async)
-            stack.enter_context(patch.object(module, "timeout_async", limit))
+            timeout = _limited_timeout(process, module.timeout_async)
+            stack.enter_context(patch.object(module, "timeout_async", timeout))
     if usable(TOLD_WAITS, process.home):
         kinds |= dict.fromkeys(TOLD, "told")
     for (module_name, sleeper), functions in _by_sleeper(kinds).items():
         module = importlib.import_module(module_name)
         stock = getattr(module, sleeper)
-        new = {"sleep": _virtual_sleep(process, stock, functions)}
-        for name in ("move_on_after", "fail_after"):
-            if hasattr(stock, name):
-                new[name] = _limited_scope(process, getattr(stock, name), functions)
+        new: dict[str, Any] = {"sleep": _virtual_sleep(process, stock, functions)}
+        for limit in ("move_on_after", "fail_after"):
+            if hasattr(stock, limit):
+                new[limit] = _limited_scope(process, getattr(stock, limit), functions)
         stack.enter_context(patch.object(module, sleeper, ModuleWith(stock, **new)))
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -18,10 +18,16 @@ from prefect import flow, pause_flow_run, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter, FlowRunFilterState
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.concurrency.sync import concurrency, rate_limit
 from prefect.deployments import arun_deployment, run_deployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import FlowPauseTimeout, FlowRunWaitTimeout
 from prefect.flow_runs import apause_flow_run, wait_for_flow_run
 from prefect.input import RunInput, receive_input
@@ -30,7 +36,7 @@ from prefect.locking.memory import MemoryLockManager
 from prefect.locking.protocol import LockManager
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Running
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.transactions import IsolationLevel
 
 from flowgauge.clock.virtual_clock import VirtualClock
@@ -45,16 +51,16 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowgauge.clock.coordinator.REPORT_AFTER", 0.3)
 
 
-begun: queue.Queue[str] = queue.Queue()
+begun: queue.Queue[str | None] = queue.Queue()
 """The identifiers of flow runs that are about to wait for someone."""
 
 
 def approve() -> None:
     """Resume the next flow run, as a person does, as soon as it is paused."""
-    run = begun.get()
+    run = UUID(begun.get() or "")
     with get_client(sync_client=True) as client:
-        wait_until(lambda: is_paused(client.read_flow_run(UUID(run))), "a paused flow run")
-        client.resume_flow_run(UUID(run))
+        wait_until(lambda: is_paused(client.read_flow_run(run)), "a paused flow run")
+        client.resume_flow_run(run)
 
 
 def is_paused(run: FlowRun) -> bool:
@@ -134,12 +140,12 @@ def test_a_coroutine_that_sleeps_is_waited_for(virtual_clock: VirtualClock) -> N
         while not virtual_clock.unskipped:
             await asyncio.sleep(0.05)
         async with get_client() as client:
-            await client.resume_flow_run(UUID(begun.get()))
+            await client.resume_flow_run(UUID(begun.get() or ""))
 
-    async def both() -> str:
-        return (await asyncio.gather(publish_async(), approve_later()))[0]
+    async def both() -> list[str | None]:
+        return list(await asyncio.gather(publish_async(), approve_later()))
 
-    assert asyncio.run(both()) == "published"
+    assert asyncio.run(both()) == ["published", None]
     assert_told(virtual_clock, "waited in real time for code of the test, which is at ")
 
 
@@ -149,26 +155,28 @@ def child() -> int:
     return 7
 
 
+def name_of_state(run: FlowRun) -> str:
+    """Return the name of the state of a flow run."""
+    assert run.state is not None
+    return str(run.state.name)
+
+
 @flow
 def start_child(name: str, **options: Any) -> str:
     """Run a deployment and return the last state that was seen."""
-    run = run_deployment(name, **options)
-    assert run.state is not None
-    return run.state.name
+    return name_of_state(cast(FlowRun, run_deployment(name, **options)))
 
 
 @flow
 async def start_child_async(name: str, **options: Any) -> str:
     """Run a deployment and return the last state that was seen."""
-    run = await arun_deployment(name, **options)
-    assert run.state is not None
-    return run.state.name
+    return name_of_state(await arun_deployment(name, **options))
 
 
 @pytest.fixture
 def deployed(prefect_server: str) -> Iterator[str]:
     """Return the name of a deployment that nobody runs."""
-    deployment = child.to_deployment("nobody-runs-it")
+    deployment = cast(RunnerDeployment, child.to_deployment("nobody-runs-it"))
     made = deployment.apply()
     assert isinstance(made, UUID)
     yield "child/nobody-runs-it"
@@ -223,7 +231,7 @@ def test_a_flow_run_that_nobody_runs_is_not_waited_for(
     deployed: str, virtual_clock: VirtualClock
 ) -> None:
     """`wait_for_flow_run` gives up at its time limit, of three hours, which take no time."""
-    run = run_deployment(deployed, timeout=0)
+    run = cast(FlowRun, run_deployment(deployed, timeout=0))
     with pytest.raises(FlowRunWaitTimeout):
         asyncio.run(wait_for_flow_run(run.id))
     assert virtual_clock.skipped - 1 <= 3 * HOUR <= virtual_clock.elapsed
@@ -256,7 +264,7 @@ def test_input_is_waited_for_without_time(
     """What is sent to a flow run arrives at once, and waiting in vain takes no time."""
 
     def answer() -> None:
-        Answer(approved=True).send_to(UUID(begun.get()))
+        Answer(approved=True).send_to(UUID(begun.get() or ""))
 
     sender = threading.Thread(target=answer)
     sender.start()
@@ -302,23 +310,26 @@ def test_a_rate_limit_is_told(virtual_clock: VirtualClock) -> None:
 def test_a_task_that_waits_for_a_lock_lets_time_pass(
     kind: type[LockManager], virtual_clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """A task that waits for a lock gets it when the holder, which is retried, has ended."""
+    """A task that waits for a lock gets it when the holder has ended, which sleeps for an hour."""
     locks: Any = kind(*([] if kind is MemoryLockManager else [tmp_path / "locks"]))
     policy = INPUTS.configure(isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=locks)
-    calls: list[int] = []
+    virtual_clock.skip_sleep()
+    calls: list[str] = []
 
-    @task(cache_policy=policy, retries=1, retry_delay_seconds=HOUR, persist_result=True)
-    def compute(key: str) -> int:
-        calls.append(1)
-        if len(calls) == 1:
-            raise ValueError("not yet")
-        return len(calls)
+    @task(cache_policy=policy, persist_result=True)
+    def compute(key: str) -> str:
+        calls.append(key)
+        time.sleep(HOUR)
+        return key
 
-    @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
-    def compute_twice() -> list[int]:
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+
+    @flow(task_runner=runner)
+    def compute_twice() -> list[str]:
         return [future.result() for future in [compute.submit(tmp_path.name) for _ in range(2)]]
 
-    assert compute_twice() == [2, 2]
+    assert compute_twice() == [tmp_path.name] * 2
+    assert calls == [tmp_path.name]
     assert HOUR - 1 <= virtual_clock.skipped <= HOUR + 1
 
 
@@ -331,8 +342,12 @@ def test_what_nobody_does_is_told(deployed: str, virtual_clock: VirtualClock) ->
         words = "'start-child' waited in real time for something that no other run does"
         wait_until(lambda: words in virtual_clock.unskipped, "the report")
         (run,) = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name={"any_": ["Scheduled"]})),
-            deployment_filter=DeploymentFilter(name={"any_": ["nobody-runs-it"]}),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Scheduled"])),
+                deployment_id=FlowRunFilterDeploymentId(
+                    any_=[client.read_deployment_by_name(deployed).id]
+                ),
+            )
         )
         client.set_flow_run_state(run.id, Cancelled(), force=True)
     runner.join()
