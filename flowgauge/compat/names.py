@@ -55,6 +55,17 @@ FAULTS = Feature(
             for engine in ("SyncTaskRunEngine", "AsyncTaskRunEngine")
             for method in ("start", "transaction_context", "handle_success", "call_hooks")
         ),
+        # They take the code to run from the task.
+        *(
+            PrivateName("prefect.task_engine", caller, ("task", "fn"))
+            for caller in (
+                "SyncTaskRunEngine.call_task_fn",
+                "AsyncTaskRunEngine.call_task_fn",
+                "run_generator_task_sync",
+                "run_generator_task_async",
+            )
+        ),
+        PrivateName("prefect.context", "TaskRunContext.parameters"),
         PrivateName("prefect.transactions", "Transaction.commit"),
         PrivateName("prefect.transactions", "AsyncTransaction.commit"),
         PrivateName("prefect.transactions", "Transaction._staged_value"),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from unittest.mock import patch
 
+from prefect import task_engine
 from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
 from prefect.transactions import AsyncTransaction, Transaction
 
@@ -15,6 +16,7 @@ from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.faults.points import Points
 from flowgauge.faults.process import FaultProcess
 from flowgauge.faults.storing import after_storing, after_storing_async, watch_storing
+from flowgauge.faults.stubs import stubbed, stubbed_async, stubbed_generator
 
 
 def hooks(process: FaultProcess) -> contextlib.ExitStack:
@@ -35,6 +37,10 @@ def hooks(process: FaultProcess) -> contextlib.ExitStack:
         (AsyncTaskRunEngine, "start", _refusing_async),
         (SyncTaskRunEngine, "transaction_context", _before_body),
         (AsyncTaskRunEngine, "transaction_context", _before_body_async),
+        (SyncTaskRunEngine, "call_task_fn", stubbed),
+        (AsyncTaskRunEngine, "call_task_fn", stubbed_async),
+        (task_engine, "run_generator_task_sync", stubbed_generator),
+        (task_engine, "run_generator_task_async", stubbed_generator),
         (SyncTaskRunEngine, "handle_success", _after_effect),
         (AsyncTaskRunEngine, "handle_success", _after_effect_async),
         (SyncTaskRunEngine, "call_hooks", _after_completion),

@@ -6,18 +6,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import pickle
 import uuid
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import pytest
-
+from flowgauge.faults.checks import (
+    called,
+    is_count,
+    is_number,
+    packed_error,
+    packed_value,
+    refuse,
+    selected,
+    shown,
+)
 from flowgauge.faults.errors import InjectedFault
 from flowgauge.faults.journal import Journal
 from flowgauge.faults.plan import (
-    FAULT_POINTS,
     CorruptResult,
     Crash,
     Fail,
@@ -28,12 +35,15 @@ from flowgauge.faults.plan import (
     LoseConnection,
     Moment,
     Plan,
+    Return,
     Slow,
     plan_path,
 )
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from prefect.tasks import Task
 
 Error = Exception | type[Exception]
 
@@ -59,21 +69,42 @@ class Faults:
         """The seed for everything random: `--flow-fault-seed`, or a new one for each pytest run."""
         return self._plan.seed
 
-    def on(self, task: str, *, at: FaultPoint | None = None) -> FaultsOn:
+    def on(self, task: str | Task[..., Any], *, at: FaultPoint | None = None) -> FaultsOn:
         """Select tasks and a point in their runs.
 
         Args:
-            task: The name of a task, or a pattern such as `"load*"`.
+            task: A task or its name, or a pattern such as `"load*"`; all tasks of that name are
+                selected.
             at: The point in the task run: "before the body" (the default), "after the effect",
                 "before the result is stored" or "after completion".
 
         Returns:
             An object with one method for each kind of fault.
         """
-        if at is not None and at not in FAULT_POINTS:
-            points = ", ".join(f'"{point}"' for point in FAULT_POINTS)
-            _refuse(f"faults.on({task!r}, at={at!r}): there is no such point; choose from {points}")
-        return FaultsOn(self, task, at)
+        return FaultsOn(self, selected("on", task, at), at)
+
+    def struck(self, task: str | Task[..., Any], *, at: FaultPoint | None = None) -> int:
+        """Count how often faults have struck so far, in all processes.
+
+        Args:
+            task: A task or its name, or a pattern; the test must have placed a fault on it.
+            at: Count only faults at this point.
+
+        Returns:
+            The number of strikes of all faults on it; each use of a stub (`returns`) counts.
+        """
+        name = selected("struck", task, at)
+        faults = {f.number: f for f in self._plan.faults if at is None or f.at == at}
+        if not any(f.overlaps(name) for f in faults.values()):
+            calls = ", ".join(f.call for f in self._plan.faults) or "none"
+            call = called("struck", name, at)
+            refuse(f"{call}: the test has placed no such fault; those it has placed: {calls}")
+        self._journal.catch_up()
+        return sum(
+            times
+            for (number, struck), times in self._journal.struck.items()
+            if number in faults and fnmatchcase(struck, name)
+        )
 
     def add(self, task: str, at: Moment, effect: FaultEffect, call: str) -> None:
         """Add a fault, active from now on; `FaultsOn` has a method for each kind.
@@ -85,6 +116,12 @@ class Faults:
             call: How the test asked for it, for messages.
         """
         fault = Fault(len(self._plan.faults), task, at, effect, call)
+        for other in self._plan.faults:
+            if fault.contradicts(other):
+                refuse(
+                    f"{call}: the test has {other.call} as well; let a function given to returns"
+                    ' raise the error, or let the task fail at="after the effect"'
+                )
         self._plan = dataclasses.replace(self._plan, faults=(*self._plan.faults, fault))
         self._plan.write(self._folder)
 
@@ -114,6 +151,8 @@ class Faults:
             listed = ", ".join(map(repr, names))
             return f"{fault.call}: no task of that name ran; those that ran are {listed}"
         who = " and ".join(map(repr, matching))
+        if isinstance(fault.effect, Return):
+            return f"{fault.call}: {who} ran, but from the cache or failed before its own code"
         if "stored" in fault.at:
             return f"{fault.call}: {who} ran but stored no result; persist_result=True stores it"
         return f"{fault.call}: {who} ran but never reached the point {fault.at!r}"
@@ -136,9 +175,9 @@ class FaultsOn:
             in_all: Count the first attempts over all task runs together, not for each task run.
         """
         call = self._call("fail_times", n, in_all=in_all)
-        if not _is_count(n):
-            _refuse(f"{call}: n is a number of attempts; give 1 or more")
-        self._add(Fail(_packed(call, error), n, in_all), call)
+        if not is_count(n):
+            refuse(f"{call}: n is a number of attempts; give 1 or more")
+        self._add(Fail(packed_error(call, error), n, in_all), call)
 
     def fail_with_probability(self, p: float, error: Error = InjectedFault) -> None:
         """Raise an error in attempts that the seed chooses.
@@ -152,9 +191,27 @@ class FaultsOn:
             error: An exception or its class.
         """
         call = self._call("fail_with_probability", p)
-        if not _is_number(p) or not 0 <= p <= 1:
-            _refuse(f"{call}: p is a probability; give a number from 0 to 1")
-        self._add(FailSometimes(_packed(call, error), p), call)
+        if not is_number(p) or not 0 <= p <= 1:
+            refuse(f"{call}: p is a probability; give a number from 0 to 1")
+        self._add(FailSometimes(packed_error(call, error), p), call)
+
+    def returns(self, value: Any) -> None:
+        """Run this in place of the task's own code; all else is as usual, such as retries.
+
+        It is copied to the process of each attempt: what a function changes in its surroundings,
+        the test does not see. Of several on one task the last counts. A generator task yields the
+        items of the result.
+
+        Args:
+            value: The result, or a function that returns it. The function is called with the
+                task's arguments in the order of its parameters, defaults included; for an async
+                task it may be async. What it raises is the task's failure.
+        """
+        call = self._call("returns", value)
+        if self.at is not None:
+            refuse(f"{call}: it runs in place of the task's own code; leave out at=")
+        effect = Return(packed_value(call, value))
+        self.faults.add(self.task, "in place of the body", effect, call)
 
     def slow(self, seconds: float) -> None:
         """Make every attempt wait, in real time.
@@ -163,8 +220,8 @@ class FaultsOn:
             seconds: How long it waits.
         """
         call = self._call("slow", seconds)
-        if not _is_number(seconds) or not 0 <= seconds < math.inf:
-            _refuse(f"{call}: give the seconds to wait, 0 or more")
+        if not is_number(seconds) or not 0 <= seconds < math.inf:
+            refuse(f"{call}: give the seconds to wait, 0 or more")
         self._add(Slow(seconds), call)
 
     def crash_process(self, *, times: int = 1) -> None:
@@ -178,8 +235,8 @@ class FaultsOn:
                 worker, that is its next attempt.
         """
         call = self._call("crash_process", times=times)
-        if not _is_count(times):
-            _refuse(f"{call}: times is a number of attempts; give 1 or more")
+        if not is_count(times):
+            refuse(f"{call}: times is a number of attempts; give 1 or more")
         self._add(Crash(times), call)
 
     def corrupt_result(self) -> None:
@@ -189,7 +246,7 @@ class FaultsOn:
         """
         call = self._call("corrupt_result")
         if self.at is not None:
-            _refuse(f"{call}: a result can be damaged only after it is stored; leave out at=")
+            refuse(f"{call}: a result can be damaged only after it is stored; leave out at=")
         self.faults.add(self.task, "after the result is stored", CorruptResult(), call)
 
     def lose_connection(self, requests: int = 1) -> None:
@@ -204,8 +261,8 @@ class FaultsOn:
                 opened.
         """
         call = self._call("lose_connection", requests)
-        if not _is_count(requests):
-            _refuse(f"{call}: give a number of requests, 1 or more")
+        if not is_count(requests):
+            refuse(f"{call}: give a number of requests, 1 or more")
         self._add(LoseConnection(requests), call)
 
     def _add(self, effect: FaultEffect, call: str) -> None:
@@ -213,13 +270,12 @@ class FaultsOn:
 
     def _call(self, method: str, *args: object, **kwargs: object) -> str:
         """Return the call as the test wrote it, for messages."""
-        at = "" if self.at is None else f", at={self.at!r}"
         reprs = {name: repr(value) for name, value in kwargs.items()}
         keywords = [
             f"{name}={value}" for name, value in reprs.items() if value not in ("False", "1")
         ]
-        arguments = ", ".join([*map(repr, args), *keywords])
-        return f"faults.on({self.task!r}{at}).{method}({arguments})"
+        arguments = ", ".join([*map(shown, args), *keywords])
+        return f"{called('on', self.task, self.at)}.{method}({arguments})"
 
 
 @contextlib.contextmanager
@@ -240,33 +296,3 @@ def wanted_faults(folder: Path, seed: int, api_url: str) -> Iterator[Faults]:
         yield faults
     finally:
         faults.end()
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _packed(call: str, error: Any) -> bytes:
-    """Return an exception pickled for other processes, after checking that it can be unpickled."""
-    import cloudpickle
-
-    try:
-        instance = error() if isinstance(error, type) else error
-        packed: bytes = cloudpickle.dumps(instance)
-        unpickled = pickle.loads(packed)
-    except Exception as cause:
-        _refuse(
-            f"{call}: {error!r} can't be sent to other processes"
-            f" ({type(cause).__name__}: {' '.join(str(cause).split())})"
-        )
-    if not isinstance(unpickled, Exception):
-        _refuse(f"{call}: {error!r} is not an exception; give one, or its class")
-    return packed
-
-
-def _refuse(line: str) -> NoReturn:
-    pytest.fail(line, pytrace=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flowgauge.append_log import locked, values_from, write_value
-from flowgauge.faults.plan import Fault
+from flowgauge.faults.plan import Fault, Return
 
 
 class Journal:
@@ -32,8 +32,8 @@ class Journal:
         """Names of the tasks that ran."""
         self.reached: Counter[int] = Counter()
         """How often each fault's point was reached."""
-        self.struck: Counter[int] = Counter()
-        """How often each fault struck."""
+        self.struck: Counter[tuple[int, str]] = Counter()
+        """How often each fault struck each task."""
         self.refused: list[str] = []
         """Faults that could not strike where the task ran, and why."""
 
@@ -57,11 +57,14 @@ class Journal:
         with self._opened() as file:
             self._append(file, refused=line)
 
-    def reach(self, faults: Sequence[Fault], seed: int, run: str, subject: str) -> list[Fault]:
+    def reach(
+        self, task: str, faults: Sequence[Fault], seed: int, run: str, subject: str
+    ) -> list[Fault]:
         """Record that a task run reached the point of some faults.
 
         Args:
-            faults: The faults for that point and task.
+            task: The name of the task.
+            faults: The faults for that point and task, in the order in which they strike.
             seed: The seed of the test.
             run: The id of the task run.
             subject: A description of its work, the same on every task runner. Task runs with the
@@ -69,9 +72,11 @@ class Journal:
                 which of them a fault strikes may change between pytest runs, but not how many.
 
         Returns:
-            The faults that strike now.
+            The faults that strike now: none after one that ends the attempt, and of those that
+            replace the body only the last.
         """
-        due = []
+        due: list[Fault] = []
+        replaced = [fault for fault in faults if isinstance(fault.effect, Return)][:-1]
         with self._opened() as file:
             for fault in faults:
                 number = fault.number
@@ -79,11 +84,19 @@ class Journal:
                 index = alike.index(run) if run in alike else len(alike)
                 attempt = self._attempts[number, run] + 1
                 name = f"{subject} #{index}"
-                strikes = fault.strikes(seed, name, attempt, self.struck[number])
-                self._append(file, reached=number, run=run, subject=subject, struck=strikes)
+                strikes = (
+                    fault not in replaced
+                    and not (due and due[-1].ends_attempt)
+                    and fault.strikes(seed, name, attempt, self._struck(number))
+                )
+                line = {"reached": number, "task": task, "run": run, "subject": subject}
+                self._append(file, **line, struck=strikes)
                 if strikes:
                     due.append(fault)
         return due
+
+    def _struck(self, number: int) -> int:
+        return sum(count for (fault, _), count in self.struck.items() if fault == number)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -103,14 +116,14 @@ class Journal:
 
     def _count(self, line: dict[str, Any]) -> None:
         match line:
-            case {"task": name}:
-                self.tasks.add(name)
-            case {"refused": why}:
-                self.refused.append(why)
-            case {"reached": number, "run": run, "subject": subject, "struck": struck}:
+            case {"reached": number, "task": task, "run": run, "subject": subject, "struck": hit}:
                 self.reached[number] += 1
-                self.struck[number] += struck
+                self.struck[number, task] += hit
                 self._attempts[number, run] += 1
                 alike = self._runs.setdefault((number, subject), [])
                 if run not in alike:
                     alike.append(run)
+            case {"task": name}:
+                self.tasks.add(name)
+            case {"refused": why}:
+                self.refused.append(why)

@@ -25,10 +25,11 @@ FaultPoint = Literal[
 - after completion: Completed is set and the result stored (or left to an enclosing transaction),
   and no hook has been called yet.
 
-A run that finds its result in the cache executes no body and reaches none of them.
+A run that finds its result in the cache executes no body and reaches none of them. A stub runs in
+place of the body, and so between the first two.
 """
 FAULT_POINTS: tuple[FaultPoint, ...] = get_args(FaultPoint)
-Moment = FaultPoint | Literal["after the result is stored"]
+Moment = FaultPoint | Literal["in place of the body", "after the result is stored"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,14 @@ class LoseConnection:
     requests: int
 
 
-FaultEffect = Fail | FailSometimes | Slow | Crash | CorruptResult | LoseConnection
+@dataclass(frozen=True)
+class Return:
+    """The task's own code does not run; its result is a value, or what a function returns."""
+
+    content: bytes
+
+
+FaultEffect = Fail | FailSometimes | Slow | Crash | CorruptResult | LoseConnection | Return
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,27 @@ class Fault:
     def concerns(self, task: str) -> bool:
         """Return whether the fault is for tasks of this name."""
         return fnmatchcase(task, self.task)
+
+    def overlaps(self, tasks: str) -> bool:
+        """Return whether the fault is for some of the tasks that a pattern stands for."""
+        return self.task == tasks or self.concerns(tasks) or fnmatchcase(self.task, tasks)
+
+    @property
+    def ends_attempt(self) -> bool:
+        """Whether nothing after this fault happens in the same attempt."""
+        return isinstance(self.effect, Fail | FailSometimes | Crash)
+
+    def contradicts(self, other: Fault) -> bool:
+        """Return whether of this fault and another one of the same tasks only one makes sense."""
+
+        def fails(fault: Fault) -> bool:
+            failing = isinstance(fault.effect, Fail | FailSometimes)
+            return failing and fault.at == "before the body"
+
+        pairs = ((self, other), (other, self))
+        return self.task == other.task and any(
+            isinstance(one.effect, Return) and fails(another) for one, another in pairs
+        )
 
     def strikes(self, seed: int, subject: str, attempt: int, struck: int) -> bool:
         """Decide whether the fault strikes.

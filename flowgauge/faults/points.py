@@ -10,12 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from prefect.events.worker import EventsWorker
 
 from flowgauge.faults.connection import LossyConnection
-from flowgauge.faults.errors import Refusal
+from flowgauge.faults.errors import FaultRefused, Refusal
 from flowgauge.faults.plan import (
     Crash,
     Fail,
@@ -68,11 +68,30 @@ class Points:
         for seconds in self._strike(engine, at):
             await asyncio.sleep(seconds)
 
-    def due(self, engine: Any, at: Moment) -> list[Fault]:
-        """Record that a task run has reached a point, and return the faults that strike there."""
-        return self.process.due(
-            engine.task.name, at, str(engine.task_run.id), lambda: _subject(engine)
-        )
+    def due(self, run: Any, at: Moment) -> list[Fault]:
+        """Record that a task run has reached a point, and return the faults that strike there.
+
+        Args:
+            run: The engine or the context of the task run.
+            at: The point.
+
+        Returns:
+            The faults.
+        """
+        return self.process.due(run.task.name, at, str(run.task_run.id), lambda: _subject(run))
+
+    def refuse(self, line: str) -> NoReturn:
+        """Record that a fault can't strike in this task run, and end the run.
+
+        Args:
+            line: What to say.
+
+        Raises:
+            FaultRefused: In a process pool, which would not survive the other one.
+            Refusal: Elsewhere, so that Prefect does not retry.
+        """
+        self.process.refuse(line)
+        raise FaultRefused(line) if _pool_queue() else Refusal(line)
 
     def _strike(self, engine: Any, at: Moment) -> Iterator[float]:
         """Execute the faults that are due, yielding the seconds to wait for each `Slow`."""
@@ -102,15 +121,14 @@ class Points:
             f"{fault.call}: the task runs in pytest's own process; submit it on the task runner"
             f" {' or '.join(runners)} (@pytest.mark.runners({mark}))"
         )
-        self.process.refuse(line)
-        raise Refusal(line)
+        self.refuse(line)
 
 
-def _subject(engine: Any) -> str:
+def _subject(run: Any) -> str:
     """Return a description of a task run's work: Prefect's own run names and keys are random."""
-    if engine.task.task_run_name:
-        return str(engine.task_run.name)
-    return f"{engine.task.name}({describe(engine.parameters)})"
+    if run.task.task_run_name:
+        return str(run.task_run.name)
+    return f"{run.task.name}({describe(run.parameters)})"
 
 
 def _deliver_events() -> None:

@@ -86,4 +86,4 @@ class FaultProcess:
         faults = [fault for fault in plan.faults if fault.at == at and fault.concerns(task)]
         if not faults:
             return []
-        return self._journal.reach(faults, plan.seed, run, subject())
+        return self._journal.reach(task, faults, plan.seed, run, subject())

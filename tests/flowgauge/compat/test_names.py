@@ -167,7 +167,7 @@ CHANGES: list[tuple[str, Change, Feature]] = [
     *words(FAULTS, "transaction_context", "handle_success", "call_hooks", "on_commit_hooks"),
     *words(FAULTS, "_staged_value", "write_on_commit", "ResultRecord", "_client_override"),
     *words(FAULTS, "call_explicitly_sync_block_method", "wait_until_empty", "AsyncTransaction"),
-    *words(FAULTS, "result_storage"),
+    *words(FAULTS, "result_storage", "call_task_fn", "run_generator_task_async"),
     *words(names.QUEUED_TRANSACTIONS, "AioSqliteConfiguration"),
     *words(names.WARM_SERVER, "SubprocessASGIServer", "temporary_database_interface"),
     *words(names.PREFECT_SERVICES, "_global_loop"),

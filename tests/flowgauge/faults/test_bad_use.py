@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import task
 
 from flowgauge.faults.faults import Faults, wanted_faults
 from flowgauge.faults.process import FaultProcess, faults_folder
@@ -20,6 +21,21 @@ class Unsendable(Exception):
     def __init__(self) -> None:
         super().__init__("held")
         self.lock = threading.Lock()
+
+
+class Unreadable:
+    """A value that can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unread, ()
+
+    def __repr__(self) -> str:
+        return "Unreadable"
+
+
+def unread() -> None:
+    """Fail, as code would that another process lacks."""
+    raise TypeError("read me\nelsewhere")
 
 
 @pytest.fixture
@@ -81,6 +97,64 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
             " '_thread.lock' object)",
         ),
         (
+            lambda f: f.on("load").returns(threading.Lock()),
+            "faults.on('load').returns(<unlocked _thread.lock object>): <unlocked _thread.lock"
+            " object> can't be sent to other processes (TypeError: cannot pickle '_thread.lock'"
+            " object)",
+        ),
+        (
+            lambda f: f.on("load").returns(Unreadable()),
+            "faults.on('load').returns(Unreadable): Unreadable can't be sent to other processes"
+            " (TypeError: read me elsewhere)",
+        ),
+        (
+            lambda f: f.on("load", at="after the effect").returns(1),
+            "faults.on('load', at='after the effect').returns(1): it runs in place of the task's"
+            " own code; leave out at=",
+        ),
+        (
+            lambda f: f.on("load", at="before the body").returns("page\n" * 100),
+            "faults.on('load', at='before the body').returns('page\\npage\\npage\\npage\\npage"
+            "\\npage\\npage\\npage\\npage\\npa...): it runs in place of the task's own code; leave"
+            " out at=",
+        ),
+        (
+            lambda f: [f.on("load").fail_times(2), f.on("load").returns(1)],
+            "faults.on('load').returns(1): the test has faults.on('load').fail_times(2) as well;"
+            ' let a function given to returns raise the error, or let the task fail at="after'
+            ' the effect"',
+        ),
+        (
+            lambda f: [f.on("load").returns(1), f.on("load").fail_with_probability(0.5)],
+            "faults.on('load').fail_with_probability(0.5): the test has"
+            " faults.on('load').returns(1) as well; let a function given to returns raise the"
+            ' error, or let the task fail at="after the effect"',
+        ),
+        (
+            lambda f: f.on(5),
+            "faults.on(5): that is no task; give a task or its name",
+        ),
+        (
+            lambda f: f.struck("load"),
+            "faults.struck('load'): the test has placed no such fault; those it has placed: none",
+        ),
+        (
+            lambda f: [f.on("load*").slow(0), f.on("store").slow(1), f.struck("lod")],
+            "faults.struck('lod'): the test has placed no such fault; those it has placed:"
+            " faults.on('load*').slow(0), faults.on('store').slow(1)",
+        ),
+        (
+            lambda f: [f.on("load").slow(0), f.struck("load", at="after the effect")],
+            "faults.struck('load', at='after the effect'): the test has placed no such fault;"
+            " those it has placed: faults.on('load').slow(0)",
+        ),
+        (
+            lambda f: f.struck("load", at="in the body"),
+            "faults.struck('load', at='in the body'): there is no such point; choose from"
+            ' "before the body", "after the effect", "before the result is stored",'
+            ' "after completion"',
+        ),
+        (
             lambda f: f.on("load").fail_times(1, "no answer"),
             "faults.on('load').fail_times(1): 'no answer' is not an exception; give one, or its"
             " class",
@@ -121,6 +195,29 @@ def test_a_fault_at_a_point_that_was_never_reached(wanted: Faults, tmp_path: Pat
         "faults.on('load', at='after completion').fail_times(2): 'load' ran but never reached"
         " the point 'after completion'",
     ]
+
+
+def test_faults_that_go_together(wanted: Faults) -> None:
+    """A stub may be slow, fail after its effect, or fail because of a fault on other names too."""
+    wanted.on("load").returns(1)
+    wanted.on("load").slow(0)
+    wanted.on("load", at="after the effect").fail_times(1)
+    wanted.on("*").fail_with_probability(0.1)
+    assert wanted.struck("load") == wanted.struck("l*") == wanted.struck("store") == 0
+
+
+def test_the_name_of_a_task(wanted: Faults) -> None:
+    """A task stands for its name, even if that looks like a pattern."""
+
+    @task(name="load [a-z]*")
+    def load() -> None:
+        """Do nothing."""
+
+    wanted.on(load).slow(0)
+    (fault,) = wanted._plan.faults
+    assert fault.concerns("load [a-z]*")
+    assert not fault.concerns("load b")
+    assert wanted.struck(load) == 0
 
 
 def test_a_fault_that_by_chance_did_not_strike(wanted: Faults, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow, task
+from prefect import flow, task, task_engine
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
 from prefect.runtime import task_run
@@ -314,8 +314,9 @@ def test_prefect_is_restored_after_the_test(tmp_path: Path) -> None:
 
     def methods() -> list[Any]:
         engines = (SyncTaskRunEngine, AsyncTaskRunEngine)
-        names = ("start", "transaction_context", "handle_success", "call_hooks")
-        return [getattr(engine, name) for engine in engines for name in names]
+        names = ("start", "transaction_context", "call_task_fn", "handle_success", "call_hooks")
+        generators = [task_engine.run_generator_task_sync, task_engine.run_generator_task_async]
+        return [*generators, *(getattr(engine, name) for engine in engines for name in names)]
 
     stock = methods()
     with hooks(FaultProcess(tmp_path, expendable=False)):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flowgauge.faults.faults import wanted_faults
 from flowgauge.faults.journal import Journal
-from flowgauge.faults.plan import Fail, FailSometimes, Fault, FaultEffect, describe
+from flowgauge.faults.plan import Fail, FailSometimes, Fault, FaultEffect, Slow, describe
 from flowgauge.faults.process import FaultProcess, faults_folder
 
 SEEDS = st.integers(0, 2**32)
@@ -50,7 +50,7 @@ def struck(faults: list[Fault], seed: int, visits: list[tuple[str, str]]) -> Cou
         journals = [Journal(Path(folder) / "journal") for _ in range(2)]
         journals[0].create()
         for place, (run, subject) in enumerate(visits):
-            due = journals[place % 2].reach(faults, seed, ids[run], subject)
+            due = journals[place % 2].reach("load", faults, seed, ids[run], subject)
             courses.setdefault((subject, run), []).append(len(due))
     return Counter((subject, tuple(course)) for (subject, _), course in courses.items())
 
@@ -119,6 +119,34 @@ def test_a_count_is_kept_for_each_run(
     for visits in orders:
         for _, course in struck([fault(Fail(b"", times, in_all=False))], 0, visits):
             assert list(course) == [1] * min(times, len(course)) + [0] * (len(course) - times)
+
+
+@given(two_orders(), st.integers(1, 3), st.integers(1, 3))
+def test_strikes_are_counted_by_task_in_all_processes(
+    orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], first: int, second: int
+) -> None:
+    """The counts of strikes that every process reads are those that took place."""
+    faults = [
+        Fault(0, "*", "before the body", Slow(0), ""),
+        Fault(1, "*", "before the body", Fail(b"", first, in_all=False), ""),
+        Fault(2, "*", "before the body", Fail(b"", second, in_all=True), ""),
+        Fault(3, "*", "before the body", Slow(0), ""),
+    ]
+    seen: Counter[tuple[int, str]] = Counter()
+    with TemporaryDirectory() as folder:
+        journals = [Journal(Path(folder) / "journal") for _ in range(2)]
+        journals[0].create()
+        for place, (run, task) in enumerate(orders[0]):
+            due = journals[place % 2].reach(task, faults, 0, run, task)
+            failing = [each.number for each in due if isinstance(each.effect, Fail)]
+            # One error ends the attempt, and so nothing after it takes place.
+            assert len(failing) <= 1
+            assert [each.number for each in due] == ([0, *failing] if failing else [0, 3])
+            seen.update((each.number, task) for each in due)
+        for journal in journals:
+            journal.catch_up()
+            assert +journal.struck == seen
+            assert journal.reached == dict.fromkeys(range(4), len(orders[0]))
 
 
 def test_a_fault_may_be_added_at_any_time(tmp_path: Path) -> None:
