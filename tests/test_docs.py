@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import flowgauge
 from docs.from_code import fixtures, marks, options, write_catalogue
 from flowgauge.catalogue.catalogue import load_catalogue
 from flowgauge.catalogue.stamp import unstamped
+from flowgauge.faults.faults import FaultsOn
+from flowgauge.faults.plan import FAULT_POINTS
 from flowgauge.waiting import patience
 from tests.code_blocks import ROOT, arguments, blocks
 
@@ -36,6 +39,16 @@ def test_every_block_is_run_by_a_test() -> None:
         if "/catalogue/" not in page and (blocks("console", page) or blocks("python", page))
     }
     assert typed == run
+
+
+def test_the_table_of_faults_is_complete() -> None:
+    """Each kind of fault has a row: what it does, what it counts, and where it can strike."""
+    page = (ROOT / "docs/how_to/test_your_flows.md").read_text()
+    (table,) = re.findall(r"\| fault \|.*\n\| ---.*\n((?:\|.*\n)+)", page)
+    rows = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
+    methods = [name for name, member in vars(FaultsOn).items() if inspect.isfunction(member)]
+    assert sorted(rows) == sorted(name for name in methods if not name.startswith("_"))
+    assert all(f'"{point}"' in page for point in FAULT_POINTS)
 
 
 def test_a_pattern_is_listed_shown_copied_and_compared(

@@ -121,7 +121,6 @@ class _Stub:
         # How Prefect divides arguments into positional and named ones differs between releases.
         own = inspect.signature(self._task.fn)
         bound = own.bind(*args, **kwargs)
-        bound.apply_defaults()
         try:
             _signature(self._content).bind(*bound.args, **bound.kwargs)
         except TypeError as error:
