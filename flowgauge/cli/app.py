@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flowgauge` command: patterns, reports, and the test server."""
+"""The `flowgauge` command: patterns, checks, reports, and the test server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from flowgauge.cli import patterns as pattern_commands
 from flowgauge.cli import server as commands
 from flowgauge.cli.advise import advise
+from flowgauge.cli.check import check
 from flowgauge.cli.matrix import matrix
 from flowgauge.mistake import Mistake
 
 app = App(
     name="flowgauge",
-    help="Copy patterns for Prefect workflows, report on benchmarks, and control the test server.",
+    help="Copy patterns for Prefect workflows, check projects, and report on benchmarks.",
     help_format="plaintext",
     result_action="return_value",
 )
@@ -31,6 +32,7 @@ pattern_commands.add_to(app)
 app.command(commands.app)
 app.command(matrix)
 app.command(advise)
+app.command(check)
 
 
 def main() -> None:

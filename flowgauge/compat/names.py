@@ -173,3 +173,18 @@ CALLS_IN_LOOP = Feature(
     ),
     instead="the server hands each SQL statement over to another thread",
 )
+
+CHECKED_PROJECTS = Feature(
+    "checking a project",
+    (
+        PrivateName("prefect.cli.deploy._models", "PrefectYamlModel"),
+        PrivateName("prefect.cli.deploy._models", "DeploymentConfig"),
+        PrivateName("prefect.cli.deploy._models", "WorkPoolConfig"),
+        PrivateName("prefect.cli.deploy._models", "RawScheduleConfig"),
+        PrivateName("prefect.cli.deploy._config", "_handle_deprecated_schedule_fields"),
+        PrivateName("prefect.cli.deploy._schedules", "_schedule_config_to_deployment_schedule"),
+        PrivateName("prefect.cli.deploy._triggers", "_initialize_deployment_triggers"),
+        PrivateName("prefect.client.base", "PrefectHttpxSyncClient.send"),
+        PrivateName("prefect.client.base", "PrefectHttpxAsyncClient.send"),
+    ),
+)
