@@ -31,7 +31,7 @@ class Blocked(RuntimeError):
 class RunBlocked(Blocked):
     """The import wanted to run, serve or deploy something.
 
-    Attributes:
+    Args:
         subject: What it was, such as `flow 'etl'`.
         done: What was done with it.
     """
@@ -44,7 +44,7 @@ class RunBlocked(Blocked):
 class RequestBlocked(Blocked):
     """The import wanted to send a request to a Prefect server.
 
-    Attributes:
+    Args:
         request: Its method and path, such as `GET /variables/name/x`.
     """
 

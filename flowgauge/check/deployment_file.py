@@ -14,8 +14,9 @@ import yaml
 class DeploymentFileError(ValueError):
     """A `prefect.yaml` that can't be read.
 
-    Attributes:
+    Args:
         line: The line where reading failed.
+        what: What is wrong.
     """
 
     def __init__(self, line: int, what: str) -> None:

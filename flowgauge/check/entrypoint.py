@@ -17,7 +17,8 @@ _FORM = "write it as `path/to/file.py:flow`"
 class EntrypointError(ValueError):
     """An entrypoint that refers to nothing.
 
-    Attributes:
+    Args:
+        what: What is wrong.
         mend: What to do.
     """
 

@@ -105,7 +105,7 @@ def _refused(error: Any, raw: dict[str, Any]) -> Iterator[tuple[Steps, str, str]
         # Names of types are in the location, too.
         steps = tuple(s for s in detail["loc"] if isinstance(s, int) or s in _words(raw))
         where = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps)
-        what = f"`{where.lstrip('.') or key}` is refused: {in_one_line(detail['msg'])}"
+        what = f"`{where.lstrip('.') or key}` is refused: {_message(detail)}"
         yield steps or (str(key),), what, f"correct it: {_SKIPS} otherwise"
 
 
@@ -130,8 +130,8 @@ def _refused_schedules(raw: dict[str, Any], key: str) -> Iterator[tuple[Steps, s
         except ValidationError as error:
             detail = error.errors()[0]
             step = ".".join(map(str, detail["loc"]))
-            said = f"{step}: {detail['msg']}" if step else detail["msg"]
-            yield (*place, *detail["loc"]), f"its schedule is refused: {in_one_line(said)}", mend
+            said = f"{step}: {_message(detail)}" if step else _message(detail)
+            yield (*place, *detail["loc"]), f"its schedule is refused: {said}", mend
 
 
 def _schedule_faults(config: dict[str, Any]) -> Iterator[tuple[Steps, str, str]]:
@@ -197,11 +197,15 @@ def _refusal(build: Callable[[], None]) -> str:
     try:
         build()
     except ValidationError as error:
-        detail = error.errors()[0]
-        return in_one_line(detail["msg"].removeprefix("Value error, "))
+        return _message(error.errors()[0])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return in_one_line(str(error) or error)
     return ""
+
+
+def _message(detail: Any) -> str:
+    """Return what an error of pydantic says."""
+    return in_one_line(detail["msg"].removeprefix("Value error, "))
 
 
 def _words(value: Any) -> set[str]:

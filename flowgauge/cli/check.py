@@ -37,7 +37,7 @@ def check(
     _print_problems(report.problems)
     counted = f"{_count(report.flows, 'flow')} and {_count(report.deployments, 'deployment')}"
     if not report.problems:
-        print(counted, "load" if report.flows + report.deployments != 1 else "loads")
+        print(counted, "load")
         return 0
     print(f"{_count(len(report.problems), 'problem')}; {counted} found")
     return 1
