@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flowgauge.check.deployment_file import DeploymentFileError, has_template, read
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=8)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=8)
 VALUES = st.recursive(
     TEXT | st.integers() | st.none(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
