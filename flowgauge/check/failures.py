@@ -47,7 +47,7 @@ def hang_failure(seconds: float, frame: FrameType | None, file: str, base: Path)
         The failure.
     """
     line, elsewhere = own_place(places_below(frame), file, base)
-    what = f"is not imported within {seconds:g} seconds"
+    what = f"is not imported within {seconds:g} s"
     mend = "move what takes long into the flow, or give more --seconds"
     return Failure(line, "", what, mend, elsewhere)
 

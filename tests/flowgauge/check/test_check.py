@@ -207,7 +207,7 @@ def test_an_import_that_hangs_is_told_with_its_line(tmp_path: Path) -> None:
     text = "import time\n" + FLOW.format("hangs") + "time.sleep(1000)\n"
     write(tmp_path, {"hangs.py": text})
     assert lines(check_project(tmp_path, 1)) == [
-        f"{tmp_path}/hangs.py:6: is not imported within 1 seconds; move what takes long into the"
+        f"{tmp_path}/hangs.py:6: is not imported within 1 s; move what takes long into the"
         " flow, or give more --seconds"
     ]
 
