@@ -63,17 +63,18 @@ def read(text: str, folder: Path, files: Iterable[Path]) -> Entrypoint:
     return Entrypoint(Target(folder, module, is_file=False), flow)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], alike: float = 0.6) -> str:
     """Return a question that names the known word nearest to one, empty if none is near.
 
     Args:
         word: The word.
         known: The words that exist.
+        alike: How alike they must be, from 0 to 1.
 
     Returns:
         The question.
     """
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

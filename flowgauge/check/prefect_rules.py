@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from flowgauge.check.deployment_file import has_template
@@ -39,13 +40,13 @@ def apply_rules(raw: dict[str, Any]) -> Rules:
         What Prefect makes of it. Parts with templates are not judged.
     """
     from prefect.cli.deploy._config import _handle_deprecated_schedule_fields
-    from prefect.cli.deploy._models import DeploymentConfig
+    from prefect.cli.deploy._models import DeploymentConfig, RawScheduleConfig, WorkPoolConfig
     from pydantic import ValidationError
 
-    faults = list(_unknown_keys(raw, DeploymentConfig.model_fields, ()))
+    elsewhere = {"work_pool": WorkPoolConfig, "schedules": RawScheduleConfig}
+    inner = {key: place for place, model in elsewhere.items() for key in model.model_fields}
+    faults = list(_unknown_keys(raw, DeploymentConfig.model_fields, (), inner))
     if isinstance(pool := raw.get("work_pool"), dict):
-        from prefect.cli.deploy._models import WorkPoolConfig
-
         faults += _unknown_keys(pool, WorkPoolConfig.model_fields, ("work_pool",))
     try:
         config = DeploymentConfig.model_validate(raw).model_dump(exclude_unset=True, mode="json")
@@ -82,13 +83,30 @@ def top_level_faults(rest: dict[str, Any]) -> Iterator[tuple[Steps, str, str]]:
 
 
 def _unknown_keys(
-    given: dict[str, Any], known: Iterable[str], place: Steps
+    given: dict[str, Any],
+    known: Iterable[str],
+    place: Steps,
+    inner: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[Steps, str, str]]:
-    """Yield keys that look like misspelt ones: Prefect ignores keys that it does not know."""
+    """Yield keys that are misspelt or misplaced: Prefect ignores keys that it does not know.
+
+    Args:
+        given: What the file says.
+        known: The keys that Prefect reads there.
+        place: Where it is in the deployment.
+        inner: Keys that Prefect reads under another one, and that one.
+
+    Yields:
+        Where it is, what is wrong, and what to do.
+    """
     known = list(known)
     for key in given:
-        if isinstance(key, str) and key not in known and (near := did_you_mean(key, known)):
-            yield (*place, key), f"Prefect ignores the key {key!r}", near
+        if not isinstance(key, str) or key in known:
+            continue
+        mend = f"move it under `{inner[key]}`" if key in inner else ""
+        # People have keys of their own: only a slip is told.
+        if mend := mend or did_you_mean(key, known, alike=0.85):
+            yield (*place, key), f"Prefect ignores the key {key!r} here", mend
 
 
 def _refused(error: Any, raw: dict[str, Any]) -> Iterator[tuple[Steps, str, str]]:

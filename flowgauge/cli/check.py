@@ -28,8 +28,7 @@ def check(
 ) -> int:
     """Check that all flows and deployments of a project load, without a Prefect server.
 
-    Each file that defines flows is imported in a process of its own; prefect.yaml is read as
-    `prefect deploy` reads it. The exit status is 1 if there is a problem.
+    Each problem is a line with its file and line, and the exit status is then 1.
     """
     from flowgauge.check.start import check_project
 

@@ -78,8 +78,13 @@ def test_nothing_is_wrong_with_a_good_deployment() -> None:
         ({"parameters": ["x"]}, "parameters: `parameters` is refused: "),
         (
             {"paramters": {"x": 1}},
-            "paramters: Prefect ignores the key 'paramters'; did you mean 'p",
+            "paramters: Prefect ignores the key 'paramters' here; did you mean 'parameters'?",
         ),
+        (
+            {"job_variables": {}},
+            "job_variables: Prefect ignores the key 'job_variables' here; move it under `work_p",
+        ),
+        ({"cron": "0 6 * * *"}, "cron: Prefect ignores the key 'cron' here; move it under `sch"),
         ({"concurrency_limit": {"limit": 1, "collision_strategy": "WAIT"}}, "concurrency_limit: "),
         ({"triggers": [{"posture": "Reactiv"}]}, "triggers.0: its trigger is not valid: "),
         ({"version_type": "latest"}, "version_type: `version_type` is not valid: "),
@@ -101,7 +106,7 @@ def test_an_interval_must_be_more_than_zero(seconds: float) -> None:
 @given(st.from_regex("[A-Z]{3,12}", fullmatch=True))
 def test_keys_that_resemble_none_are_left_alone(key: str) -> None:
     """Prefect ignores unknown keys: only those that look like a slip are told."""
-    assert said(**{f"x-{key}": 1}) == []
+    assert said(**{f"x-{key}": 1, "owner": "us", "version_note": key}) == []
 
 
 def test_the_rest_of_the_file_is_read_by_prefects_model_too() -> None:
@@ -112,5 +117,5 @@ def test_the_rest_of_the_file_is_read_by_prefects_model_too() -> None:
         ("build",),
     ]
     ((steps, what, mend),) = top_level_faults({"deployment": []})
-    assert (steps, what) == (("deployment",), "Prefect ignores the key 'deployment'")
+    assert (steps, what) == (("deployment",), "Prefect ignores the key 'deployment' here")
     assert mend == "did you mean 'deployments'?"
