@@ -41,9 +41,12 @@ def apply_rules(raw: dict[str, Any]) -> Rules:
     """
     from prefect.cli.deploy._config import _handle_deprecated_schedule_fields
     from prefect.cli.deploy._models import DeploymentConfig, RawScheduleConfig, WorkPoolConfig
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
-    elsewhere = {"work_pool": WorkPoolConfig, "schedules": RawScheduleConfig}
+    elsewhere: dict[str, type[BaseModel]] = {
+        "work_pool": WorkPoolConfig,
+        "schedules": RawScheduleConfig,
+    }
     inner = {key: place for place, model in elsewhere.items() for key in model.model_fields}
     faults = list(_unknown_keys(raw, DeploymentConfig.model_fields, (), inner))
     if isinstance(pool := raw.get("work_pool"), dict):
