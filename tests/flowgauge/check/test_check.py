@@ -86,6 +86,12 @@ deployments:
   entrypoint: "{{ $ENTRYPOINT }}"
   work_pool: {name: p}
 """,
+    # A module of the project may have the name of a package that Prefect needs.
+    "yaml.py": "raise RuntimeError\n",
+    # Prefect runs where the nearest `prefect.yaml` is.
+    "team/prefect.yaml": "deployments: []\n",
+    "team/beside_it.py": "x = 1\n",
+    "team/flows/nested.py": "from beside_it import x\n" + FLOW.format("nested"),
     "other/prefect.yaml": "deployments:\n- name: x\n  entrypoint: [\n",
 }
 GUARD = 'move that under `if __name__ == "__main__":`'
@@ -191,8 +197,7 @@ def test_problems_are_in_the_order_of_files_and_lines(checked: tuple[Report, boo
 def test_flows_and_deployments_are_counted(checked: tuple[Report, bool]) -> None:
     """All that loaded is counted once, and all deployments."""
     report, _ = checked
-    # good, both, part, called, copes, default and the second good; a yaml file and `makes.py`.
-    loaded = ("good", "both", "part", "called", "copes", "default", "twin")
+    loaded = ("good", "both", "part", "called", "copes", "default", "twin", "nested")
     named = FILES["prefect.yaml"].count("- name:") + FILES["prefect.yaml"].count("- entrypoint:")
     assert (report.flows, report.deployments) == (len(loaded), named + 1)
 
