@@ -3,24 +3,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
+from flowgauge.observe.runs import Patience, Reader, states_of
 from flowgauge.observe.state_expression import after_any, may_end, next_names, parse_expression
-from flowgauge.waiting import patience
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
-
-_POLL = 0.05
-"""Seconds between two requests to the API."""
-_GUARD_SECONDS = 60.0
-"""A server on SQLite may wait this long for a lock."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +158,9 @@ class HistoryError(LookupError):
     """A run without a history (yet); the one-line message says which and why."""
 
 
+_READER = Reader("run_history", HistoryError, ", or read what there is so far with final=False")
+
+
 def run_history(run: Any, *, final: bool = True, timeout: float | None = None) -> History:
     """Read the state history of a run from the API.
 
@@ -184,62 +178,9 @@ def run_history(run: Any, *, final: bool = True, timeout: float | None = None) -
     """
     from prefect.client.orchestration import get_client
 
-    kinds, run_id = _identify(run)
-    timeout = patience(_GUARD_SECONDS) if timeout is None else timeout
-    deadline = time.monotonic() + timeout
     with get_client(sync_client=True) as client:
-        while True:
-            for kind in kinds:
-                states = _states(client, kind, run_id)
-                if states and (not final or states[-1].is_final()):
-                    return History(f"{kind} run {run_id}", tuple(map(_step, states)))
-                if states:
-                    kinds = (kind,)
-                    break
-            if time.monotonic() > deadline:
-                raise HistoryError(_why_not(kinds, run_id, states, timeout))
-            # Not `time.sleep`: a test may have made that virtual.
-            threading.Event().wait(_POLL)
-
-
-def _identify(run: Any) -> tuple[tuple[str, ...], UUID]:
-    """Return the kinds of run that may have this id, and the id."""
-    from prefect.client.schemas.objects import FlowRun, State, TaskRun
-
-    if isinstance(run, FlowRun | TaskRun):
-        return ("flow" if isinstance(run, FlowRun) else "task",), run.id
-    if isinstance(run, str | UUID):
-        try:
-            return ("flow", "task"), UUID(str(run))
-        except ValueError:
-            raise HistoryError(f"run_history: {run!r} is not the id of a run") from None
-    holder = run.state_details if isinstance(run, State) else run
-    # Task first: the states of a task run name its flow run too.
-    for kind in ("task", "flow"):
-        run_id = getattr(holder, f"{kind}_run_id", None)
-        if run_id is not None:
-            return (kind,), UUID(str(run_id))
-    raise HistoryError(
-        f"run_history: {run!r:.80} is not a run; give a flow run, a task run, an id, a future, or"
-        " the state that a run returned (return_state=True)"
-    )
-
-
-def _states(client: SyncPrefectClient, kind: str, run_id: UUID) -> list[State[Any]]:
-    if kind == "flow":
-        return client.read_flow_run_states(run_id)
-    return client.read_task_run_states(run_id)
-
-
-def _why_not(kinds: tuple[str, ...], run_id: UUID, states: list[State[Any]], timeout: float) -> str:
-    run = f"{' or '.join(kinds)} run {run_id}"
-    if not states:
-        return f"run_history: the server had no states for a {run} within {timeout:g} s"
-    so_far = " ".join(str(state.name) for state in states)
-    return (
-        f"run_history: {run} did not end within {timeout:g} s ({so_far}); wait longer with"
-        " timeout=, or read what there is so far with final=False"
-    )
+        found = states_of(client, run, _READER, Patience(timeout), final=final)
+    return History(str(found), tuple(map(_step, found.states)))
 
 
 def _step(state: State[Any]) -> Step:
