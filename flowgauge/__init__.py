@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     from flowgauge.faults.errors import InjectedFault as InjectedFault
     from flowgauge.faults.faults import Faults as Faults
     from flowgauge.measure.baselines import Baseline as Baseline
+    from flowgauge.observe.events import Events as Events
+    from flowgauge.observe.events import EventsError as EventsError
+    from flowgauge.observe.events import RunEvent as RunEvent
     from flowgauge.observe.history import History as History
     from flowgauge.observe.history import HistoryError as HistoryError
     from flowgauge.observe.ledger import Effect as Effect
     from flowgauge.observe.ledger import EffectLedger as EffectLedger
+    from flowgauge.observe.logs import LogLine as LogLine
+    from flowgauge.observe.logs import Logs as Logs
+    from flowgauge.observe.logs import LogsError as LogsError
     from flowgauge.plugin.paired import Paired as Paired
     from flowgauge.plugin.preflight import UntestedPrefectWarning as UntestedPrefectWarning
     from flowgauge.runners.started import StartedRunners as StartedRunners
@@ -34,13 +40,19 @@ _MODULES = {
     "BaselineKind": "runners.table",
     "Effect": "observe.ledger",
     "EffectLedger": "observe.ledger",
+    "Events": "observe.events",
+    "EventsError": "observe.events",
     "ExecutionModel": "runners.table",
     "FaultRefused": "faults.errors",
     "Faults": "faults.faults",
     "History": "observe.history",
     "HistoryError": "observe.history",
     "InjectedFault": "faults.errors",
+    "LogLine": "observe.logs",
+    "Logs": "observe.logs",
+    "LogsError": "observe.logs",
     "Paired": "plugin.paired",
+    "RunEvent": "observe.events",
     "Runner": "runners.table",
     "StartedRunners": "runners.started",
     "UnskippedWait": "clock.virtual_clock",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,7 +14,8 @@ from flowgauge.clock.prefect_time import move_now
 from flowgauge.clock.process import ClockProcess, current_run
 from flowgauge.clock.sleep import skip_sleep_in
 from flowgauge.clock.waits import replace_waits
-from flowgauge.compat.names import NOW
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import LOG_TIMES, NOW
 
 
 def follow_time(home: str) -> None:
@@ -58,9 +59,19 @@ def clock_hooks(process: ClockProcess) -> contextlib.ExitStack:
     for engine in engines:
         stock = engine.initialize_run
         replace(engine, "initialize_run", _tracked_async(process, stack, stock))
+    if usable(LOG_TIMES, process.home):
+        from prefect.logging import handlers
+        from prefect.types._datetime import from_timestamp
+
+        replace(handlers, "from_timestamp", _moved(process, from_timestamp))
     replace(PrefectHttpxSyncClient, "send", _counted(process, PrefectHttpxSyncClient.send))
     replace(PrefectHttpxAsyncClient, "send", _counted_async(process, PrefectHttpxAsyncClient.send))
     return stack
+
+
+def _moved(process: ClockProcess, stock: Callable[[float], Any]) -> Callable[[float], Any]:
+    """Return the stock function that makes a time of a timestamp, in virtual time."""
+    return lambda timestamp: stock(timestamp + process.time.ahead)
 
 
 def _describe(engine: Any, arguments: dict[str, Any]) -> tuple[str, str, str, Any]:

@@ -86,6 +86,48 @@ FAULTS = Feature(
     ),
 )
 
+SENT = Feature(
+    "reading logs and events",
+    (
+        PrivateName("prefect.flow_engine", "FlowRunEngine.setup_run_context", ("flow_run_logger",)),
+        PrivateName(
+            "prefect.flow_engine", "AsyncFlowRunEngine.setup_run_context", ("flow_run_logger",)
+        ),
+        PrivateName("prefect.logging.handlers", "APILogHandler.emit", ("prepare",)),
+        PrivateName("prefect.logging.handlers", "APILogWorker.max_batch_size"),
+        PrivateName(
+            "prefect._internal.concurrency.services",
+            "BatchedQueueService._main_loop",
+            ("max_batch_size",),
+        ),
+        PrivateName("prefect._internal.concurrency.services", "QueueService.send", ("_queue",)),
+        PrivateName("prefect.events.worker", "EventsWorker.send"),
+    ),
+)
+
+EVENTS_WHEN_AWAITED = Feature(
+    "writing events when a test waits for them",
+    (
+        PrivateName(
+            "prefect.server.events.services.event_persister",
+            "EventPersister.start",
+            ("create_handler", "batch_size"),
+        ),
+        PrivateName(
+            "prefect.server.events.services.event_persister",
+            "create_handler.<locals>.message_handler",
+            ("qsize", "batch_size"),
+        ),
+    ),
+    instead="run_events waits until the server writes them, for seconds",
+)
+
+LOG_TIMES = Feature(
+    "virtual timestamps of logs",
+    (PrivateName("prefect.logging.handlers", "APILogHandler.prepare", ("from_timestamp",)),),
+    instead="logs have real timestamps",
+)
+
 SAVED_WORK = Feature(
     "doing repeated work once for all runs of a process",
     (

@@ -184,8 +184,8 @@ def borrowed_workers(address: str, home: Path) -> Iterator[str]:
         if out_of_reach:
             yield (
                 f"the Dask worker {out_of_reach[0]} does not have flowgauge installed, or is not"
-                " on pytest's machine: the virtual clock and faults do not reach it; leave"
-                " --flow-dask-address out, or choose other --flow-runners"
+                " on pytest's machine: the virtual clock, faults, run_logs and run_events do not"
+                " reach it; leave --flow-dask-address out, or choose other --flow-runners"
             )
             return
         client.register_plugin(TakePart())

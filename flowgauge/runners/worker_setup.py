@@ -9,7 +9,7 @@ from pathlib import Path
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
 from flowgauge.compat.features import missing, usable
-from flowgauge.compat.names import FAULTS, SAVED_WORK, VIRTUAL_CLOCK
+from flowgauge.compat.names import FAULTS, SAVED_WORK, SENT, VIRTUAL_CLOCK
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.faults.process import FaultProcess
 from flowgauge.leftovers.writes import report_writes
@@ -35,6 +35,8 @@ def prepare_worker(home: str, as_shipped: bool) -> None:
 def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
     """Make task runs in this process follow the virtual clock and the faults of a pytest run.
 
+    Their logs and events are noted when a test reads them.
+
     A feature that is off with this Prefect is skipped: tests that request it have failed already.
 
     Args:
@@ -51,4 +53,8 @@ def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
         from flowgauge.faults.engine import hooks
 
         stack.enter_context(hooks(FaultProcess(Path(home), expendable=expendable)))
+    if not missing(SENT):
+        from flowgauge.observe.sent import Sent, sending_hooks
+
+        stack.enter_context(sending_hooks(Sent(Path(home))))
     return stack

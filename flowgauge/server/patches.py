@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 
 from flowgauge.clock.engine import follow_time
 from flowgauge.compat.features import usable
-from flowgauge.compat.names import CALLS_IN_LOOP, QUEUED_TRANSACTIONS
+from flowgauge.compat.names import CALLS_IN_LOOP, EVENTS_WHEN_AWAITED, QUEUED_TRANSACTIONS
+from flowgauge.observe.sent import Sent
 from flowgauge.server.in_loop import call_dependencies_in_loop, call_sqlite_in_loop
 
 LOOP_FACTORY = f"{__name__}:event_loop"
@@ -35,6 +36,8 @@ def event_loop() -> asyncio.AbstractEventLoop:
     if usable(CALLS_IN_LOOP, home):
         call_sqlite_in_loop()
         call_dependencies_in_loop()
+    if usable(EVENTS_WHEN_AWAITED, home):
+        write_awaited_events(Sent(home))
     # Sent by processes that find the server stuck; the stacks are printed to the server's log.
     faulthandler.register(signal.SIGUSR1)
     return _followed_event_loop(home=None)
@@ -99,3 +102,27 @@ def queue_for_sqlite() -> None:
                 in_transaction.remove(task)
 
     AioSqliteConfiguration.begin_transaction = begin_transaction  # type: ignore[method-assign]
+
+
+def write_awaited_events(sent: Sent) -> None:
+    """Write events to the database as they arrive while a test waits for them.
+
+    Prefect writes them once there are hundreds, or after seconds.
+
+    Args:
+        sent: Says whether a test waits.
+    """
+    from prefect.server.events.services import event_persister
+
+    stock = event_persister.create_handler
+
+    class BatchSize(int):
+        """The number of events to write at once; an int is first asked for its own comparison."""
+
+        def __le__(self, number: int) -> bool:
+            return sent.awaited or int(self) <= number
+
+    def create_handler(*, batch_size: int, **settings: Any) -> Any:
+        return stock(batch_size=BatchSize(batch_size), **settings)
+
+    event_persister.create_handler = create_handler  # type: ignore[assignment]
