@@ -10,7 +10,13 @@ from pathlib import Path
 from flowgauge.check import deployment_file, entrypoint
 from flowgauge.check.candidates import DEPLOYMENT_FILE, Project
 from flowgauge.check.deployment_file import DeploymentFile, DeploymentFileError, Entry
-from flowgauge.check.deployments import Known, entry_problems, python_problems, shared_deployments
+from flowgauge.check.deployments import (
+    Known,
+    entry_problems,
+    names_pool,
+    python_problems,
+    shared_deployments,
+)
 from flowgauge.check.entrypoint import Entrypoint, EntrypointError
 from flowgauge.check.load import load
 from flowgauge.check.loaded import Failure, Loaded, LoadedFlow, Target
@@ -56,7 +62,13 @@ def check(project: Project, base: Path, seconds: float) -> Report:
             problems.add(Problem(shown(path), file.line(*steps), "", what, mend))
     known: list[Known] = []
     for entry in entries:
-        found_problems, deployment = entry_problems(entry, entrypoints[id(entry)], loaded)
+        others = files[entry.file].entries
+        found_problems, deployment = entry_problems(
+            entry,
+            entrypoints[id(entry)],
+            loaded,
+            demands_pool=any(names_pool(other) for other in others),
+        )
         problems.update(found_problems)
         known.append(deployment)
     for target, found in loaded.items():

@@ -16,7 +16,7 @@ from flowgauge.check.loaded import (
     LoadedSchedule,
     Target,
 )
-from flowgauge.check.parameters import Steps, parameter_faults
+from flowgauge.check.parameters import parameter_faults
 from flowgauge.check.prefect_rules import apply_rules
 from flowgauge.check.problem import Problem, shown
 
@@ -35,6 +35,8 @@ def entry_problems(
     entry: Entry,
     entrypoint: Entrypoint | EntrypointError | None,
     loaded: Mapping[Target, Loaded],
+    *,
+    demands_pool: bool,
 ) -> tuple[list[Problem], Known]:
     """Check one deployment of a `prefect.yaml`.
 
@@ -42,12 +44,19 @@ def entry_problems(
         entry: The deployment.
         entrypoint: What its entrypoint refers to, None if that can't be known.
         loaded: What was imported.
+        demands_pool: Whether it has to name a work pool.
 
     Returns:
         What is wrong, and the deployment.
     """
     rules = apply_rules(entry.raw)
-    faults = [*rules.faults, *_missing_parts(entry.raw)]
+    faults = [*rules.faults]
+    if not entry.raw.get("name"):
+        what = "`prefect deploy` demands a name unless it can ask"
+        faults.append(((), what, "add `name: ...`"))
+    if demands_pool and not names_pool(entry):
+        what = "it names no work pool, as others of its file do"
+        faults.append((("work_pool",), what, "add `work_pool: {name: ...}`"))
     flow = None
     if isinstance(entrypoint, EntrypointError):
         faults.append((("entrypoint",), str(entrypoint), entrypoint.mend))
@@ -117,14 +126,17 @@ def shared_deployments(known: Iterable[Known]) -> Iterator[Problem]:
             yield Problem(deployment.path, deployment.line, subject, what, "rename one of them")
 
 
-def _missing_parts(raw: dict[str, Any]) -> Iterator[tuple[Steps, str, str]]:
-    """Yield what `prefect deploy --all` demands when it can't ask."""
-    if not raw.get("name"):
-        yield (), "`prefect deploy` demands a name unless it can ask", "add `name: ...`"
-    pool = raw.get("work_pool")
-    if pool is None or (isinstance(pool, dict) and not pool.get("name")):
-        what = "`prefect deploy` demands a work pool unless it can ask"
-        yield ("work_pool",), what, "add `work_pool: {name: ...}`"
+def names_pool(entry: Entry) -> bool:
+    """Return whether a deployment names a work pool; `prefect deploy --pool` can do so, too.
+
+    Args:
+        entry: The deployment.
+
+    Returns:
+        Whether it does.
+    """
+    pool = entry.raw.get("work_pool")
+    return bool(pool.get("name") if isinstance(pool, dict) else pool)
 
 
 def _flow(entrypoint: Entrypoint, loaded: Loaded) -> LoadedFlow | tuple[str, str] | None:

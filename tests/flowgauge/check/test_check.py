@@ -88,8 +88,8 @@ deployments:
 """,
     # A module of the project may have the name of a package that Prefect needs.
     "yaml.py": "raise RuntimeError\n",
-    # Prefect runs where the nearest `prefect.yaml` is.
-    "team/prefect.yaml": "deployments: []\n",
+    # Prefect runs where the nearest `prefect.yaml` is. If none names a work pool, an option does.
+    "team/prefect.yaml": "deployments:\n- name: x\n  entrypoint: flows/nested.py:nested\n",
     "team/beside_it.py": "x = 1\n",
     "team/flows/nested.py": "from beside_it import x\n" + FLOW.format("nested"),
     "other/prefect.yaml": "deployments:\n- name: x\n  entrypoint: [\n",
@@ -132,8 +132,8 @@ TOLD = {
     " ModuleNotFoundError: No module named 'no_such_package'; install it here, or correct the name",
     "prefect.yaml:23: deployment without a name: `prefect deploy` demands a name unless it can ask;"
     " add `name: ...`",
-    "prefect.yaml:23: deployment without a name: `prefect deploy` demands a work pool unless it can"
-    " ask; add `work_pool: {name: ...}`",
+    "prefect.yaml:23: deployment without a name: it names no work pool, as others of its file do;"
+    " add `work_pool: {name: ...}`",
     "prefect.yaml:25: deployment 'no entrypoint': it has no entrypoint; add `entrypoint:"
     " path/to/file.py:flow`",
     "other/prefect.yaml:4: can't be read: expected the node content, but found '<stream end>';"
@@ -198,8 +198,9 @@ def test_flows_and_deployments_are_counted(checked: tuple[Report, bool]) -> None
     """All that loaded is counted once, and all deployments."""
     report, _ = checked
     loaded = ("good", "both", "part", "called", "copes", "default", "twin", "nested")
-    named = FILES["prefect.yaml"].count("- name:") + FILES["prefect.yaml"].count("- entrypoint:")
-    assert (report.flows, report.deployments) == (len(loaded), named + 1)
+    in_files = FILES["prefect.yaml"].count("\n- ") + FILES["team/prefect.yaml"].count("\n- ")
+    in_code = 1
+    assert (report.flows, report.deployments) == (len(loaded), in_files + in_code)
 
 
 def test_no_server_is_asked(checked: tuple[Report, bool]) -> None:
