@@ -32,7 +32,7 @@ from flowgauge.compat.waits import (
 
 Kind = Literal["deadline", "poll", "slot", "told"]
 
-_TIME = "flowgauge: virtual time"
+TIME_NAME = "flowgauge: virtual time"
 """The name under which sync functions import `time` while the clock runs."""
 
 
@@ -194,8 +194,8 @@ def _import_virtual_time(
         owner = getattr(owner, step)
     function: Any = inspect.unwrap(owner)
     code = function.__code__
-    names = tuple(_TIME if used == "time" else used for used in code.co_names)
-    sys.modules[_TIME] = ModuleWith(
+    names = tuple(TIME_NAME if used == "time" else used for used in code.co_names)
+    sys.modules[TIME_NAME] = ModuleWith(
         time,
         sleep=_limited_sleep(process),
         monotonic=lambda: time.monotonic() + process.time.ahead,

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import flowgauge.runners.worker_setup  # noqa: F401
 from flowgauge.compat.features import missing
-from flowgauge.compat.names import FAULTS, SAVED_WORK, VIRTUAL_CLOCK
+from flowgauge.compat.names import FAULTS, SAVED_WORK, SENT, VIRTUAL_CLOCK
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.server.isolation import forget_user_settings
 
@@ -34,6 +34,8 @@ def load() -> None:
         importlib.import_module("flowgauge.faults.engine")
         with saved_work():
             SyncPrefectClient("http://127.0.0.1/api")
+    if not missing(SENT):
+        importlib.import_module("flowgauge.observe.sent")
     with hydrated_context():
         Event.model_validate({"event": "first", "resource": {"prefect.resource.id": "first"}})
         message = {"level": 0, "message": "first", "timestamp": datetime.now(UTC)}

@@ -35,7 +35,7 @@ def test_the_result_arrives_whole(size: int) -> None:
         (lambda _: sys.exit(), 1),
         (lambda _: os._exit(7), 7),
         (lambda _: os._exit(0), 0),
-        (lambda _: os.kill(os.getpid(), signal.SIGTERM), -signal.SIGTERM),
+        (lambda _: os.kill(os.getpid(), signal.SIGKILL), -signal.SIGKILL),
     ],
 )
 def test_without_a_result_the_status_is_known(work: object, status: int) -> None:
