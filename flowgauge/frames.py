@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames of all threads."""
+"""Frames: those of all threads, their callers, and whether their code is installed."""
 
 from __future__ import annotations
 
 import gc
 import sys
+import sysconfig
 import threading
+from collections.abc import Iterator
 from types import FrameType
+
+STDLIB = sysconfig.get_path("stdlib")
+"""The folder of Python's standard library."""
+
+SITE = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+"""The folders of installed packages."""
 
 _only_one = threading.Lock()
 
@@ -28,3 +36,17 @@ def frames_by_thread() -> dict[int, FrameType]:
         finally:
             if collects:
                 gc.enable()
+
+
+def outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame, its caller, the caller of that one and so on.
+
+    Args:
+        frame: The innermost frame.
+
+    Yields:
+        The frames.
+    """
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

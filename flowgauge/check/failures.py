@@ -11,6 +11,7 @@ from types import FrameType
 
 from flowgauge.check.blocked import RequestBlocked, RunBlocked
 from flowgauge.check.loaded import Failure
+from flowgauge.frames import outwards
 
 _LONGEST = 200
 _MAIN = 'move that under `if __name__ == "__main__":`'
@@ -138,11 +139,7 @@ def places_below(frame: FrameType | None) -> Places:
     Returns:
         Files and lines.
     """
-    places = []
-    while frame is not None:
-        places.append((frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return places[::-1]
+    return [(f.f_code.co_filename, f.f_lineno) for f in outwards(frame)][::-1]
 
 
 def in_one_line(error: BaseException | str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known about a file after it was imported, as plain data that one process sends another"""
+"""What is known about a file after it was imported, as plain data."""
 
 from __future__ import annotations
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import site
-import sysconfig
 import threading
-from collections.abc import Container, Iterator
-from types import CodeType, FrameType
+from collections.abc import Container, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
-from flowgauge.frames import frames_by_thread
+from flowgauge.clock.sightings import is_blocked
+from flowgauge.frames import SITE, STDLIB, frames_by_thread, outwards
 
 SOON = 1.0
 """Seconds; who waits for less, in a thread, looks for something again and again."""
@@ -43,54 +41,39 @@ def code_outside(run_threads: Container[int]) -> str:
         if loop := _event_loop(frame):
             if place := _in_loop(loop):
                 return place
-        elif (place := _users(_outwards(frame))) and not _waits(frame):
+        elif (place := _users(outwards(frame))) and not _waits(frame):
             return place
     return ""
 
 
-def _outwards(frame: FrameType | None) -> Iterator[tuple[CodeType, int, str]]:
-    """Return code, line and module of a frame and those that called it."""
-    while frame is not None:
-        yield frame.f_code, frame.f_lineno, frame.f_globals.get("__name__", "")
-        frame = frame.f_back
-
-
-def _users(frames: Iterator[tuple[CodeType, int, str]]) -> str:
+def _users(frames: Iterable[FrameType]) -> str:
     """Return the first place that is neither in a library nor in Flowgauge."""
-    for code, line, module in frames:
-        if not module.startswith(("flowgauge.", "prefect.")) and not _in_library(code.co_filename):
-            return f"code of the test, which is at {code.co_filename}:{line}"
+    for frame in frames:
+        file = frame.f_code.co_filename
+        is_own = _module(frame).startswith(("flowgauge.", "prefect."))
+        if not is_own and not file.startswith(("<", STDLIB, *SITE)):
+            return f"code of the test, which is at {file}:{frame.f_lineno}"
     return ""
 
 
-@functools.cache
-def _in_library(file: str) -> bool:
-    paths = sysconfig.get_paths()
-    folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return file.startswith(("<", *folders, *site.getsitepackages(), site.getusersitepackages()))
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _waits(frame: FrameType) -> bool:
     """Return whether a thread waits for others, and does not look again before long."""
-    seen = list(_frames(frame))
-    if any(f.f_globals.get("__name__") == "socketserver" for f in seen):
+    if any(_module(outer) == "socketserver" for outer in outwards(frame)):
         return frame.f_code.co_name == "select"
-    blocked = [f for f in seen if f.f_globals.get("__name__") in ("threading", "queue")]
-    if frame not in blocked:
+    if not is_blocked(frame):
         return False
+    blocked = filter(is_blocked, outwards(frame))
     limits = [limit for f in blocked if isinstance(limit := f.f_locals.get("timeout"), int | float)]
     return not limits or min(limits) < 0 or min(limits) >= SOON
 
 
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
 def _event_loop(frame: FrameType) -> asyncio.AbstractEventLoop | None:
     """Return the event loop that waits in a thread, if one does."""
-    if frame.f_code.co_name != "select" or frame.f_globals.get("__name__") != "selectors":
+    if frame.f_code.co_name != "select" or _module(frame) != "selectors":
         return None
     loop = None if frame.f_back is None else frame.f_back.f_locals.get("self")
     return loop if isinstance(loop, asyncio.AbstractEventLoop) else None
@@ -102,22 +85,22 @@ def _in_loop(loop: asyncio.AbstractEventLoop) -> str:
     with contextlib.suppress(RuntimeError):  # It changes meanwhile; there is a second look.
         tasks = asyncio.all_tasks(loop)
     for task in tasks:
-        awaited = list(_awaited(task.get_coro()))
-        modules = [module for _, _, module in awaited]
+        frames = list(_awaited(task.get_coro()))
+        modules = list(map(_module, frames))
         if any(module.startswith(_WORKERS) for module in modules):
             return "a worker that may start another run"
-        sleeps = any(code.co_name == "sleep" and m == "asyncio.tasks" for code, _, m in awaited)
+        sleeps = any(f.f_code.co_name == "sleep" and _module(f) == "asyncio.tasks" for f in frames)
         if not sleeps or any(module in _ENGINES for module in modules):
             continue
-        if place := _users(iter(reversed(awaited))):
+        if place := _users(reversed(frames)):
             return place
     return ""
 
 
-def _awaited(coroutine: Any) -> Iterator[tuple[CodeType, int, str]]:
-    """Return code, line and module of a coroutine and those that it awaits."""
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """Yield the frames of a coroutine and those that it awaits."""
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is not None:
-            yield frame.f_code, frame.f_lineno, frame.f_globals.get("__name__", "")
+            yield frame
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from types import FrameType
 
+from flowgauge.frames import outwards
+
 
 def is_blocked(frame: FrameType) -> bool:
     """Return whether a thread waits for another one, judging from its innermost frame.
@@ -36,15 +38,13 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
         return "waits", [], where
     if not is_blocked(frame):
         return "running", [], where
-    outer: FrameType | None = frame
-    while outer is not None:
+    for outer in outwards(frame):
         module = outer.f_globals.get("__name__", "")
         if awaited := _awaited(outer):
             return "waits for runs", awaited, where
         if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
             where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
             break
-        outer = outer.f_back
     return "waits", [], where
 
 

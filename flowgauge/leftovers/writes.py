@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -16,11 +15,10 @@ from types import FrameType
 from typing import Any
 
 from flowgauge.append_log import end_of, locked, values_from, write_value
+from flowgauge.frames import SITE, STDLIB, outwards
 
 _REPORT = "writes.jsonl"
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_STDLIB = sysconfig.get_path("stdlib")
-_SITE = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 _OWN = os.path.dirname(__file__)
 
 
@@ -108,15 +106,13 @@ def written(event: str, args: tuple[Any, ...]) -> str | None:
 
 def origin() -> str:
     """Return the innermost line being executed in code that is not installed, else in any code."""
-    frame: FrameType | None = sys._getframe(1)
     installed = None
-    while frame is not None:
+    for frame in outwards(sys._getframe(1)):
         name = frame.f_code.co_filename
-        if name.startswith(_SITE):
+        if name.startswith(SITE):
             installed = installed or frame
-        elif not name.startswith((_STDLIB, _OWN, "<frozen ")):
+        elif not name.startswith((STDLIB, _OWN, "<frozen ")):
             return line_of(frame)
-        frame = frame.f_back
     return line_of(installed) if installed else "a line of Python's standard library"
 
 

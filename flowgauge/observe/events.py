@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flowgauge.observe.runs import Patience, Reader, RunStates, flow_runs_below, states_of
-from flowgauge.observe.search import Search, closest
+from flowgauge.observe.search import Search, searched
 from flowgauge.observe.sent import Sent, SentEvent, lives
 
 if TYPE_CHECKING:
@@ -96,20 +96,11 @@ class Events:
             if resource is not None:
                 holds["resource"] = event.resource == resource
             checked.append((event.name, holds))
-        place = closest(name, checked) if checked else None
-        wrong = [] if place is None else [key for key, ok in checked[place][1].items() if not ok]
         criteria = {"payload": payload, "resource": resource}
         with_these = [f", {key} {value!r}" for key, value in criteria.items() if value is not None]
         what = repr(name) if isinstance(name, str) else f"matching {name.pattern!r}"
-        return Search(
-            found=place is not None and not wrong,
-            kind="events",
-            run=self.run,
-            wanted=f"event {what}{''.join(with_these)}",
-            lines=tuple(map(str, self.events)),
-            closest=place,
-            difference=f"its {' and '.join(wrong)} differ{'s' if len(wrong) == 1 else ''}",
-        )
+        wanted = f"event {what}{''.join(with_these)}"
+        return searched("events", self.run, self.events, wanted, name, checked)
 
     def __len__(self) -> int:
         """Return the number of events."""

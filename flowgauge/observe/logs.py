@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flowgauge.observe.runs import Patience, Reader, RunStates, flow_runs_below, states_of
-from flowgauge.observe.search import Search, closest
+from flowgauge.observe.search import Search, searched
 from flowgauge.observe.sent import Sent, SentLog, identity, lives
 
 if TYPE_CHECKING:
@@ -97,19 +97,10 @@ class Logs:
             holds = {"message": bool(said)}
             holds |= {name: getattr(line, name) == value for name, value in criteria.items()}
             checked.append((line.message, holds))
-        place = closest(text, checked) if checked else None
-        wrong = [] if place is None else [name for name, ok in checked[place][1].items() if not ok]
         what = repr(text) if isinstance(text, str) else f"match of {text.pattern!r}"
         with_these = "".join(f", {name} {value!r}" for name, value in criteria.items())
-        return Search(
-            found=place is not None and not wrong,
-            kind="logs",
-            run=self.run,
-            wanted=f"line with {what}{with_these}",
-            lines=tuple(map(str, self.lines)),
-            closest=place,
-            difference=f"its {' and '.join(wrong)} differ{'s' if len(wrong) == 1 else ''}",
-        )
+        wanted = f"line with {what}{with_these}"
+        return searched("logs", self.run, self.lines, wanted, text, checked)
 
     def __len__(self) -> int:
         """Return the number of lines."""

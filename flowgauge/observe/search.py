@@ -64,6 +64,42 @@ class Search:
         return "\n".join(shown)
 
 
+def searched(
+    kind: str,
+    run: str,
+    lines: Sequence[object],
+    wanted: str,
+    text: str | Pattern[str],
+    checked: Sequence[tuple[str, Mapping[str, bool]]],
+) -> Search:
+    """Return the result of a search.
+
+    Args:
+        kind: What the lines are: "logs" or "events".
+        run: A readable description of the run.
+        lines: All lines of the run.
+        wanted: What was searched for.
+        text: The text or pattern.
+        checked: For each line its text, and for each criterion whether it holds.
+
+    Returns:
+        The result: something was found if all criteria hold for a line.
+    """
+    place = closest(text, checked) if checked else None
+    wrong = (
+        [] if place is None else [name for name, holds in checked[place][1].items() if not holds]
+    )
+    return Search(
+        found=place is not None and not wrong,
+        kind=kind,
+        run=run,
+        wanted=wanted,
+        lines=tuple(map(str, lines)),
+        closest=place,
+        difference=f"its {' and '.join(wrong)} differ{'s' if len(wrong) == 1 else ''}",
+    )
+
+
 def closest(text: str | Pattern[str], lines: Sequence[tuple[str, Mapping[str, bool]]]) -> int:
     """Return which line comes closest to what was searched for.
 

@@ -44,7 +44,8 @@ def run_history(prefect_server: str) -> Callable[..., History]:
 def _sent(prefect_server: str, pytestconfig: pytest.Config) -> Iterator[Sent]:
     if line := missing(SENT):
         pytest.fail(line, pytrace=False)
-    from flowgauge.observe.sent import Sent, sending_hooks
+    from flowgauge.observe.sending import sending_hooks
+    from flowgauge.observe.sent import Sent
 
     sent = Sent(run_home(pytestconfig))
     with sent.noting(), sending_hooks(sent):

@@ -35,7 +35,7 @@ def load() -> None:
         with saved_work():
             SyncPrefectClient("http://127.0.0.1/api")
     if not missing(SENT):
-        importlib.import_module("flowgauge.observe.sent")
+        importlib.import_module("flowgauge.observe.sending")
     with hydrated_context():
         Event.model_validate({"event": "first", "resource": {"prefect.resource.id": "first"}})
         message = {"level": 0, "message": "first", "timestamp": datetime.now(UTC)}

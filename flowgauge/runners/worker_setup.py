@@ -54,7 +54,8 @@ def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
 
         stack.enter_context(hooks(FaultProcess(Path(home), expendable=expendable)))
     if not missing(SENT):
-        from flowgauge.observe.sent import Sent, sending_hooks
+        from flowgauge.observe.sending import sending_hooks
+        from flowgauge.observe.sent import Sent
 
         stack.enter_context(sending_hooks(Sent(Path(home))))
     return stack
