@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.runner import Runner
@@ -142,14 +143,17 @@ def test_a_runner_may_start_a_run(
     # Where the runner makes its folder.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
+    runner: Any = Runner(name="waits", query_seconds=60)
+
     def run(over: threading.Event) -> None:
         async def start() -> None:
-            running = asyncio.create_task(Runner(name="waits", query_seconds=60).start())
+            running = asyncio.create_task(runner.start())
             await asyncio.to_thread(over.wait)
-            running.cancel()
-            await asyncio.wait([running])
+            await runner.stop()
+            await running
 
         asyncio.run(start())
 
     with in_thread(run):
+        wait_until(lambda: runner.started, "the start of the runner")
         wait_until(lambda: code_outside(()) == "a worker that may start another run", "the runner")
