@@ -238,7 +238,7 @@ def _why_not(
     if missing:
         return (
             f"{len(missing)} lines of {ended} did not reach the server within {wait.seconds:g} s,"
-            f" the first is {missing[0].line[-1]!r:.80}; if the server's log shows no error, wait"
+            f" such as {missing[0].line[-1]!r:.80}; if the server's log shows no error, wait"
             " longer with timeout="
         )
     run = unheard[0]

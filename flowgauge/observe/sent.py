@@ -170,7 +170,7 @@ class Sent:
             run_ids: The ids of flow runs or task runs.
 
         Returns:
-            The lines in the order in which they were logged.
+            The lines.
         """
         return self._of_runs(self._logs, run_ids)
 
@@ -181,7 +181,7 @@ class Sent:
             run_ids: The ids of flow runs or task runs.
 
         Returns:
-            The events in the order in which they were emitted.
+            The events.
         """
         return self._of_runs(self._events, run_ids)
 
@@ -190,7 +190,7 @@ class Sent:
         found: dict[Any, Noted] = {}
         for run_id in run_ids:
             found |= noted.get(str(run_id), {})
-        return sorted(found.values(), key=lambda one: one.place)
+        return list(found.values())
 
     def _read(self) -> None:
         with self._lock:

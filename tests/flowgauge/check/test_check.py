@@ -40,6 +40,8 @@ FILES = {
     "calls_always.py": FLOW.format("always") + "\n\nalways()\n",
     "asks.py": "from prefect.variables import Variable\nx = Variable.get('x')\n"
     + FLOW.format("asks"),
+    "asks_async.py": "import asyncio\nfrom prefect.variables import Variable\n"
+    "x = asyncio.run(Variable.aget('x'))\n" + FLOW.format("asks"),
     "asks_a_block.py": "from prefect.blocks.system import Secret\n"
     + FLOW.format("secret")
     + "x = Secret.load('x')\n",
@@ -104,6 +106,8 @@ TOLD = {
     "serves.py:5: flow 'served': is served or deployed when the file is imported; " + GUARD,
     "asks.py:2: asks a Prefect server for something when it is imported (GET /variables/name/x);"
     " ask for it inside the flow",
+    "asks_async.py:3: asks a Prefect server for something when it is imported (GET"
+    " /variables/name/x); ask for it inside the flow",
     "asks_a_block.py:6: asks a Prefect server for something when it is imported (GET"
     " /block_types/slug/secret/block_documents/name/x); ask for it inside the flow",
     "exits.py:6: exits when it is imported, with status 3; " + GUARD,

@@ -231,8 +231,8 @@ def test_a_line_that_does_not_arrive(run_logs: ReadLogs, pytestconfig: pytest.Co
     with pytest.raises(LogsError) as caught:
         run_logs(state, timeout=0)
     assert re.match(
-        f"run_logs: 1 lines of flow run {flow_run_id} did not reach the server within 0 s, the"
-        " first is 'on its way'",
+        f"run_logs: 1 lines of flow run {flow_run_id} did not reach the server within 0 s, such"
+        " as 'on its way'",
         str(caught.value),
     )
     assert len(str(caught.value).splitlines()) == 1
