@@ -315,10 +315,13 @@ def test_a_task_that_waits_for_a_lock_lets_time_pass(
     policy = INPUTS.configure(isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=locks)
     virtual_clock.skip_sleep()
     calls: list[str] = []
+    held, submitted = threading.Event(), threading.Event()
 
     @task(cache_policy=policy, persist_result=True)
     def compute(key: str) -> str:
         calls.append(key)
+        held.set()
+        submitted.wait()
         time.sleep(HOUR)
         return key
 
@@ -326,7 +329,13 @@ def test_a_task_that_waits_for_a_lock_lets_time_pass(
 
     @flow(task_runner=runner)
     def compute_twice() -> list[str]:
-        return [future.result() for future in [compute.submit(tmp_path.name) for _ in range(2)]]
+        first = compute.submit(tmp_path.name)
+        # Who reads a lock file of Prefect before it is filled gets an error (the fact `empty` of
+        # caching/single_flight): the second task starts when the first one has its lock.
+        held.wait()
+        second = compute.submit(tmp_path.name)
+        submitted.set()
+        return [first.result(), second.result()]
 
     assert compute_twice() == [tmp_path.name] * 2
     assert calls == [tmp_path.name]
