@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from flowgauge.frames import outwards
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
 
 
 def is_blocked(frame: FrameType) -> bool:
@@ -40,23 +44,30 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
         return "running", [], where
     for outer in outwards(frame):
         module = outer.f_globals.get("__name__", "")
-        if awaited := _awaited(outer):
-            return "waits for runs", awaited, where
+        if futures := awaited_futures(outer):
+            return "waits for runs", [str(future.task_run_id) for future in futures], where
         if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
             where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
             break
     return "waits", [], where
 
 
-def _awaited(frame: FrameType) -> list[str]:
-    """Return the keys of the task runs whose futures a frame waits for, on any task runner."""
+def awaited_futures(frame: FrameType) -> list[PrefectFuture[Any]]:
+    """Return the futures that a frame waits for, on any task runner.
+
+    Args:
+        frame: A frame of a thread that waits for another one.
+
+    Returns:
+        The futures.
+    """
     from prefect.futures import PrefectFuture
 
     names = frame.f_locals
     futures = (names.get("self"),)
     if frame.f_globals.get("__name__") == "prefect.futures" and "self" not in names:
         futures = names.get("not_done", names.get("pending", ()))
-    return [str(future.task_run_id) for future in futures if isinstance(future, PrefectFuture)]
+    return [future for future in futures if isinstance(future, PrefectFuture)]
 
 
 def _waits_for_lock(frame: FrameType) -> bool:

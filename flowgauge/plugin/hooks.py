@@ -44,6 +44,7 @@ _MODULES = (
     "flowgauge.plugin.fixtures",
     "flowgauge.plugin.file_state",
     "flowgauge.plugin.hung_test",
+    "flowgauge.plugin.deadlock_watch",
     "flowgauge.plugin.clock_fixture",
     "flowgauge.plugin.faults_fixture",
     "flowgauge.plugin.observe_fixtures",

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the task runs on a Dask cluster wait for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from flowgauge.clock.sightings import is_blocked
+from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
+from flowgauge.deadlocks.waits import futures_in, wait_in
+from flowgauge.frames import frames_by_thread, outwards
+
+if TYPE_CHECKING:
+    from distributed import Client, Worker
+
+ANSWER = 5.0
+"""Seconds within which a cluster must answer; otherwise it is asked again later."""
+
+
+_FIXED = ("tcp://127.", "inproc://")
+"""How the addresses of schedulers begin whose clusters get no more workers by themselves."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a worker sees.
+
+    Attributes:
+        threads: How many tasks it executes at once.
+        waiting: The task runs that take a place and wait, by their Dask keys.
+        executing: The keys of all task runs that have begun, and not ended.
+    """
+
+    threads: int
+    waiting: dict[str, Waiting]
+    executing: frozenset[str]
+
+
+def clients() -> list[Client]:
+    """Return a client of each Dask cluster whose futures this process waits for."""
+    if "distributed" not in sys.modules:
+        return []
+    found = {
+        _address(client): client
+        for frame in frames_by_thread().values()
+        if is_blocked(frame)
+        for future in futures_in(outwards(frame))
+        if (client := getattr(getattr(future, "wrapped_future", None), "client", None))
+    }
+    return list(found.values())
+
+
+def pool_of(client: Client) -> Pool | None:
+    """Return a Dask cluster as a pool, asking all its workers.
+
+    Args:
+        client: A client of the cluster.
+
+    Returns:
+        The pool; None if the cluster does not answer, or may get more workers.
+    """
+    if (
+        not _address(client).startswith(_FIXED)
+        or getattr(client.cluster, "_adaptive", None) is not None
+    ):
+        return None
+    try:
+        looks: list[_Look] = list(_ask(client, client._run, look_at).values())
+        waiting = {key: each for look in looks for key, each in look.waiting.items()}
+        awaited = {each.key for one in waiting.values() for each in one.awaited}
+        submitted: set[str] = _ask(client, client._run_on_scheduler, queued, keys=awaited)
+    except Exception:
+        # It is busy or closing, or its workers cannot import Flowgauge.
+        return None
+    executing = {key for look in looks for key in look.executing}
+    width = sum(look.threads for look in looks)
+    return Pool("the Dask cluster", width, waiting, frozenset(submitted - executing))
+
+
+def _address(client: Client) -> str:
+    return str(getattr(client.scheduler, "address", ""))
+
+
+def cancel(client: Client, keys: Iterable[str]) -> None:
+    """Cancel submitted task runs, so that who waits for them on a worker gets an error.
+
+    Args:
+        client: A client of the cluster.
+        keys: Their Dask keys.
+    """
+    from distributed import Future
+
+    # Not only for this client: those who wait have others.
+    client.cancel([Future(key, client) for key in keys], force=True)
+
+
+def _ask(client: Client, call: Any, *args: Any, **kwargs: Any) -> Any:
+    return client.sync(call, *args, callback_timeout=ANSWER, **kwargs)
+
+
+def queued(keys: Iterable[str], *, dask_scheduler: Any = None) -> set[str]:
+    """Return those of the tasks that have not ended; a scheduler executes this.
+
+    Args:
+        keys: The keys of tasks.
+        dask_scheduler: The scheduler, which passes itself.
+
+    Returns:
+        The keys of those tasks.
+    """
+    states = {key: task.state for key in keys if (task := dask_scheduler.tasks.get(key))}
+    return {key for key, state in states.items() if state in ("queued", "processing", "waiting")}
+
+
+def look_at(*, dask_worker: Worker | None = None) -> _Look:
+    """Return what the task runs on a worker wait for; the worker executes this.
+
+    Args:
+        dask_worker: The worker, which passes itself.
+
+    Returns:
+        What it sees.
+    """
+    assert dask_worker is not None
+    with dask_worker.active_threads_lock:
+        keys = dict(dask_worker.active_threads)
+    state = dask_worker.state
+    executing = {task.key for tasks in (state.executing, state.long_running) for task in tasks}
+    waiting = {
+        str(keys[thread]): each
+        for thread, frame in frames_by_thread().items()
+        if thread in keys and _takes_a_place(thread, frame) and (each := _waiting(frame))
+    }
+    return _Look(state.nthreads, waiting, frozenset(map(str, executing | {*keys.values()})))
+
+
+def _waiting(frame: FrameType) -> Waiting | None:
+    from dask.utils import key_split
+
+    wait = wait_in(frame)
+    # Dask looks up from its waits, and meets the time limit of the task then.
+    if wait is None or wait.limited:
+        return None
+    dask: list[Any] = [getattr(future, "wrapped_future", None) for future in wait.futures]
+    keys = [str(future.key) for future in dask if hasattr(future, "key")]
+    if len(keys) < len(dask):
+        return None  # It also waits for something that is not on the cluster.
+    awaited = tuple(Awaited(key, key_split(key)) for key in keys)
+    return Waiting(wait.task.name, awaited, wait.where)
+
+
+def _takes_a_place(thread: int, frame: FrameType) -> bool:
+    """Return whether a thread belongs to a pool of the worker; a task may have left it."""
+    outermost = [outer for outer in outwards(frame) if outer.f_code.co_name == "_worker"]
+    pools = [outer.f_locals.get("executor") for outer in outermost]
+    return any(thread in {each.ident for each in tuple(pool._threads)} for pool in pools if pool)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A test whose tasks wait for each other for ever ends, and says why; no other one is accused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.futures import as_completed, wait
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flowgauge.clock.virtual_clock import VirtualClock
+from flowgauge.deadlocks import watch
+from flowgauge.plugin.deadlock_watch import DEADLOCKS
+
+LIMIT = 1.0
+"""Seconds; several times as long as it takes to find a deadlock here."""
+
+SHARED = ("threads", "dask-threads", "dask-processes")
+"""Task runners whose tasks and those that they submit share the places of one pool."""
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look more often than usual."""
+    monkeypatch.setattr(watch, "PAUSE", 0.1)
+
+
+def told(request: pytest.FixtureRequest) -> str:
+    """Return the line about this test, which then does not fail because of it."""
+    lines: list[str] = request.node.stash[DEADLOCKS]
+    (line,) = lines
+    lines.clear()
+    return line
+
+
+@task
+def leaf(number: int) -> int:
+    """Return a number."""
+    return number
+
+
+@task
+def branch(number: int) -> int:
+    """Wait for a task that needs a place, too."""
+    return int(leaf.submit(number).result())
+
+
+@flow
+def tree() -> list[int]:
+    """Run more branches than there are places."""
+    return branch.map(range(3)).result()
+
+
+@pytest.mark.runners(*SHARED)
+def test_a_deadlock_ends_and_is_told(
+    task_runner: TaskRunner[Any], request: pytest.FixtureRequest
+) -> None:
+    """Tasks that wait for tasks without a place get an error, and one line tells the deadlock."""
+    with pytest.raises(CancelledError):
+        tree.with_options(task_runner=task_runner)()
+    line = told(request)
+    assert ": all 2 places are taken" in line
+    assert "'branch' waits for 'leaf' (" in line
+
+
+def test_async_tasks_deadlock_too(prefect_server: str, request: pytest.FixtureRequest) -> None:
+    """The same holds for async tasks and flows, and for a pool with one place."""
+
+    @task
+    async def inner() -> None:
+        """Do nothing."""
+
+    @task
+    async def outer() -> None:
+        wait([inner.submit()])
+
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
+
+    @flow(task_runner=runner)
+    async def nested() -> None:
+        future: Any = outer.submit()
+        future.result()
+
+    with pytest.raises(CancelledError):
+        asyncio.run(nested())
+    assert "its only place is taken" in (line := told(request))
+    assert f"'outer' waits for 'inner' ({os.path.relpath(__file__)}:" in line
+
+
+def test_virtual_time_does_not_hide_a_deadlock(
+    virtual_clock: VirtualClock, request: pytest.FixtureRequest
+) -> None:
+    """A deadlock is told under the virtual clock, too."""
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+    with pytest.raises(CancelledError):
+        tree.with_options(task_runner=runner)()
+    assert "deadlock in ThreadPoolTaskRunner" in told(request)
+
+
+def first_of(number: int, seconds: float) -> object:
+    """Wait for the first of submitted tasks with a time limit."""
+    return next(as_completed([leaf.submit(number)], timeout=seconds))
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda number, seconds: leaf.submit(number).result(timeout=seconds),
+        lambda number, seconds: wait([leaf.submit(number)], timeout=seconds),
+        first_of,
+    ],
+    ids=["result", "wait", "as_completed"],
+)
+def test_a_wait_with_a_time_limit_is_left_alone(
+    waits: Callable[[int, float], object], prefect_server: str
+) -> None:
+    """Tasks that wait for a place with a time limit end by themselves."""
+
+    @task
+    def waiting(number: int) -> None:
+        waits(number, LIMIT)
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
+    def in_time() -> list[str | None]:
+        futures = waiting.map(range(2))
+        futures.wait()
+        return [future.state.name for future in futures]
+
+    # What waited once has a place when the other one has given up.
+    assert "Crashed" not in in_time()
+
+
+@pytest.mark.runners(*SHARED)
+def test_a_place_that_becomes_free_is_waited_for(task_runner: TaskRunner[Any]) -> None:
+    """A task waits for one that needs the place of a task that still computes: no deadlock."""
+
+    @task
+    def compute() -> None:
+        time.sleep(LIMIT)
+
+    @flow(task_runner=task_runner)
+    def tree() -> int:
+        computed = compute.submit()
+        found: int = branch.submit(7).result()
+        computed.wait()
+        return found
+
+    assert tree() == 7
+
+
+def test_a_test_with_a_deadlock_fails(pytester: pytest.Pytester) -> None:
+    """A test, and a fixture, with a deadlock fail with one line, and the next test passes."""
+    pytester.makeini("[pytest]\nflowgauge = true\n")
+    pytester.makepyfile(
+        """
+        import pytest
+        from prefect import flow, task
+        from prefect.task_runners import ThreadPoolTaskRunner
+
+        @task
+        def leaf():
+            return 7
+
+        @task
+        def branch():
+            return leaf.submit().result()
+
+        @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+        def tree():
+            return branch.submit().result(raise_on_failure=False)
+
+        @pytest.fixture
+        def grown(prefect_server):
+            return tree()
+
+        def test_tree(prefect_server):
+            tree()
+
+        def test_grown(grown):
+            pass
+
+        def test_leaf(prefect_server):
+            assert tree.with_options(task_runner=ThreadPoolTaskRunner(max_workers=2))() == 7
+        """
+    )
+    result = pytester.runpytest_subprocess("-n0")
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*deadlock in ThreadPoolTaskRunner: its only place is taken*(test_a_test*.py:*"]
+    )
+    assert "Traceback" not in result.stdout.str().partition("Captured")[0]
