@@ -39,8 +39,12 @@ class VirtualClock:
 
     @property
     def elapsed(self) -> float:
-        """Virtual seconds since the test requested the clock."""
+        """Virtual seconds since the test requested the clock, or its example of `@given` began."""
         return self._process.time.now() - self._start
+
+    def begin_example(self) -> None:
+        """Begin with an example of Hypothesis: `elapsed` counts from now on."""
+        self._start = self._process.time.now()
 
     @property
     def skipped(self) -> float:

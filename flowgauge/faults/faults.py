@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import uuid
@@ -23,6 +24,7 @@ from flowgauge.faults.checks import (
     shown,
 )
 from flowgauge.faults.errors import InjectedFault
+from flowgauge.faults.examples import Examples
 from flowgauge.faults.journal import Journal
 from flowgauge.faults.plan import (
     CorruptResult,
@@ -60,9 +62,29 @@ class Faults:
             api_url: The address of the Prefect API.
         """
         self._folder = folder
-        self._plan = Plan(seed, api_url, f"{uuid.uuid4()}.jsonl")
-        self._journal = Journal(folder / self._plan.journal)
+        self._plan = Plan(seed, api_url, "")
+        self._lasting: tuple[Fault, ...] | None = None
+        self._earlier = Examples()
+        self._begin_journal()
+
+    def _begin_journal(self) -> None:
+        self._plan = dataclasses.replace(self._plan, journal=f"{uuid.uuid4()}.jsonl")
+        self._journal = Journal(self._folder / self._plan.journal)
         self._journal.create()
+
+    def begin_example(self) -> None:
+        """Begin with an example of Hypothesis: what struck and what earlier ones placed is over.
+
+        The faults that were placed before the first example stay, with new counts.
+        """
+        self._journal.catch_up()
+        if self._lasting is None:
+            self._lasting = self._plan.faults
+        self._earlier.add(self._plan, self._journal)
+        self._plan = dataclasses.replace(self._plan, faults=self._lasting)
+        self._begin_journal()
+        # Even without faults, so that the names of the tasks that run are known.
+        self._plan.write(self._folder)
 
     @property
     def seed(self) -> int:
@@ -95,7 +117,8 @@ class Faults:
         """
         name = selected("struck", task, at)
         faults = {f.number: f for f in self._plan.faults if at is None or f.at == at}
-        if not any(f.overlaps(name) for f in faults.values()):
+        # In an example, a drawn plan may have none.
+        if self._lasting is None and not any(f.overlaps(name) for f in faults.values()):
             calls = ", ".join(f.call for f in self._plan.faults) or "none"
             call = called("struck", name, at)
             refuse(f"{call}: the test has placed no such fault; those it has placed: {calls}")
@@ -106,7 +129,9 @@ class Faults:
             if number in faults and fnmatchcase(struck, name)
         )
 
-    def add(self, task: str, at: Moment, effect: FaultEffect, call: str) -> None:
+    def add(
+        self, task: str, at: Moment, effect: FaultEffect, call: str, *, drawn: bool = False
+    ) -> None:
         """Add a fault, active from now on; `FaultsOn` has a method for each kind.
 
         Args:
@@ -114,8 +139,9 @@ class Faults:
             at: The point at which the fault strikes.
             effect: What it does.
             call: How the test asked for it, for messages.
+            drawn: Whether it was drawn, and so may miss.
         """
-        fault = Fault(len(self._plan.faults), task, at, effect, call)
+        fault = Fault(len(self._plan.faults), task, at, effect, call, drawn)
         for other in self._plan.faults:
             if fault.contradicts(other):
                 refuse(
@@ -131,31 +157,17 @@ class Faults:
 
     def unmet(self) -> list[str]:
         """Return one line for each fault whose task never reached its point."""
-        self._journal.catch_up()
-        return [self._why(fault) for fault in self._plan.faults if not self._reached(fault)]
+        return self._all().unmet()
 
     def refused(self) -> list[str]:
         """Return one line for each fault that could not strike where its task ran."""
+        return list(dict.fromkeys(self._all().refused))
+
+    def _all(self) -> Examples:
         self._journal.catch_up()
-        return list(dict.fromkeys(self._journal.refused))
-
-    def _reached(self, fault: Fault) -> bool:
-        return self._journal.reached[fault.number] > 0
-
-    def _why(self, fault: Fault) -> str:
-        names = sorted(self._journal.tasks)
-        matching = [name for name in names if fault.concerns(name)]
-        if not names:
-            return f"{fault.call}: no task ran at all"
-        if not matching:
-            listed = ", ".join(map(repr, names))
-            return f"{fault.call}: no task of that name ran; those that ran are {listed}"
-        who = " and ".join(map(repr, matching))
-        if isinstance(fault.effect, Return):
-            return f"{fault.call}: {who} ran, but from the cache or failed before its own code"
-        if "stored" in fault.at:
-            return f"{fault.call}: {who} ran but stored no result; persist_result=True stores it"
-        return f"{fault.call}: {who} ran but never reached the point {fault.at!r}"
+        everything = copy.deepcopy(self._earlier)
+        everything.add(self._plan, self._journal)
+        return everything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,19 +177,31 @@ class FaultsOn:
     faults: Faults
     task: str
     at: FaultPoint | None
+    drawn: bool = False
 
-    def fail_times(self, n: int, error: Error = InjectedFault, *, in_all: bool = False) -> None:
+    def fail_times(
+        self,
+        n: int,
+        error: Error = InjectedFault,
+        *,
+        in_all: bool = False,
+        in_run: int | None = None,
+    ) -> None:
         """Raise an error in the first attempts of each task run.
 
         Args:
             n: The number of attempts; only those that reach the point count.
             error: An exception or its class.
             in_all: Count the first attempts over all task runs together, not for each task run.
+            in_run: Fail in one task run only: the one that is the first, second … to reach the
+                point. Which one that is may vary where task runs are concurrent.
         """
-        call = self._call("fail_times", n, in_all=in_all)
+        call = self._call("fail_times", n, in_all=in_all, in_run=in_run)
+        if in_run is not None and (in_all or not is_count(in_run)):
+            refuse(f"{call}: in_run is the number of one task run, 1 or more; leave out in_all")
         if not is_count(n):
             refuse(f"{call}: n is a number of attempts; give 1 or more")
-        self._add(Fail(packed_error(call, error), n, in_all), call)
+        self._add(Fail(packed_error(call, error), n, in_all, in_run), call)
 
     def fail_with_probability(self, p: float, error: Error = InjectedFault) -> None:
         """Raise an error in attempts that the seed chooses.
@@ -211,7 +235,7 @@ class FaultsOn:
         if self.at is not None:
             refuse(f"{call}: it runs in place of the task's own code; leave out at=")
         effect = Return(packed_value(call, value))
-        self.faults.add(self.task, "in place of the body", effect, call)
+        self._add(effect, call, "in place of the body")
 
     def slow(self, seconds: float) -> None:
         """Make every attempt wait, in real time.
@@ -247,7 +271,7 @@ class FaultsOn:
         call = self._call("corrupt_result")
         if self.at is not None:
             refuse(f"{call}: a result can be damaged only after it is stored; leave out at=")
-        self.faults.add(self.task, "after the result is stored", CorruptResult(), call)
+        self._add(CorruptResult(), call, "after the result is stored")
 
     def lose_connection(self, requests: int = 1) -> None:
         """Lose the connection of the task's process to the Prefect server, once per task run.
@@ -265,15 +289,14 @@ class FaultsOn:
             refuse(f"{call}: give a number of requests, 1 or more")
         self._add(LoseConnection(requests), call)
 
-    def _add(self, effect: FaultEffect, call: str) -> None:
-        self.faults.add(self.task, self.at or "before the body", effect, call)
+    def _add(self, effect: FaultEffect, call: str, at: Moment = "before the body") -> None:
+        self.faults.add(self.task, self.at or at, effect, call, drawn=self.drawn)
 
     def _call(self, method: str, *args: object, **kwargs: object) -> str:
         """Return the call as the test wrote it, for messages."""
-        reprs = {name: repr(value) for name, value in kwargs.items()}
-        keywords = [
-            f"{name}={value}" for name, value in reprs.items() if value not in ("False", "1")
-        ]
+        defaults = ("in_all=False", "in_run=None", "times=1")
+        given = [f"{name}={value!r}" for name, value in kwargs.items()]
+        keywords = [keyword for keyword in given if keyword not in defaults]
         arguments = ", ".join([*map(shown, args), *keywords])
         return f"{called('on', self.task, self.at)}.{method}({arguments})"
 

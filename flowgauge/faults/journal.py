@@ -28,6 +28,7 @@ class Journal:
         self._read = 0
         self._attempts: Counter[tuple[int, str]] = Counter()
         self._runs: dict[tuple[int, str], list[str]] = {}
+        self._order: dict[int, dict[str, int]] = {}
         self.tasks: set[str] = set()
         """Names of the tasks that ran."""
         self.reached: Counter[int] = Counter()
@@ -84,10 +85,12 @@ class Journal:
                 index = alike.index(run) if run in alike else len(alike)
                 attempt = self._attempts[number, run] + 1
                 name = f"{subject} #{index}"
+                order = self._order.get(number, {})
+                place = order.get(run, len(order) + 1)
                 strikes = (
                     fault not in replaced
                     and not (due and due[-1].ends_attempt)
-                    and fault.strikes(seed, name, attempt, self._struck(number))
+                    and fault.strikes(seed, name, attempt, self._struck(number), place)
                 )
                 line = {"reached": number, "task": task, "run": run, "subject": subject}
                 self._append(file, **line, struck=strikes)
@@ -120,6 +123,8 @@ class Journal:
                 self.reached[number] += 1
                 self.struck[number, task] += hit
                 self._attempts[number, run] += 1
+                order = self._order.setdefault(number, {})
+                order.setdefault(run, len(order) + 1)
                 alike = self._runs.setdefault((number, subject), [])
                 if run not in alike:
                     alike.append(run)

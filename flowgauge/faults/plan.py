@@ -34,11 +34,12 @@ Moment = FaultPoint | Literal["in place of the body", "after the result is store
 
 @dataclass(frozen=True)
 class Fail:
-    """The first attempts of each task run, or over all task runs together, raise an error."""
+    """The first attempts of each task run, of one, or over all together, raise an error."""
 
     error: bytes
     times: int
-    in_all: bool
+    in_all: bool = False
+    in_run: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Fault:
         at: The moment at which it strikes.
         effect: What it does.
         call: The call with which the test requested it, for messages.
+        drawn: Whether it was drawn, and so may miss.
     """
 
     number: int
@@ -102,6 +104,7 @@ class Fault:
     at: Moment
     effect: FaultEffect
     call: str
+    drawn: bool = False
 
     def concerns(self, task: str) -> bool:
         """Return whether the fault is for tasks of this name."""
@@ -128,7 +131,7 @@ class Fault:
             isinstance(one.effect, Return) and fails(another) for one, another in pairs
         )
 
-    def strikes(self, seed: int, subject: str, attempt: int, struck: int) -> bool:
+    def strikes(self, seed: int, subject: str, attempt: int, struck: int, run: int = 1) -> bool:
         """Decide whether the fault strikes.
 
         Args:
@@ -136,6 +139,7 @@ class Fault:
             subject: A name of the task run that is the same on every task runner.
             attempt: The number of times that it has reached the point, from 1.
             struck: How often the fault has struck so far, over all task runs.
+            run: The number of the task run among those that reached the point, from 1.
 
         Returns:
             Whether it strikes: the same for the same arguments in every process.
@@ -143,6 +147,8 @@ class Fault:
         match self.effect:
             case Fail(times=times, in_all=True):
                 return struck < times
+            case Fail(times=times, in_run=int(only)):
+                return run == only and attempt <= times
             case Fail(times=times) | Crash(times=times):
                 return attempt <= times
             case FailSometimes(probability=probability):

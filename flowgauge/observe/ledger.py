@@ -79,6 +79,10 @@ class EffectLedger:
             line |= {"monotonic": time.monotonic(), "time": time.time()}
             write_value(file, line, durable=True)
 
+    def begin_example(self) -> None:
+        """Begin with an example of Hypothesis: forget what earlier ones recorded."""
+        self.path.unlink(missing_ok=True)
+
     def effects(self, name: str | None = None, /, **where: Any) -> tuple[Effect, ...]:
         """Return what was done, in the order in which it was recorded.
 

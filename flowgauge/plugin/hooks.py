@@ -29,10 +29,10 @@ from flowgauge.plugin.session import (
     run_home,
     start_early,
 )
-from flowgauge.runners.chosen import chosen_runners, default_workers, narrowed
+from flowgauge.runners.chosen import begin_run, chosen_runners, default_workers, of_this_run
 from flowgauge.runners.dask_cluster import check_dask_address
 from flowgauge.runners.starts import RunnerError
-from flowgauge.runners.table import add, names_where
+from flowgauge.runners.table import add
 
 if TYPE_CHECKING:
     from flowgauge.plugin.facts import Facts
@@ -48,6 +48,7 @@ _MODULES = (
     "flowgauge.plugin.clock_fixture",
     "flowgauge.plugin.faults_fixture",
     "flowgauge.plugin.observe_fixtures",
+    "flowgauge.plugin.examples",
     "flowgauge.plugin.leftovers_fixture",
 )
 """The other modules with hooks and fixtures. They are not listed in `pytest_plugins`, since pytest
@@ -121,6 +122,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 config.getoption("flow_report_dir") or config.rootpath / "reports" / "latest"
             ).absolute(),
         )
+        asked = bool(config.getoption("flow_runners"))
+        config.add_cleanup(begin_run(config.stash[RUN_OPTIONS].runners, asked=asked))
         if config.stash[RUN_OPTIONS].dask_address and not hasattr(config, "workerinput"):
             check_dask_address(config.stash[RUN_OPTIONS].dask_address or "")
         if config.getini("flowgauge"):
@@ -190,16 +193,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses `task_runner` or `runner_name` on every runner it may use."""
     if "runner_name" not in metafunc.fixturenames:
         return
-    names = metafunc.config.stash[RUN_OPTIONS].runners
     mark = metafunc.definition.get_closest_marker("runners")
-    if mark is not None:
-        try:
-            # A mark may name lean runners, which are not in the default selection.
-            selection = metafunc.config.getoption("flow_runners")
-            available = names if selection else names_where(lambda runner: runner.installed)
-            names = narrowed(available, mark.args)
-        except RunnerError as error:
-            raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
+    try:
+        names = of_this_run(None if mark is None else mark.args)
+    except RunnerError as error:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
     if "paired" in metafunc.fixturenames and not measures(metafunc.config):
         # One runner is enough to check that the benchmark works; --benchmark-only uses all.
         names = names[:1]

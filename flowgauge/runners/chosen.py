@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flowgauge.runners.starts import RunnerError
 from flowgauge.runners.table import RUNNERS, names_where
@@ -62,6 +62,42 @@ def narrowed(chosen: Iterable[str], marked: Iterable[str]) -> tuple[str, ...]:
     for name in marked:
         _check_known(name, "mark runners")
     return tuple(name for name in chosen if name in marked)
+
+
+_of_this_run: list[tuple[tuple[str, ...], bool]] = []
+"""The task runners of the pytest run and whether they were asked for; a nested run adds its own."""
+
+
+def begin_run(chosen: tuple[str, ...], *, asked: bool) -> Callable[[], None]:
+    """Note the task runners of a pytest run, for code that has no access to its options.
+
+    Args:
+        chosen: The names.
+        asked: Whether the user chose them.
+
+    Returns:
+        A function to call at the end of the run.
+    """
+    _of_this_run.append((chosen, asked))
+    return lambda: _of_this_run.remove((chosen, asked))
+
+
+def of_this_run(marked: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Return the task runners of the pytest run for a test.
+
+    Args:
+        marked: The names in the test's mark, None if it has none.
+
+    Returns:
+        The names. A mark may name lean ones, which are not in the default selection.
+
+    Raises:
+        RunnerError: If the mark names a runner that doesn't exist.
+    """
+    chosen, asked = _of_this_run[-1] if _of_this_run else (chosen_runners(None, lean=False), False)
+    if marked is None:
+        return chosen
+    return narrowed(chosen if asked else names_where(lambda it: it.installed), marked)
 
 
 def _check_known(name: str, where: str) -> None:

@@ -63,6 +63,16 @@ def wanted(tmp_path: Path) -> Iterator[Faults]:
             "faults.on('load').fail_times(1.5): n is a number of attempts; give 1 or more",
         ),
         (
+            lambda f: f.on("load").fail_times(1, in_run=0),
+            "faults.on('load').fail_times(1, in_run=0): in_run is the number of one task run, 1 or"
+            " more; leave out in_all",
+        ),
+        (
+            lambda f: f.on("load").fail_times(1, in_all=True, in_run=2),
+            "faults.on('load').fail_times(1, in_all=True, in_run=2): in_run is the number of one"
+            " task run, 1 or more; leave out in_all",
+        ),
+        (
             lambda f: f.on("load").fail_with_probability(30),
             "faults.on('load').fail_with_probability(30): p is a probability; give a number from"
             " 0 to 1",

@@ -121,6 +121,20 @@ def test_a_count_is_kept_for_each_run(
             assert list(course) == [1] * min(times, len(course)) + [0] * (len(course) - times)
 
 
+@given(two_orders(), st.integers(1, 5), st.integers(1, 9))
+def test_one_run_alone_fails(
+    orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], times: int, only: int
+) -> None:
+    """With `in_run` attempts of the run that came as that one to the point fail, and no others."""
+    for visits in orders:
+        runs = list(dict.fromkeys(run for run, _ in visits))
+        chosen = [visit for visit in visits if only <= len(runs) and visit[0] == runs[only - 1]]
+        courses = struck([fault(Fail(b"", times, in_run=only))], 0, visits)
+        count = sum(sum(course) * runs_alike for (_, course), runs_alike in courses.items())
+        assert count == min(times, len(chosen))
+        assert sum(runs_alike for (_, course), runs_alike in courses.items() if any(course)) <= 1
+
+
 @given(two_orders(), st.integers(1, 3), st.integers(1, 3))
 def test_strikes_are_counted_by_task_in_all_processes(
     orders: tuple[list[tuple[str, str]], list[tuple[str, str]]], first: int, second: int

@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_RESULTS_PERSIST_BY_DEFAULT, temporary_setti
 from prefect.task_runners import TaskRunner
 from prefect.utilities.math import clamped_poisson_interval
 
+from flowgauge import EffectLedger
 from patterns.retries.backoff import backoff, exponential_delays, fetch_page, fetch_site
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -37,19 +38,16 @@ jitters = st.floats(0.01, 1)
 @example(retries=2, failures=[0, 3, 1, 2])
 def test_a_call_is_tried_until_it_succeeds_or_retries_run_out(
     task_runner: TaskRunner[Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    effect_ledger: EffectLedger,
     retries: int,
     failures: list[int],
 ) -> None:
     """A call that fails k times is tried min(k, retries) + 1 times."""
-    folder = tmp_path_factory.mktemp("attempts")
 
     @task(**backoff(retries, first=0.001, cap=0.002))
     def call(number: int, failing: int) -> int:
-        attempts = folder / str(number)
-        with attempts.open("a") as lines:
-            lines.write("attempt\n")
-        if len(attempts.read_text().split()) <= failing:
+        effect_ledger.record("tried", number=number)
+        if effect_ledger.count(number=number) <= failing:
             raise ConnectionError
         return failing
 
@@ -60,8 +58,7 @@ def test_a_call_is_tried_until_it_succeeds_or_retries_run_out(
 
     for number, outcome in enumerate(calls()):
         failing = failures[number]
-        attempts = (folder / str(number)).read_text().split()
-        assert len(attempts) == min(failing, retries) + 1
+        assert effect_ledger.count(number=number) == min(failing, retries) + 1
         if failing <= retries:
             assert outcome == failing
         else:

@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect.task_runners import TaskRunner
 
+from flowgauge import EffectLedger
 from patterns.retries.only_on import (
     log_in,
     log_in_async,
@@ -52,17 +53,13 @@ def attempts(file: Path) -> int:
 @given(named=st.sets(st.sampled_from(ERRORS), min_size=1, max_size=3))
 @example(named={ERRORS[0], ERRORS[-1]})
 def test_named_exceptions_and_no_others_are_retried(
-    task_runner: TaskRunner[Any],
-    tmp_path_factory: pytest.TempPathFactory,
-    named: set[type[Exception]],
+    task_runner: TaskRunner[Any], effect_ledger: EffectLedger, named: set[type[Exception]]
 ) -> None:
     """For a named exception or a subclass a task is tried `retries + 1` times, for others once."""
-    folder = tmp_path_factory.mktemp("named")
 
     @task(retries=1, retry_condition_fn=only_on(*named))
     def fail(error: int) -> None:
-        with (folder / str(error)).open("a") as lines:
-            lines.write("attempt\n")
+        effect_ledger.record("tried", error=error)
         raise ERRORS[error]
 
     @flow(task_runner=task_runner)
@@ -72,7 +69,7 @@ def test_named_exceptions_and_no_others_are_retried(
     failures()
     for number, error in enumerate(ERRORS):
         expected = 2 if issubclass(error, tuple(named)) else 1
-        assert (error, attempts(folder / str(number))) == (error, expected)
+        assert (error, effect_ledger.count(error=number)) == (error, expected)
 
 
 @pytest.mark.guarantee(NAME, "named")
