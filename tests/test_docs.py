@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import flowgauge
+import flowgauge.strategies as strategies
 from docs.from_code import fixtures, marks, options, write_catalogue
 from flowgauge.catalogue.catalogue import load_catalogue
 from flowgauge.catalogue.stamp import unstamped
@@ -24,6 +25,7 @@ from tests.code_blocks import ROOT, arguments, blocks
 COPYING = "docs/how_to/copy_a_pattern.md"
 FIRST_TEST = "docs/tutorial/first_test.md"
 CHOOSING = "docs/how_to/choose_a_task_runner.md"
+DRAWING = "docs/how_to/draw_examples.md"
 COMPARING = "docs/how_to/measure_and_compare.md"
 CLUSTER = "docs/how_to/use_your_cluster.md"
 DEPLOYMENT = "docs/tutorial/notebook_to_deployment.md"
@@ -31,7 +33,7 @@ DEPLOYMENT = "docs/tutorial/notebook_to_deployment.md"
 
 def test_every_block_is_run_by_a_test() -> None:
     """No page has code that no test runs (`test_deployed_pipeline.py` has one of the pages)."""
-    run = {COPYING, FIRST_TEST, CHOOSING, COMPARING, CLUSTER, DEPLOYMENT}
+    run = {COPYING, FIRST_TEST, CHOOSING, DRAWING, COMPARING, CLUSTER, DEPLOYMENT}
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
     typed = {
         page
@@ -122,6 +124,16 @@ def test_the_first_test_of_ones_own_flow(
     result.stdout.re_match_lines([r"flowgauge: start-up .*, skipped \d\.\d days.*"])
 
 
+@pytest.mark.e2e
+def test_the_test_for_all_parameters_and_faults(pytester: pytest.Pytester) -> None:
+    """The page's test passes as written, in a project without settings."""
+    (example,) = blocks("python", DRAWING)
+    (command,) = blocks("console", DRAWING)
+    _, *words = arguments(command.strip())
+    pytester.makepyfile(**{words[0].removesuffix(".py"): example})
+    pytester.runpytest_subprocess(*words).assert_outcomes(passed=1)
+
+
 @pytest.mark.nightly
 def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
     """With the commands for an existing cluster, tests run in its workers, and it keeps running.
@@ -191,6 +203,8 @@ def test_every_option_fixture_and_mark_of_the_plugin_is_listed() -> None:
 
 
 def test_every_public_name_is_on_the_page_for_python() -> None:
-    """The page documents exactly the names that `flowgauge` exports."""
+    """The page documents exactly the names that `flowgauge` and its strategies export."""
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
     assert set(re.findall(r":: flowgauge\.(\w+)$", page, re.MULTILINE)) == set(flowgauge.__all__)
+    documented = re.findall(r":: flowgauge\.strategies\.(\w+)$", page, re.MULTILINE)
+    assert sorted(documented) == sorted(strategies.__all__)
