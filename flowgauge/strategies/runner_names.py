@@ -29,7 +29,9 @@ def runner_names(*names: str) -> SearchStrategy[str]:
         try:
             available = of_this_run(names or None)
         except RunnerError as error:
-            refuse(str(error).replace("mark runners", f"runner_names{names}"))
+            refuse(
+                str(error).replace("mark runners", f"runner_names({', '.join(map(repr, names))})")
+            )
         if not available:
             pytest.skip("--flow-runners excludes all task runners of this test")
         return st.sampled_from(available)

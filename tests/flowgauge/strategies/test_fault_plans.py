@@ -26,7 +26,7 @@ plans = fault_plans(
 
 @given(plan=plans)
 def test_a_plan_is_printed_as_the_code_that_makes_it(plan: FaultPlan) -> None:
-    """What is printed is code that makes the same plan, and each fault is one that was asked for."""
+    """What is printed is code that makes the same plan, and each fault is one asked for."""
     again = eval(repr(plan), {"FaultPlan": FaultPlan, "on": on, "ConnectionError": ConnectionError})
     assert repr(again) == repr(plan)
     assert len({(fault.task, fault.at, fault.kind) for fault in plan}) == len(plan) <= 5

@@ -37,7 +37,5 @@ def test_the_runners_of_the_run_are_drawn() -> None:
 
 def test_a_name_that_is_wrong_is_one_line() -> None:
     """A task runner that does not exist is one line."""
-    with pytest.raises(
-        pytest.fail.Exception, match=r"^runner_names\('thread',\): there is no task"
-    ):
+    with pytest.raises(pytest.fail.Exception, match=r"^runner_names\('thread'\): there is no task"):
         drawn("thread")
