@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Isolates test files from each other: results, environment variables and thread limits."""
+"""Isolates test files from each other: environment variables and thread limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from flowgauge.plugin.session import run_home
 from flowgauge.server.isolation import put_back
 
 _WIDER_SCOPES = ("session", "package")
@@ -40,7 +39,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 
 @pytest.fixture(scope="module", autouse=True)
 def _files_share_no_state(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give each test file its own result storage, and restore the environment after it."""
+    """Restore the environment and thread limits after each test file."""
     with contextlib.ExitStack() as stack:
         if request.config.getini("flowgauge"):
             stack.enter_context(_environment_restored())
@@ -48,7 +47,6 @@ def _files_share_no_state(request: pytest.FixtureRequest) -> Iterator[None]:
         if _uses_server(request):
             # Before the file's own fixtures, because settings must be undone in reverse order.
             request.getfixturevalue("prefect_server")
-            stack.enter_context(_own_storage(request))
         yield
 
 
@@ -58,26 +56,6 @@ def _uses_server(request: pytest.FixtureRequest) -> bool:
         for item in request.session.items
         if item.getparent(pytest.Module) is request.node
     )
-
-
-@contextmanager
-def _own_storage(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Store results in a folder of this file alone, so that no other file's calls hit its cache."""
-    from unittest.mock import patch
-
-    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-
-    storage = run_home(request.config) / "storage"
-    number = len(list(storage.iterdir())) if storage.is_dir() else 0
-    folder = storage / f"{number}-{request.path.stem}"
-    folder.mkdir(parents=True)
-    setting = PREFECT_LOCAL_STORAGE_PATH
-    # In the environment as well, for processes that tests start.
-    with (
-        patch.dict(os.environ, {setting.name: str(folder)}),
-        temporary_settings({setting: folder}),
-    ):
-        yield
 
 
 @contextmanager

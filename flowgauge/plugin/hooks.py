@@ -42,6 +42,7 @@ _MODULES = (
     "flowgauge.plugin.timing",
     "flowgauge.plugin.features_off",
     "flowgauge.plugin.fixtures",
+    "flowgauge.plugin.own_results",
     "flowgauge.plugin.file_state",
     "flowgauge.plugin.hung_test",
     "flowgauge.plugin.deadlock_watch",
