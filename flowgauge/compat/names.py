@@ -230,3 +230,10 @@ CHECKED_PROJECTS = Feature(
         PrivateName("prefect.client.base", "PrefectHttpxAsyncClient.send"),
     ),
 )
+
+MADE_BY_TESTS = Feature(
+    "removing what tests make on the server",
+    # Tables of its database, which are read by name; to import them would take seconds.
+    (),
+    instead="blocks, variables, limits and others that a test makes are there in the next",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +55,24 @@ def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
-    from flowgauge.server.harness import leased_harness, stock_harness
+def ends_session(session: pytest.Session) -> Callable[[str], None]:
+    """Return what ends a session when a server is lost, given the reason in a few lines."""
 
     def stop_session(reason: str) -> None:
         session.config.stash[SERVER_LOST] = reason
         session.shouldstop = reason.partition("\n")[0]
 
+    return stop_session
+
+
+def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
+    from flowgauge.server.harness import leased_harness, stock_harness
+
     home = run_home(session.config)
     if is_stock(session.config):
         return stock_harness(home)
-    return leased_harness(
-        home, leased_server(session.config), stop_session, as_shipped=_as_shipped(session)
-    )
+    server, report = leased_server(session.config), ends_session(session)
+    return leased_harness(home, server, report, as_shipped=_as_shipped(session))
 
 
 def _as_shipped(session: pytest.Session) -> bool:

@@ -43,6 +43,8 @@ _MODULES = (
     "flowgauge.plugin.features_off",
     "flowgauge.plugin.fixtures",
     "flowgauge.plugin.own_results",
+    "flowgauge.plugin.fresh_server",
+    "flowgauge.plugin.made_by_tests",
     "flowgauge.plugin.file_state",
     "flowgauge.plugin.hung_test",
     "flowgauge.plugin.deadlock_watch",

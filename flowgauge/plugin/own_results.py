@@ -13,10 +13,14 @@ import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flowgauge.plugin.session import folder_of
+
+if TYPE_CHECKING:
+    from _pytest.nodes import Node
 
 SHARED = "shared_results"
 _STORAGE = pytest.StashKey["_Storage"]()
@@ -25,17 +29,17 @@ _STORAGE = pytest.StashKey["_Storage"]()
 class _Storage:
     """The link, and the folders of tests and of the scopes of fixtures."""
 
-    def __init__(self, home: Path, session: pytest.Node) -> None:
+    def __init__(self, home: Path, session: Node) -> None:
         self._link = home / "storage"
         self._folders = home / "results"
         self._folders.mkdir()
         self._number = 0
-        self._of: dict[pytest.Node, Path] = {}
+        self._of: dict[Node, Path] = {}
         self._current = session
         self._lead_to(session)
 
     @contextmanager
-    def used_by(self, node: pytest.Node) -> Iterator[None]:
+    def used_by(self, node: Node) -> Iterator[None]:
         """Store results in the folder of a node for a while: a test, or the scope of a fixture.
 
         A new folder holds what is in those of wider scopes, and they give what is stored later,
@@ -57,7 +61,7 @@ class _Storage:
                 for narrower in inside[inside.index(node) + 1 :]:
                     self._copy(node, narrower)
 
-    def _lead_to(self, node: pytest.Node) -> None:
+    def _lead_to(self, node: Node) -> None:
         if node not in self._of:
             self._number += 1
             folder = self._folders / str(self._number)
@@ -70,18 +74,18 @@ class _Storage:
         os.replace(fresh, self._link)
         self._current = node
 
-    def _copy(self, source: pytest.Node, target: pytest.Node) -> None:
+    def _copy(self, source: Node, target: Node) -> None:
         if source in self._of and target in self._of and any(self._of[source].iterdir()):
             shutil.copytree(self._of[source], self._of[target], dirs_exist_ok=True)
 
 
-def _sharing(node: pytest.Node) -> pytest.Node:
+def _sharing(node: Node) -> Node:
     """Return the class or module whose tests share their results, or the node itself."""
     chain = node.listchain()
     return next((n for n in chain if any(mark.name == SHARED for mark in n.own_markers)), node)
 
 
-def _storage(node: pytest.Node) -> _Storage | None:
+def _storage(node: Node) -> _Storage | None:
     """Return the storage of the pytest run, None if no test has asked for Prefect so far."""
     stash, home = node.config.stash, folder_of(node.config)
     if _STORAGE not in stash and home is not None:

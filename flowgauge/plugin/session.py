@@ -117,7 +117,7 @@ def start_early(config: pytest.Config) -> None:
     if is_stock(config) or any(getattr(options, name, False) for name in RUNS_NOTHING):
         return
     if _only_distributes(options):
-        _lease(config)
+        lease_of(config)
     else:
         leased_server(config)
 
@@ -144,11 +144,14 @@ def leased_server(config: pytest.Config) -> ServerProcess:
         from flowgauge.server.harness import early_request
         from flowgauge.server.lease import ServerProcess
 
-        config.stash[_SERVER] = ServerProcess.start(_lease(config), early_request(run_home(config)))
+        config.stash[_SERVER] = ServerProcess.start(
+            lease_of(config), early_request(run_home(config))
+        )
     return config.stash[_SERVER]
 
 
-def _lease(config: pytest.Config) -> Lease:
+def lease_of(config: pytest.Config) -> Lease:
+    """Return the lease of this pytest run, from whose zygote its servers are forked."""
     if _LEASE not in config.stash:
         from flowgauge.server.kept import lease_kept
         from flowgauge.server.lease import ZYGOTE, lease

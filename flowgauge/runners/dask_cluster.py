@@ -150,6 +150,20 @@ def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:
         client.register_plugin(PrepareWorker())
 
 
+def finish_sending(address: str) -> None:
+    """Let the workers of a cluster send what they have for the server, and disconnect from it.
+
+    Args:
+        address: The scheduler's address.
+    """
+    from distributed import Client
+
+    from flowgauge.server import fresh
+
+    with Client(address, set_as_default=False) as client:
+        client.run(fresh.finish_sending)
+
+
 @contextmanager
 def borrowed_workers(address: str, home: Path) -> Iterator[str]:
     """Make an existing cluster's workers take part in this pytest run, and restore them afterwards.
@@ -184,8 +198,9 @@ def borrowed_workers(address: str, home: Path) -> Iterator[str]:
         if out_of_reach:
             yield (
                 f"the Dask worker {out_of_reach[0]} does not have flowgauge installed, or is not"
-                " on pytest's machine: the virtual clock, faults, run_logs and run_events do not"
-                " reach it; leave --flow-dask-address out, or choose other --flow-runners"
+                " on pytest's machine: the virtual clock, faults, run_logs, run_events and fresh"
+                " servers do not reach it; leave --flow-dask-address out, or choose other"
+                " --flow-runners"
             )
             return
         client.register_plugin(TakePart())

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowgauge.runners.dask_cluster import borrowed_workers, check_workers, local_cluster
+from flowgauge.runners.dask_cluster import (
+    borrowed_workers,
+    check_workers,
+    finish_sending,
+    local_cluster,
+)
 from flowgauge.runners.table import RUNNERS
 
 if TYPE_CHECKING:
@@ -115,6 +120,12 @@ class StartedRunners:
             One line; empty if they do.
         """
         return self._out_of_reach.get(RUNNERS[name].cluster, "")
+
+    def finish_sending(self) -> None:
+        """Let the worker processes send what they have, before another server is used."""
+        for name, address in self._addresses.items():
+            if not RUNNERS[name].in_process:
+                finish_sending(address)
 
     def close(self) -> None:
         """Stop everything that was started."""
