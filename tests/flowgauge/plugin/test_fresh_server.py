@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from flowgauge.server.template import cache_folder
+
+CACHE = cache_folder()
 TESTS = """
 import os
 import subprocess
@@ -14,7 +17,6 @@ import threading
 import pytest
 from prefect import flow, get_client, get_run_logger, task
 from prefect.blocks.core import Block
-from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL
 from prefect.variables import Variable
 
@@ -91,18 +93,18 @@ def test_threads_and_processes(prefect_server):
 
 def test_at_the_end(prefect_server):
     assert PREFECT_API_URL.value() == prefect_server
-    urls = SEEN["urls"]
-    assert len(urls) > 1
-    assert len(os.listdir(os.environ["PREFECT_HOME"])) and not [
-        name for name in os.listdir(os.environ["PREFECT_HOME"]) if name.startswith("fresh-")
-    ]
+    assert len(SEEN["urls"]) > 1
+    assert not any(name.startswith("fresh-") for name in os.listdir(os.environ["PREFECT_HOME"]))
 """
 
 
-def test_a_fresh_server_is_used_by_its_test_alone(pytester: pytest.Pytester) -> None:
+def test_a_fresh_server_is_used_by_its_test_alone(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Flows, tasks, workers, logs and fixtures use the fresh server, and then the usual one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     pytester.makepyfile(TESTS)
-    result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider", "--durations=8")
+    result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=17)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from flowgauge.server.template import cache_folder
+
+CACHE = cache_folder()
 CACHED = """
 import pytest
 from prefect import flow, task
@@ -25,7 +28,6 @@ def name_of(number):
 def states(number, **options):
     return submitted.with_options(**options)(number)
 """
-FRESH, KNOWN = ["Completed", "Cached"], ["Cached", "Cached"]
 FILES = {
     "test_apart": CACHED
     + """
@@ -103,6 +105,7 @@ def test_that_stores(prefect_server):
     assert states(10) == ["Cached", "Cached"]
 
 class TestInside:
+    @pytest.mark.runners("threads", "processes")
     def test_that_reads(self, of_module, task_runner):
         assert states(40, task_runner=task_runner) == ["Cached", "Cached"]
         assert states(41, task_runner=task_runner) == ["Cached", "Cached"]
@@ -121,10 +124,28 @@ def test_outside(prefect_server):
 }
 
 
-def test_each_test_has_its_own_results(pytester: pytest.Pytester) -> None:
-    """Results are those of a test and of fixtures of wider scopes; a mark shares them, on every
-    task runner.
+def test_each_test_has_its_own_results(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every task runner, a test finds its own results and those of fixtures of wider scopes, and
+    those of other tests if a mark shares them.
     """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     pytester.makepyfile(**FILES)
-    result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider", "-p", "no:randomly")
-    result.assert_outcomes(passed=28)
+    result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=25)
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [
+        ("shared_results(scope='session')", "mark shared_results takes no arguments"),
+        ("shared_results", "mark shared_results on one test shares with none; mark its class"),
+    ],
+)
+def test_a_wrong_mark_is_told(pytester: pytest.Pytester, mark: str, says: str) -> None:
+    """A mark that can't do what it says ends the run in one line, before any test."""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it():\n    pass\n")
+    result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider")
+    result.assert_outcomes()
+    result.stderr.fnmatch_lines([f"ERROR: test_*.py::test_it: {says}*"])
