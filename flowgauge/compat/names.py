@@ -231,6 +231,15 @@ CHECKED_PROJECTS = Feature(
     ),
 )
 
+FRESH_SERVER = Feature(
+    "a server for one test",
+    (
+        PrivateName("prefect.context", "GLOBAL_SETTINGS_CONTEXT"),
+        PrivateName("prefect.events.worker", "EventsWorker.drain_all", ("at_exit",)),
+        PrivateName("prefect.logging.handlers", "APILogWorker.drain_all", ("at_exit",)),
+    ),
+)
+
 MADE_BY_TESTS = Feature(
     "removing what tests make on the server",
     # Tables of its database, which are read by name; to import them would take seconds.

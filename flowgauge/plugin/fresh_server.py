@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from flowgauge.compat.features import missing
+from flowgauge.compat.names import FRESH_SERVER
 from flowgauge.plugin.fixtures import ends_session
 from flowgauge.plugin.preflight import check_runner_in_reach
 from flowgauge.plugin.session import is_stock, lease_of, run_home
@@ -62,6 +64,8 @@ def _fresh_server(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker(FRESH) is None:
         yield
         return
+    if line := missing(FRESH_SERVER):
+        pytest.fail(line, pytrace=False)
     from flowgauge.server.fresh import fresh_server
     from flowgauge.server.watch import ServerError
 

@@ -54,12 +54,14 @@ class _Storage:
             yield
         finally:
             self._lead_to(before)
-            if isinstance(node, pytest.Item):
-                # The folder stays: later tests may hold states whose results are there.
-                del self._of[node]
-            elif node in (inside := before.listchain()):
+            inside = before.listchain()
+            if node in inside:
                 for narrower in inside[inside.index(node) + 1 :]:
                     self._copy(node, narrower)
+
+    def forget(self, test: pytest.Item) -> None:
+        """Give a test a new folder, if it is run again; later tests may read what is in the old."""
+        self._of.pop(test, None)
 
     def _lead_to(self, node: Node) -> None:
         if node not in self._of:
@@ -112,6 +114,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     f"{item.nodeid}: mark {SHARED} on one test shares with none; mark its class,"
                     f" or its module with `pytestmark = pytest.mark.{SHARED}`"
                 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin a test without what it stored when it was run before."""
+    if storage := _storage(item):
+        storage.forget(item)
 
 
 @pytest.hookimpl(wrapper=True)

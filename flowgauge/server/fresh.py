@@ -85,6 +85,7 @@ def finish_sending() -> None:
 
 def _drain() -> None:
     from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
-    # All services are in one table, whichever class is asked.
+    APILogWorker.drain_all(timeout=patience(), at_exit=False)
     EventsWorker.drain_all(timeout=patience(), at_exit=False)

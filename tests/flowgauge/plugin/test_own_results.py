@@ -88,6 +88,9 @@ class TestClass:
     def test_late_fixture_of_session(self, of_class, of_session):
         assert states(10) == ["Cached", "Cached"]
 
+def test_without_a_class(of_class):
+    assert states(30) == ["Cached", "Cached"]
+
 def test_after_a_class(of_module):
     assert states(10) == states(20) == ["Cached", "Cached"]
     assert states(30) == ["Completed", "Cached"]
@@ -133,7 +136,7 @@ def test_each_test_has_its_own_results(
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     pytester.makepyfile(**FILES)
     result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=25)
+    result.assert_outcomes(passed=26)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -44,19 +44,10 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 NAME = "pipelines/redact_secrets"
 
 
-@pytest.fixture
-def save() -> Iterator[Callable[..., str]]:
-    """Yield a function that saves a value as a Secret block and returns the block's name."""
-    names: list[str] = []
-
-    def save_secret(value: Any) -> str:
-        names.append(f"test-{uuid4()}")
-        Secret(value=value).save(names[-1])
-        return names[-1]
-
-    yield save_secret
-    for name in names:
-        Secret.delete(name)
+def save(value: Any) -> str:
+    """Save a value as a Secret block, and return the block's name."""
+    Secret(value=value).save("a-secret", overwrite=True)
+    return "a-secret"
 
 
 def new_token() -> str:
@@ -106,7 +97,6 @@ def stored(folder: Path) -> list[bytes]:
 def test_no_trace_of_the_token_is_left(
     task_runner: TaskRunner[Any],
     tmp_path: Path,
-    save: Callable[[str], str],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """What the server, the terminal and the result storage have of a run is without the token."""
@@ -132,7 +122,7 @@ def test_no_trace_of_the_token_is_left(
 
 
 @pytest.mark.guarantee(NAME, "name")
-def test_the_next_run_uses_the_token_that_was_saved_since(save: Callable[[str], str]) -> None:
+def test_the_next_run_uses_the_token_that_was_saved_since() -> None:
     """A token that is saved anew is used by the next task run."""
     used: list[str] = []
 
@@ -237,9 +227,7 @@ def with_context(token: str) -> Exception:
     ],
     ids=["text", "group", "note", "attribute", "cause", "context", "unpicklable"],
 )
-def test_an_error_with_the_token_is_replaced(
-    save: Callable[[str], str], make: Callable[[str], Exception]
-) -> None:
+def test_an_error_with_the_token_is_replaced(make: Callable[[str], Exception]) -> None:
     """An error that has the token somewhere is replaced by one with its type and text."""
     token = new_token()
     with (
@@ -252,9 +240,7 @@ def test_an_error_with_the_token_is_replaced(
 
 
 @pytest.mark.guarantee(NAME, "errors")
-def test_an_error_of_a_real_request_is_replaced(
-    prefect_server: str, save: Callable[[str], str]
-) -> None:
+def test_an_error_of_a_real_request_is_replaced(prefect_server: str) -> None:
     """An HTTP error has the token in its URL, and loses it."""
     token = new_token()
     told = r"404 Not Found.*no-such-shop\?token=\*{8}'"
@@ -263,7 +249,7 @@ def test_an_error_of_a_real_request_is_replaced(
 
 
 @pytest.mark.guarantee(NAME, "others")
-def test_any_other_error_leaves_the_body_as_it_is(save: Callable[[str], str]) -> None:
+def test_any_other_error_leaves_the_body_as_it_is() -> None:
     """An error without the token is raised itself, also if it can't be pickled."""
     error = OSError(28, "no space left", "orders.txt")
     error.lock = threading.Lock()  # type: ignore[attr-defined]
@@ -275,7 +261,7 @@ def test_any_other_error_leaves_the_body_as_it_is(save: Callable[[str], str]) ->
 @pytest.mark.guarantee(NAME, "text")
 @pytest.mark.fact(NAME, "number")
 @pytest.mark.parametrize("token", ["1234567890", "12345e67", "[1, 2, 3]"])
-def test_a_token_is_the_text_that_was_saved(save: Callable[[str], str], token: str) -> None:
+def test_a_token_is_the_text_that_was_saved(token: str) -> None:
     """A token that is JSON stays a text, where `Secret.get()` returns what it means."""
     name = save(token)
     with secret(name) as value:
@@ -285,9 +271,7 @@ def test_a_token_is_the_text_that_was_saved(save: Callable[[str], str], token: s
 
 
 @pytest.mark.guarantee(NAME, "async")
-def test_async_tasks_leave_no_trace_either(
-    save: Callable[[str], str], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_async_tasks_leave_no_trace_either(capfd: pytest.CaptureFixture[str]) -> None:
     """The log and the error of an async task are without the token."""
     token = new_token()
     name = save(token)
@@ -313,7 +297,7 @@ def test_async_tasks_leave_no_trace_either(
 
 @pytest.mark.guarantee(NAME, "checked")
 @pytest.mark.parametrize("value", [dict.fromkeys("users and more", "token-in-a-dict"), "short-7"])
-def test_what_can_not_be_hidden_is_refused(save: Callable[[Any], str], value: Any) -> None:
+def test_what_can_not_be_hidden_is_refused(value: Any) -> None:
     """A value that is no text, or one of 7 characters, is refused without being told."""
     name = save(value)
     told = f'"{name}": not a text of at least 8'
@@ -346,7 +330,7 @@ def test_a_parameter_is_stored_in_clear_or_as_asterisks() -> None:
 
 
 @pytest.mark.fact(NAME, "block")
-def test_the_api_gives_a_secret_to_who_asks(save: Callable[[str], str]) -> None:
+def test_the_api_gives_a_secret_to_who_asks() -> None:
     """A block's value is asterisks, unless a client asks for secrets."""
     name = save("for-who-asks")
     with get_client(sync_client=True) as client:

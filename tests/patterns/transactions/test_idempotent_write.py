@@ -15,11 +15,7 @@ from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.runtime import task_run
-from prefect.settings import (
-    PREFECT_LOCAL_STORAGE_PATH,
-    PREFECT_RESULTS_PERSIST_BY_DEFAULT,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_RESULTS_PERSIST_BY_DEFAULT, temporary_settings
 from prefect.task_runners import TaskRunner
 
 from flowgauge.waiting import patience
@@ -280,7 +276,7 @@ def test_a_naive_payment_with_a_lost_answer_is_made_again() -> None:
 
 
 @pytest.mark.fact(NAME, "run-again")
-def test_a_second_run_pays_again(tmp_path: Path) -> None:
+def test_a_second_run_pays_again() -> None:
     """With persisted results and the default cache policy, a second flow run pays again."""
     account: list[int] = []
     paying = naive(account, persist_result=True)
@@ -290,18 +286,15 @@ def test_a_second_run_pays_again(tmp_path: Path) -> None:
         paying(300)
         paying(300)
 
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
-        pay_in_a_run()
-        assert account == [300]
-        pay_in_a_run()
+    pay_in_a_run()
+    assert account == [300]
+    pay_in_a_run()
     assert account == [300, 300]
 
 
 @pytest.mark.fact(NAME, "race")
 @pytest.mark.runners("threads")
-def test_equal_calls_at_the_same_time_both_pay(
-    task_runner: TaskRunner[Any], tmp_path: Path
-) -> None:
+def test_equal_calls_at_the_same_time_both_pay(task_runner: TaskRunner[Any]) -> None:
     """With `cache_policy=INPUTS`, two equal calls that overlap both pay."""
     both = threading.Barrier(2)
 
@@ -314,12 +307,11 @@ def test_equal_calls_at_the_same_time_both_pay(
     def pay_twice() -> Any:
         return [each.state.name for each in pay_naively.map([300, 300]) if each.wait() is None]
 
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
-        assert pay_twice() == ["Completed", "Completed"]
+    assert pay_twice() == ["Completed", "Completed"]
 
 
 @pytest.mark.fact(NAME, "unstored")
-def test_a_payment_whose_result_is_not_stored_is_made_again(tmp_path: Path) -> None:
+def test_a_payment_whose_result_is_not_stored_is_made_again() -> None:
     """With `cache_policy=INPUTS`, a second run pays again if the first could not store a result."""
     account: list[int] = []
 
@@ -332,7 +324,6 @@ def test_a_payment_whose_result_is_not_stored_is_made_again(tmp_path: Path) -> N
     def pay_in_a_run() -> None:
         pay_naively(300)
 
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
-        for times in (1, 2, 2):
-            assert pay_in_a_run(return_state=True).is_completed()
-            assert account == [300] * times
+    for times in (1, 2, 2):
+        assert pay_in_a_run(return_state=True).is_completed()
+        assert account == [300] * times
