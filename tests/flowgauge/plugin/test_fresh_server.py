@@ -17,6 +17,7 @@ import threading
 import pytest
 from prefect import flow, get_client, get_run_logger, task
 from prefect.blocks.core import Block
+from prefect.runtime import task_run
 from prefect.settings import PREFECT_API_URL
 from prefect.variables import Variable
 
@@ -28,7 +29,7 @@ class Desk(Block):
 @task
 def say(word):
     get_run_logger().info("said %s", word)
-    return PREFECT_API_URL.value(), Variable.get("word")
+    return PREFECT_API_URL.value(), Variable.get("word"), task_run.id
 
 @flow
 def talk(word):
@@ -53,7 +54,10 @@ def run(task_runner, word):
     return talk.with_options(task_runner=task_runner)(word, return_state=True)
 
 def check(state, run_logs, run_history, word, url, variable):
-    assert state.result() == (url, variable)
+    *seen, task_run_id = state.result()
+    assert seen == [url, variable]
+    # States of task runs are sent as events.
+    assert run_history(task_run_id).matches("Pending Running Completed")
     assert run_logs(state).contains(f"said {word}", task="say")
     assert run_history(state).matches("Pending Running Completed")
 
