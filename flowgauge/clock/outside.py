@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from types import FrameType
 from typing import Any
 
 from flowgauge.clock.sightings import is_blocked
+from flowgauge.event_loop import ENGINES, awaited_frames
 from flowgauge.frames import SITE, STDLIB, frames_by_thread, outwards
 
 SOON = 1.0
 """Seconds; who waits for less, in a thread, looks for something again and again."""
 
-_ENGINES = ("prefect.flow_engine", "prefect.task_engine")
 _WORKERS = ("prefect.runner.", "prefect.workers.")
 
 
@@ -85,22 +85,13 @@ def _in_loop(loop: asyncio.AbstractEventLoop) -> str:
     with contextlib.suppress(RuntimeError):  # It changes meanwhile; there is a second look.
         tasks = asyncio.all_tasks(loop)
     for task in tasks:
-        frames = list(_awaited(task.get_coro()))
+        frames = list(awaited_frames(task.get_coro()))
         modules = list(map(_module, frames))
         if any(module.startswith(_WORKERS) for module in modules):
             return "a worker that may start another run"
         sleeps = any(f.f_code.co_name == "sleep" and _module(f) == "asyncio.tasks" for f in frames)
-        if not sleeps or any(module in _ENGINES for module in modules):
+        if not sleeps or any(module in ENGINES for module in modules):
             continue
         if place := _users(reversed(frames)):
             return place
     return ""
-
-
-def _awaited(coroutine: Any) -> Iterator[FrameType]:
-    """Yield the frames of a coroutine and those that it awaits."""
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
-            yield frame
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)

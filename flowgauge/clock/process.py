@@ -27,6 +27,8 @@ from flowgauge.frames import frames_by_thread
 
 current_run: ContextVar[str | None] = ContextVar("flowgauge_run", default=None)
 """The key of the run whose code is executing."""
+_submission: ContextVar[_Submission | None] = ContextVar("flowgauge_submission", default=None)
+"""The submission that the code which is executing was started by."""
 
 
 class ClockEndedError(RuntimeError):
@@ -37,6 +39,19 @@ class ClockEndedError(RuntimeError):
 class _OpenRun:
     thread: int
     is_async: bool
+
+
+@dataclass(eq=False)
+class _Submission:
+    """A run that is submitting a task to its runner.
+
+    Attributes:
+        by: The key of the run that submits.
+        runs: Whether the task is running meanwhile, as on a runner that runs it in `submit`.
+    """
+
+    by: str | None
+    runs: bool = False
 
 
 class ClockProcess:
@@ -51,7 +66,7 @@ class ClockProcess:
         self.home = home
         self.time = SharedTime(home)
         self._requests: Counter[int] = Counter()
-        self._submissions: Counter[str | None] = Counter()
+        self._submissions: set[_Submission] = set()
         self.slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._path = socket_path(home)
         self._lock = threading.Lock()
@@ -78,9 +93,15 @@ class ClockProcess:
         self._runs[key] = _OpenRun(threading.get_ident(), is_async)
         self.tell(about="begin", key=key, name=name, kind=kind, parent=parent)
         current_run.set(key)
+        submission = _submission.get() or _Submission(parent)
+        submission.runs = True
+        # Runs that this one calls were not submitted.
+        _submission.set(None)
         try:
             yield
         finally:
+            submission.runs = False
+            _submission.set(submission)
             current_run.set(parent)
             self._runs.pop(key, None)
             self.tell(about="end", key=key)
@@ -99,14 +120,17 @@ class ClockProcess:
     def submission(self) -> Iterator[None]:
         """Record that the current run is submitting a task to its runner, which may block.
 
-        A thread pool that starts a thread waits until that thread runs.
+        A thread pool may wait for a free worker. What runs each task in `submit` may wait for the
+        task, in another thread if it is an async task of an async flow.
         """
-        run = current_run.get()
-        self._submissions[run] += 1
+        submission = _Submission(current_run.get())
+        self._submissions.add(submission)
+        before = _submission.set(submission)
         try:
             yield
         finally:
-            self._submissions[run] -= 1
+            _submission.reset(before)
+            self._submissions.discard(submission)
 
     def runs_here(self) -> bool:
         """Return whether this thread is executing the code of a run right now."""
@@ -282,6 +306,7 @@ class ClockProcess:
     def _look(self) -> dict[str, tuple[str, list[str], str]]:
         """Return, by run, what its thread is doing, which runs it awaits, and where it is."""
         frames = frames_by_thread()
+        submitting = {open_.by for open_ in list(self._submissions) if not open_.runs}
         last_in_thread: dict[int, str] = {}
         for key, run in list(self._runs.items()):
             if not run.is_async:
@@ -292,7 +317,7 @@ class ClockProcess:
                 sightings[key] = ("under another run", [], "")
             elif frame := frames.get(run.thread):
                 doing, awaited, where = look_at(frame, is_async=run.is_async)
-                if doing == "waits" and self._submissions[key]:
+                if doing == "waits" and key in submitting:
                     doing = "submits"
                 sightings[key] = (doing, awaited, where)
         return sightings

@@ -44,6 +44,9 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
         return "running", [], where
     for outer in outwards(frame):
         module = outer.f_globals.get("__name__", "")
+        if module == "threading" and outer.f_code.co_name == "start":
+            # It waits until the thread that it starts runs, which is soon.
+            return "running", [], where
         if futures := awaited_futures(outer):
             return "waits for runs", [str(future.task_run_id) for future in futures], where
         if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):

@@ -14,6 +14,8 @@ from pathlib import Path
 from flowgauge.clock.coordinator import Coordinator
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.process import ClockProcess
+from flowgauge.event_loop import held_up
+from flowgauge.mistake import Mistake
 
 
 class UnskippedWait(UserWarning):
@@ -59,11 +61,18 @@ class VirtualClock:
 
         Raises:
             ValueError: If `seconds` is negative.
+            Mistake: If a run is executed by the event loop that this call would block.
         """
         if isinstance(seconds, datetime.timedelta):
             seconds = seconds.total_seconds()
         if seconds < 0:
             raise ValueError(f"virtual_clock.advance({seconds:g}): time does not go back")
+        if runs := held_up():
+            kind = next(iter(runs.values()))
+            raise Mistake(
+                f"virtual_clock.advance: a {kind} stands still while this call blocks its event"
+                " loop; write `await asyncio.to_thread(virtual_clock.advance, …)`"
+            )
         self._process.sleep(seconds)
 
     def skip_sleep(self) -> None:

@@ -22,6 +22,7 @@ from flowgauge.frames import frames_by_thread
 from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
+from flowgauge.leftovers.lasting import ends_with_a_runner, ports_of_kept_clients
 from flowgauge.leftovers.writes import end_of_reports, line_of, reported
 from flowgauge.waiting import patience
 
@@ -134,6 +135,8 @@ class LeftoverWatch:
             frame = frames.get(thread.ident or 0)
             if frame is None or _of_an_earlier_pool(thread, before):
                 continue
+            if ends_with_a_runner(thread):
+                continue
             started_at = self._sightings.threads.get(thread)
             origin = f", started at {started_at}" if started_at else ""
             lines.append(f"thread {thread.name!r}{origin}, now at {line_of(frame)}")
@@ -203,6 +206,7 @@ def _connections(new: frozenset[OpenedConnection], home: Path) -> list[str]:
     if not new or ("prefect" in sys.modules and not usable(PREFECT_SERVICES, home)):
         return []
     lines = []
+    kept = ports_of_kept_clients()
     for connection in new:
         connected = connection.socket()
         if connected is None or connected.fileno() == -1 or _is_of_prefect(connection.thread):
@@ -213,6 +217,8 @@ def _connections(new: frozenset[OpenedConnection], home: Path) -> list[str]:
                     local = connected.getsockname()[1]
                 except OSError:
                     continue  # Its thread has just closed it.
+                if local in kept:
+                    continue
                 lines.append(
                     f"connection from port {local} to the Prefect server at {host}:{port},"
                     f" made at {connection.origin}"

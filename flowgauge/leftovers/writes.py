@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from flowgauge.append_log import end_of, locked, values_from, write_value
+from flowgauge.event_loop import awaited_frames
 from flowgauge.frames import SITE, STDLIB, outwards
 
 _REPORT = "writes.jsonl"
@@ -105,7 +107,11 @@ def written(event: str, args: tuple[Any, ...]) -> str | None:
 
 
 def origin() -> str:
-    """Return the innermost line being executed in code that is not installed, else in any code."""
+    """Return the innermost line being executed in code that is not installed, else in any code.
+
+    A library may have started a task of the event loop for it, as anyio does for each connection.
+    The line is then that of the only other task that awaits code which is not installed, if any.
+    """
     installed = None
     for frame in outwards(sys._getframe(1)):
         name = frame.f_code.co_filename
@@ -113,7 +119,18 @@ def origin() -> str:
             installed = installed or frame
         elif not name.startswith((STDLIB, _OWN, "<frozen ")):
             return line_of(frame)
+        elif frame.f_code.co_name == "run_forever" and (awaiting := _only_awaiting()):
+            return line_of(awaiting)
     return line_of(installed) if installed else "a line of Python's standard library"
+
+
+def _only_awaiting() -> FrameType | None:
+    """Return the innermost frame that is not installed, if only one task of the loop has any."""
+    found = []
+    for task in asyncio.all_tasks():
+        frames = reversed(list(awaited_frames(task.get_coro())))
+        found += [f for f in frames if not f.f_code.co_filename.startswith((STDLIB, *SITE))][:1]
+    return found[0] if len(found) == 1 else None
 
 
 def line_of(frame: FrameType) -> str:

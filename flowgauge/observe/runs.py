@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flowgauge.event_loop import held_up
 from flowgauge.waiting import patience
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def states_of(
 
     Raises:
         LookupError: The reader's error if `run` is not a run, or is unknown to the server or has
-            not ended in time.
+            not ended in time, or can't end because this call blocks its event loop.
     """
     kinds, run_id = _identify(run, reader)
     while True:
@@ -120,6 +121,11 @@ def states_of(
             if states:
                 kinds = (kind,)
                 break
+        if str(run_id) in held_up():
+            raise reader.refuse(
+                f"{' or '.join(kinds)} run {run_id} has not ended, and stands still while this call"
+                f" blocks its event loop; write `await asyncio.to_thread({reader.name}, …)`"
+            )
         if wait.over:
             raise reader.refuse(_why_not(" or ".join(kinds), run_id, states, wait, reader))
         wait.pause()

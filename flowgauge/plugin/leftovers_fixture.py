@@ -84,10 +84,13 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
     """Attribute what a wider-scoped fixture starts to the session, not to the test it runs in."""
     if fixturedef.scope == "function":
         return (yield)
+    from flowgauge.leftovers.lasting import keep
     from flowgauge.leftovers.watch import adopted
 
     with adopted():
-        return (yield)
+        value = yield
+    keep(value)
+    return value
 
 
 @pytest.fixture(autouse=True)

@@ -312,6 +312,32 @@ def test_async_tasks_wait_together(virtual_clock: VirtualClock, tmp_path: Path) 
     assert virtual_clock.skipped <= HOUR <= virtual_clock.elapsed
 
 
+@pytest.mark.runners("sequential")
+def test_an_async_task_that_runs_while_it_is_submitted_waits(
+    virtual_clock: VirtualClock, task_runner: TaskRunner[Any]
+) -> None:
+    """A retry is skipped of a task that `submit` runs in another thread, after tasks it called."""
+    attempts = []
+
+    @task
+    async def called() -> None:
+        attempts.append(seconds_now())
+
+    @task(retries=1, retry_delay_seconds=HOUR)
+    async def fail_once_async() -> None:
+        await called()
+        if len(attempts) == 1:
+            raise ConnectionError
+
+    @flow(task_runner=task_runner)
+    async def submits() -> None:
+        fail_once_async.submit().wait()
+
+    asyncio.run(submits())
+    assert len(attempts) == 2
+    assert HOUR - 1 <= virtual_clock.skipped <= HOUR + 1
+
+
 def test_an_async_flow_is_retried(virtual_clock: VirtualClock) -> None:
     """An async flow's wait for its retry is skipped, too."""
     attempts = []
