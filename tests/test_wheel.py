@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,14 +14,13 @@ from pathlib import Path
 import pytest
 
 from flowgauge.waiting import patience
+from tests.code_blocks import blocks
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the Python of an environment with the wheel and its requirements, without extras."""
-    folder = tmp_path_factory.mktemp("wheel")
+def installed(folder: Path, extras: str = "") -> Path:
+    """Return the Python of a new environment with the wheel and its requirements."""
     found = folder / "environment" / "bin" / "python"
 
     def uv(*words: str | Path) -> None:
@@ -29,8 +29,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uv("build", "--wheel", "--quiet", "--out-dir", folder)
     (wheel,) = folder.glob("*.whl")
     uv("venv", "--quiet", "--python", sys.executable, folder / "environment")
-    uv("pip", "install", "--quiet", "--python", found, wheel, f"prefect=={version('prefect')}")
+    prefect = f"prefect=={version('prefect')}"
+    uv("pip", "install", "--quiet", "--python", found, f"{wheel}{extras}", prefect)
     return found
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment with the wheel and its requirements, without extras."""
+    return installed(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.e2e
@@ -80,3 +87,36 @@ def test_every_command_about_patterns_works_without_a_checkout(
     # Fits need SciPy, which is too large a dependency for people who only copy a file.
     flowgauge("advise", "--task-ms", "40", "--tasks", "2000", status=2)
     assert 'pip install "flowgauge[benchmark]"' in said
+
+
+MISTAKE = """
+def test_mistake(paired, prefect_server):
+    paired(lambda: pipeline(), check=bool, id="x", group="our pipelines", figure="time")
+"""
+
+
+@pytest.mark.e2e
+def test_a_project_measures_its_own_async_flow(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The page's benchmark of an async flow is measured and reported; a mistake is one line."""
+    (block,) = blocks("python", "docs/how_to/measure_and_compare.md")
+    (tmp_path / "test_own.py").write_text(block + MISTAKE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
+    python = installed(tmp_path_factory.mktemp("measures"), "[benchmark,report]")
+    done = subprocess.run(
+        [python, "-P", "-m", "pytest", "--benchmark-only", "--benchmark-min-rounds=3"],
+        cwd=tmp_path,
+        env={name: text for name, text in os.environ.items() if "XDIST" not in name},
+        capture_output=True,
+        text=True,
+        timeout=patience(),
+    )
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("paired: the candidate returns 'coroutine' that nobody awaits") == 1
+    results = json.loads((tmp_path / "reports" / "latest" / "results.json").read_text())
+    (row,) = (row for row in results["rows"] if row["group"] == "our pipelines")
+    assert row["rounds"] >= 3
+    # A task run makes requests to a server, and the reference adds ten numbers.
+    assert row["ratio"]["low"] > 10
+    assert "our pipelines" in (tmp_path / "reports" / "latest" / "index.html").read_text()

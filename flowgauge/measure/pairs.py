@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowgauge.measure.intervals import median_interval, relative_iqr
+from flowgauge.mistake import Mistake
 from flowgauge.results.rows import Group, Row, Unit
 
 if TYPE_CHECKING:
@@ -50,9 +54,65 @@ class WrongAnswerError(AssertionError):
     """A round returned a wrong answer, so its time means nothing."""
 
 
+class _Timed:
+    """A function, timed: that of a call is in `seconds`, that of all so far in `total`.
+
+    An async function is timed inside the event loop, so that what the loop takes to start and to
+    stop does not count.
+    """
+
+    def __init__(self, function: Callable[[], Any], runner: asyncio.Runner | None) -> None:
+        self._function = function
+        self._runner = runner if _is_async(function) else None
+        self.seconds = self.total = 0.0
+
+    def __call__(self) -> Any:
+        if self._runner is not None:
+            return self._runner.run(self._awaited())
+        start = time.perf_counter()
+        answer = self._function()
+        self._note(time.perf_counter() - start)
+        return answer
+
+    async def _awaited(self) -> Any:
+        start = time.perf_counter()
+        answer = await self._function()
+        self._note(time.perf_counter() - start)
+        return answer
+
+    def _note(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.total += seconds
+
+
+def _is_async(function: object) -> bool:
+    """Return whether a function, a flow or a task is async."""
+    called = type(function).__call__ if callable(function) else None
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(called)
+        or getattr(function, "isasync", False)
+    )
+
+
+@contextlib.contextmanager
+def _event_loop(*functions: object) -> Iterator[asyncio.Runner | None]:
+    """Make one event loop for async functions; None if there are none."""
+    if not any(map(_is_async, functions)):
+        yield None
+        return
+    if asyncio._get_running_loop() is not None:
+        raise Mistake(
+            "paired: this test is async, and async functions are measured in an event loop of their"
+            " own; write `def` instead of `async def` for the test"
+        )
+    with asyncio.Runner() as runner:
+        yield runner
+
+
 def paired_rounds(
     benchmark: BenchmarkFixture,
-    candidate: Callable[[], T],
+    candidate: Callable[[], T] | Callable[[], Awaitable[T]],
     reference: Callable[[], Any] | None,
     check: Callable[[T], bool],
     budget: Budget | int,
@@ -61,8 +121,10 @@ def paired_rounds(
 
     Args:
         benchmark: pytest-benchmark's fixture, which times the candidate.
-        candidate: What is measured.
-        reference: What it is compared with, run before each round; None for unpaired rounds.
+        candidate: What is measured. An async function is awaited; its event loop is made before
+            the first round, and the time that the loop takes to start and stop is not measured.
+        reference: What it is compared with, run before each round, async or not; None for
+            unpaired rounds.
         check: Returns whether an answer is right; applied to the reference's answers, too.
         budget: How long to measure, or a number of rounds for what is too slow for a warm-up.
 
@@ -72,44 +134,61 @@ def paired_rounds(
 
     Raises:
         WrongAnswerError: If an answer is wrong.
+        Mistake: If a function returns a coroutine, so that only its making was timed.
     """
     reference_times: list[float] = []
     answers: list[T] = []
 
-    def run_reference() -> None:
-        if reference is not None:
+    with _event_loop(candidate, reference) as runner:
+        ours = _Timed(candidate, runner)
+        theirs = reference and _Timed(reference, runner)
+
+        def run_reference() -> None:
+            if theirs is not None:
+                answer = theirs()
+                reference_times.append(theirs.seconds)
+                _checked(check, answer, "reference")
+
+        def run_candidate() -> None:
+            answers.append(ours())
+
+        def check_candidate() -> None:
+            _checked(check, answers.pop(), "candidate")
+
+        if benchmark.disabled:
+            benchmark.pedantic(run_candidate, setup=run_reference)
+            check_candidate()
+            return Rounds((), ())
+
+        if isinstance(budget, Budget):
             start = time.perf_counter()
-            answer = reference()
-            reference_times.append(time.perf_counter() - start)
-            _checked(check, answer, "reference")
-
-    def run_candidate() -> None:
-        answers.append(candidate())
-
-    def check_candidate() -> None:
-        _checked(check, answers.pop(), "candidate")
-
-    if benchmark.disabled:
-        benchmark.pedantic(run_candidate, setup=run_reference)
-        check_candidate()
-        return Rounds((), ())
-
-    if isinstance(budget, Budget):
-        start = time.perf_counter()
-        run_reference()
-        run_candidate()
-        check_candidate()
-        rounds = budget.rounds(time.perf_counter() - start)
-        reference_times.clear()
-    else:
-        rounds = budget
-    benchmark.pedantic(run_candidate, setup=run_reference, teardown=check_candidate, rounds=rounds)
+            run_reference()
+            run_candidate()
+            check_candidate()
+            rounds = budget.rounds(time.perf_counter() - start)
+            reference_times.clear()
+        else:
+            rounds = budget
+        if runner is not None:
+            # A timer that stands still while the loop starts and stops.
+            benchmark._timer = lambda: ours.total
+        benchmark.pedantic(
+            run_candidate, setup=run_reference, teardown=check_candidate, rounds=rounds
+        )
     # With --benchmark-cprofile there is one more, untimed, round.
     assert benchmark.stats is not None
     return Rounds(tuple(benchmark.stats.stats.data), tuple(reference_times[:rounds]))
 
 
 def _checked(check: Callable[[Any], bool], answer: Any, whose: str) -> None:
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise Mistake(
+            f"paired: the {whose} returns {type(answer).__name__!r} that nobody awaits, so its time"
+            " means nothing; give an async flow or task itself, or an `async def` function that"
+            " awaits it"
+        )
     if not check(answer):
         raise WrongAnswerError(f"the {whose} answered {answer!r:.200}, which is wrong")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.measure.pairs import Rounds, noise_of, paired_rounds, row
+from flowgauge.mistake import Mistake
 from flowgauge.plugin.recorder import BenchmarkRecorder
 from flowgauge.results.rows import Row
 from flowgauge.results.timelines import Timeline
@@ -62,9 +63,9 @@ class Paired:
         """Measure, and record the row.
 
         Args:
-            candidate: The function to measure.
-            reference: The function to compare it with, called in the same round; None for no
-                reference.
+            candidate: The function to measure; an async one is awaited.
+            reference: The function to compare it with, called in the same round, async or not;
+                None for no reference.
             check: Returns whether a result, of either function, is right.
             per: Units of work in one round of the candidate.
             id: The row's name within its group.
@@ -77,9 +78,17 @@ class Paired:
             rounds: The number of rounds, for a candidate too slow for the usual number.
         """
         self.benchmark.group = group
-        times = paired_rounds(
-            self.benchmark, candidate, reference, check, rounds or self.recorder.budget
-        )
+        try:
+            times = paired_rounds(
+                self.benchmark, candidate, reference, check, rounds or self.recorder.budget
+            )
+        except Mistake as error:
+            mistake = str(error)
+        else:
+            mistake = ""
+        if mistake:
+            # Outside of `except`, so that pytest shows one line.
+            pytest.fail(mistake, pytrace=False)
         self.keep(
             times,
             per=per,

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import flow
 
+from flowgauge.measure import pairs
 from flowgauge.measure.pairs import MAX_ROUNDS, Budget, Rounds, WrongAnswerError, paired_rounds, row
+from flowgauge.mistake import Mistake
 from flowgauge.results.interval import Interval
 
 if TYPE_CHECKING:
@@ -69,6 +74,107 @@ def test_a_wrong_answer_ends_the_benchmark(measuring: BenchmarkFixture, wrong: s
             lambda answer: answer == 2,
             3,
         )
+
+
+WHICH_IS_ASYNC = pytest.mark.parametrize(
+    "which", [("candidate",), ("reference",), ("candidate", "reference")], ids="-".join
+)
+
+
+@WHICH_IS_ASYNC
+def test_async_functions_are_awaited_in_one_event_loop(
+    measuring: BenchmarkFixture, which: tuple[str, ...]
+) -> None:
+    """Async functions are awaited in one loop that is closed at the end, beside sync ones too."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def run() -> int:
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return 1
+
+    functions = {"candidate": lambda: 1, "reference": lambda: 1, **dict.fromkeys(which, run)}
+    rounds = paired_rounds(
+        measuring, functions["candidate"], functions["reference"], lambda n: n == 1, 3
+    )
+    assert len(rounds.candidate) == len(rounds.reference) == 3
+    assert len(loops) == 3 * len(which)
+    assert len(set(loops)) == 1
+    assert loops[0].is_closed()
+
+
+@WHICH_IS_ASYNC
+def test_the_time_is_that_of_the_await(
+    measuring: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, which: tuple[str, ...]
+) -> None:
+    """What the event loop takes to start and stop is in neither figure, whichever is async."""
+    clock = 0.0
+    stock = asyncio.Runner.run
+
+    def run(self: asyncio.Runner, coroutine: Any) -> Any:
+        nonlocal clock
+        clock += 1000
+        answer = stock(self, coroutine)
+        clock += 1000
+        return answer
+
+    def work() -> int:
+        nonlocal clock
+        clock += 2
+        return 1
+
+    async def work_async() -> int:
+        return work()
+
+    monkeypatch.setattr(asyncio.Runner, "run", run)
+    monkeypatch.setattr(pairs, "time", SimpleNamespace(perf_counter=lambda: clock))
+    monkeypatch.setattr(measuring, "_timer", lambda: clock)
+    functions: dict[str, Any] = {"candidate": work, "reference": work}
+    functions |= dict.fromkeys(which, work_async)
+    rounds = paired_rounds(
+        measuring, functions["candidate"], functions["reference"], lambda n: n == 1, 3
+    )
+    assert rounds == Rounds((2.0,) * 3, (2.0,) * 3)
+
+
+def test_an_async_flow_is_awaited(measuring: BenchmarkFixture, prefect_server: str) -> None:
+    """A flow or a task that is async may be measured itself, without a function around it."""
+
+    @flow
+    async def pipeline() -> int:
+        return 1
+
+    rounds = paired_rounds(measuring, pipeline, None, lambda n: n == 1, 2)
+    assert min(rounds.candidate) > 0.001
+
+
+@pytest.mark.parametrize("which", ["candidate", "reference"])
+def test_a_coroutine_that_nobody_awaits_is_a_mistake(
+    measuring: BenchmarkFixture, which: str
+) -> None:
+    """A sync function that returns a coroutine is refused: only its making was timed."""
+
+    async def run() -> int:
+        return 1
+
+    functions: dict[str, Any] = {"candidate": lambda: 1, "reference": lambda: 1}
+    functions[which] = lambda: run()
+    with pytest.raises(Mistake, match=rf"^paired: the {which} returns 'coroutine' .*\w$"):
+        paired_rounds(measuring, functions["candidate"], functions["reference"], lambda _: True, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
+def test_an_async_test_is_a_mistake(measuring: BenchmarkFixture) -> None:
+    """Inside an event loop, async functions can't be measured, and a line says what to write."""
+
+    async def run() -> int:
+        return 1
+
+    async def measure() -> None:
+        with pytest.raises(Mistake, match=r"^paired: this test is async"):
+            paired_rounds(measuring, run, None, bool, 3)
+
+    asyncio.run(measure())
 
 
 def test_a_disabled_benchmark_still_checks_its_answer(
