@@ -8,9 +8,9 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from flowgauge.measure.intervals import median_interval, relative_iqr
 from flowgauge.mistake import Mistake
@@ -19,7 +19,6 @@ from flowgauge.results.rows import Group, Row, Unit
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-T = TypeVar("T")
 MAX_ROUNDS = 30
 
 
@@ -112,9 +111,9 @@ def _event_loop(*functions: object) -> Iterator[asyncio.Runner | None]:
 
 def paired_rounds(
     benchmark: BenchmarkFixture,
-    candidate: Callable[[], T] | Callable[[], Awaitable[T]],
+    candidate: Callable[[], Any],
     reference: Callable[[], Any] | None,
-    check: Callable[[T], bool],
+    check: Callable[[Any], bool],
     budget: Budget | int,
 ) -> Rounds:
     """Time reference, candidate, reference, candidate … and check every answer.
@@ -137,7 +136,7 @@ def paired_rounds(
         Mistake: If a function returns a coroutine, so that only its making was timed.
     """
     reference_times: list[float] = []
-    answers: list[T] = []
+    answers: list[Any] = []
 
     with _event_loop(candidate, reference) as runner:
         ours = _Timed(candidate, runner)

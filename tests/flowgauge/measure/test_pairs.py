@@ -144,7 +144,8 @@ def test_an_async_flow_is_awaited(measuring: BenchmarkFixture, prefect_server: s
     async def pipeline() -> int:
         return 1
 
-    rounds = paired_rounds(measuring, pipeline, None, lambda n: n == 1, 2)
+    candidate: Any = pipeline
+    rounds = paired_rounds(measuring, candidate, None, lambda n: n == 1, 2)
     assert min(rounds.candidate) > 0.001
 
 
