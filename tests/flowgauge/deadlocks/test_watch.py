@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import pytest
 from prefect import flow, task
 from prefect.futures import as_completed, wait
@@ -17,6 +20,9 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.deadlocks import watch
+from flowgauge.deadlocks.dask import pool_of
+from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
+from flowgauge.deadlocks.waiting import told as told_of
 from flowgauge.plugin.deadlock_watch import DEADLOCKS
 
 LIMIT = 1.0
@@ -153,6 +159,63 @@ def test_a_place_that_becomes_free_is_waited_for(task_runner: TaskRunner[Any]) -
         return found
 
     assert tree() == 7
+
+
+@pytest.mark.runners("dask-threads")
+def test_a_task_that_gave_its_place_back_is_left_alone(task_runner: TaskRunner[Any]) -> None:
+    """Tasks that wait after Dask's `secede` take no place, which others therefore get."""
+
+    @task
+    def compute() -> None:
+        time.sleep(LIMIT)
+
+    @task
+    def branch(number: int) -> int:
+        distributed.secede()
+        computed = compute.submit()
+        found: int = leaf.submit(number).result()
+        computed.wait()
+        return found
+
+    @flow(task_runner=task_runner)
+    def tree() -> list[int]:
+        return branch.map(range(2)).result()
+
+    assert tree() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("address", "adaptive"), [("tcp://192.0.2.1:8786", None), ("tcp://127.0.0.1:8786", object())]
+)
+def test_a_cluster_that_may_grow_is_left_alone(address: str, adaptive: object) -> None:
+    """A cluster on other machines, and one that adapts, may get workers; it is not even asked."""
+    scheduler, cluster = SimpleNamespace(address=address), SimpleNamespace(_adaptive=adaptive)
+    client: Any = SimpleNamespace(scheduler=scheduler, cluster=cluster)
+    assert pool_of(client) is None
+
+
+def test_what_one_look_sees_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadlock is told when a second look sees the same, and the tasks of that one are ended."""
+    one, other = (
+        Pool("a pool", 1, {"b": Waiting("branch", (Awaited("l", "leaf"),), where)}, frozenset("l"))
+        for where in ("here", "there")
+    )
+    cancelled: list[frozenset[str]] = []
+    looks = iter([[one], [], [one], [other], [other]])
+    over = threading.Event()
+
+    def look() -> tuple[list[Pool], Callable[[frozenset[str]], None]]:
+        now = next(looks, [])
+        if not now and cancelled:
+            over.set()
+        return now, cancelled.append
+
+    found: list[str] = []
+    monkeypatch.setattr(watch, "PAUSE", 0.0)
+    monkeypatch.setattr(watch, "_look", look)
+    watch._watch(found, over)
+    assert found == [told_of(other)]
+    assert cancelled == [frozenset("l")]
 
 
 def test_a_test_with_a_deadlock_fails(pytester: pytest.Pytester) -> None:
