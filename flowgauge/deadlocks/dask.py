@@ -63,10 +63,8 @@ def pool_of(client: Client) -> Pool | None:
     Returns:
         The pool; None if the cluster does not answer, or may get more workers.
     """
-    if (
-        not _address(client).startswith(_FIXED)
-        or getattr(client.cluster, "_adaptive", None) is not None
-    ):
+    adapts = getattr(client.cluster, "_adaptive", None) is not None
+    if adapts or not _address(client).startswith(_FIXED):
         return None
     try:
         looks: list[_Look] = list(_ask(client, client._run, look_at).values())

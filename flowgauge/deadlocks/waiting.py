@@ -62,7 +62,7 @@ def deadlocked(pools: list[Pool]) -> list[Pool]:
         pools: All pools, each as it was seen at one moment.
 
     Returns:
-        Those pools, with only the task runs that can't go on.
+        Those pools.
     """
     waiting = {key: each for pool in pools for key, each in pool.waiting.items()}
     pool_of = {key: pool for pool in pools for key in pool.submitted}
@@ -79,16 +79,7 @@ def deadlocked(pools: list[Pool]) -> list[Pool]:
 
     while free := {key for key in stuck if can_go_on(key)}:
         stuck -= free
-    return [
-        Pool(
-            pool.name,
-            pool.width,
-            {key: each for key, each in pool.waiting.items() if key in stuck},
-            pool.submitted,
-        )
-        for pool in pools
-        if is_full(pool)
-    ]
+    return [pool for pool in pools if is_full(pool)]
 
 
 def told(pool: Pool) -> str:

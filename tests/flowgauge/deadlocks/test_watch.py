@@ -190,8 +190,11 @@ def test_a_task_that_gave_its_place_back_is_left_alone(task_runner: TaskRunner[A
 def test_a_cluster_that_may_grow_is_left_alone(address: str, adaptive: object) -> None:
     """A cluster on other machines, and one that adapts, may get workers; it is not even asked."""
     scheduler, cluster = SimpleNamespace(address=address), SimpleNamespace(_adaptive=adaptive)
-    client: Any = SimpleNamespace(scheduler=scheduler, cluster=cluster)
+    asked: list[object] = []
+    client: Any = SimpleNamespace(scheduler=scheduler, cluster=cluster, _run="look")
+    client.sync = lambda *args, **_: asked.append(args)
     assert pool_of(client) is None
+    assert asked == []
 
 
 def test_what_one_look_sees_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
