@@ -16,6 +16,7 @@ from flowgauge.cli import server as commands
 from flowgauge.cli.advise import advise
 from flowgauge.cli.check import check
 from flowgauge.cli.matrix import matrix
+from flowgauge.cli.trace import trace
 from flowgauge.mistake import Mistake
 
 app = App(
@@ -32,6 +33,7 @@ pattern_commands.add_to(app)
 app.command(commands.app)
 app.command(matrix)
 app.command(advise)
+app.command(trace)
 app.command(check)
 
 
