@@ -25,8 +25,12 @@ _FIXED = ("tcp://127.", "inproc://")
 """How the addresses of schedulers begin whose clusters get no more workers by themselves."""
 
 
+_widest: dict[str, int] = {}
+"""How many tasks each cluster has been seen to execute at once, by the address of its scheduler."""
+
+
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What a worker sees.
 
     Attributes:
@@ -67,7 +71,7 @@ def pool_of(client: Client) -> Pool | None:
     if adapts or not _address(client).startswith(_FIXED):
         return None
     try:
-        looks: list[_Look] = list(_ask(client, client._run, look_at).values())
+        looks: list[Look] = list(_ask(client, client._run, look_at).values())
         waiting = {key: each for look in looks for key, each in look.waiting.items()}
         awaited = {each.key for one in waiting.values() for each in one.awaited}
         submitted: set[str] = _ask(client, client._run_on_scheduler, queued, keys=awaited)
@@ -76,6 +80,9 @@ def pool_of(client: Client) -> Pool | None:
         return None
     executing = {key for look in looks for key in look.executing}
     width = sum(look.threads for look in looks)
+    widest = _widest[_address(client)] = max(width, _widest.get(_address(client), 0))
+    if width < widest:
+        return None  # It has lost a worker, and may start another one.
     return Pool("the Dask cluster", width, waiting, frozenset(submitted - executing))
 
 
@@ -114,7 +121,7 @@ def queued(keys: Iterable[str], *, dask_scheduler: Any = None) -> set[str]:
     return {key for key, state in states.items() if state in ("queued", "processing", "waiting")}
 
 
-def look_at(*, dask_worker: Worker | None = None) -> _Look:
+def look_at(*, dask_worker: Worker | None = None) -> Look:
     """Return what the task runs on a worker wait for; the worker executes this.
 
     Args:
@@ -133,7 +140,7 @@ def look_at(*, dask_worker: Worker | None = None) -> _Look:
         for thread, frame in frames_by_thread().items()
         if thread in keys and _takes_a_place(thread, frame) and (each := _waiting(frame))
     }
-    return _Look(state.nthreads, waiting, frozenset(map(str, executing | {*keys.values()})))
+    return Look(state.nthreads, waiting, frozenset(map(str, executing | {*keys.values()})))
 
 
 def _waiting(frame: FrameType) -> Waiting | None:

@@ -69,7 +69,7 @@ def deadlocked(pools: list[Pool]) -> list[Pool]:
     stuck = set(waiting)
 
     def is_full(pool: Pool) -> bool:
-        return len(stuck & pool.waiting.keys()) >= pool.width
+        return 0 < pool.width <= len(stuck & pool.waiting.keys())
 
     def can_go_on(key: str) -> bool:
         return any(

@@ -26,6 +26,7 @@ from flowgauge.compat.repeated_work import saved_work
 LEVELS = ("DEBUG", "INFO", "ERROR")
 STOCK = SettingsContext.serialize
 STOCK_VARIABLES = Settings.to_environment_variables
+STOCK_INIT = SettingsContext.__init__
 
 
 def current() -> SettingsContext:
@@ -148,6 +149,8 @@ def test_equal_settings_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
         stock(*given, **named)
 
     monkeypatch.setattr(Settings, "__init__", build)
+    # A test server that is in use shares work, too.
+    monkeypatch.setattr(SettingsContext, "__init__", STOCK_INIT)
     sent = STOCK(current())
     with saved_work():
         one, two = SettingsContext(**sent), SettingsContext(**sent)

@@ -81,6 +81,11 @@ def test_only_what_never_goes_on_is_deadlocked(
     assert {one.name: {*one.waiting} for one in deadlocked(pools)} == expected
 
 
+def test_a_pool_without_workers_is_not_deadlocked() -> None:
+    """A cluster that has lost its workers gets others: nothing is said of it."""
+    assert deadlocked([pool(0, {}, {"l1"}), pool(1, {"b1": ["l1"]}, set())]) == []
+
+
 def test_a_line_names_the_tasks_the_width_and_what_to_do() -> None:
     """The line tells each pair of tasks once, where it waits, the width and the ways out."""
     line = told(pool(2, {"b1": ["l1"], "b2": ["l2"]}, {"l1", "l2"}))

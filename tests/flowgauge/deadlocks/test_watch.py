@@ -7,6 +7,7 @@ import asyncio
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from prefect.futures import as_completed, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flowgauge.clock.virtual_clock import VirtualClock
-from flowgauge.deadlocks import watch
+from flowgauge.deadlocks import dask, watch
 from flowgauge.deadlocks.dask import pool_of
 from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
 from flowgauge.deadlocks.waiting import told as told_of
@@ -195,6 +196,31 @@ def test_a_cluster_that_may_grow_is_left_alone(address: str, adaptive: object) -
     client.sync = lambda *args, **_: asked.append(args)
     assert pool_of(client) is None
     assert asked == []
+
+
+def test_a_cluster_that_has_lost_a_worker_is_left_alone() -> None:
+    """Dask starts another worker in place of one that has died: there will be a place."""
+    waiting = Waiting("branch", (Awaited("leaf-1", "leaf"),), "flow.py:7")
+    looks = {
+        "one": dask.Look(1, {"branch-1": waiting}, frozenset()),
+        "two": dask.Look(1, {}, frozenset()),
+    }
+
+    def sync(call: str, *args: object, **kwargs: Any) -> Any:
+        return looks if call == "look" else {"leaf-1"}
+
+    client: Any = SimpleNamespace(
+        scheduler=SimpleNamespace(address=f"tcp://127.0.0.1:{uuid.uuid4()}"),
+        cluster=None,
+        sync=sync,
+        _run="look",
+        _run_on_scheduler="queued",
+    )
+    both = pool_of(client)
+    assert both is not None
+    assert both.width == 2
+    del looks["two"]
+    assert pool_of(client) is None
 
 
 def test_what_one_look_sees_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
