@@ -101,6 +101,7 @@ def test_at_the_end(prefect_server):
 """
 
 
+@pytest.mark.e2e
 def test_a_fresh_server_is_used_by_its_test_alone(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

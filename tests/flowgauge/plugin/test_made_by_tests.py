@@ -127,8 +127,15 @@ def test_by_workers(task_runner, turn):
 
 @pytest.mark.parametrize(
     ("options", "passed"),
-    [(["-n0"], 10), (["-n2", "-k", "gone or as_they_were or workers or transaction"], 8)],
-    ids=["in one process", "distributed"],
+    [
+        pytest.param(["-n0"], 10, id="in one process"),
+        pytest.param(
+            ["-n2", "-k", "gone or as_they_were or workers or transaction"],
+            8,
+            id="distributed",
+            marks=pytest.mark.e2e,
+        ),
+    ],
 )
 def test_nothing_made_by_a_test_stays(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: list[str], passed: int
