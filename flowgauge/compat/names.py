@@ -47,6 +47,25 @@ TOLD_WAITS = Feature(
     instead="runs that wait in real time are not reported",
 )
 
+DEADLOCKS = Feature(
+    "telling deadlocks of tasks",
+    (
+        # Read from the frames of threads that execute task runs and wait for futures,
+        PrivateName("prefect.task_engine", "run_task_sync", ("task", "task_run_id")),
+        PrivateName("prefect.task_engine", "run_task_async", ("task", "task_run_id")),
+        PrivateName("prefect.futures", "PrefectFuture.task_run_id"),
+        PrivateName("prefect.futures", "wait", ("not_done",)),
+        PrivateName("prefect.futures", "as_completed", ("pending",)),
+        # and from what a future calls when it is done.
+        PrivateName(
+            "prefect.task_runners",
+            "ThreadPoolTaskRunner.submit",
+            ("_executor", "add_done_callback"),
+        ),
+    ),
+    instead="tests whose tasks wait for each other for ever hang",
+)
+
 FAULTS = Feature(
     "injecting faults",
     (

@@ -7,7 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
-from flowgauge.plugin.session import is_stock, measures
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import DEADLOCKS as TELLING_DEADLOCKS
+from flowgauge.plugin.session import is_stock, measures, run_home
 
 DEADLOCKS = pytest.StashKey[list[str]]()
 """One line for each deadlock of a test, while it runs."""
@@ -29,6 +31,8 @@ def _watched(item: pytest.Item) -> Generator[None]:
     names = getattr(item, "fixturenames", ())
     is_timed = "benchmark" in names and measures(item.config)
     if "prefect_server" not in names or is_timed or is_stock(item.config):
+        return (yield)
+    if not usable(TELLING_DEADLOCKS, run_home(item.config)):
         return (yield)
     from flowgauge.deadlocks.watch import watched
 
