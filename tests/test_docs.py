@@ -9,8 +9,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect import flow, task
 
 import flowgauge
 import flowgauge.strategies as strategies
@@ -73,7 +75,7 @@ def test_advice_comes_from_the_reference_run(
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "reference").symlink_to(ROOT / "reports" / "reference")
     monkeypatch.chdir(tmp_path)
-    (command,) = blocks("console", CHOOSING)
+    command, _ = blocks("console", CHOOSING)
     done = subprocess.run(
         arguments(command.strip()), check=True, capture_output=True, text=True, timeout=patience()
     )
@@ -84,6 +86,36 @@ def test_advice_comes_from_the_reference_run(
         done.stdout,
         re.MULTILINE,
     )
+
+
+def test_ones_own_flow_run_is_traced_and_advised_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str, run_history: Any
+) -> None:
+    """The commands about one's own workflow lead from a flow run to a task runner."""
+
+    @task
+    def weigh() -> int:
+        return 7
+
+    @flow
+    def stock() -> str:
+        future = weigh.submit()
+        future.wait()
+        return str(future.task_run_id)
+
+    state: Any = stock(return_state=True)
+    # What happened to tasks reaches the server a moment later.
+    assert run_history(state.result()).matches("Pending Running Completed")
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.chdir(tmp_path)
+    _, commands = blocks("console", CHOOSING)
+    trace, advise, _ = commands.strip().splitlines()
+    trace = trace.replace("FLOW_RUN_ID", str(state.state_details.flow_run_id))
+    for command, says in ((trace, "my_flow.json: 1 task, "), (advise, "recommended: ")):
+        done = subprocess.run(
+            arguments(command), check=True, capture_output=True, text=True, timeout=patience()
+        )
+        assert says in done.stdout
 
 
 def test_the_reference_report_is_reproduced(

@@ -31,8 +31,9 @@ def trace(
 
     workflow = as_workflow(*read_flow_run(flow_run_id))
     dump_workflow(workflow, output)
+    count = len(workflow.tasks)
     print(
-        f"{output}: {len(workflow.tasks)} tasks, {workflow.total_work:.1f} s of work,"
+        f"{output}: {count} task{'s' * (count != 1)}, {workflow.total_work:.1f} s of work,"
         f" {workflow.critical_seconds:.1f} s on the critical path"
     )
     print(f"which task runner suits it: flowgauge advise --workflow {output}")
