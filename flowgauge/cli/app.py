@@ -116,13 +116,13 @@ def publish(
 
     They go to the server that Prefect's settings point to (PREFECT_API_URL).
     """
-    from flowgauge.report.render.artifacts import PublishError, publish
+    from flowgauge.report.render.artifacts import publish
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results
 
     try:
         print("\n".join(publish(find_results(results))))
-    except (ResultsError, PublishError) as error:
+    except ResultsError as error:
         raise Mistake(str(error)) from None
 
 

@@ -47,7 +47,7 @@ TOLD_WAITS = Feature(
     instead="runs that wait in real time are not reported",
 )
 
-DEADLOCKS = Feature(
+DEADLOCK_WATCH = Feature(
     "telling deadlocks of tasks",
     (
         # Read from the frames of threads that execute task runs and wait for futures,

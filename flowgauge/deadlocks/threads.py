@@ -28,6 +28,7 @@ class Threads:
             for frame in frames_by_thread().values()
             if (wait := wait_in(frame)) and (executor := _executor_of(frame)) is not None
         ]
+        self._names = {wait.task_run_id: wait.task.name for _, wait in self._waits}
         futures = {str(f.task_run_id): _wrapped(f) for _, wait in self._waits for f in wait.futures}
         self._pending = {
             key: f for key, f in futures.items() if f and not (f.running() or f.done())
@@ -47,9 +48,11 @@ class Threads:
         return pools
 
     def _waiting(self, wait: Wait) -> Waiting:
-        keys = [str(future.task_run_id) for future in wait.futures]
-        names = [_name_of(self._pending[key]) if key in self._pending else "" for key in keys]
-        return Waiting(wait.task.name, tuple(map(Awaited, keys, names)), wait.where)
+        awaited = [
+            Awaited(key, self._names.get(key) or _name_of(self._pending.get(key)))
+            for key in (str(future.task_run_id) for future in wait.futures)
+        ]
+        return Waiting(wait.task.name, tuple(awaited), wait.where)
 
     def cancel(self, keys: Iterable[str]) -> None:
         """Cancel submitted task runs, so that who waits for them gets an error.
@@ -82,9 +85,9 @@ def _runner_of(future: Any) -> object:
     return next((getattr(call, "__self__", None) for call in future._done_callbacks), None)
 
 
-def _called(future: Future[Any]) -> dict[str, Any]:
+def _called(future: Future[Any] | None) -> dict[str, Any]:
     """Return the arguments with which a task will be run; `coroutine` is that of an async one."""
-    for item in gc.get_referrers(future):
+    for item in gc.get_referrers(future) if future else ():
         if type(item).__name__ == "_WorkItem":
             coroutine = next((each for each in item.args if hasattr(each, "cr_frame")), None)
             arguments = item.kwargs if coroutine is None else coroutine.cr_frame.f_locals
@@ -92,5 +95,5 @@ def _called(future: Future[Any]) -> dict[str, Any]:
     return {}
 
 
-def _name_of(future: Future[Any]) -> str:
+def _name_of(future: Future[Any] | None) -> str:
     return str(getattr(_called(future).get("task"), "name", "another task"))

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from flowgauge.compat.features import usable
-from flowgauge.compat.names import DEADLOCKS as TELLING_DEADLOCKS
+from flowgauge.compat.names import DEADLOCK_WATCH
 from flowgauge.plugin.session import is_stock, measures, run_home
 
 DEADLOCKS = pytest.StashKey[list[str]]()
@@ -32,7 +32,7 @@ def _watched(item: pytest.Item) -> Generator[None]:
     is_timed = "benchmark" in names and measures(item.config)
     if "prefect_server" not in names or is_timed or is_stock(item.config):
         return (yield)
-    if not usable(TELLING_DEADLOCKS, run_home(item.config)):
+    if not usable(DEADLOCK_WATCH, run_home(item.config)):
         return (yield)
     from flowgauge.deadlocks.watch import watched
 

@@ -83,12 +83,7 @@ class Paired:
                 self.benchmark, candidate, reference, check, rounds or self.recorder.budget
             )
         except Mistake as error:
-            mistake = str(error)
-        else:
-            mistake = ""
-        if mistake:
-            # Outside of `except`, so that pytest shows one line.
-            pytest.fail(mistake, pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         self.keep(
             times,
             per=per,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flowgauge.compat.server_in_use import server_in_use
 from flowgauge.mistake import Mistake
 from flowgauge.workflows.recorded import RecordedRun
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 PAGE = 200
 """How many task runs a server returns at most for one request."""
-
-
-class TraceError(Mistake):
-    """A flow run that can't be read as a workflow; the message is one line."""
 
 
 def read_flow_run(flow_run_id: str) -> tuple[str, list[RecordedRun]]:
@@ -33,43 +30,30 @@ def read_flow_run(flow_run_id: str) -> tuple[str, list[RecordedRun]]:
         The name of its flow, and its task runs.
 
     Raises:
-        TraceError: If no server is set or it can't be reached, or the flow run is unknown, has not
-            ended, or ran no tasks.
+        Mistake: If no server is set or it can't be reached, or the flow run is unknown, has not
+            ended, or ran no tasks; one line.
     """
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-    from prefect.settings import get_current_settings
+    from prefect.exceptions import ObjectNotFound
 
     try:
         run_id = UUID(flow_run_id)
     except ValueError:
-        raise TraceError(
+        raise Mistake(
             f"{flow_run_id}: not the id of a flow run; `prefect flow-run ls` lists them"
         ) from None
-    api = get_current_settings().api.url
-    if not api:
-        raise TraceError(
-            "no Prefect server to read from:"
-            " prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
-    try:
-        with get_client(sync_client=True) as client:
+    with server_in_use("to read from") as client:
+        try:
             run = client.read_flow_run(run_id)
-            if run.state is None or not run.state.is_final():
-                state = "no state" if run.state is None else f"the state {run.state.name}"
-                raise TraceError(f"flow run {run.name!r} has not ended: it has {state}")
-            runs = _runs_of(client, run)
-            if not runs:
-                raise TraceError(f"flow run {run.name!r} ran no tasks")
-            return client.read_flow(run.flow_id).name, runs
-    except ObjectNotFound:
-        raise TraceError(f"{api} has no flow run {flow_run_id}") from None
-    except PrefectHTTPStatusError as error:
-        raise TraceError(f"{api} refuses: {str(error).splitlines()[0]}") from None
-    except (httpx.HTTPError, OSError, RuntimeError) as error:
-        cause = str(error).partition("\n")[0]
-        raise TraceError(f"{api} cannot be reached: {cause or type(error).__name__}") from None
+        except ObjectNotFound:
+            api = str(client.api_url).rstrip("/")
+            raise Mistake(f"{api} has no flow run {flow_run_id}") from None
+        if run.state is None or not run.state.is_final():
+            state = "no state" if run.state is None else f"the state {run.state.name}"
+            raise Mistake(f"flow run {run.name!r} has not ended: it has {state}")
+        runs = _runs_of(client, run)
+        if not runs:
+            raise Mistake(f"flow run {run.name!r} ran no tasks")
+        return client.read_flow(run.flow_id).name, runs
 
 
 def _runs_of(client: SyncPrefectClient, flow_run: FlowRun) -> list[RecordedRun]:

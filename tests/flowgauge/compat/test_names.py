@@ -169,7 +169,7 @@ CHANGES: list[tuple[str, Change, Feature]] = [
     *words(FAULTS, "call_explicitly_sync_block_method", "wait_until_empty", "AsyncTransaction"),
     *words(FAULTS, "result_storage", "call_task_fn", "run_generator_task_async"),
     *words(names.QUEUED_TRANSACTIONS, "AioSqliteConfiguration"),
-    *words(names.DEADLOCKS, "_executor"),
+    *words(names.DEADLOCK_WATCH, "_executor"),
     *words(names.WARM_SERVER, "SubprocessASGIServer", "temporary_database_interface"),
     *words(names.PREFECT_SERVICES, "_global_loop"),
     *words(names.OWN_SETTINGS, "PrefectBaseSettings"),

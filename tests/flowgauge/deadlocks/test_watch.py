@@ -101,6 +101,22 @@ def test_async_tasks_deadlock_too(prefect_server: str, request: pytest.FixtureRe
     assert f"'outer' waits for 'inner' ({os.path.relpath(__file__)}:" in line
 
 
+def test_a_deadlock_over_two_levels_names_all(
+    prefect_server: str, request: pytest.FixtureRequest
+) -> None:
+    """Who waits for a task that waits for a place is told with its name, too."""
+
+    @task
+    def trunk() -> int:
+        return int(branch.submit(1).result())
+
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+    with pytest.raises(CancelledError):
+        flow(task_runner=runner, name="tree")(lambda: trunk.submit().result())()
+    assert "'branch' waits for 'leaf' (" in (line := told(request))
+    assert "'trunk' waits for 'branch' (" in line
+
+
 def test_virtual_time_does_not_hide_a_deadlock(
     virtual_clock: VirtualClock, request: pytest.FixtureRequest
 ) -> None:
