@@ -133,12 +133,15 @@ def look_at(*, dask_worker: Worker | None = None) -> Look:
     assert dask_worker is not None
     with dask_worker.active_threads_lock:
         keys = dict(dask_worker.active_threads)
+    # A task may have left its place.
+    pools = [tuple(pool._threads) for pool in dask_worker.executors.values()]  # type: ignore[attr-defined]
+    places = {thread.ident for threads in pools for thread in threads}
     state = dask_worker.state
     executing = {task.key for tasks in (state.executing, state.long_running) for task in tasks}
     waiting = {
         str(keys[thread]): each
         for thread, frame in frames_by_thread().items()
-        if thread in keys and _takes_a_place(thread, frame) and (each := _waiting(frame))
+        if thread in keys and thread in places and (each := _waiting(frame))
     }
     return Look(state.nthreads, waiting, frozenset(map(str, executing | {*keys.values()})))
 
@@ -156,10 +159,3 @@ def _waiting(frame: FrameType) -> Waiting | None:
         return None  # It also waits for something that is not on the cluster.
     awaited = tuple(Awaited(key, key_split(key)) for key in keys)
     return Waiting(wait.task.name, awaited, wait.where)
-
-
-def _takes_a_place(thread: int, frame: FrameType) -> bool:
-    """Return whether a thread belongs to a pool of the worker; a task may have left it."""
-    outermost = [outer for outer in outwards(frame) if outer.f_code.co_name == "_worker"]
-    pools = [outer.f_locals.get("executor") for outer in outermost]
-    return any(thread in {each.ident for each in tuple(pool._threads)} for pool in pools if pool)

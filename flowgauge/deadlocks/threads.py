@@ -10,12 +10,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import FrameType
 from typing import Any
 
 from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
 from flowgauge.deadlocks.waits import Wait, wait_in
-from flowgauge.frames import frames_by_thread, outwards
+from flowgauge.frames import frames_by_thread
 
 
 class Threads:
@@ -23,28 +22,32 @@ class Threads:
 
     def __init__(self) -> None:
         """Look at all threads."""
-        self._waits = [
-            (executor, wait)
-            for frame in frames_by_thread().values()
-            if (wait := wait_in(frame)) and (executor := _executor_of(frame)) is not None
-        ]
-        self._names = {wait.task_run_id: wait.task.name for _, wait in self._waits}
-        futures = {str(f.task_run_id): _wrapped(f) for _, wait in self._waits for f in wait.futures}
+        waits = {t: wait for t, f in frames_by_thread().items() if (wait := wait_in(f))}
+        self._names = {wait.task_run_id: wait.task.name for wait in waits.values()}
+        futures = {str(f.task_run_id): _wrapped(f) for w in waits.values() for f in w.futures}
         self._pending = {
             key: f for key, f in futures.items() if f and not (f.running() or f.done())
         }
+        self._waits = waits
 
     def pools(self) -> list[Pool]:
-        """Return the pools in which task runs wait for others."""
-        runners = {key: _runner_of(future) for key, future in self._pending.items()}
+        """Return the pools of task runners in which task runs wait for a place."""
+        submitted: dict[int, list[str]] = {}
+        runners: dict[int, Any] = {}
+        for key, future in self._pending.items():
+            if isinstance(
+                getattr(runner := _runner_of(future), "_executor", None), ThreadPoolExecutor
+            ):
+                runners[id(runner)] = runner
+                submitted.setdefault(id(runner), []).append(key)
         pools = []
-        for executor in {id(executor): executor for executor, _ in self._waits}.values():
-            own = {k: r for k, r in runners.items() if getattr(r, "_executor", None) is executor}
-            waiting = {
-                wait.task_run_id: self._waiting(wait) for e, wait in self._waits if e is executor
-            }
-            name = type(next(iter(own.values()))).__name__ if own else "a thread pool"
-            pools.append(Pool(name, executor._max_workers, waiting, frozenset(own)))
+        for number, runner in runners.items():
+            executor = runner._executor
+            threads = {thread.ident for thread in tuple(executor._threads)}
+            own = [wait for thread, wait in self._waits.items() if thread in threads]
+            waiting = {wait.task_run_id: self._waiting(wait) for wait in own}
+            keys = frozenset(submitted[number])
+            pools.append(Pool(type(runner).__name__, executor._max_workers, waiting, keys))
         return pools
 
     def _waiting(self, wait: Wait) -> Waiting:
@@ -64,15 +67,6 @@ class Threads:
             future = self._pending.get(key)
             if future and future.cancel() and (coroutine := _called(future).get("coroutine")):
                 coroutine.close()  # Nobody will await it.
-
-
-def _executor_of(frame: FrameType) -> ThreadPoolExecutor | None:
-    """Return the thread pool that a thread belongs to."""
-    for outer in outwards(frame):
-        if outer.f_code.co_name == "_worker" and "executor_reference" in outer.f_locals:
-            executor = outer.f_locals["executor_reference"]()
-            return executor if isinstance(executor, ThreadPoolExecutor) else None
-    return None
 
 
 def _wrapped(future: object) -> Future[Any] | None:
