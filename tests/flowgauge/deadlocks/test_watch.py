@@ -29,8 +29,10 @@ from flowgauge.plugin.deadlock_watch import DEADLOCKS
 LIMIT = 1.0
 """Seconds; several times as long as it takes to find a deadlock here."""
 
-SHARED = ("threads", "dask-threads", "dask-processes")
-"""Task runners whose tasks and those that they submit share the places of one pool."""
+SHARED = ("threads", "dask-processes")
+"""Task runners whose tasks and those that they submit share the places of one pool. Not
+`dask-threads`: a task that submits there leaves a default client in this process, which Prefect's
+Dask task runner then uses in place of its own address."""
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +180,7 @@ def test_a_place_that_becomes_free_is_waited_for(task_runner: TaskRunner[Any]) -
     assert tree() == 7
 
 
-@pytest.mark.runners("dask-threads")
+@pytest.mark.runners("dask-processes")
 def test_a_task_that_gave_its_place_back_is_left_alone(task_runner: TaskRunner[Any]) -> None:
     """Tasks that wait after Dask's `secede` take no place, which others therefore get."""
 

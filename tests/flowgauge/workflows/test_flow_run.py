@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow, task
-from prefect.client.orchestration import get_client
+from prefect import flow, runtime, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner
 
@@ -148,9 +147,7 @@ def test_a_flow_run_that_has_not_ended_is_refused(
     lines = []
 
     def ends() -> None:
-        with get_client(sync_client=True) as client:
-            (run,) = [run for run in client.read_flow_runs() if run.name == "idler"]
-        lines.append(said(str(run.id), capsys))
+        lines.append(said(str(runtime.flow_run.id), capsys))
 
     state: Any = idle.with_options(flow_run_name="idler")(ends, return_state=True)
     assert lines == ["flowgauge: flow run 'idler' has not ended: it has the state Running"]
