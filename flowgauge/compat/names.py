@@ -265,3 +265,12 @@ MADE_BY_TESTS = Feature(
     (),
     instead="blocks, variables, limits and others that a test makes are there in the next",
 )
+
+DASK_CLIENT = Feature(
+    "a Dask client for the workers in this process only",
+    (
+        PrivateName("distributed.client", "_del_global_client"),
+        PrivateName("distributed.worker", "Worker._get_client", ("_client", "default_client")),
+    ),
+    instead="after a task submits tasks on dask-threads, other Dask task runners use that cluster",
+)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import DASK_CLIENT
 from flowgauge.mistake import Mistake
 from flowgauge.server.isolation import environment_kept
 
@@ -121,9 +123,35 @@ def local_cluster(workers: int, home: Path, *, in_process: bool, as_shipped: boo
                 worker_dashboard_address="127.0.0.1:0",
             )
         stack.enter_context(cluster)
-        if not in_process:
+        if in_process:
+            _connect_worker(cluster, home)
+        else:
             prepare_workers(cluster.scheduler_address, home, as_shipped)
         yield str(cluster.scheduler_address)
+
+
+def _connect_worker(cluster: Any, home: Path) -> None:
+    """Give the worker in this process the client that its tasks use to submit tasks.
+
+    The first such task would create it, as the default client of this process. Prefect's Dask task
+    runner prefers that one to its own address, also in later flows on other clusters.
+
+    Args:
+        cluster: The cluster, with one worker.
+        home: The folder of the pytest run.
+    """
+    from distributed import Client, get_client
+
+    if not usable(DASK_CLIENT, home):
+        return
+
+    def connect() -> None:
+        from distributed.client import _del_global_client
+
+        _del_global_client(get_client())
+
+    with Client(cluster, set_as_default=False) as client:
+        client.submit(connect).result()
 
 
 def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:

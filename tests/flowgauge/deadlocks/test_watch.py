@@ -29,10 +29,8 @@ from flowgauge.plugin.deadlock_watch import DEADLOCKS
 LIMIT = 1.0
 """Seconds; several times as long as it takes to find a deadlock here."""
 
-SHARED = ("threads", "dask-processes")
-"""Task runners whose tasks and those that they submit share the places of one pool. Not
-`dask-threads`: a task that submits there leaves a default client in this process, which Prefect's
-Dask task runner then uses in place of its own address."""
+SHARED = ("threads", "dask-threads", "dask-processes", "lean-dask")
+"""Task runners whose tasks and those that they submit share the places of one pool."""
 
 
 @pytest.fixture(autouse=True)
