@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from flowgauge.runners.table import BaselineKind as BaselineKind
     from flowgauge.runners.table import ExecutionModel as ExecutionModel
     from flowgauge.runners.table import Runner as Runner
+    from flowgauge.services.service import FailedRun as FailedRun
+    from flowgauge.services.service import Service as Service
     from flowgauge.waiting import patience as patience
     from flowgauge.waiting import wait_until as wait_until
 
@@ -43,6 +45,7 @@ _MODULES = {
     "Events": "observe.events",
     "EventsError": "observe.events",
     "ExecutionModel": "runners.table",
+    "FailedRun": "services.service",
     "FaultRefused": "faults.errors",
     "Faults": "faults.faults",
     "History": "observe.history",
@@ -54,6 +57,7 @@ _MODULES = {
     "Paired": "plugin.paired",
     "RunEvent": "observe.events",
     "Runner": "runners.table",
+    "Service": "services.service",
     "StartedRunners": "runners.started",
     "UnskippedWait": "clock.virtual_clock",
     "UntestedPrefectWarning": "plugin.preflight",

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -138,7 +139,7 @@ class Coordinator:
             case "no wait":
                 runs.waits.pop((number, message["id"]), None)
             case "change":
-                runs.change()
+                runs.change(**message)
             case "unskipped":
                 self.unskipped[message["sentence"]] = None
             case "sightings":
@@ -166,27 +167,27 @@ class Coordinator:
             await self._news_within(min(seconds, max(0.0, until - self._time.now())))
 
     def _wake_due(self) -> None:
-        now = self._time.now()
-        for (number, wait_id), wait in list(self._runs.waits.items()):
-            if wait.deadline <= now:
-                self._runs.wake(number, wait_id)
-                self._processes[number].tell({"about": "wake", "id": wait_id})
-                self._note_news()
+        for number, wait_id in self._runs.due(self._time.now()):
+            self._runs.wake(number, wait_id)
+            self._processes[number].tell({"about": "wake", "id": wait_id})
+            self._note_news()
 
     def _seconds_to_next_deadline(self) -> float | None:
-        deadlines = [wait.deadline for wait in self._runs.waits.values()]
-        return max(0.0, min(deadlines) - self._time.now()) if deadlines else None
+        deadline = min((wait.deadline for wait in self._runs.waits.values()), default=math.inf)
+        return None if deadline == math.inf else max(0.0, deadline - self._time.now())
 
     async def _news_within(self, seconds: float | None) -> None:
+        # Not `wait_for`: in Python 3.11 it ignores to be cancelled if news come at that moment.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
 
     async def _nothing_to_skip(self) -> None:
         """Wait for news; tell of runs that look again and again for what nobody does."""
         self._held_up_since = None
         now = time.monotonic()
         for (number, _), wait in self._runs.waits.items():
-            if wait.poller is None:
+            if wait.poller is None or wait.idle:
                 continue
             began = (self._runs.happened, now)
             happened, since = self._in_vain.get((number, wait.poller), began)
@@ -257,9 +258,9 @@ class Coordinator:
 
     async def _others_on(self, giving_up: list[Wait]) -> str | None:
         """Return who else may still do what somebody is about to give up waiting for."""
-        awaited = {w.awaited_run for w in giving_up if w.awaited_run} - self._runs.live.keys()
-        for run in sorted(awaited):
-            if who := await asyncio.to_thread(somebody_on, self._api_url, run):
+        awaited = {wait.awaited_run: wait.deadline for wait in giving_up if wait.awaited_run}
+        for run in sorted(awaited.keys() - self._runs.live.keys()):
+            if who := await asyncio.to_thread(somebody_on, self._api_url, run, awaited[run]):
                 return who
         return None
 
@@ -267,8 +268,11 @@ class Coordinator:
         now = time.monotonic()
         if self._held_up_since is None:
             self._held_up_since = now
-        elif now - self._held_up_since > REPORT_AFTER and reason != "news":
-            self._tell(reason, self._runs.waits.values())
+            return
+        # What the test itself waits for, with `advance`, is what its runs do in real time.
+        waits = [wait for wait in self._runs.waits.values() if wait.is_of_a_run()]
+        if waits and now - self._held_up_since > REPORT_AFTER and reason != "news":
+            self._tell(reason, waits)
 
     def _tell(self, reason: str, waits: Iterable[Wait]) -> None:
         live = self._runs.live

@@ -195,11 +195,24 @@ def _counted_async(process: ClockProcess, stock: Any) -> Any:
     return send
 
 
-_CHANGES = ("/set_state", "/resume", "/input", "/decrement", "/decrement-with-lease")
+_CHANGES = (
+    "/set_state",
+    "/create_flow_run",
+    "/schedules",
+    "/resume",
+    "/input",
+    "/decrement",
+    "/decrement-with-lease",
+)
 """How the paths end of POST requests that change what somebody else may wait for."""
 
 
 def _tell_change(process: ClockProcess, request: Any) -> None:
-    changes = request.method in ("PATCH", "DELETE") or request.url.path.endswith(_CHANGES)
-    if process.time.running and changes:
-        process.tell(about="change")
+    path = request.url.path
+    if not process.time.running or not (
+        request.method in ("PATCH", "DELETE") or path.endswith(_CHANGES)
+    ):
+        return
+    # Most of what becomes of a flow run does not schedule one.
+    is_work = "/flow_runs/" not in path or path.endswith("/resume")
+    process.tell(about="change", work=is_work or b'"SCHEDULED"' in request.content)

@@ -198,6 +198,7 @@ class ClockProcess:
         slot: bool = False,
         gives_up: bool = False,
         awaited_run: str | None = None,
+        idle: bool = False,
     ) -> Iterator[bool]:
         """Tell the coordinator of a wait for as long as it lasts.
 
@@ -209,6 +210,8 @@ class ClockProcess:
             slot: Whether it polls for a concurrency slot, for another run of this process.
             gives_up: Whether the deadline is the end of a wait for someone else.
             awaited_run: The flow run that it waits for, if it is one.
+            idle: Whether it waits for work: until the deadline, or until something may have been
+                scheduled. Time is not skipped for its sake alone.
 
         Yields:
             Whether there is a coordinator.
@@ -225,6 +228,7 @@ class ClockProcess:
                 slot=slot,
                 gives_up=gives_up,
                 awaited_run=awaited_run,
+                idle=idle,
             )
         finally:
             self._sleepers.pop(wait_id, None)

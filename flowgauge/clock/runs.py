@@ -9,6 +9,7 @@ to wake because what it waits for has just ended.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,6 +68,8 @@ class Wait:
         gives_up: Whether the deadline is the end of a wait for someone else.
         awaited_run: The flow run that it waits for, if it is one.
         seen: If it polls, the number of other events that it may have seen; None if it is new.
+        idle: Whether it waits for work: until the deadline, or until something may have been
+            scheduled. Time is not skipped for its sake alone.
     """
 
     deadline: float
@@ -76,6 +79,12 @@ class Wait:
     gives_up: bool = False
     awaited_run: str | None = None
     seen: int | None = None
+    idle: bool = False
+
+    def is_of_a_run(self) -> bool:
+        """Return whether it is a wait of Prefect, not of the test or of what waits for work."""
+        of_prefect = self.slot or self.gives_up or self.poller is not None
+        return not self.idle and (self.run is not None or of_prefect)
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class Runs:
     _ended: set[str] = field(default_factory=set)
     _submissions: dict[str, Submission] = field(default_factory=dict)
     happened: int = 0
+    _new_work: int = 0
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def begin(self, process: int, key: str, name: str, kind: str, parent: str | None) -> None:
@@ -152,11 +162,31 @@ class Runs:
         """Record that a wait is over; who polls sees what has happened until now."""
         wait = self.waits.pop((process, wait_id))
         if wait.poller is not None:
-            self._seen[process, wait.poller] = self.happened
+            self._seen[process, wait.poller] = self._new_work if wait.idle else self.happened
 
-    def change(self) -> None:
-        """Record that something was changed on the Prefect server."""
+    def change(self, work: bool = False) -> None:
+        """Record that something was changed on the Prefect server.
+
+        Args:
+            work: Whether something may have been scheduled.
+        """
         self.happened += 1
+        self._new_work += work
+
+    def due(self, now: float) -> list[tuple[int, int]]:
+        """Return the waits that are over.
+
+        Args:
+            now: Virtual time, in seconds since the epoch.
+
+        Returns:
+            Their processes and numbers.
+        """
+        return [
+            at
+            for at, wait in self.waits.items()
+            if wait.deadline <= now or (wait.idle and (wait.seen or 0) < self._new_work)
+        ]
 
     def drop(self, process: int) -> None:
         """Forget a process that is gone; another may start its submitted runs again."""
@@ -180,14 +210,15 @@ class Runs:
         Returns:
             Virtual time, in seconds since the epoch; None if there is nothing to skip to.
         """
-        return min(
-            (
-                wait.deadline
-                for wait in self.waits.values()
-                if wait.poller is None or wait.seen is None or wait.seen < self.happened
-            ),
-            default=None,
+        if all(wait.idle for wait in self.waits.values()):
+            return None
+        until = min(
+            wait.deadline
+            if wait.idle or wait.poller is None or wait.seen is None or wait.seen < self.happened
+            else math.inf
+            for wait in self.waits.values()
         )
+        return None if until == math.inf else until
 
     def giving_up(self, until: float) -> list[Wait]:
         """Return the waits for someone else that end unsuccessfully if time is skipped.

@@ -49,6 +49,7 @@ _MODULES = (
     "flowgauge.plugin.hung_test",
     "flowgauge.plugin.deadlock_watch",
     "flowgauge.plugin.clock_fixture",
+    "flowgauge.plugin.services_fixtures",
     "flowgauge.plugin.faults_fixture",
     "flowgauge.plugin.observe_fixtures",
     "flowgauge.plugin.examples",

@@ -16,7 +16,7 @@ import pytest
 from flowgauge.clock import coordinator as module
 from flowgauge.clock.coordinator import Coordinator, socket_path
 from flowgauge.clock.shared_time import SharedTime
-from flowgauge.waiting import patience
+from flowgauge.waiting import patience, wait_until
 
 RECHECK_AFTER = 0.4
 DAY = 86_400.0
@@ -95,3 +95,31 @@ def test_a_deadline_that_comes_between_two_checks_is_not_missed(
             later[0].join()
             assert heard == {"about": "wake", "id": 2}
             assert shared.now() - start < DAY
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_the_clock_ends_though_news_arrive_at_that_moment(steps: int) -> None:
+    """News that come some steps of the event loop after the end do not keep the clock's thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        shared = SharedTime(home)
+        coordinator = Coordinator(home, shared, "http://127.0.0.1:9/api")
+        loop = coordinator._loop
+
+        def news_after(left: int) -> None:
+            if left:
+                loop.call_soon(news_after, left - 1)
+            else:
+                coordinator._changed.set()
+
+        def end() -> None:
+            coordinator._stop.set()
+            news_after(steps)
+
+        with contextlib.closing(Process(home)) as process:
+            # A wait with a deadline that time is not skipped to.
+            process.tell(about="wait", id=1, deadline=shared.now() + DAY, poller=1, idle=True)
+            wait_until(lambda: bool(coordinator._runs.waits), "the wait is known")
+            loop.call_soon_threadsafe(end)
+            coordinator._thread.join(patience())
+            assert not coordinator._thread.is_alive()

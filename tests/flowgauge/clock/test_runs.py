@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,7 +125,8 @@ def test_a_poll_is_skipped_at_first_and_when_something_happens() -> None:
     runs.begin(1, "task", "load", "task", None)
     runs.wait(1, 1, Wait(30.0, poller=7))
     assert runs.skippable_until() == 30.0
-    for number, happens in enumerate((lambda: runs.end("task"), runs.change), start=2):
+    happenings: list[Callable[[], None]] = [lambda: runs.end("task"), lambda: runs.change()]
+    for number, happens in enumerate(happenings, start=2):
         runs.wake(1, number - 1)
         runs.wait(1, number, Wait(60.0, poller=7))
         assert runs.skippable_until() is None
@@ -172,3 +176,47 @@ def test_the_earliest_deadline_is_first(
     until = min(deadlines + polls + ends)
     assert runs.skippable_until() == until
     assert [wait.deadline for wait in runs.giving_up(until)] == [e for e in ends if e == until]
+
+
+@given(
+    start=st.floats(1, 100),
+    other=st.one_of(st.none(), st.floats(1, 100)),
+    poller=st.booleans(),
+)
+def test_time_is_not_skipped_for_what_waits_for_work_alone(
+    start: float, other: float | None, poller: bool
+) -> None:
+    """A scheduled start is skipped to if and only if somebody else waits, and not beyond it."""
+    runs = Runs()
+    runs.wait(1, 1, Wait(start, poller=1, idle=True))
+    if other is not None:
+        runs.wait(1, 2, Wait(other, poller=2 if poller else None))
+    until = None if other is None else min(start, other)
+    assert runs.skippable_until() == until
+    if poller and other is not None:
+        # A poll that has seen everything does not let time pass by itself, but somebody waits.
+        runs.wake(1, 2)
+        runs.wait(1, 2, Wait(other, poller=2))
+        assert runs.skippable_until() == start
+
+
+def test_nothing_is_skipped_to_without_a_deadline() -> None:
+    """What waits for work without a scheduled start is not skipped to, whoever else waits."""
+    runs = Runs()
+    runs.wait(1, 1, Wait(math.inf, poller=1, idle=True))
+    runs.wait(1, 2, Wait(math.inf))
+    assert runs.skippable_until() is None
+
+
+@pytest.mark.parametrize("work", [True, False])
+def test_what_waits_for_work_is_woken_by_new_work(work: bool) -> None:
+    """It is over once something may have been scheduled, and then waits for the next time."""
+    runs = Runs()
+    runs.wait(1, 1, Wait(90.0, poller=1, idle=True))
+    assert runs.due(10.0) == []
+    runs.change(work)
+    assert runs.due(10.0) == [(1, 1)] * work
+    runs.wake(1, 1)
+    runs.wait(1, 2, Wait(90.0, poller=1, idle=True))
+    assert runs.due(10.0) == []
+    assert runs.due(90.0) == [(1, 2)]
