@@ -35,6 +35,8 @@ def one_task() -> int:
     return answer.submit().result()
 
 
+# The pool of the baseline starts the fork server, whose memory would count for the first test.
+@pytest.mark.usefixtures("baseline")
 @pytest.mark.full(on=lambda runner: runner.lean or not runner.common)
 def test_first_task(
     paired: Paired, started_runners: StartedRunners, task_runner: TaskRunner[Any], runner_name: str

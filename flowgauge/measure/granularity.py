@@ -17,10 +17,11 @@ from typing import Any
 
 from flowgauge.measure.intervals import median_interval
 from flowgauge.measure.load import wait_until_quiet
+from flowgauge.measure.memory import memory_of
 from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, noise_of, row
 from flowgauge.results.interval import Interval
-from flowgauge.results.rows import Group, Outcome, Row, Unit
+from flowgauge.results.rows import Group, Memory, Outcome, Row, Unit
 from flowgauge.workflows.kernels import Speeds, expected, work
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.work_items import RunWorkflow, check_results
@@ -92,6 +93,8 @@ class Granularity:
         clock: Returns the time in seconds.
         settle: Called after each run, before anything else is timed.
         steps: The most tasks that each worker does in a run; more where tasks are quick.
+        memory: The memory that the first run takes, whose tasks have no work, and that the bare
+            pool takes for as many.
     """
 
     case: MetgCase
@@ -103,14 +106,17 @@ class Granularity:
     clock: Callable[[], float] = time.perf_counter
     settle: Callable[[], object] = wait_until_quiet
     steps: int = field(init=False)
+    memory: Memory | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Choose the number of steps so that a run is long enough to be timed."""
         self.steps = _MIN_STEPS
         # Two runs: the first also pays for what its first task imports.
         workflow = self.case.workflow(self.workers, self.steps, 0.0)
-        seconds = [self._seconds(workflow) for _ in range(2)]
-        steps = _RUN_SECONDS * self.steps / max(seconds[-1], 1e-6)
+        self.memory = memory_of(
+            lambda: self._seconds(workflow), lambda: self._bare_pool_seconds(self.steps, 0)
+        )
+        steps = _RUN_SECONDS * self.steps / max(self._seconds(workflow), 1e-6)
         self.steps = round(min(max(steps, _MIN_STEPS), _MAX_STEPS))
 
     def __call__(self, seconds: float) -> list[Sample]:
@@ -168,15 +174,18 @@ class Granularity:
         steps = min(
             math.ceil(len(workflow.tasks) / self.workers), math.ceil(_BARE_SECONDS / seconds)
         )
-        kernel = self.case.kernel
-        iterations = self.speeds.iterations(kernel, seconds)
-        work_items = [iterations] * (steps * self.workers)
+        iterations = self.speeds.iterations(self.case.kernel, seconds)
+        return self._bare_pool_seconds(steps, iterations) / steps
+
+    def _bare_pool_seconds(self, steps: int, iterations: int) -> float:
+        """Let each worker of the bare pool do a number of tasks, and return the seconds."""
+        kernel, work_items = self.case.kernel, [iterations] * (steps * self.workers)
         start = self.clock()
         answers = list(self.pool.map(work, itertools.repeat(kernel), work_items, chunksize=steps))
         elapsed = self.clock() - start
         if answers != [expected(kernel, iterations)] * len(work_items):
             raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.case}")
-        return elapsed / steps
+        return elapsed
 
 
 def measure_case(
@@ -251,4 +260,5 @@ def _metg_row(measured: Granularity, read: Metg) -> Row:
         value=read.seconds or Interval.exact(read.ceiling if read.is_never else read.best),
         rounds=measured.rounds,
         outcome=outcome,
+        memory=measured.memory,
     )

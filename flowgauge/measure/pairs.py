@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowgauge.measure.intervals import median_interval, relative_iqr
+from flowgauge.measure.memory import memory_of
 from flowgauge.mistake import Mistake
-from flowgauge.results.rows import Group, Row, Unit
+from flowgauge.results.rows import Group, Memory, Row, Unit
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -43,10 +44,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The seconds of the candidate and of its reference in each round."""
+    """The seconds of the candidate and of its reference in each round, and their memory."""
 
     candidate: tuple[float, ...]
     reference: tuple[float, ...]
+    memory: Memory | None = None
 
 
 class WrongAnswerError(AssertionError):
@@ -115,8 +117,12 @@ def paired_rounds(
     reference: Callable[[], Any] | None,
     check: Callable[[Any], bool],
     budget: Budget | int,
+    *,
+    warm_up: bool = False,
 ) -> Rounds:
     """Time reference, candidate, reference, candidate … and check every answer.
+
+    Memory is measured in the warm-up round, because that would disturb what is timed.
 
     Args:
         benchmark: pytest-benchmark's fixture, which times the candidate.
@@ -125,11 +131,13 @@ def paired_rounds(
         reference: What it is compared with, run before each round, async or not; None for
             unpaired rounds.
         check: Returns whether an answer is right; applied to the reference's answers, too.
-        budget: How long to measure, or a number of rounds for what is too slow for a warm-up.
+        budget: How long to measure, or a number of rounds.
+        warm_up: Whether a number of rounds has a warm-up round, too, as a budget always has; by
+            default it has none.
 
     Returns:
         One time for each round; no reference times if there is no reference, and no times at
-        all if benchmarks are disabled.
+        all if benchmarks are disabled. Without a warm-up round, memory is None.
 
     Raises:
         WrongAnswerError: If an answer is wrong.
@@ -137,37 +145,43 @@ def paired_rounds(
     """
     reference_times: list[float] = []
     answers: list[Any] = []
+    seconds_to_check = 0.0
 
     with _event_loop(candidate, reference) as runner:
         ours = _Timed(candidate, runner)
         theirs = reference and _Timed(reference, runner)
 
+        def checked(answer: Any, whose: str) -> None:
+            nonlocal seconds_to_check
+            start = time.perf_counter()
+            _checked(check, answer, whose)
+            seconds_to_check += time.perf_counter() - start
+
         def run_reference() -> None:
             if theirs is not None:
                 answer = theirs()
                 reference_times.append(theirs.seconds)
-                _checked(check, answer, "reference")
+                checked(answer, "reference")
 
         def run_candidate() -> None:
             answers.append(ours())
 
         def check_candidate() -> None:
-            _checked(check, answers.pop(), "candidate")
+            checked(answers.pop(), "candidate")
 
         if benchmark.disabled:
             benchmark.pedantic(run_candidate, setup=run_reference)
             check_candidate()
             return Rounds((), ())
 
-        if isinstance(budget, Budget):
-            start = time.perf_counter()
-            run_reference()
-            run_candidate()
+        memory = None
+        if isinstance(budget, Budget) or warm_up:
+            memory = memory_of(run_candidate, theirs and run_reference)
             check_candidate()
-            rounds = budget.rounds(time.perf_counter() - start)
             reference_times.clear()
-        else:
-            rounds = budget
+        # Without the time that it takes to measure memory.
+        seconds = ours.total + (theirs.total if theirs else 0.0) + seconds_to_check
+        rounds = budget.rounds(seconds) if isinstance(budget, Budget) else budget
         if runner is not None:
             # A timer that stands still while the loop starts and stops.
             benchmark._timer = lambda: ours.total
@@ -176,7 +190,7 @@ def paired_rounds(
         )
     # With --benchmark-cprofile there is one more, untimed, round.
     assert benchmark.stats is not None
-    return Rounds(tuple(benchmark.stats.stats.data), tuple(reference_times[:rounds]))
+    return Rounds(tuple(benchmark.stats.stats.data), tuple(reference_times[:rounds]), memory)
 
 
 def _checked(check: Callable[[Any], bool], answer: Any, whose: str) -> None:
@@ -221,6 +235,7 @@ def row(rounds: Rounds, *, per: int, rate: bool = False, **labels: Any) -> Row:
         rounds=len(rounds.candidate),
         relative_iqr=relative_iqr(rounds.candidate),
         ratio=ratio,
+        memory=rounds.memory,
         **labels,
     )
 

@@ -75,12 +75,18 @@ class Paired:
             runner: The task runner measured, None where there is none.
             against: A description of the reference, for people.
             params: Whatever else distinguishes this row from others.
-            rounds: The number of rounds, for a candidate too slow for the usual number.
+            rounds: The number of rounds, for a candidate too slow for the usual number. The round
+                before them, in which memory is measured, is then left out without `--flow-full`.
         """
         self.benchmark.group = group
         try:
             times = paired_rounds(
-                self.benchmark, candidate, reference, check, rounds or self.recorder.budget
+                self.benchmark,
+                candidate,
+                reference,
+                check,
+                rounds or self.recorder.budget,
+                warm_up=self.recorder.full,
             )
         except Mistake as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None

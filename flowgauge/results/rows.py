@@ -16,7 +16,7 @@ from flowgauge.results.interval import Interval
 from flowgauge.results.older import upgraded
 from flowgauge.results.timelines import Timeline
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class ResultsError(JsonFileError):
@@ -63,6 +63,21 @@ class Unit(StrEnum):
     """The highest share of the workers' time, if no task was long enough for the target."""
 
 
+@dataclass(frozen=True)
+class Memory:
+    """The peak of the memory that a call takes beyond what was held before it, in MiB.
+
+    Attributes:
+        candidate: That of the candidate.
+        reference: That of its reference; None if unpaired.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
+
+    candidate: float
+    reference: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One figure, with its interval and what it was measured relative to.
@@ -82,6 +97,7 @@ class Row:
             it was not recorded.
         outcome: The outcome of a search for long enough tasks. Unless it is `FOUND`, `value` is
             the highest efficiency measured, or the limit for infinitely long tasks.
+        memory: The memory that a round takes; None if it was not measured.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
@@ -98,6 +114,7 @@ class Row:
     ratio: Interval | None = None
     relative_iqr: float | None = None
     outcome: Outcome = Outcome.FOUND
+    memory: Memory | None = None
 
     @property
     def key(self) -> tuple[str, str, str | None, str, str]:

@@ -13,7 +13,7 @@ import vl_convert
 
 from flowgauge.report.charts.axes import RATIOS, RUNNER_SHOWN, SECONDS, log_axis, runner_shown
 from flowgauge.report.charts.efficiency import efficiency_chart
-from flowgauge.report.model.formats import ratio, seconds
+from flowgauge.report.model.formats import mebibytes, ratio, seconds
 from flowgauge.report.model.labels import NO_RUNNER, colours, labels, runner_name, runners
 from flowgauge.report.model.questions import Question
 from flowgauge.results.rows import Row
@@ -50,6 +50,8 @@ def _chart(question: Question) -> _Layers:
             return efficiency_chart(question.rows)
         case "baseline":
             return _baseline_chart(question)
+        case "memory":
+            return _memory_chart(question.rows)
         case _:
             return _dot_chart(question)
 
@@ -134,6 +136,46 @@ def _baseline_chart(question: Question) -> _Layers:
         cost.mark_text(dy=-15, fontWeight="bold").encode(text="cost:N"),
         plain.mark_text(dy=18, align={"expr": "datum.side"}, opacity=0.75).encode(
             text="relative_to:N"
+        ),
+    ).add_params(runner_shown())
+
+
+def _memory_chart(rows: Sequence[Row]) -> _Layers:
+    """Draw the memory of each row as a bar, with a mark at that of its reference."""
+    several = len({row.id for row in rows}) > 1
+    figures = [row.memory for row in rows if row.memory]
+    longest = max(1.0, *(max(figure.candidate, figure.reference or 0.0) for figure in figures))
+    records = [
+        {
+            "label": f"{runner_name(row)} · {label}" if several else runner_name(row),
+            "runner": runner_name(row),
+            "memory": figure.candidate,
+            "text": mebibytes(figure.candidate),
+            "reference": row.reference,
+            "its_memory": figure.reference,
+            "its_text": None if figure.reference is None else mebibytes(figure.reference),
+            # The text extends towards the middle, so that it isn't cut off on a narrow screen.
+            "side": "left" if figure.candidate < longest / 2 else "right",
+        }
+        for row, figure, label in zip(rows, figures, labels(rows), strict=True)
+    ]
+    base = _rows(records, 44 * len(records)).encode(
+        y=_label_axis(),
+        tooltip=[
+            alt.Tooltip("label:N", title="measured"),
+            alt.Tooltip("text:N", title="memory"),
+            alt.Tooltip("reference:N", title="relative to"),
+            alt.Tooltip("its_text:N", title="reference's memory"),
+        ],
+    )
+    scale = alt.Scale(domain=[0, longest], nice=False)
+    bars = base.encode(x=alt.X("memory:Q", title="MiB", scale=scale))
+    paired = base.transform_filter("datum.its_memory != null")
+    return alt.layer(
+        bars.mark_bar(size=14).encode(color=_runner_colour(rows, legend=False)),
+        paired.mark_tick(thickness=3, size=16).encode(x="its_memory:Q"),
+        bars.mark_text(dy=-15, fontWeight="bold", align={"expr": "datum.side"}).encode(
+            text="text:N"
         ),
     ).add_params(runner_shown())
 

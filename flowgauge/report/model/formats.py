@@ -68,6 +68,18 @@ def ratio(value: float) -> str:
     return f"×{number(value)}"
 
 
+def mebibytes(value: float) -> str:
+    """Format an amount of memory.
+
+    Args:
+        value: The amount (MiB).
+
+    Returns:
+        For example "68 MiB"; "< 1 MiB" for less, which is chance rather than need.
+    """
+    return f"{number(value)} MiB" if value >= 1 else "< 1 MiB"
+
+
 def number(value: float) -> str:
     """Format a number with about two significant digits, at most three."""
     size = abs(value)

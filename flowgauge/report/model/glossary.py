@@ -58,6 +58,13 @@ def glossary(bands: Bands) -> tuple[tuple[str, str], ...]:
             " for each task so that half of it goes into the work.",
         ),
         (
+            "Memory",
+            "The peak in the round before those that are timed, beyond what was held before that"
+            " round: in pytest's process and in the processes that it started, without Prefect's"
+            " server. What this first round loads or starts counts, so a few MiB more or less may"
+            " mean that its reference, which runs first, has loaded something.",
+        ),
+        (
             "Start-up",
             "Starting a server, a process pool or a cluster is paid once. It has its own rows"
             " and is included in no other figure.",

@@ -21,7 +21,7 @@ class Question:
         caption: How to read the chart.
         group: The group of its rows.
         form: `baseline` draws a time and the time of its reference, `cost` a time, `ratio` a
-            ratio, `efficiency` efficiency over the length of tasks.
+            ratio, `memory` memory, `efficiency` efficiency over the length of tasks.
         rows: The rows that can be drawn; none if the run did not measure them.
         shows_timelines: Whether Gantt charts of the rows belong to the answer.
     """
@@ -30,7 +30,7 @@ class Question:
     title: str
     caption: str
     group: Group
-    form: Literal["efficiency", "baseline", "cost", "ratio"]
+    form: Literal["efficiency", "baseline", "cost", "ratio", "memory"]
     rows: tuple[Row, ...]
     shows_timelines: bool = False
 
@@ -181,6 +181,21 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             rows_where(_in_group(Group.STARTUP), _has_time),
         ),
         Question(
+            "memory",
+            "How much memory does each task runner take?",
+            "The peak in the first flow run with one task, beyond what was held before: in pytest's"
+            " process and in the workers that it started, without Prefect's server. `first-task`"
+            " runs where a cluster or fork server is up already, `first-task-as-shipped` starts its"
+            " own. The dark mark is the reference, the same on `sequential`.",
+            Group.STARTUP,
+            "memory",
+            rows_where(
+                _in_group(Group.STARTUP),
+                _has_id("first-task", "first-task-as-shipped"),
+                _has_memory,
+            ),
+        ),
+        Question(
             "deployment-cost",
             "What does a deployed flow run cost?",
             "From the trigger until the flow runs: a served or pulled run waits for the next poll,"
@@ -235,6 +250,10 @@ def _in_group(name: Group) -> Callable[[Row], bool]:
 # A logarithmic axis cannot show zero.
 def _has_time(row: Row) -> bool:
     return row.unit == Unit.SECONDS and row.value.is_positive
+
+
+def _has_memory(row: Row) -> bool:
+    return row.memory is not None
 
 
 def _has_ratio(row: Row) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowgauge.report.model.formats import ratio
+from flowgauge.report.model.formats import mebibytes, ratio
 from flowgauge.report.model.labels import (
     figure_text,
     interval_text,
@@ -29,6 +29,8 @@ COLUMNS = (
     "ratio's 95 % interval",
     "verdict",
     "relative to",
+    "memory",
+    "reference's memory",
     "rounds",
     "relative IQR",
     "figure",
@@ -57,6 +59,7 @@ class TableCell:
 
 
 _NONE = TableCell("", None)
+_NOT_MEASURED = TableCell("not measured", None)
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,14 @@ def _cells(row: Row, bands: Bands) -> tuple[TableCell, ...]:
         else _NONE,
         TableCell(judged, judged),
         TableCell(row.reference or "", row.reference or ""),
+        _memory_cell(row.memory.candidate) if row.memory else _NOT_MEASURED,
+        _memory_cell(row.memory.reference if row.memory else None),
         TableCell(str(row.rounds), row.rounds),
         TableCell("" if row.relative_iqr is None else f"{row.relative_iqr:.0%}", row.relative_iqr),
         TableCell(row.figure, row.figure),
         TableCell(settings, settings),
     )
+
+
+def _memory_cell(mib: float | None) -> TableCell:
+    return _NONE if mib is None else TableCell(mebibytes(mib), mib)

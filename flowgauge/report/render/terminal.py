@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flowgauge.report.model.formats import ratio
+from flowgauge.report.model.formats import mebibytes, ratio
 from flowgauge.report.model.labels import figure_text, interval_text, params_text, runner_name
 from flowgauge.report.model.report import Report
 from flowgauge.report.model.tables import SAME, Pivot
 from flowgauge.results.rows import Group, Row
+
+_NOTABLE_MIB = 8
+"""The difference in memory from which on a row's line tells it; less may be a module that the first
+of two rounds has loaded."""
 
 
 def print_report(report: Report, console: Console, page: Path) -> None:
@@ -46,7 +50,15 @@ def line(row: Row) -> str:
     relative = f", {ratio(row.ratio.median)} relative to {row.reference}" if row.ratio else ""
     what = " ".join(filter(None, (row.id, params_text(row))))
     exact = "" if row.value.is_exact else f" ({interval_text(row)})"
-    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{relative}"
+    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{relative}{_memory(row)}"
+
+
+def _memory(row: Row) -> str:
+    """Return how much more memory a row takes than its reference, if the difference is notable."""
+    more = row.memory.candidate - (row.memory.reference or 0.0) if row.memory else 0.0
+    if abs(more) < _NOTABLE_MIB:
+        return ""
+    return f", {mebibytes(abs(more))} {'more' if more > 0 else 'less'} memory"
 
 
 def _table(matrix: Pivot, console: Console) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -165,6 +166,23 @@ def test_a_case_has_rows(machine: Machine) -> None:
     assert works == sorted(works)
     assert [row.ratio is None for row in curve] == [not seconds for seconds in works]
     assert all(row.params["tasks"] >= 8 for row in curve)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_a_case_has_its_memory(machine: Machine) -> None:
+    """Each METG has the memory that a run takes and that the bare pool takes for as many tasks."""
+    run = machine.runner(OVERHEAD)
+
+    def holding(workflow: Workflow) -> Mapping[str, TaskResult]:
+        return run(workflow) if len(bytearray(64 * 2**20)) else {}
+
+    options: Any = {"clock": machine.clock, "settle": machine.settle}
+    cell = Granularity(slow("trivial"), holding, machine, SPEEDS, WORKERS, rounds=1, **options)
+    *_, half, most = measure_case(cell, longest=0.1)
+    assert half.memory == most.memory
+    assert half.memory is not None
+    assert half.memory.candidate == pytest.approx(64, abs=4)
+    assert half.memory.reference == pytest.approx(0, abs=4)
 
 
 def test_a_target_that_was_not_reached_is_not_never(machine: Machine) -> None:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +56,30 @@ def test_a_budget_warms_up_and_fills_its_time(measuring: BenchmarkFixture) -> No
     assert len(rounds.candidate) == MAX_ROUNDS
     assert len(ran) == MAX_ROUNDS + 1
     assert rounds.reference == ()
+
+
+@pytest.mark.parametrize("slow", ["candidate", "reference", "check"])
+def test_a_budget_is_filled_by_all_that_a_round_does(
+    measuring: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """However long a round's functions and checks take, all rounds take no longer than allowed."""
+    clock = 0.0
+
+    def spend(name: str) -> bool:
+        nonlocal clock
+        clock += 3.0 if name == slow else 0.0
+        return True
+
+    monkeypatch.setattr(pairs, "time", SimpleNamespace(perf_counter=lambda: clock))
+    rounds = paired_rounds(
+        measuring,
+        lambda: spend("candidate"),
+        lambda: spend("reference"),
+        lambda _: spend("check"),
+        Budget(1, max_time=36),
+    )
+    # A round has two checks.
+    assert len(rounds.candidate) == (6 if slow == "check" else 12)
 
 
 @given(st.integers(1, 100), st.floats(0, 100), st.floats(0, 100))
@@ -135,6 +162,42 @@ def test_the_time_is_that_of_the_await(
         measuring, functions["candidate"], functions["reference"], lambda n: n == 1, 3
     )
     assert rounds == Rounds((2.0,) * 3, (2.0,) * 3)
+
+
+async def _hold() -> int:
+    return len(bytearray(64 * 2**20)) * 0 + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+@pytest.mark.parametrize("candidate", [lambda: asyncio.run(_hold()), _hold], ids=["sync", "async"])
+def test_memory_is_measured_in_the_round_before(
+    measuring: BenchmarkFixture, candidate: Callable[[], Any]
+) -> None:
+    """A warm-up round measures the memory of sync and of async functions, and none is timed."""
+    calls = itertools.count()
+
+    def reference() -> int:
+        next(calls)
+        return 1
+
+    rounds = paired_rounds(measuring, candidate, reference, lambda n: n == 1, Budget(3, max_time=0))
+    assert rounds.memory is not None
+    assert rounds.memory.candidate == pytest.approx(64, abs=4)
+    assert rounds.memory.reference == pytest.approx(0, abs=4)
+    assert len(rounds.candidate) == len(rounds.reference) == 3
+    assert next(calls) == 4
+
+
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_a_number_of_rounds_may_have_a_warm_up(measuring: BenchmarkFixture, warm_up: bool) -> None:
+    """For what is slow, the round that measures memory is made only if it is asked for."""
+    ran: list[None] = []
+    rounds = paired_rounds(
+        measuring, lambda: ran.append(None), None, lambda _: True, 2, warm_up=warm_up
+    )
+    assert len(rounds.candidate) == 2
+    assert len(ran) == 2 + warm_up
+    assert (rounds.memory is not None) == (warm_up and sys.platform == "linux")
 
 
 def test_an_async_flow_is_awaited(measuring: BenchmarkFixture, prefect_server: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -41,9 +42,10 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     """`--benchmark-only` prints each row once measured, a table, and the path of the report.
 
     A benchmark whose answer is wrong fails, and has no row. Rows of a group unknown to the report
-    are listed under its name, and can be loaded again.
+    are listed under its name, and can be loaded again. Each has the memory of both functions.
     """
     own = BENCHMARK.replace('"features"', '"sums"').replace('id="sum"', 'id="own"')
+    own = own.replace("sum(range(1000))", "sum(range(1000)) + len(bytearray(2**26)) * 0")
     project.makepyfile(test_wrong=BENCHMARK.replace("499500", "1"), test_x_own=own)
     result = project.runpytest_subprocess("--benchmark-only")
     result.assert_outcomes(passed=2, failed=1, skipped=3)
@@ -51,7 +53,7 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "*[[]1/3[]] sum*relative to sum of a list",
-            "*[[]3/3[]] own*relative to sum of a list",
+            "*[[]3/3[]] own*relative to sum of a list*",
             "*What each feature costs*",
             "report: *index.html",
         ]
@@ -62,6 +64,12 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     assert (known.id, known.reference, known.rounds) == ("sum", "sum of a list", 30)
     assert known.ratio is not None
     assert (own_row.id, own_row.group) == ("own", "sums")
+    if sys.platform == "linux":
+        assert known.memory is not None
+        assert own_row.memory is not None
+        assert known.memory.candidate == pytest.approx(0, abs=4)
+        assert own_row.memory.candidate == pytest.approx(64, abs=4)
+        assert own_row.memory.reference == pytest.approx(0, abs=4)
     page = (folder / "index.html").read_text()
     assert ">sum<" in page
     assert ">sums<" in page

@@ -12,7 +12,7 @@ import pytest
 
 from flowgauge.report import report_on, write_report
 from flowgauge.results.interval import Interval
-from flowgauge.results.rows import Outcome, Results, Row
+from flowgauge.results.rows import Memory, Outcome, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -68,6 +68,8 @@ def _rows() -> Iterator[Row]:
         yield row("submit", cost, 1.01, group="noise", runner=runner, params=of, reference="itself")
         start: dict[str, Any] = {"group": "startup", "figure": "time to start", "params": {}}
         yield row("runner", cost * 90, runner=runner, **start)
+        memory = {"memory": Memory(cost * 1000, 0.1), "reference": "the same on sequential"}
+        yield row("first-task", cost * 9, cost, runner=runner, **start | memory)
     call: dict[str, Any] = {"reference": "plain function call", "runner": None}
     yield row("flow", 0.078, 3.1e6, figure="time per flow run", **call)
     yield row("task-call", 0.0031, 1.2e5, **call)

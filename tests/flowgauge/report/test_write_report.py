@@ -44,6 +44,7 @@ def test_files(report: Path, sample: Results) -> None:
         "feature-cost",
         "pattern-ratio",
         "startup",
+        "memory",
         "deployment-cost",
         "harness-ratio",
     )

@@ -17,6 +17,7 @@ from flowgauge.results.interval import Interval
 from flowgauge.results.rows import (
     SCHEMA_VERSION,
     Group,
+    Memory,
     Outcome,
     Results,
     ResultsError,
@@ -62,6 +63,7 @@ rows = st.builds(
     ratio=st.none() | intervals,
     relative_iqr=st.none() | finite,
     outcome=st.sampled_from(Outcome),
+    memory=st.none() | st.builds(Memory, finite, st.none() | finite),
 )
 spans = st.builds(Span, words, st.integers(0, 9), finite, finite)
 timelines = st.builds(Timeline, words, words, finite, st.lists(spans).map(tuple))
@@ -206,6 +208,15 @@ def test_a_file_of_the_first_schema_is_read(tmp_path: Path) -> None:
         assert (row.outcome, row.unit) == (outcome, Unit.EFFICIENCY)
 
 
+def test_a_file_of_the_second_schema_is_read(tmp_path: Path) -> None:
+    """Rows from before memory was measured are read as rows whose memory is not known."""
+    second = document() | {"schema_version": 2}
+    del second["rows"][0]["memory"]
+    (tmp_path / "results.json").write_text(json.dumps(second))
+    assert Results.load(tmp_path / "results.json").rows == (ROW,)
+    assert ROW.memory is None
+
+
 @pytest.mark.parametrize("key", ["value", "low", "id", "ratio_low"])
 def test_a_key_missing_from_the_first_schema_is_reported(tmp_path: Path, key: str) -> None:
     """A key missing from a file of the first schema is reported as a required field of its row."""
@@ -228,6 +239,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path, number: str) -> None:
         ({"value": True}, "rows[0].value: input should be an object, not True"),
         ({"id": None}, "rows[0].id: input should be a valid string, not None"),
         ({"params": []}, "rows[0].params: input should be an object, not []"),
+        ({"memory": {"candidate": 1}}, "rows[0].memory.reference: field required"),
         ({"outcome": "no"}, "rows[0].outcome: input should be 'found', 'longer than tried' or"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from flowgauge.report.charts.charts import Spec, bundle, spec, svg
 from flowgauge.report.model.questions import Question, questions
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.rows import Memory, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -72,6 +72,20 @@ def test_interval_is_drawn(make_row: MakeRow) -> None:
     assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((2.0, 1.8, 2.2))
     (time,) = records(drawn("feature-cost", row))
     assert (time["value"], time["low"], time["high"]) == pytest.approx((0.01, 0.009, 0.011))
+
+
+def test_memory(make_row: MakeRow) -> None:
+    """The chart of memory has each runner's, and its reference's; rows without any are left out."""
+    start: dict[str, Any] = {"group": "startup", "memory": Memory(31.8, 0.2)}
+    rows = (
+        make_row("first-task", 0.1, 2.0, runner="processes", **start),
+        make_row("first-task", 0.1, 2.0, runner="threads", group="startup"),
+        make_row("server", 0.1, **start),
+    )
+    chart = drawn("memory", *rows)
+    (record,) = records(chart)
+    assert (record["memory"], record["its_memory"]) == (31.8, 0.2)
+    assert {"processes", "32 MiB"} <= set(words(svg(chart)))
 
 
 @pytest.mark.parametrize("asked", ["task-cost", "feature-ratio", "feature-cost", "startup"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.report.model.formats import duration, quantity, ratio, seconds
+from flowgauge.report.model.formats import duration, mebibytes, quantity, ratio, seconds
 
 _SIZES = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 times = st.floats(1e-10, 1e6)
@@ -61,6 +61,14 @@ def test_duration(value: float, text: str) -> None:
 def test_ratio(value: float, text: str) -> None:
     """A ratio is written with two significant digits, or near 1 with two decimals."""
     assert ratio(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "< 1 MiB"), (0.99, "< 1 MiB"), (4.62, "4.6 MiB"), (1234, "1,200 MiB")]
+)
+def test_mebibytes(value: float, text: str) -> None:
+    """Memory has two digits, and below one MiB none, because that little is chance."""
+    assert mebibytes(value) == text
 
 
 def test_other_units() -> None:

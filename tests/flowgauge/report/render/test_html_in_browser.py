@@ -59,7 +59,8 @@ def test_every_chart_is_drawn_without_errors(opened: Opened, sample: Results, re
         box = opened.page.locator(f"#{question.key} svg").first.bounding_box()
         assert box is not None, question.key
         assert box["width"] > 300, question.key
-        assert opened.shown(f"#{question.key} svg .mark-symbol path") > 0, question.key
+        marks = f"#{question.key} svg :is(.mark-symbol, .mark-rect.role-mark) path"
+        assert opened.shown(marks) > 0, question.key
     assert opened.said == []
     # Data and blob URLs are not requests over a network.
     assert {url for url in opened.asked if not url.startswith(("data:", "blob:"))} == {

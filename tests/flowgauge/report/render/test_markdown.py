@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowgauge.report.model.questions import questions
 from flowgauge.report.model.report import report_on
 from flowgauge.report.render.markdown import markdown
-from flowgauge.results.rows import Results, Row
+from flowgauge.results.rows import Memory, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -34,6 +34,24 @@ def test_figures(report: Path) -> None:
     lines = (report / "report.md").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("| submit | 4.1 ms ×160,000 | 5.2 ms ×1,000 |") for line in lines)
     assert any(line.startswith("| map | 4.0 ms ≈ |") for line in lines)
+
+
+def test_memory_is_shown_or_not_measured(make_row: MakeRow) -> None:
+    """A row in full has its memory and that of its reference, or says that it wasn't measured."""
+    rows = (
+        make_row("submit", 1.0, 2.0, memory=Memory(70.4, 0.0)),
+        make_row("flow", 1.0, memory=Memory(12.0, None)),
+        make_row("map", 1.0, 2.0),
+    )
+    full = tables(markdown(report_on(Results({}, rows)), {}))[1]
+    head, _, *lines = [line.split(" | ") for line in full]
+    at = head.index("memory")
+    assert head[at + 1] == "reference's memory"
+    assert {line[0].removeprefix("| "): (line[at], line[at + 1]) for line in lines} == {
+        "flow": ("12 MiB", ""),
+        "submit": ("70 MiB", "&lt; 1 MiB"),
+        "map": ("not measured", ""),
+    }
 
 
 def test_images_are_there(report: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flowgauge.report.model.report import report_on
 from flowgauge.report.render.terminal import line, print_report
-from flowgauge.results.rows import Outcome, Results, Row
+from flowgauge.results.rows import Memory, Outcome, Results, Row
 
 MakeRow = Callable[..., Row]
 
@@ -70,3 +70,19 @@ def test_line(make_row: MakeRow) -> None:
     assert line(never) == "metg-90 kernel=python · threads: never, ceiling 0.56"
     beyond = make_row("metg-90", 0.84, outcome=Outcome.BEYOND, spread=0, params={})
     assert line(beyond) == "metg-90 · threads: longer than tried (0.84 reached)"
+
+
+@pytest.mark.parametrize(
+    ("memory", "text"),
+    [
+        (None, "the same"),
+        (Memory(70.0, 2.0), "the same, 68 MiB more memory"),
+        (Memory(2.0, 70.0), "the same, 68 MiB less memory"),
+        (Memory(70.0, 68.0), "the same"),
+    ],
+)
+def test_a_line_names_memory_that_differs(
+    make_row: MakeRow, memory: Memory | None, text: str
+) -> None:
+    """A row's line has the difference in memory only if it is more than modules take."""
+    assert line(make_row("submit", 1.0, 2.0, reference="the same", memory=memory)).endswith(text)
