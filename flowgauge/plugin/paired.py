@@ -60,7 +60,7 @@ class Paired:
         params: dict[str, Any] | None = None,
         rounds: int | None = None,
     ) -> None:
-        """Measure, and record the row.
+        """Measure the time and the memory of both, and record the row.
 
         Args:
             candidate: The function to measure; an async one is awaited.

@@ -76,8 +76,14 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.nightly
-def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
-    """Timing the same code twice a round gives a noise row, which names the group it applies to."""
+@pytest.mark.parametrize("options", [(), ("--flow-full",)], ids=" ".join)
+def test_noise_is_measured_against_itself(
+    project: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    """Timing the same code twice a round gives a noise row, which names the group it applies to.
+
+    With a number of rounds of its own, its memory is measured in a full run only.
+    """
     project.makepyfile(
         """
         def test_noise(paired):
@@ -92,11 +98,12 @@ def test_noise_is_measured_against_itself(project: pytest.Pytester) -> None:
             )
         """
     )
-    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1)
+    project.runpytest_subprocess("--benchmark-only", *options).assert_outcomes(passed=1)
     (row,) = Results.load(project.path / "reports" / "latest" / "results.json").rows
     assert (row.group, row.params, row.runner) == ("noise", {"of": "patterns"}, "threads")
     assert (row.rounds, row.reference) == (7, "itself")
     assert row.ratio is not None
+    assert (row.memory is not None) == (bool(options) and sys.platform == "linux")
 
 
 @pytest.mark.nightly
