@@ -86,6 +86,8 @@ def test_memory(make_row: MakeRow) -> None:
     (record,) = records(chart)
     assert (record["memory"], record["its_memory"]) == (31.8, 0.2)
     assert {"processes", "32 MiB"} <= set(words(svg(chart)))
+    fields = {layer["mark"]["type"]: layer["encoding"]["x"]["field"] for layer in chart["layer"]}
+    assert (fields["bar"], fields["tick"]) == ("memory", "its_memory")
 
 
 @pytest.mark.parametrize("asked", ["task-cost", "feature-ratio", "feature-cost", "startup"])
