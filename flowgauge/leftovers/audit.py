@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowgauge.leftovers.writes import PATHS, Write, file_state, origin, written
+from flowgauge.leftovers.writes import PATHS, Write, origin, write_to, written
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Activity:
             case _:
                 path = written(event, args)
                 if path is not None and path not in self.written:
-                    self.written[path] = Write(file_state(path), origin())
+                    self.written[path] = write_to(path)
 
 
 _EVENTS = {

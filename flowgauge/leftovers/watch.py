@@ -23,6 +23,7 @@ from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
 from flowgauge.leftovers.lasting import ends_with_a_runner, ports_of_kept_clients
+from flowgauge.leftovers.pools import waiting_workers, waits_for_work
 from flowgauge.leftovers.writes import end_of_reports, line_of, reported
 from flowgauge.waiting import patience
 
@@ -135,7 +136,7 @@ class LeftoverWatch:
             frame = frames.get(thread.ident or 0)
             if frame is None or _of_an_earlier_pool(thread, before):
                 continue
-            if ends_with_a_runner(thread):
+            if waits_for_work(thread, frame) or ends_with_a_runner(thread):
                 continue
             started_at = self._sightings.threads.get(thread)
             origin = f", started at {started_at}" if started_at else ""
@@ -146,7 +147,7 @@ class LeftoverWatch:
         changes = {}
         for path in now.written - before.written:
             write = self._sightings.written[path]
-            if is_left(path, write.before) and not self._folders.allow(path):
+            if is_left(path, write.before) and not (write.cache or self._folders.allow(path)):
                 changes[path] = f"{'changed' if write.before else 'created'} at {write.origin}"
         return [
             f"file {path}, {how}"
@@ -197,7 +198,7 @@ def _processes(now: Present, before: Present) -> list[str]:
     if not new:
         return []
     # A worker that died is restarted by its nanny.
-    expected = processes.of_python() | {nanny.pid for nanny in before.nannies}
+    expected = processes.of_python() | waiting_workers() | {nanny.pid for nanny in before.nannies}
     commands = processes.descendants(new - expected, before.pids | expected)
     return [f"process {pid}: {command}" for pid, command in sorted(commands.items())]
 
@@ -227,7 +228,12 @@ def _connections(new: frozenset[OpenedConnection], home: Path) -> list[str]:
 
 
 def _is_of_prefect(thread: threading.Thread) -> bool:
-    """Return whether a thread is that of Prefect's services for logs, events and telemetry."""
+    """Return whether a thread is one of Prefect's own.
+
+    These are its services for logs, events and telemetry, and those that renew the leases of slots.
+    """
+    if thread.name.startswith("concurrency-lease-renewal-"):
+        return True
     module: Any = sys.modules.get("prefect._internal.concurrency.threads")
     loop = module and module._global_loop
     return loop is not None and thread is loop.thread

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import stat
@@ -14,6 +15,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from platformdirs import user_cache_dir, user_config_dir
 
 from flowgauge.append_log import end_of, locked, values_from, write_value
 from flowgauge.event_loop import awaited_frames
@@ -67,10 +70,41 @@ class Write:
     Attributes:
         before: What was there before.
         origin: The line of code that did it.
+        cache: Whether a library did it, in the user's folder for caches or for configuration.
     """
 
     before: FileState | None
     origin: str
+    cache: bool = False
+
+
+def write_to(path: str) -> Write:
+    """Return the description of a write that is about to happen, to be called by an audit hook.
+
+    Args:
+        path: An absolute path.
+
+    Returns:
+        What was there, which code writes, and whether a library does in a folder of its own.
+    """
+    return Write(file_state(path), origin(), _is_cache_of_a_library(path))
+
+
+def _is_cache_of_a_library(path: str) -> bool:
+    """Return whether installed code writes to a folder that all tests and runs share.
+
+    Libraries do so when they are first used, such as matplotlib with its list of fonts.
+    """
+    folders = (user_cache_dir(), user_config_dir())
+    if not any(path == folder or path.startswith(folder + os.sep) for folder in folders):
+        return False
+    names = (frame.f_code.co_filename for frame in outwards(sys._getframe(2)))
+    codes = (name for name in names if not name.startswith((_OWN, "<frozen ")))
+    return any(name.startswith(SITE) for name in itertools.takewhile(_is_installed, codes))
+
+
+def _is_installed(name: str) -> bool:
+    return name.startswith((STDLIB, *SITE))
 
 
 def _bound(bound: socket.socket, address: Any) -> Any:
@@ -160,8 +194,9 @@ def report_writes(home: str) -> None:
         try:
             path = written(event, args)
             if path and not path.startswith(own):
-                before = file_state(path)
-                line = [path, before and astuple(before), origin(), os.getpid()]
+                write = write_to(path)
+                before = write.before and astuple(write.before)
+                line = [path, before, write.origin, write.cache, os.getpid()]
                 with locked(report) as file:
                     write_value(file, line)
         except Exception:
@@ -190,7 +225,7 @@ def reported(home: Path, start: int = 0) -> tuple[dict[str, Write], int]:
     """
     lines, end = values_from(home / _REPORT, start)
     writes: dict[str, Write] = {}
-    for path, before, where, process in lines:
+    for path, before, where, cache, process in lines:
         state = before and FileState(*before)
-        writes.setdefault(path, Write(state, f"{where} (process {process})"))
+        writes.setdefault(path, Write(state, f"{where} (process {process})", cache))
     return writes, end

@@ -137,8 +137,7 @@ def test_what_is_left_is_named(project: pytest.Pytester, temporary: Path) -> Non
 
         def test_pool():
             pool = ThreadPoolExecutor(1, "pool")
-            started.append(type("Pool", (), {"kill": pool.shutdown, "wait": bool}))
-            pool.submit(int).result()
+            pool.submit(going_on.wait)
 
         def test_home():
             pathlib.Path.home().joinpath("notes").write_text("x")

@@ -48,7 +48,9 @@ def test_what_a_child_starts_is_a_descendant() -> None:
         assert running() >= {os.getpid(), parent, child}
         found = descendants({parent, child, os.getppid(), os.getpid(), 1})
         assert found.keys() == {parent, child}
-        assert found[child].endswith("-c import sys; sys.stdin.read()")
+        # It is empty for a moment when a process becomes another program.
+        wait_until(lambda: descendants({child})[child])
+        assert descendants({child})[child].endswith("-c import sys; sys.stdin.read()")
 
 
 def test_what_an_earlier_process_starts_is_left_out() -> None:
