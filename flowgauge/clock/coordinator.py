@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from flowgauge.clock.awaited_run import somebody_on
-from flowgauge.clock.runs import Runs, RunStatus, Wait
+from flowgauge.clock.leases import give_back
+from flowgauge.clock.runs import Lease, Runs, RunStatus, Wait
 from flowgauge.clock.shared_time import SharedTime
 
 START_GRACE = 60.0
@@ -114,7 +115,7 @@ class Coordinator:
             pass
         finally:
             del self._processes[process.number]
-            self._runs.drop(process.number)
+            self._runs.drop(process.number, self._time.now())
             for answer in process.answers.values():
                 answer.cancel()
             writer.close()
@@ -140,6 +141,11 @@ class Coordinator:
                 runs.waits.pop((number, message["id"]), None)
             case "change":
                 runs.change(**message)
+            case "lease":
+                lease = message.pop("lease")
+                runs.leases[lease] = Lease(number, self._time.now(), **message)
+            case "no lease":
+                runs.leases.pop(message["lease"], None)
             case "unskipped":
                 self.unskipped[message["sentence"]] = None
             case "sightings":
@@ -154,6 +160,7 @@ class Coordinator:
         while True:
             self._changed.clear()
             self._wake_due()
+            await self._take_back()
             until = self._runs.skippable_until()
             if until is None:
                 await self._nothing_to_skip()
@@ -171,6 +178,15 @@ class Coordinator:
             self._runs.wake(number, wait_id)
             self._processes[number].tell({"about": "wake", "id": wait_id})
             self._note_news()
+
+    async def _take_back(self) -> None:
+        """Give the slots back whose leases are over in virtual time, as the server would."""
+        import httpx
+
+        for lease in self._runs.leases_over(self._time.now()):
+            with contextlib.suppress(httpx.HTTPError):
+                await asyncio.to_thread(give_back, self._api_url, lease)
+            self._runs.change()
 
     def _seconds_to_next_deadline(self) -> float | None:
         deadline = min((wait.deadline for wait in self._runs.waits.values()), default=math.inf)

@@ -88,6 +88,30 @@ class Wait:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """The lease of concurrency slots that a process holds and renews.
+
+    Attributes:
+        process: The number of the connection to the process.
+        since: When it was taken: virtual time, in seconds since the epoch, like `ends`.
+        seconds: How long it lasts after it was taken or renewed.
+        every: Seconds between renewals.
+        ends: When it is over, once the process is gone.
+    """
+
+    process: int
+    since: float
+    seconds: float
+    every: float
+    ends: float = math.inf
+
+    def abandoned(self, now: float) -> Lease:
+        """Return the lease as the process leaves it that was its holder until now."""
+        renewed = now - (now - self.since) % self.every
+        return dataclasses.replace(self, ends=renewed + self.seconds)
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """The status of a run, as its process reports it.
 
@@ -109,6 +133,7 @@ class Runs:
     live: dict[str, LiveRun] = field(default_factory=dict)
     submitted: dict[str, Submission] = field(default_factory=dict)
     waits: dict[tuple[int, int], Wait] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _submissions: dict[str, Submission] = field(default_factory=dict)
     happened: int = 0
@@ -188,8 +213,18 @@ class Runs:
             if wait.deadline <= now or (wait.idle and (wait.seen or 0) < self._new_work)
         ]
 
-    def drop(self, process: int) -> None:
-        """Forget a process that is gone; another may start its submitted runs again."""
+    def drop(self, process: int, now: float) -> None:
+        """Forget a process that is gone; another may start its submitted runs again.
+
+        Nobody renews its leases any more.
+
+        Args:
+            process: The number of the connection to it.
+            now: Virtual time, in seconds since the epoch.
+        """
+        for key, lease in self.leases.items():
+            if lease.process == process and lease.ends == math.inf:
+                self.leases[key] = lease.abandoned(now)
         self.waits = {at: wait for at, wait in self.waits.items() if at[0] != process}
         self._seen = {at: seen for at, seen in self._seen.items() if at[0] != process}
         for key, run in list(self.live.items()):
@@ -207,18 +242,36 @@ class Runs:
         A poll gets a different answer only after something else has happened, so polls without
         that are ignored, but for the first one: what happened just before it may be unseen.
 
+        The end of a lease is something that happens to those who poll for a slot.
+
         Returns:
             Virtual time, in seconds since the epoch; None if there is nothing to skip to.
         """
         if all(wait.idle for wait in self.waits.values()):
             return None
-        until = min(
+        deadlines = [
             wait.deadline
-            if wait.idle or wait.poller is None or wait.seen is None or wait.seen < self.happened
-            else math.inf
             for wait in self.waits.values()
-        )
+            if wait.idle or wait.poller is None or wait.seen is None or wait.seen < self.happened
+        ]
+        if any(wait.slot for wait in self.waits.values()):
+            deadlines += [lease.ends for lease in self.leases.values()]
+        until = min(deadlines, default=math.inf)
         return None if until == math.inf else until
+
+    def leases_over(self, now: float) -> list[str]:
+        """Return the leases that are over and forget them.
+
+        Args:
+            now: Virtual time, in seconds since the epoch.
+
+        Returns:
+            Their ids.
+        """
+        over = [key for key, lease in self.leases.items() if lease.ends <= now]
+        for key in over:
+            del self.leases[key]
+        return over
 
     def giving_up(self, until: float) -> list[Wait]:
         """Return the waits for someone else that end unsuccessfully if time is skipped.

@@ -47,6 +47,29 @@ TOLD_WAITS = Feature(
     instead="runs that wait in real time are not reported",
 )
 
+LEASES = Feature(
+    "giving back the concurrency slots of killed processes",
+    (
+        PrivateName("prefect.concurrency._leases", "_RENEWAL_FRACTION"),
+        PrivateName(
+            "prefect.concurrency._leases",
+            "maintain_concurrency_lease",
+            ("_start_lease_renewal_thread", "lease_duration"),
+        ),
+        PrivateName(
+            "prefect.concurrency._leases",
+            "amaintain_concurrency_lease",
+            ("_start_lease_renewal_thread", "lease_duration"),
+        ),
+        PrivateName(
+            "prefect.concurrency._leases",
+            "_start_lease_renewal_thread.<locals>._run_with_failure_handler",
+            ("_lease_renewal_loop",),
+        ),
+    ),
+    instead="such a slot stays taken for minutes",
+)
+
 DEADLOCK_WATCH = Feature(
     "telling deadlocks of tasks",
     (
@@ -222,6 +245,22 @@ QUEUED_TRANSACTIONS = Feature(
         ),
     ),
     instead="requests that find the database locked are retried",
+)
+
+REPOSSESSOR = Feature(
+    "taking back concurrency slots whose leases are over",
+    (
+        PrivateName("prefect.server.services.repossessor", "monitor_expired_leases"),
+        PrivateName(
+            "prefect.server.services.perpetual_services",
+            "get_perpetual_services",
+            ("_PERPETUAL_SERVICES", "run_in_ephemeral"),
+        ),
+        PrivateName(
+            "prefect.server.services.perpetual_services", "PerpetualServiceConfig.function"
+        ),
+    ),
+    instead="the slot of a killed process stays taken",
 )
 
 CALLS_IN_LOOP = Feature(

@@ -45,6 +45,7 @@ _MODULES = (
     "flowgauge.plugin.own_results",
     "flowgauge.plugin.fresh_server",
     "flowgauge.plugin.made_by_tests",
+    "flowgauge.plugin.slots_left",
     "flowgauge.plugin.file_state",
     "flowgauge.plugin.hung_test",
     "flowgauge.plugin.deadlock_watch",

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 
 import pytest
 
 from flowgauge.plugin.fresh_server import FRESH
 from flowgauge.plugin.session import run_home
+from flowgauge.plugin.slots_left import give_back_or_tell
 from flowgauge.server.made import MadeThings, Things, put_back
 
 _THINGS = pytest.StashKey[MadeThings]()
@@ -51,7 +53,9 @@ def _nothing_made_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     config = request.config
     things = _things(config)
     config.stash[_BEFORE] = things.now()
+    since = time.time()
     yield
     before = config.stash[_BEFORE]
     del config.stash[_BEFORE]
     put_back(before, things.now())
+    give_back_or_tell(request.node, run_home(config), since, before, things.now)

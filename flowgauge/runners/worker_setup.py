@@ -7,9 +7,10 @@ import contextlib
 from pathlib import Path
 
 from flowgauge.clock.engine import clock_hooks
+from flowgauge.clock.leases import noted_leases
 from flowgauge.clock.process import ClockProcess
 from flowgauge.compat.features import missing, usable
-from flowgauge.compat.names import FAULTS, SAVED_WORK, SENT, VIRTUAL_CLOCK
+from flowgauge.compat.names import FAULTS, LEASES, SAVED_WORK, SENT, VIRTUAL_CLOCK
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.faults.process import FaultProcess
 from flowgauge.leftovers.writes import report_writes
@@ -47,8 +48,11 @@ def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
         A stack that ends that when closed.
     """
     stack = contextlib.ExitStack()
+    process = ClockProcess(Path(home))
     if not missing(VIRTUAL_CLOCK):
-        stack.enter_context(clock_hooks(ClockProcess(Path(home))))
+        stack.enter_context(clock_hooks(process))
+    if usable(LEASES, process.home):
+        stack.enter_context(noted_leases(process, expendable=expendable))
     if not missing(FAULTS):
         from flowgauge.faults.engine import hooks
 

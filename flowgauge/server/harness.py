@@ -15,8 +15,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from flowgauge.clock.leases import noted_leases
+from flowgauge.clock.process import ClockProcess
 from flowgauge.compat.features import note_off, off, usable
-from flowgauge.compat.names import SAVED_WORK, TIDY_HARNESS, WARM_SERVER
+from flowgauge.compat.names import LEASES, SAVED_WORK, TIDY_HARNESS, WARM_SERVER
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.isolation import forget_user_settings
@@ -101,8 +103,11 @@ def leased_harness(
             # Otherwise every client first requests a token, only to learn that there are none.
             settings[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = False
         stack.enter_context(temporary_settings(settings))
-        if not as_shipped and usable(SAVED_WORK, home):
-            stack.enter_context(saved_work())
+        if not as_shipped:
+            if usable(LEASES, home):
+                stack.enter_context(noted_leases(ClockProcess(home), expendable=False))
+            if usable(SAVED_WORK, home):
+                stack.enter_context(saved_work())
         yield PREFECT_API_URL.value()
 
 

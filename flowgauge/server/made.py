@@ -24,7 +24,13 @@ _PATHS = {
     "artifact": "/artifacts/{id}",
 }
 """The API's path to each kind of thing, by its table."""
-_NAMES = {"work_pool": "name", "variable": "json_array(name, json(value), json(tags))"}
+_NAMES = {
+    "work_pool": "name",
+    "variable": "json_array(name, json(value), json(tags))",
+    # Slots of a limit that decay are given back by nobody.
+    "concurrency_limit_v2": "json_array(name, CASE WHEN slot_decay_per_second > 0 THEN 0"
+    " ELSE active_slots END)",
+}
 """What is read of a table besides the id."""
 _WHERE = {"artifact": "WHERE key IS NOT NULL"}
 """Artifacts without a key are results of runs."""
@@ -37,7 +43,7 @@ _GONE, _REFUSED = 404, 403
 
 Things = dict[tuple[str, str], str | None]
 """What is on the server, by table and id: the name of a work pool, all that a variable consists of,
-None for the rest."""
+a limit's name and taken slots, None for the rest."""
 
 
 class MadeThings:
@@ -74,6 +80,23 @@ class MadeThings:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def taken_slots(things: Things) -> dict[str, int]:
+    """Return how many slots are taken, by the names of their limits.
+
+    Args:
+        things: What is on the server.
+
+    Returns:
+        The numbers; limits without taken slots are left out.
+    """
+    limits = [
+        json.loads(content or "")
+        for (table, _), content in things.items()
+        if table == "concurrency_limit_v2"
+    ]
+    return {name: round(slots) for name, slots in limits if slots > 0}
 
 
 def put_back(before: Things, now: Things) -> None:

@@ -18,7 +18,12 @@ from weakref import WeakKeyDictionary
 
 from flowgauge.clock.engine import follow_time
 from flowgauge.compat.features import usable
-from flowgauge.compat.names import CALLS_IN_LOOP, EVENTS_WHEN_AWAITED, QUEUED_TRANSACTIONS
+from flowgauge.compat.names import (
+    CALLS_IN_LOOP,
+    EVENTS_WHEN_AWAITED,
+    QUEUED_TRANSACTIONS,
+    REPOSSESSOR,
+)
 from flowgauge.observe.sent import Sent
 from flowgauge.server.in_loop import call_dependencies_in_loop, call_sqlite_in_loop
 
@@ -38,6 +43,8 @@ def event_loop() -> asyncio.AbstractEventLoop:
         call_dependencies_in_loop()
     if usable(EVENTS_WHEN_AWAITED, home):
         write_awaited_events(Sent(home))
+    if usable(REPOSSESSOR, home):
+        take_back_leases()
     # Sent by processes that find the server stuck; the stacks are printed to the server's log.
     faulthandler.register(signal.SIGUSR1)
     return _followed_event_loop(home=None)
@@ -102,6 +109,18 @@ def queue_for_sqlite() -> None:
                 in_transaction.remove(task)
 
     AioSqliteConfiguration.begin_transaction = begin_transaction  # type: ignore[method-assign]
+
+
+def take_back_leases() -> None:
+    """Run the service that takes slots back whose leases are over, every 15 seconds.
+
+    In an ephemeral server it does not run, and the slot of a killed process stays taken.
+    """
+    from prefect.server.services import perpetual_services, repossessor
+
+    for service in perpetual_services._PERPETUAL_SERVICES:
+        if service.function is repossessor.monitor_expired_leases:
+            service.run_in_ephemeral = True
 
 
 def write_awaited_events(sent: Sent) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.clock.runs import Doing, Runs, RunStatus, Wait
+from flowgauge.clock.runs import Doing, Lease, Runs, RunStatus, Wait
 
 IDLE = RunStatus("waits")
 RUNNING = RunStatus("running")
@@ -105,10 +105,37 @@ def test_messages_may_come_in_any_order() -> None:
 def test_the_waits_of_a_dead_process_are_dropped() -> None:
     """When a worker dies, its waits are dropped and its runs may begin again elsewhere."""
     runs = flow_with_task()
-    runs.drop(2)
+    runs.drop(2, now=0.0)
     assert runs.skippable_until() is None
     assert "task" not in runs.live
     assert runs.about_to_begin() == ["task"]
+
+
+@pytest.mark.parametrize(("killed_at", "ends"), [(0.0, 300.0), (224.0, 300.0), (500.0, 750.0)])
+def test_a_lease_is_over_when_a_dead_process_has_not_renewed_it(
+    killed_at: float, ends: float
+) -> None:
+    """A lease ends 300 s after the last renewal, of one every 225 s, that the process lived for."""
+    runs = Runs()
+    runs.leases["of the dead"] = Lease(2, since=0.0, seconds=300.0, every=225.0)
+    runs.leases["of the living"] = Lease(1, since=0.0, seconds=300.0, every=225.0)
+    runs.wait(1, 1, Wait(60.0, poller=7, slot=True))
+    runs.wake(1, 1)
+    runs.wait(1, 2, Wait(2000.0, poller=7, slot=True))
+    assert runs.skippable_until() is None
+    runs.drop(2, now=killed_at)
+    assert runs.skippable_until() == ends
+    assert runs.leases_over(ends - 1) == []
+    assert runs.leases_over(ends) == ["of the dead"]
+
+
+def test_only_who_asks_for_a_slot_waits_for_the_end_of_a_lease() -> None:
+    """Time is not skipped to the end of a lease if no run polls for a slot."""
+    runs = Runs()
+    runs.leases["of the dead"] = Lease(2, since=0.0, seconds=300.0, every=225.0)
+    runs.drop(2, now=0.0)
+    runs.wait(1, 1, Wait(900.0, run="flow"))
+    assert runs.skippable_until() == 900.0
 
 
 def test_the_end_of_a_flow_ends_what_it_submitted() -> None:

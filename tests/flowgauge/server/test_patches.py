@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from prefect import flow, task
+from prefect import flow, get_client, task
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from flowgauge.server.patches import queue_for_sqlite
+from flowgauge.server.patches import queue_for_sqlite, take_back_leases
+from flowgauge.waiting import wait_until
 
 if TYPE_CHECKING:
     from prefect.server.database.configurations import AioSqliteConfiguration
@@ -127,3 +128,32 @@ def test_a_transaction_inside_another_does_not_wait_for_it(
             return await two.scalar(text("SELECT 1"))
 
     assert asyncio.run(asyncio.wait_for(read(), 60)) == 1
+
+
+def test_leases_are_looked_at_in_an_ephemeral_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service that takes back expired leases runs, which it does not in stock Prefect."""
+    from prefect.server.services import perpetual_services, repossessor
+
+    [service] = [
+        service
+        for service in perpetual_services._PERPETUAL_SERVICES
+        if service.function is repossessor.monitor_expired_leases
+    ]
+    assert service not in perpetual_services.get_enabled_perpetual_services(ephemeral=True)
+    monkeypatch.setattr(service, "run_in_ephemeral", False)
+    take_back_leases()
+    assert service in perpetual_services.get_enabled_perpetual_services(ephemeral=True)
+
+
+@pytest.mark.nightly
+def test_a_lease_that_nobody_renews_is_taken_back(prefect_server: str) -> None:
+    """A slot is free soon after its lease, here of a minute, in a test server, too."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("left", 1)
+        client.increment_concurrency_slots_with_lease(["left"], 1, "concurrency", lease_duration=60)
+
+        def taken() -> int:
+            return client.read_global_concurrency_limit_by_name("left").active_slots
+
+        assert taken() == 1
+        wait_until(lambda: taken() == 0)
