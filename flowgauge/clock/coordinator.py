@@ -186,7 +186,6 @@ class Coordinator:
         for lease in self._runs.leases_over(self._time.now()):
             with contextlib.suppress(httpx.HTTPError):
                 await asyncio.to_thread(give_back, self._api_url, lease)
-            self._runs.change()
 
     def _seconds_to_next_deadline(self) -> float | None:
         deadline = min((wait.deadline for wait in self._runs.waits.values()), default=math.inf)

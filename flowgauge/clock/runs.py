@@ -260,7 +260,7 @@ class Runs:
         return None if until == math.inf else until
 
     def leases_over(self, now: float) -> list[str]:
-        """Return the leases that are over and forget them.
+        """Return the leases that are over and forget them; who polls sees that.
 
         Args:
             now: Virtual time, in seconds since the epoch.
@@ -271,6 +271,7 @@ class Runs:
         over = [key for key, lease in self.leases.items() if lease.ends <= now]
         for key in over:
             del self.leases[key]
+            self.happened += 1
         return over
 
     def giving_up(self, until: float) -> list[Wait]:

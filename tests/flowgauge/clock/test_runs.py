@@ -115,7 +115,10 @@ def test_the_waits_of_a_dead_process_are_dropped() -> None:
 def test_a_lease_is_over_when_a_dead_process_has_not_renewed_it(
     killed_at: float, ends: float
 ) -> None:
-    """A lease ends 300 s after the last renewal, of one every 225 s, that the process lived for."""
+    """A lease ends 300 s after the last renewal, of one every 225 s, that the process lived for.
+
+    Those who poll for a slot look again then.
+    """
     runs = Runs()
     runs.leases["of the dead"] = Lease(2, since=0.0, seconds=300.0, every=225.0)
     runs.leases["of the living"] = Lease(1, since=0.0, seconds=300.0, every=225.0)
@@ -127,6 +130,7 @@ def test_a_lease_is_over_when_a_dead_process_has_not_renewed_it(
     assert runs.skippable_until() == ends
     assert runs.leases_over(ends - 1) == []
     assert runs.leases_over(ends) == ["of the dead"]
+    assert runs.skippable_until() == 2000.0
 
 
 def test_only_who_asks_for_a_slot_waits_for_the_end_of_a_lease() -> None:

@@ -41,6 +41,7 @@ POOLS = """
 import functools
 import multiprocessing
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
@@ -57,12 +58,21 @@ def made_late():
 def test_idle(pool):
     assert pool().submit(int).result() == 0
 
-def test_busy():
-    threads.submit(print)
+def test_busy_thread():
     ThreadPoolExecutor(1).submit(done.wait)
+
+def wait_for(file):
+    while not file.exists():
+        time.sleep(0.01)
+
+def test_busy_process(tmp_path):
+    global end
+    end = tmp_path / "end"
+    ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")).submit(wait_for, end)
 
 def test_end():
     done.set()
+    end.touch()
 """
 
 
@@ -73,8 +83,8 @@ def test_pools_with_nothing_to_do_are_not_left(project: pytest.Pytester) -> None
     """
     project.makepyfile(POOLS)
     result = project.runpytest_subprocess("-p", "flowgauge.plugin.leftovers_fixture", "-n0")
-    result.assert_outcomes(passed=5, errors=1)
-    assert left(result) == ["test_busy"]
+    result.assert_outcomes(passed=6, errors=2)
+    assert left(result) == ["test_busy_thread", "test_busy_process"]
 
 
 @pytest.mark.e2e

@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 import pytest
 from prefect import flow, get_client, task
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency, rate_limit
 
-test_ended = Event()
+test_ended, renewed = Event(), Event()
 
 @pytest.fixture(scope="module", autouse=True)
 def limits(prefect_server):
@@ -50,19 +51,25 @@ def test_kills(task_runner, turn):
 
 @pytest.fixture(scope="module")
 def holder(limits):
-    # Another process may have it for longer than a test.
-    with ThreadPoolExecutor(1) as pool:
+    def renew(self, *args, **options):
+        stock(self, *args, **options)
+        renewed.set()
+    stock = SyncPrefectClient.renew_concurrency_lease
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(SyncPrefectClient, "renew_concurrency_lease", renew)
         pool.submit(int).result()
         yield pool
 
 def test_leaves_it_to_the_holder(holder):
-    entered = Event()
     def hold():
         with concurrency("busy", strict=True):
-            entered.set()
             test_ended.wait()
     holder.submit(hold)
-    entered.wait()
+    # What renews the lease has a connection for as long as the slot is taken.
+    assert renewed.wait(60)
 
 def test_after_the_holder():
     test_ended.set()
