@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test starts, but not for itself: it ends with a fixture or an event loop of the run."""
+"""What a test starts, but not for itself: it ends with a fixture, an event loop or a module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 import threading
 import weakref
 from concurrent.futures import thread as pool_threads
+from types import ModuleType
 from typing import Any
+
+from flowgauge.frames import SITE, STDLIB
 
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -19,13 +22,28 @@ def keep(value: object) -> None:
     Args:
         value: The value.
     """
-    if type(value).__module__.startswith(("prefect.client.", "httpx")):
+    if _is_client(value):
         _clients.add(value)
 
 
+def _is_client(value: object) -> bool:
+    return type(value).__module__.startswith(("prefect.client.", "httpx"))
+
+
 def ports_of_kept_clients() -> set[int]:
-    """Return the local ports of the connections that the noted clients hold."""
-    return {port for client in list(_clients) for port in _ports(client)}
+    """Return the local ports of clients that were noted or are globals of a project's module."""
+    return {port for client in [*_clients, *_clients_of_modules()] for port in _ports(client)}
+
+
+def _clients_of_modules() -> list[object]:
+    found: list[object] = []
+    for module in list(sys.modules.values()):
+        # Not by `getattr`: a module may import others when it is asked.
+        names = dict(vars(module)) if isinstance(module, ModuleType) else {}
+        file = names.get("__file__") or STDLIB
+        if not file.startswith((STDLIB, *SITE)):
+            found += filter(_is_client, names.values())
+    return found
 
 
 def _ports(client: Any) -> set[int]:

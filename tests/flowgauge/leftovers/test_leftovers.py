@@ -467,6 +467,11 @@ def test_what_prefect_starts_is_not_left(project: pytest.Pytester, temporary: Pa
             asyncio.run(start_and_end())
             assert pathlib.Path(tempfile.gettempdir(), "runner_storage").is_dir()
 
+        of_the_module = get_client(sync_client=True)
+
+        def test_client_of_the_module(prefect_server):
+            assert of_the_module._client.get(f"{prefect_server}/health").is_success
+
         def test_client(prefect_server):
             client = get_client(sync_client=True)
             client.__enter__()
@@ -487,7 +492,7 @@ def test_what_prefect_starts_is_not_left(project: pytest.Pytester, temporary: Pa
     [connection] = left["test_client"]
     assert " to the Prefect server at 127.0.0.1:" in connection
     assert connection.endswith(" in test_client")
-    result.assert_outcomes(passed=7, errors=2)
+    result.assert_outcomes(passed=8, errors=2)
 
 
 @pytest.mark.nightly
