@@ -311,5 +311,5 @@ DASK_CLIENT = Feature(
         PrivateName("distributed.client", "_del_global_client"),
         PrivateName("distributed.worker", "Worker._get_client", ("_client", "default_client")),
     ),
-    instead="after a task submits tasks on dask-threads, other Dask task runners use that cluster",
+    instead="once a task on a Dask worker here submits tasks, Dask task runners use its cluster",
 )

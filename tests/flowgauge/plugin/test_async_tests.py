@@ -227,11 +227,13 @@ async def test_leaves_a_client(prefect_server):
 
 
 def test_leaves_a_loop(prefect_server):
+    over.clear()
     kept[:] = [asyncio.new_event_loop()]
-    kept[0].run_until_complete(asyncio.to_thread(int))
+    kept[0].run_in_executor(None, over.wait)
 
 
 def test_end():
+    over.set()
     watch.PATIENCE = 10
     kept[0].run_until_complete(kept[0].shutdown_default_executor())
     kept.pop().close()
@@ -300,7 +302,7 @@ def test_fixtures_work_in_async_tests(
 ) -> None:
     """Every fixture works in async tests, beside async fixtures; only what a test leaves is left.
 
-    That is a thread, an open client and the thread of a loop of its own, each in a test of its own.
+    That is a thread, an open client and a busy thread of a loop of its own, each in its own test.
     """
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makepyfile(mode.tests)
