@@ -71,7 +71,8 @@ class Threads:
 
 def _wrapped(future: object) -> Future[Any] | None:
     wrapped = getattr(future, "wrapped_future", None)
-    return wrapped if isinstance(wrapped, Future) else None
+    # Not a subclass: that of a process pool has no state of its own, and holds no place here.
+    return wrapped if type(wrapped) is Future else None
 
 
 def _runner_of(future: Any) -> object:

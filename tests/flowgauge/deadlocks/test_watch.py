@@ -10,6 +10,8 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +27,7 @@ from flowgauge.deadlocks.dask import pool_of
 from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
 from flowgauge.deadlocks.waiting import told as told_of
 from flowgauge.plugin.deadlock_watch import DEADLOCKS
+from flowgauge.waiting import wait_until
 
 LIMIT = 1.0
 """Seconds; several times as long as it takes to find a deadlock here."""
@@ -125,6 +128,34 @@ def test_virtual_time_does_not_hide_a_deadlock(
     with pytest.raises(CancelledError):
         tree.with_options(task_runner=runner)()
     assert "deadlock in ThreadPoolTaskRunner" in told(request)
+
+
+@pytest.mark.runners("processes")
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_watch_goes_on_beside_a_wait_for_another_process(
+    task_runner: TaskRunner[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A called task that waits for one in a process pool does not end the watch."""
+    started, seen = tmp_path / "started", tmp_path / "seen"
+    looks, look = count(), watch._look
+
+    def counting() -> Any:
+        # The task has started, so the flow waits for it in one of the next looks.
+        if started.exists() and next(looks) == 5:
+            seen.touch()
+        return look()
+
+    @task
+    def last() -> bool:
+        started.touch()
+        return bool(wait_until(seen.exists))
+
+    @flow(task_runner=task_runner)
+    def waits() -> int:
+        return leaf(7, wait_for=[last.submit()])
+
+    monkeypatch.setattr(watch, "_look", counting)
+    assert waits() == 7
 
 
 def first_of(number: int, seconds: float) -> object:
