@@ -22,7 +22,8 @@ Guarantees:
     source: a task whose own source changes is executed again (but not when only a function or a
         global that it uses changes).
     whose: tasks with the same source share no results if a function created them from different
-        values, or if they are in modules with different names.
+        values, if they are in modules with different names, or if they are methods of objects that
+        pickle differently.
     once: with `once(policy)` equal calls made at the same time by threads of one process are
         executed once, whereas other policies execute them all.
 
@@ -34,6 +35,8 @@ Prefect:
     empty (3.8, 3.9): with `INPUTS` alone a task without arguments has no key.
     shared (3.8, 3.9): in a run a reused result is the same object that the task returned: changing
         it changes it for everyone, unless the task has `cache_result_in_memory=False`.
+    self (3.8, 3.9): with `DEFAULT - "self"` a method gets the result of another object's. If an
+        object can't be pickled, don't exclude it: leave out what can't in its `__getstate__`.
     replaced (3.8, 3.9): a sum of policies contains one `INPUTS` policy, created anew: a subclass of
         it is lost.
 

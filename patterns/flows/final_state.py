@@ -35,6 +35,9 @@ Prefect:
     explicit (3.8, 3.9): a state that the body creates and returns is the final state of the flow.
     upstream (3.8, 3.9): a returned future of a task that never ran, because the task before it
         failed, fails the flow.
+    called (3.8, 3.9): a task that is called, not submitted, after a failed one never runs, returns
+        None, and leaves the flow Completed. Submit it and `settle` its future, or call it with
+        `return_state=True` and `settle` that.
     allowed (3.8, 3.9): a failure that a later task accepts with `allow_failure` does not count if
         the flow returns that later task's future.
 
@@ -50,6 +53,7 @@ Sources:
     - https://docs.prefect.io/v3/concepts/states
     - Prefect #23137: nested lists of failed futures
     - Prefect #14470 and #16373: failures that are not returned
+    - Prefect #16848 and #21117: tasks that never ran
 """
 
 from __future__ import annotations

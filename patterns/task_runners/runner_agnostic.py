@@ -27,7 +27,8 @@ Prefect:
     stateless (3.8, 3.9): on a process pool the future of a task that is not run has no state:
         waiting for it raises `UpstreamTaskError`.
     unresolved (3.8, 3.9): on Dask a future in a dataclass, in a Pydantic model or as a key of a
-        dict reaches the task as a Dask future; elsewhere the task gets its result.
+        dict reaches the task as a Dask future, and is not waited for; elsewhere the task gets its
+        result. Pass a dict of the fields instead, and make the object in the task.
     globals (3.8, 3.9): on threads, tasks see what the flow puts in a global; in other processes
         they don't.
 

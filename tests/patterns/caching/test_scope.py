@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect import flow, task
 from prefect.cache_policies import (
+    DEFAULT,
     INPUTS,
     TASK_SOURCE,
     CachePolicy,
@@ -437,6 +438,55 @@ def test_tasks_created_from_methods_share_nothing() -> None:
         return [task(cache_policy=EVERYWHERE)(Shop(tax).price)(100) for tax in (19, 7)]
 
     assert prices() == [119, 107]
+
+
+class Till:
+    """A till that names its currency, and has a connection that can't be pickled."""
+
+    def __init__(self, currency: str) -> None:
+        """Open the connection."""
+        self.currency, self.connection = currency, threading.Lock()
+
+    def __getstate__(self) -> dict[str, str]:
+        """Return what decides what the till says."""
+        return {"currency": self.currency}
+
+    def says(self, price: int) -> str:
+        """Return a price in the till's currency."""
+        return f"{price} {self.currency}"
+
+    says_alike = task(cache_policy=DEFAULT - "self", persist_result=True)(says)
+    says_own = task(cache_policy=WITHIN_RUN)(says)
+
+
+@pytest.mark.guarantee(NAME, "whose")
+def test_methods_of_objects_that_differ_share_nothing(task_runner: TaskRunner[Any]) -> None:
+    """A method shares results between objects whose `__getstate__` is equal, and only these."""
+
+    @flow(task_runner=task_runner)
+    def prices() -> list[tuple[str, str]]:
+        states = []
+        for currency in ("EUR", "JPY", "EUR"):
+            says: Any = Till(currency).says_own
+            future = says.submit(7)
+            states.append((future.result(), future.state.name))
+        return states
+
+    assert prices() == [("7 EUR", "Completed"), ("7 JPY", "Completed"), ("7 EUR", "Cached")]
+
+
+@pytest.mark.fact(NAME, "self")
+def test_without_self_a_method_gets_the_result_of_another_object(
+    task_runner: TaskRunner[Any],
+) -> None:
+    """With `DEFAULT - "self"` an object's method gets the result of another object's."""
+
+    @flow(task_runner=task_runner)
+    def prices() -> list[str]:
+        tills: list[Any] = [Till("EUR"), Till("JPY")]
+        return [till.says_alike.submit(7).result() for till in tills]
+
+    assert prices() == ["7 EUR", "7 EUR"]
 
 
 @pytest.mark.guarantee(NAME, "whose")

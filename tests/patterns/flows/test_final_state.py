@@ -453,6 +453,44 @@ def test_a_task_that_never_ran_fails_the_flow(task_runner: TaskRunner[Any]) -> N
     assert state.is_failed()
 
 
+@pytest.mark.fact(NAME, "called")
+def test_a_called_task_that_never_ran_leaves_the_flow_completed(
+    task_runner: TaskRunner[Any], tmp_path: Path
+) -> None:
+    """A task called after a failed one never runs, and only `settle` lets the flow fail of it."""
+    published = tmp_path / "published"
+
+    @task
+    def publish() -> str:
+        published.touch()
+        return "published"
+
+    returned: list[Any] = []
+
+    def calls(failed: Any) -> None:
+        returned.append(publish(wait_for=[failed]))
+
+    def settles_its_state(failed: Any) -> None:
+        settle(publish(wait_for=[failed], return_state=True))
+
+    def settles_its_future(failed: Any) -> None:
+        submit: Any = publish.submit
+        settle(submit(wait_for=[failed]))
+
+    def ended(body: Callable[[Any], None]) -> str:
+        @flow(task_runner=task_runner)
+        def nightly() -> None:
+            body(count_stock.submit("locked"))
+
+        state: Any = nightly(return_state=True)
+        return str(state.type.value)
+
+    bodies = (calls, settles_its_state, settles_its_future)
+    assert [ended(body) for body in bodies] == ["COMPLETED", "FAILED", "FAILED"]
+    assert returned == [None]
+    assert not published.exists()
+
+
 @pytest.mark.fact(
     NAME,
     "allowed",
