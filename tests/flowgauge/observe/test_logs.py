@@ -30,6 +30,7 @@ from prefect.task_runners import TaskRunner
 from flowgauge import Logs, LogsError, VirtualClock
 from flowgauge.observe.sent import Sent
 from flowgauge.plugin.session import run_home
+from flowgauge.runners.table import RUNNERS
 
 ReadLogs = Callable[..., Logs]
 
@@ -100,6 +101,19 @@ def test_all_that_was_logged_is_there(task_runner: TaskRunner[Any], run_logs: Re
         [*rows, "row 0", "dropped 1 rows", finished, "said by print", finished, *of_flows]
     )
     assert [line.time for line in logs] == sorted(line.time for line in logs)
+
+
+def test_caplog_hears_only_this_process(
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    run_logs: ReadLogs,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a task logs in another process is in `run_logs`, and not in pytest's `caplog`."""
+    called: Any = flow(task_runner=task_runner)(lambda: load.submit(3).wait())
+    state = called(return_state=True)
+    assert run_logs(state).contains("dropped 3 rows")
+    assert ("dropped 3 rows" in caplog.text) == RUNNERS[runner_name].in_process
 
 
 def test_a_line_says_where_it_is_from(state: State[Any], run_logs: ReadLogs) -> None:
