@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -19,25 +20,38 @@ from tests.code_blocks import blocks
 ROOT = Path(__file__).parents[1]
 
 
-def installed(folder: Path, extras: str = "") -> Path:
-    """Return the Python of a new environment with the wheel and its requirements."""
-    found = folder / "environment" / "bin" / "python"
+def uv(*words: str | Path) -> None:
+    """Run a command of uv."""
+    subprocess.run(["uv", *words], cwd=ROOT, check=True, timeout=patience())
 
-    def uv(*words: str | Path) -> None:
-        subprocess.run(["uv", *words], cwd=ROOT, check=True, timeout=patience())
 
-    uv("build", "--wheel", "--quiet", "--out-dir", folder)
-    (wheel,) = folder.glob("*.whl")
-    uv("venv", "--quiet", "--python", sys.executable, folder / "environment")
-    prefect = f"prefect=={version('prefect')}"
-    uv("pip", "install", "--quiet", "--python", found, f"{wheel}{extras}", prefect)
+def installed(folder: Path, wheel: str) -> Path:
+    """Return the Python of a new environment with the wheel, its extras and its requirements."""
+    found = folder / "bin" / "python"
+    uv("venv", "--quiet", "--python", sys.executable, folder)
+    uv("pip", "install", "--quiet", "--python", found, wheel, f"prefect=={version('prefect')}")
     return found
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    uv("build", "--wheel", "--quiet", "--out-dir", folder)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path) -> Path:
     """Return the Python of an environment with the wheel and its requirements, without extras."""
-    return installed(tmp_path_factory.mktemp("wheel"))
+    return installed(wheel.parent / "plain", str(wheel))
+
+
+@pytest.fixture(scope="module")
+def python_with_extras(wheel: Path) -> Path:
+    """Return the Python of an environment with the wheel, its requirements and extras."""
+    return installed(wheel.parent / "extras", f"{wheel}[dask,benchmark,report]")
 
 
 @pytest.mark.e2e
@@ -89,6 +103,18 @@ def test_every_command_about_patterns_works_without_a_checkout(
     assert 'pip install "flowgauge[benchmark]"' in said
 
 
+def pytest_run(python: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a project in a folder, with nothing of this checkout."""
+    return subprocess.run(
+        [python, "-P", "-m", "pytest", *words],
+        cwd=folder,
+        env={name: text for name, text in os.environ.items() if "XDIST" not in name},
+        capture_output=True,
+        text=True,
+        timeout=patience(),
+    )
+
+
 MISTAKE = """
 def test_mistake(paired, prefect_server):
     paired(lambda: pipeline(), check=bool, id="x", group="our pipelines", figure="time")
@@ -96,22 +122,12 @@ def test_mistake(paired, prefect_server):
 
 
 @pytest.mark.e2e
-def test_a_project_measures_its_own_async_flow(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_project_measures_its_own_async_flow(tmp_path: Path, python_with_extras: Path) -> None:
     """The page's benchmark of an async flow is measured and reported; a mistake is one line."""
     (block,) = blocks("python", "docs/how_to/measure_and_compare.md")
     (tmp_path / "test_own.py").write_text(block + MISTAKE)
     (tmp_path / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
-    python = installed(tmp_path_factory.mktemp("measures"), "[benchmark,report]")
-    done = subprocess.run(
-        [python, "-P", "-m", "pytest", "--benchmark-only", "--benchmark-min-rounds=3"],
-        cwd=tmp_path,
-        env={name: text for name, text in os.environ.items() if "XDIST" not in name},
-        capture_output=True,
-        text=True,
-        timeout=patience(),
-    )
+    done = pytest_run(python_with_extras, tmp_path, "--benchmark-only", "--benchmark-min-rounds=3")
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     # The summary repeats the line, whole where pytest sees a CI.
     failures = done.stdout.partition("short test summary")[0]
@@ -125,3 +141,28 @@ def test_a_project_measures_its_own_async_flow(
         # The reference, which adds ten numbers, runs first; a flow run loads modules.
         assert row["memory"]["reference"] < 1 < row["memory"]["candidate"]
     assert "our pipelines" in (tmp_path / "reports" / "latest" / "index.html").read_text()
+
+
+ANSWERS = (
+    "task_runners/first_answer",
+    "flows/final_state",
+    "flows/resume",
+    "caching/scope",
+    "caching/large_results",
+)
+"""What `nine_cases.py` imports."""
+
+
+@pytest.mark.e2e
+def test_a_project_tests_what_people_reported(tmp_path: Path, python_with_extras: Path) -> None:
+    """Nine reported cases are tested outside the checkout: the patterns pass, Prefect alone fails.
+
+    Those of them that wait for an hour pass only if it is skipped.
+    """
+    shutil.copy(ROOT / "tests" / "nine_cases.py", tmp_path / "test_nine_cases.py")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
+    copy = ("-P", "-m", "flowgauge", "copy", *ANSWERS, "copied")
+    subprocess.run([python_with_extras, *copy], cwd=tmp_path, check=True, timeout=patience())
+    done = pytest_run(python_with_extras, tmp_path, "--flow-runners", "threads,dask-processes")
+    assert "17 passed, 6 xfailed" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"skipped 3\.\d h", done.stdout)
