@@ -35,10 +35,12 @@ def code_outside(run_threads: Container[int]) -> str:
         Who that is, and the file and line; empty if there is none.
     """
     here = threading.get_ident()
+    if timer := next(filter(None, map(_timer_of_the_test, threading.enumerate())), ""):
+        return timer
     for thread, frame in frames_by_thread().items():
         if thread == here or thread in run_threads:
             continue
-        if loop := _event_loop(frame):
+        if loop := event_loop_in(frame):
             if place := _in_loop(loop):
                 return place
         elif (place := _users(outwards(frame))) and not _waits(frame):
@@ -46,12 +48,27 @@ def code_outside(run_threads: Container[int]) -> str:
     return ""
 
 
+def _timer_of_the_test(thread: threading.Thread) -> str:
+    """Return where the function of a timer is, if it is that of the test."""
+    function = getattr(thread, "function", None)
+    code = getattr(function, "__code__", None)
+    if not isinstance(thread, threading.Timer) or code is None:
+        return ""
+    if not _is_of_the_test(str(function.__module__), code.co_filename):
+        return ""
+    return f"a timer, which will call {code.co_filename}:{code.co_firstlineno}"
+
+
+def _is_of_the_test(module: str, file: str) -> bool:
+    is_own = module.startswith(("flowgauge.", "prefect."))
+    return not is_own and not file.startswith(("<", STDLIB, *SITE))
+
+
 def _users(frames: Iterable[FrameType]) -> str:
     """Return the first place that is neither in a library nor in Flowgauge."""
     for frame in frames:
         file = frame.f_code.co_filename
-        is_own = _module(frame).startswith(("flowgauge.", "prefect."))
-        if not is_own and not file.startswith(("<", STDLIB, *SITE)):
+        if _is_of_the_test(_module(frame), file):
             return f"code of the test, which is at {file}:{frame.f_lineno}"
     return ""
 
@@ -71,8 +88,15 @@ def _waits(frame: FrameType) -> bool:
     return not limits or min(limits) < 0 or min(limits) >= SOON
 
 
-def _event_loop(frame: FrameType) -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that waits in a thread, if one does."""
+def event_loop_in(frame: FrameType) -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that waits in a thread, if one does.
+
+    Args:
+        frame: The innermost frame of the thread.
+
+    Returns:
+        The event loop.
+    """
     if frame.f_code.co_name != "select" or _module(frame) != "selectors":
         return None
     loop = None if frame.f_back is None else frame.f_back.f_locals.get("self")

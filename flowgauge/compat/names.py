@@ -89,6 +89,19 @@ DEADLOCK_WATCH = Feature(
     instead="tests whose tasks wait for each other for ever hang",
 )
 
+VAIN_WAITS = Feature(
+    "telling waits for flow runs that nobody executes",
+    tuple(
+        PrivateName(module, name, ("flow_run_id", "timeout"))
+        for module, name in (
+            ("prefect.deployments.flow_runs", "run_deployment"),
+            ("prefect.deployments.flow_runs", "arun_deployment"),
+            ("prefect.flow_runs", "wait_for_flow_run"),
+        )
+    ),
+    instead="tests that wait for a deployment that nobody serves hang",
+)
+
 FAULTS = Feature(
     "injecting faults",
     (

@@ -59,7 +59,7 @@ def wait_in(frame: FrameType) -> Wait | None:
     submitted = runs[-1].f_locals
     limited = any(run.f_locals["task"].timeout_seconds is not None for run in runs)
     task, task_run_id = submitted["task"], str(submitted["task_run_id"])
-    return Wait(task, task_run_id, tuple(futures), _where(frames), limited)
+    return Wait(task, task_run_id, tuple(futures), place_in(frames), limited)
 
 
 def futures_in(frames: Iterable[FrameType]) -> list[PrefectFuture[Any]]:
@@ -84,8 +84,15 @@ def _is_of_futures(frame: FrameType) -> bool:
     return _module(frame) == "prefect.futures" or _module(frame).startswith("prefect_dask.")
 
 
-def _where(frames: Iterable[FrameType]) -> str:
-    """Return the innermost place that is in no library."""
+def place_in(frames: Iterable[FrameType]) -> str:
+    """Return the innermost place that is in no library.
+
+    Args:
+        frames: Frames, the innermost first.
+
+    Returns:
+        File and line.
+    """
     for frame in frames:
         file, line = frame.f_code.co_filename, frame.f_lineno
         if file == _DYNAMIC:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a test, and ends task runs that wait for each other for ever."""
+"""Watches a test, and ends what waits for ever."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from flowgauge.deadlocks import dask
+from flowgauge.deadlocks.deployments import VainWait, end, vain_waits
 from flowgauge.deadlocks.threads import Threads
 from flowgauge.deadlocks.waiting import Pool, deadlocked, told
 
@@ -16,18 +19,25 @@ PAUSE = 2.0
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[list[str]]:
+def watched(api_url: str | None) -> Iterator[list[str]]:
     """Look for deadlocks again and again until this is closed.
 
     A deadlock is believed if two looks in a row find the same task runs waiting for the same
-    others: what one look sees is not of one moment.
+    others, or the same waits for flow runs: what one look sees is not of one moment.
+
+    Args:
+        api_url: The address of the API of the Prefect server; None to look for deadlocks of task
+            runs only.
 
     Yields:
-        One line for each deadlock that was found. Its task runs got an error in place of an answer.
+        One line for each deadlock that was found. Its task runs got an error in place of an
+            answer, and flow runs that nobody executes were cancelled.
     """
     found: list[str] = []
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(found, over), name="flowgauge-deadlocks")
+    # It has the settings of this thread.
+    watch = partial(contextvars.copy_context().run, _watch, found, over, api_url)
+    watcher = threading.Thread(target=watch, name="flowgauge-deadlocks")
     watcher.daemon = True
     watcher.start()
     try:
@@ -37,9 +47,14 @@ def watched() -> Iterator[list[str]]:
         watcher.join()
 
 
-def _watch(found: list[str], over: threading.Event) -> None:
+def _watch(found: list[str], over: threading.Event, api_url: str | None) -> None:
     before: list[Pool] = []
+    vain_before: list[VainWait] = []
     while not over.wait(PAUSE):
+        vain = vain_waits(api_url) if api_url else []
+        if vain and vain == vain_before:
+            found.extend(map(end, vain))
+        vain_before = vain
         now, cancel = _look()
         if now and now == before:
             # Who waited may need a moment until the error is there, and is seen again.

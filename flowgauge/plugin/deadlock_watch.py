@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a test whose tasks wait for each other for ever, and says which."""
+"""Ends a test that waits for ever, and says for what."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from flowgauge.compat.features import usable
-from flowgauge.compat.names import DEADLOCK_WATCH
+from flowgauge.compat.names import DEADLOCK_WATCH, VAIN_WAITS
 from flowgauge.plugin.session import is_stock, measures, run_home
 
 DEADLOCKS = pytest.StashKey[list[str]]()
@@ -18,25 +18,29 @@ DEADLOCKS = pytest.StashKey[list[str]]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Watch the flows that fixtures run."""
-    return (yield from _watched(item))
+    # The server may not have been started yet.
+    return (yield from _watched(item, knows_server=False))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Watch the flows of the test."""
-    return (yield from _watched(item))
+    return (yield from _watched(item, knows_server=True))
 
 
-def _watched(item: pytest.Item) -> Generator[None]:
+def _watched(item: pytest.Item, *, knows_server: bool) -> Generator[None]:
     names = getattr(item, "fixturenames", ())
     is_timed = "benchmark" in names and measures(item.config)
     if "prefect_server" not in names or is_timed or is_stock(item.config):
         return (yield)
     if not usable(DEADLOCK_WATCH, run_home(item.config)):
         return (yield)
+    from prefect.settings import PREFECT_API_URL
+
     from flowgauge.deadlocks.watch import watched
 
-    with watched() as deadlocks:
+    looks_for_runs = knows_server and usable(VAIN_WAITS, run_home(item.config))
+    with watched(PREFECT_API_URL.value() if looks_for_runs else None) as deadlocks:
         item.stash[DEADLOCKS] = deadlocks
         try:
             outcome = yield

@@ -289,7 +289,7 @@ def test_what_one_look_sees_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> 
     found: list[str] = []
     monkeypatch.setattr(watch, "PAUSE", 0.0)
     monkeypatch.setattr(watch, "_look", look)
-    watch._watch(found, over)
+    watch._watch(found, over, None)
     assert found == [told_of(other)]
     assert cancelled == [frozenset("l")]
 
