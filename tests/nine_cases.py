@@ -309,3 +309,10 @@ def test_a_deployment_that_nobody_runs_is_waited_for(virtual_clock):
     child.to_deployment("nightly").apply()
     assert parent() == "Scheduled"
     assert virtual_clock.elapsed >= HOUR
+
+
+def test_a_deployment_that_is_served_is_waited_for(virtual_clock, serve):
+    served = serve(child, "nightly", interval=24 * HOUR)
+    assert parent() == "Completed"
+    assert len(served.runs(3)) == 3
+    assert virtual_clock.elapsed >= 24 * HOUR

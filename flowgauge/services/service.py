@@ -117,7 +117,7 @@ class Service:
 
         Returns:
             The flow runs, each with its last state. If the flow returned a value or raised an
-                exception, `run.state.result()` has it, even if it is not stored.
+                exception, `run.state.result()` has it; that of a process only if it is stored.
 
         Raises:
             Mistake: If fewer have ended, and no other one will start.
