@@ -9,19 +9,45 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import psutil
 
 from flowgauge.append_log import locked, values_from, write_value
+from flowgauge.frames import outwards
 
 if TYPE_CHECKING:
     from flowgauge.clock.process import ClockProcess
 
 _LOG = "leases.jsonl"
+
+SYNC = "prefect.concurrency._sync"
+"""The module whose functions take slots for sync code."""
+
+held_here: dict[str, Holding] = {}
+"""What sync code of this process holds, by lease."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The slots that code in a thread holds.
+
+    Attributes:
+        thread: The identifier of the thread.
+        limits: The names of the concurrency limits.
+        slots: How many slots of each of them.
+    """
+
+    thread: int
+    limits: tuple[str, ...]
+    slots: int
 
 
 def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitStack:
@@ -49,6 +75,8 @@ def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitS
         _note(process.home, str(lease_id), pid, psutil.Process(pid).create_time(), time.time())
         every = lease_duration * _leases._RENEWAL_FRACTION
         tell(about="lease", lease=str(lease_id), seconds=lease_duration, every=every)
+        if holding := _holding(sys._getframe(1)):
+            held_here[str(lease_id)] = holding
         return stock_start(lease_id, lease_duration, *args, **options)
 
     @functools.wraps(stock_loop)
@@ -56,6 +84,7 @@ def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitS
         try:
             stock_loop(lease_id, *args, **options)
         finally:
+            held_here.pop(str(lease_id), None)
             tell(about="no lease", lease=str(lease_id))
             _note(process.home, str(lease_id))
 
@@ -63,6 +92,15 @@ def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitS
     stack.enter_context(patch.object(_leases, "_start_lease_renewal_thread", start))
     stack.enter_context(patch.object(_leases, "_lease_renewal_loop", loop))
     return stack
+
+
+def _holding(frame: FrameType) -> Holding | None:
+    """Return what the code whose lease begins in a frame holds, if it is sync."""
+    for outer in outwards(frame):
+        if outer.f_code.co_name == "concurrency" and outer.f_globals["__name__"] == SYNC:
+            limits, slots = outer.f_locals["names"], outer.f_locals["occupy"]
+            return Holding(threading.get_ident(), tuple(limits), slots)
+    return None
 
 
 def _note(home: Path, lease: str, *holder: float) -> None:

@@ -102,6 +102,20 @@ VAIN_WAITS = Feature(
     instead="tests that wait for a deployment that nobody serves hang",
 )
 
+STUCK_SLOTS = Feature(
+    "telling deadlocks of concurrency limits",
+    (
+        *LEASES.names,
+        PrivateName("prefect.concurrency._sync", "concurrency", ("names", "occupy")),
+        PrivateName(
+            "prefect.concurrency._sync",
+            "acquire_concurrency_slots_with_lease",
+            ("names", "slots", "mode", "timeout_seconds", "max_retries"),
+        ),
+    ),
+    instead="tests whose tasks take limits in opposite orders hang",
+)
+
 FAULTS = Feature(
     "injecting faults",
     (

@@ -6,37 +6,48 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
-from flowgauge.deadlocks import dask
-from flowgauge.deadlocks.deployments import VainWait, end, vain_waits
+from flowgauge.deadlocks import dask, deployments, slots
+from flowgauge.deadlocks.deployments import VainWait
+from flowgauge.deadlocks.limits import SlotWait
 from flowgauge.deadlocks.threads import Threads
 from flowgauge.deadlocks.waiting import Pool, deadlocked, told
+
+Look = Callable[[], tuple[list[Any], Callable[[], list[str]]]]
+"""Returns what waits for ever, and what ends that and returns a line for each."""
 
 PAUSE = 2.0
 """Seconds between two looks at a test that is still running."""
 
 
 @contextlib.contextmanager
-def watched(api_url: str | None) -> Iterator[list[str]]:
+def watched(*, finds_slots: bool, api_url: str | None) -> Iterator[list[str]]:
     """Look for deadlocks again and again until this is closed.
 
     A deadlock is believed if two looks in a row find the same task runs waiting for the same
     others, or the same waits for flow runs: what one look sees is not of one moment.
 
     Args:
-        api_url: The address of the API of the Prefect server; None to look for deadlocks of task
-            runs only.
+        finds_slots: Whether to look for code that waits for slots that never get free.
+        api_url: The address of the API of the Prefect server, to look for waits for flow runs that
+            nobody executes; None for not to.
 
     Yields:
-        One line for each deadlock that was found. Its task runs got an error in place of an
-            answer, and flow runs that nobody executes were cancelled.
+        One line for each deadlock that was found. It is over: task runs got an error in place of
+            an answer, slots were given back, flow runs cancelled.
     """
     found: list[str] = []
     over = threading.Event()
+    looks: list[Look] = [_at_pools]
+    if finds_slots:
+        looks.append(_at_slots)
+    if api_url is not None:
+        looks.append(partial(_at_deployments, api_url))
     # It has the settings of this thread.
-    watch = partial(contextvars.copy_context().run, _watch, found, over, api_url)
+    watch = partial(contextvars.copy_context().run, _watch, found, over, looks)
     watcher = threading.Thread(target=watch, name="flowgauge-deadlocks")
     watcher.daemon = True
     watcher.start()
@@ -47,30 +58,40 @@ def watched(api_url: str | None) -> Iterator[list[str]]:
         watcher.join()
 
 
-def _watch(found: list[str], over: threading.Event, api_url: str | None) -> None:
-    before: list[Pool] = []
-    vain_before: list[VainWait] = []
+def _watch(found: list[str], over: threading.Event, looks: Sequence[Look]) -> None:
+    before: list[list[Any]] = [[] for _ in looks]
     while not over.wait(PAUSE):
-        vain = vain_waits(api_url) if api_url else []
-        if vain and vain == vain_before:
-            found.extend(map(end, vain))
-        vain_before = vain
-        now, cancel = _look()
-        if now and now == before:
-            # Who waited may need a moment until the error is there, and is seen again.
-            found.extend(line for line in map(told, now) if line not in found)
-            cancel(frozenset().union(*(pool.submitted for pool in now)))
-        before = now
+        for number, look in enumerate(looks):
+            now, end = look()
+            if now and now == before[number]:
+                # Who waited may need a moment until the error is there, and is seen again.
+                found.extend(line for line in end() if line not in found)
+            before[number] = now
 
 
-def _look() -> tuple[list[Pool], Callable[[frozenset[str]], None]]:
-    """Return the pools in which nothing can go on, and what cancels submitted task runs."""
+def _at_pools() -> tuple[list[Pool], Callable[[], list[str]]]:
+    """Return the pools in which nothing can go on, and what cancels their submitted task runs."""
     threads, clients = Threads(), dask.clients()
     clusters = [(client, pool) for client in clients if (pool := dask.pool_of(client))]
+    stuck = deadlocked(threads.pools() + [pool for _, pool in clusters])
 
-    def cancel(keys: frozenset[str]) -> None:
+    def end() -> list[str]:
+        keys = frozenset().union(*(pool.submitted for pool in stuck))
         threads.cancel(keys)
         for client, pool in clusters:
             dask.cancel(client, keys & pool.submitted)
+        return list(map(told, stuck))
 
-    return deadlocked(threads.pools() + [pool for _, pool in clusters]), cancel
+    return stuck, end
+
+
+def _at_slots() -> tuple[list[SlotWait], Callable[[], list[str]]]:
+    """Return the waits for slots that never end, and what gives those slots back."""
+    stuck = slots.stuck_waits()
+    return stuck, lambda: [slots.end(stuck)]
+
+
+def _at_deployments(api_url: str) -> tuple[list[VainWait], Callable[[], list[str]]]:
+    """Return the waits for flow runs that nobody executes, and what cancels these."""
+    vain = deployments.vain_waits(api_url)
+    return vain, lambda: list(map(deployments.end, vain))

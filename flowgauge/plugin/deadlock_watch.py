@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from flowgauge.compat.features import usable
-from flowgauge.compat.names import DEADLOCK_WATCH, VAIN_WAITS
+from flowgauge.compat.names import DEADLOCK_WATCH, STUCK_SLOTS, VAIN_WAITS
 from flowgauge.plugin.session import is_stock, measures, run_home
 
 DEADLOCKS = pytest.StashKey[list[str]]()
@@ -33,14 +33,16 @@ def _watched(item: pytest.Item, *, knows_server: bool) -> Generator[None]:
     is_timed = "benchmark" in names and measures(item.config)
     if "prefect_server" not in names or is_timed or is_stock(item.config):
         return (yield)
-    if not usable(DEADLOCK_WATCH, run_home(item.config)):
+    home = run_home(item.config)
+    if not usable(DEADLOCK_WATCH, home):
         return (yield)
     from prefect.settings import PREFECT_API_URL
 
     from flowgauge.deadlocks.watch import watched
 
-    looks_for_runs = knows_server and usable(VAIN_WAITS, run_home(item.config))
-    with watched(PREFECT_API_URL.value() if looks_for_runs else None) as deadlocks:
+    api_url = PREFECT_API_URL.value() if knows_server and usable(VAIN_WAITS, home) else None
+    finds_slots = knows_server and usable(STUCK_SLOTS, home)
+    with watched(finds_slots=finds_slots, api_url=api_url) as deadlocks:
         item.stash[DEADLOCKS] = deadlocks
         try:
             outcome = yield

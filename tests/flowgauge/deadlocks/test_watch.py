@@ -137,7 +137,7 @@ def test_the_watch_goes_on_beside_a_wait_for_another_process(
 ) -> None:
     """A called task that waits for one in a process pool does not end the watch."""
     started, seen = tmp_path / "started", tmp_path / "seen"
-    looks, look = count(), watch._look
+    looks, look = count(), watch._at_pools
 
     def counting() -> Any:
         # The task has started, so the flow waits for it in one of the next looks.
@@ -154,7 +154,7 @@ def test_the_watch_goes_on_beside_a_wait_for_another_process(
     def waits() -> int:
         return leaf(7, wait_for=[last.submit()])
 
-    monkeypatch.setattr(watch, "_look", counting)
+    monkeypatch.setattr(watch, "_at_pools", counting)
     assert waits() == 7
 
 
@@ -276,22 +276,26 @@ def test_what_one_look_sees_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> 
         Pool("a pool", 1, {"b": Waiting("branch", (Awaited("l", "leaf"),), where)}, frozenset("l"))
         for where in ("here", "there")
     )
-    cancelled: list[frozenset[str]] = []
+    ended: list[Pool] = []
     looks = iter([[one], [], [one], [other], [other]])
     over = threading.Event()
 
-    def look() -> tuple[list[Pool], Callable[[frozenset[str]], None]]:
+    def look() -> tuple[list[Pool], Callable[[], list[str]]]:
         now = next(looks, [])
-        if not now and cancelled:
+        if not now and ended:
             over.set()
-        return now, cancelled.append
+
+        def end() -> list[str]:
+            ended.extend(now)
+            return list(map(told_of, now))
+
+        return now, end
 
     found: list[str] = []
     monkeypatch.setattr(watch, "PAUSE", 0.0)
-    monkeypatch.setattr(watch, "_look", look)
-    watch._watch(found, over, None)
+    watch._watch(found, over, [look])
     assert found == [told_of(other)]
-    assert cancelled == [frozenset("l")]
+    assert ended == [other]
 
 
 def test_a_test_with_a_deadlock_fails(pytester: pytest.Pytester) -> None:
