@@ -24,7 +24,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.deadlocks import dask, watch
 from flowgauge.deadlocks.dask import pool_of
-from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
+from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting, deadlocked
 from flowgauge.deadlocks.waiting import told as told_of
 from flowgauge.plugin.deadlock_watch import DEADLOCKS
 from flowgauge.waiting import wait_until
@@ -137,13 +137,13 @@ def test_the_watch_goes_on_beside_a_wait_for_another_process(
 ) -> None:
     """A called task that waits for one in a process pool does not end the watch."""
     started, seen = tmp_path / "started", tmp_path / "seen"
-    looks, look = count(), watch._at_pools
+    looks = count()
 
-    def counting() -> Any:
+    def counting(pools: list[Pool]) -> list[Pool]:
         # The task has started, so the flow waits for it in one of the next looks.
         if started.exists() and next(looks) == 5:
             seen.touch()
-        return look()
+        return deadlocked(pools)
 
     @task
     def last() -> bool:
@@ -154,7 +154,7 @@ def test_the_watch_goes_on_beside_a_wait_for_another_process(
     def waits() -> int:
         return leaf(7, wait_for=[last.submit()])
 
-    monkeypatch.setattr(watch, "_at_pools", counting)
+    monkeypatch.setattr(watch, "deadlocked", counting)
     assert waits() == 7
 
 
