@@ -122,7 +122,8 @@ def paired_rounds(
 ) -> Rounds:
     """Time reference, candidate, reference, candidate … and check every answer.
 
-    Memory is measured in the warm-up round, because that would disturb what is timed.
+    Memory is measured in the warm-up round, because that would disturb what is timed. The reference
+    has been called once before.
 
     Args:
         benchmark: pytest-benchmark's fixture, which times the candidate.
@@ -174,13 +175,16 @@ def paired_rounds(
             check_candidate()
             return Rounds((), ())
 
-        memory = None
+        memory, unmeasured = None, 0.0
         if isinstance(budget, Budget) or warm_up:
+            # What its first call starts, such as a pool of workers, is the memory of neither.
+            run_reference()
+            unmeasured = seconds_to_check + (theirs.total if theirs else 0.0)
             memory = memory_of(run_candidate, theirs and run_reference)
             check_candidate()
             reference_times.clear()
         # Without the time that it takes to measure memory.
-        seconds = ours.total + (theirs.total if theirs else 0.0) + seconds_to_check
+        seconds = ours.total + (theirs.total if theirs else 0.0) + seconds_to_check - unmeasured
         rounds = budget.rounds(seconds) if isinstance(budget, Budget) else budget
         if runner is not None:
             # A timer that stands still while the loop starts and stops.

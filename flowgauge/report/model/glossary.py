@@ -61,8 +61,8 @@ def glossary(bands: Bands) -> tuple[tuple[str, str], ...]:
             "Memory",
             "The peak in the round before those that are timed, beyond what was held before that"
             " round: in pytest's process and in the processes that it started, without Prefect's"
-            " server. What this first round loads or starts counts, so a few MiB more or less may"
-            " mean that its reference, which runs first, has loaded something.",
+            " server. The reference has been called before, and the candidate has not: what it"
+            " alone starts or loads counts, such as a module of a few MiB.",
         ),
         (
             "Start-up",

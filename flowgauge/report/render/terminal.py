@@ -17,7 +17,7 @@ from flowgauge.results.rows import Group, Row
 
 _NOTABLE_MIB = 8
 """The difference in memory from which on a row's line tells it; less may be a module that the first
-of two rounds has loaded."""
+call of the candidate has loaded."""
 
 
 def print_report(report: Report, console: Console, page: Path) -> None:

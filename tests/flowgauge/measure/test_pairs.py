@@ -185,7 +185,26 @@ def test_memory_is_measured_in_the_round_before(
     assert rounds.memory.candidate == pytest.approx(64, abs=4)
     assert rounds.memory.reference == pytest.approx(0, abs=4)
     assert len(rounds.candidate) == len(rounds.reference) == 3
-    assert next(calls) == 4
+    assert next(calls) == 5, "once before, once in the round before, three times timed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_what_both_share_is_the_memory_of_neither(measuring: BenchmarkFixture) -> None:
+    """What the first call starts, such as a pool that both use, does not count for the reference.
+
+    So something has as much memory as itself.
+    """
+    pool: list[bytearray] = []
+
+    def use() -> int:
+        if not pool:
+            pool.append(bytearray(64 * 2**20))
+        return len(pool)
+
+    memory = paired_rounds(measuring, use, use, lambda n: n == 1, Budget(3, max_time=0)).memory
+    assert memory is not None
+    assert memory.candidate == pytest.approx(0, abs=4)
+    assert memory.reference == pytest.approx(0, abs=4)
 
 
 @pytest.mark.parametrize("warm_up", [False, True])
