@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import thread as pool_threads
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,8 @@ from flowgauge.leftovers import processes
 from flowgauge.leftovers.pools import waiting_workers
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, State
 
 _WAITS = {
     ("prefect.deployments.flow_runs", "run_deployment"),
@@ -33,6 +36,9 @@ _WAITS = {
     ("prefect.flow_runs", "wait_for_flow_run"),
 }
 """The modules and names of the functions that wait for a flow run."""
+
+SERVICE_THREAD = "flowgauge-service-"
+"""How the names of the threads of services begin; the name of the deployment or pool follows."""
 
 _LONG = 3600.0
 """Seconds; nobody waits in a test until a longer time limit is over."""
@@ -66,8 +72,9 @@ def vain_waits(api_url: str) -> list[VainWait]:
     if not waits or code_outside(in_threads):
         return []
     vain = [wait for wait in waits if not somebody_on(api_url, wait.flow_run, math.inf)]
-    # Last, because it takes long.
-    if not vain or _children():
+    # The children last, because that takes long.
+    vain = [wait for wait in vain if not _has_service(wait)]
+    if not vain or _pool_works(threads, in_threads) or _children():
         return []
     return sorted(vain, key=lambda wait: (wait.where, wait.flow_run))
 
@@ -86,15 +93,48 @@ def end(wait: VainWait) -> str:
 
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(wait.flow_run))
-        of = ""
-        if run.deployment_id is not None:
-            deployment = client.read_deployment(run.deployment_id)
-            of = f" of deployment '{client.read_flow(run.flow_id).name}/{deployment.name}'"
+        name = _deployment_name(client, run)
         state: State[Any] = Cancelled(message="nobody executes it, and a test waits for it")
         client.set_flow_run_state(run.id, state, force=True)
     return (
-        f"flow run {run.name!r}{of} is waited for ({wait.where}), but nobody executes it: start"
-        " one of the fixtures serve and worker before that, or give the wait a time limit"
+        f"flow run {run.name!r}{name and f' of deployment {name!r}'} is waited for ({wait.where}),"
+        " but nobody executes it: start one of the fixtures serve and worker before that, or give"
+        " the wait a time limit"
+    )
+
+
+def _deployment_name(client: SyncPrefectClient, run: FlowRun) -> str:
+    if run.deployment_id is None:
+        return ""
+    deployment = client.read_deployment(run.deployment_id)
+    return f"{client.read_flow(run.flow_id).name}/{deployment.name}"
+
+
+def _has_service(wait: VainWait) -> bool:
+    """Return whether a service of the test executes the flow run, or is about to look for it."""
+    from prefect.client.orchestration import get_client
+
+    names = [thread.name.partition(SERVICE_THREAD) for thread in threading.enumerate()]
+    services = {name for _, found, name in names if found}
+    if not services:
+        return False
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(wait.flow_run))
+        return bool(services & {run.work_pool_name, _deployment_name(client, run)})
+
+
+def _pool_works(threads: Mapping[int, FrameType], waiting: Container[int]) -> bool:
+    """Return whether a thread of a pool works; it may do for the test what is no code of the test.
+
+    For instance, it may start a service in `asyncio.to_thread`.
+    """
+    worker = pool_threads._worker.__code__
+    return any(
+        # The innermost frame of a thread without work is that one.
+        thread not in waiting
+        and frame.f_code is not worker
+        and any(outer.f_code is worker for outer in outwards(frame))
+        for thread, frame in threads.items()
     )
 
 

@@ -6,10 +6,11 @@ Only sync code is seen, and only that of this process.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flowgauge.clock.leases import SYNC, held_here
+from flowgauge.clock.leases import SYNC, Holding, held_here
 from flowgauge.clock.sightings import is_blocked
 from flowgauge.deadlocks.limits import SlotWait, stuck, told
 from flowgauge.deadlocks.waits import place_in
@@ -42,19 +43,31 @@ def stuck_waits() -> list[SlotWait]:
     return stuck(waits, list(held_here.values()), capacities)
 
 
-def end(waits: list[SlotWait]) -> str:
+def held_by(waits: list[SlotWait]) -> dict[str, Holding]:
+    """Return what the code that waits holds.
+
+    Args:
+        waits: Waits for slots.
+
+    Returns:
+        The slots, by lease.
+    """
+    threads = {wait.thread for wait in waits}
+    return {lease: each for lease, each in list(held_here.items()) if each.thread in threads}
+
+
+def end(waits: list[SlotWait], held: Mapping[str, Holding]) -> str:
     """Give the slots back that others wait for, so that the waits end.
 
     Args:
         waits: Waits that never end.
+        held: What the code that waits holds, by lease.
 
     Returns:
         One line that says who holds what and waits for what, and what to do.
     """
     from prefect.client.orchestration import get_client
 
-    threads = {wait.thread for wait in waits}
-    held = {lease: each for lease, each in list(held_here.items()) if each.thread in threads}
     with get_client(sync_client=True) as client:
         for lease in held:
             client.release_concurrency_slots_with_lease(UUID(lease))

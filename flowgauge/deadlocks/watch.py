@@ -12,7 +12,6 @@ from typing import Any
 
 from flowgauge.deadlocks import dask, deployments, slots
 from flowgauge.deadlocks.deployments import VainWait
-from flowgauge.deadlocks.limits import SlotWait
 from flowgauge.deadlocks.threads import Threads
 from flowgauge.deadlocks.waiting import Pool, deadlocked, told
 
@@ -60,12 +59,16 @@ def watched(*, finds_slots: bool, api_url: str | None) -> Iterator[list[str]]:
 
 def _watch(found: list[str], over: threading.Event, looks: Sequence[Look]) -> None:
     before: list[list[Any]] = [[] for _ in looks]
+    ended: list[list[Any]] = [[] for _ in looks]
     while not over.wait(PAUSE):
         for number, look in enumerate(looks):
             now, end = look()
             if now and now == before[number]:
-                # Who waited may need a moment until the error is there, and is seen again.
-                found.extend(line for line in end() if line not in found)
+                lines = end()
+                # Who waited may need a moment until it goes on, and is seen again.
+                if now != ended[number]:
+                    found.extend(line for line in lines if line not in found)
+                ended[number] = now
             before[number] = now
 
 
@@ -85,10 +88,11 @@ def _at_pools() -> tuple[list[Pool], Callable[[], list[str]]]:
     return stuck, end
 
 
-def _at_slots() -> tuple[list[SlotWait], Callable[[], list[str]]]:
-    """Return the waits for slots that never end, and what gives those slots back."""
+def _at_slots() -> tuple[list[object], Callable[[], list[str]]]:
+    """Return the waits for slots that never end, with the leases, and what gives these back."""
     stuck = slots.stuck_waits()
-    return stuck, lambda: [slots.end(stuck)]
+    leases = slots.held_by(stuck)
+    return [*stuck, *leases], lambda: [slots.end(stuck, leases)]
 
 
 def _at_deployments(api_url: str) -> tuple[list[VainWait], Callable[[], list[str]]]:

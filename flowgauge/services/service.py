@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flowgauge.deadlocks.deployments import SERVICE_THREAD
 from flowgauge.event_loop import held_up
 from flowgauge.mistake import Mistake
 from flowgauge.services.scheduled import Source, start_of
@@ -101,7 +102,7 @@ class Service:
         self._stopping = False
         self._woken = threading.Event()
         self._news = threading.Condition()
-        self._thread = self._started(self._work, f"flowgauge-service-{name}")
+        self._thread = self._started(self._work, SERVICE_THREAD + name)
 
     @property
     def executing(self) -> list[UUID]:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prefect import flow
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.flow_runs import wait_for_flow_run
 from prefect.types._datetime import now
@@ -22,6 +23,7 @@ from prefect.types._datetime import now
 from flowgauge.clock.outside import code_outside
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.deadlocks import deployments, watch
+from flowgauge.deadlocks.deployments import VainWait, _has_service
 from flowgauge.plugin.deadlock_watch import DEADLOCKS
 from flowgauge.services.service import Service
 
@@ -199,3 +201,19 @@ def test_a_run_of_a_served_deployment_is_waited_for(
     served = serve(child)
     later = now("UTC") + timedelta(seconds=1)
     assert nightly(served.name, scheduled_time=later) == "Completed"
+
+
+def test_a_service_that_has_not_looked_yet_counts(
+    deployed: str, serve: Callable[..., Service], worker: Callable[..., Service]
+) -> None:
+    """A run is not told if a service of the test has its deployment or its work pool."""
+    pooled: Any = child.to_deployment("pooled", work_pool_name="pool")
+    working = worker("pool")
+    pooled.apply()
+    names = (deployed, "child/pooled")
+    runs = [cast(FlowRun, run_deployment(name, timeout=0)) for name in names]
+    waits = [VainWait(str(run.id), "here") for run in runs]
+    assert [_has_service(wait) for wait in waits] == [False, True]
+    serve(child, "nobody")
+    assert [_has_service(wait) for wait in waits] == [True, True]
+    working.runs()
