@@ -201,6 +201,9 @@ class Coordinator:
         """Wait for news; tell of runs that look again and again for what nobody does."""
         self._held_up_since = None
         now = time.monotonic()
+        if self._runs.served():
+            # A flow run is being executed, perhaps by a process that is still starting.
+            self._in_vain.clear()
         for (number, _), wait in self._runs.waits.items():
             if wait.poller is None or wait.idle:
                 continue

@@ -26,7 +26,8 @@ class LiveRun:
     Attributes:
         process: The number of the connection to the process that it runs in.
         name: The name of its task or flow.
-        kind: "flow" or "task".
+        kind: "flow" or "task"; "service" for what looks for flow runs of deployments, and for what
+            executes one.
         parent: The run that called or submitted it.
         order: Its place in the order in which runs started.
     """
@@ -273,6 +274,11 @@ class Runs:
             del self.leases[key]
             self.happened += 1
         return over
+
+    def served(self) -> bool:
+        """Return whether a service executes a flow run; one without work waits."""
+        waiting = {wait.run for wait in self.waits.values()}
+        return any(run.kind == "service" and key not in waiting for key, run in self.live.items())
 
     def giving_up(self, until: float) -> list[Wait]:
         """Return the waits for someone else that end unsuccessfully if time is skipped.

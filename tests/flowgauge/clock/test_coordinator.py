@@ -123,3 +123,33 @@ def test_the_clock_ends_though_news_arrive_at_that_moment(steps: int) -> None:
             loop.call_soon_threadsafe(end)
             coordinator._thread.join(patience())
             assert not coordinator._thread.is_alive()
+
+
+def test_who_polls_while_a_service_executes_a_run_does_not_wait_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That no other run does what is waited for is told only once no service executes any."""
+    monkeypatch.setattr(module, "REPORT_AFTER", 0.2)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        shared = SharedTime(home)
+        with (
+            contextlib.closing(Coordinator(home, shared, "http://127.0.0.1:9/api")) as coordinator,
+            contextlib.closing(Process(home)) as process,
+        ):
+            process.begin("executes", "service", None)
+            for number in range(8):
+                process.tell(about="wait", id=number, deadline=shared.now() + 0.1, poller=7)
+                while process.hears()["about"] != "wake":
+                    pass
+            assert coordinator.unskipped == {}
+            process.tell(about="end", key="executes")
+            for number in range(8, 100):
+                process.tell(about="wait", id=number, deadline=shared.now() + 0.1, poller=7)
+                while process.hears()["about"] != "wake":
+                    pass
+                if coordinator.unskipped:
+                    break
+            assert list(coordinator.unskipped) == [
+                "a wait waited in real time for something that no other run does"
+            ]
