@@ -49,12 +49,13 @@ def code_outside(run_threads: Container[int]) -> str:
 
 
 def _timer_of_the_test(thread: threading.Thread) -> str:
-    """Return where the function of a timer is, if it is that of the test."""
+    """Return where the function of a timer is, if it is that of the test, or starts a service."""
     function = getattr(thread, "function", None)
     code = getattr(function, "__code__", None)
     if not isinstance(thread, threading.Timer) or code is None:
         return ""
-    if not _is_of_the_test(str(function.__module__), code.co_filename):
+    module = str(function.__module__)
+    if not (_is_of_the_test(module, code.co_filename) or module.startswith("flowgauge.services.")):
         return ""
     return f"a timer, which will call {code.co_filename}:{code.co_firstlineno}"
 

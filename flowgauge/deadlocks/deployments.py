@@ -12,7 +12,6 @@ import contextlib
 import math
 import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
-from concurrent.futures import thread as pool_threads
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from flowgauge.deadlocks.waits import place_in
 from flowgauge.event_loop import awaited_frames
 from flowgauge.frames import frames_by_thread, outwards
 from flowgauge.leftovers import processes
-from flowgauge.leftovers.pools import waiting_workers
+from flowgauge.leftovers.pools import WORKER, lasting_processes
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -128,20 +127,17 @@ def _pool_works(threads: Mapping[int, FrameType], waiting: Container[int]) -> bo
 
     For instance, it may start a service in `asyncio.to_thread`.
     """
-    worker = pool_threads._worker.__code__
     return any(
-        # The innermost frame of a thread without work is that one.
         thread not in waiting
-        and frame.f_code is not worker
-        and any(outer.f_code is worker for outer in outwards(frame))
+        and frame.f_code is not WORKER
+        and any(outer.f_code is WORKER for outer in outwards(frame))
         for thread, frame in threads.items()
     )
 
 
 def _children() -> dict[int, str]:
     """Return the processes that tests and fixtures have started, but for idle workers of pools."""
-    expected = processes.of_python() | waiting_workers()
-    expected |= {nanny.pid for nanny in processes.nannies()}
+    expected = lasting_processes(processes.nannies())
     return processes.descendants(processes.running() - expected)
 
 

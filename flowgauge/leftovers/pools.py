@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterable
 from concurrent.futures import thread as pool_threads
 from types import FrameType
 from typing import Any
+
+from flowgauge.leftovers import processes
+
+WORKER = pool_threads._worker.__code__
+"""What a thread of a pool executes; it is the innermost frame of one without work."""
 
 _MANAGER = "_ExecutorManagerThread"
 """The thread behind a pool of processes, in `concurrent.futures` and in joblib's loky."""
@@ -28,12 +34,22 @@ def waits_for_work(thread: threading.Thread, frame: FrameType) -> bool:
     Returns:
         Whether it does.
     """
-    if frame.f_code is pool_threads._worker.__code__:
-        return True
-    return _manages_an_idle_pool(thread)
+    return frame.f_code is WORKER or _manages_an_idle_pool(thread)
 
 
-def waiting_workers() -> set[int]:
+def lasting_processes(nannies: Iterable[Any]) -> set[int]:
+    """Return the ids of processes that are nobody's leftovers.
+
+    Args:
+        nannies: The nannies of Dask's workers, which keep these running.
+
+    Returns:
+        Those of Python itself, of these nannies, and of pools that have nothing to do.
+    """
+    return processes.of_python() | {nanny.pid for nanny in nannies} | _waiting_workers()
+
+
+def _waiting_workers() -> set[int]:
     """Return the ids of the processes of pools that have nothing to do, and of loky's tracker."""
     managers: list[Any] = [t for t in threading.enumerate() if _manages_an_idle_pool(t)]
     trackers: list[Any] = [

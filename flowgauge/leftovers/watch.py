@@ -23,7 +23,7 @@ from flowgauge.leftovers import audit, processes
 from flowgauge.leftovers.audit import Activity, OpenedConnection
 from flowgauge.leftovers.files import Folders, is_left
 from flowgauge.leftovers.lasting import ends_with_a_runner, ports_of_kept_clients
-from flowgauge.leftovers.pools import waiting_workers, waits_for_work
+from flowgauge.leftovers.pools import lasting_processes, waits_for_work
 from flowgauge.leftovers.writes import end_of_reports, line_of, reported
 from flowgauge.waiting import patience
 
@@ -198,7 +198,7 @@ def _processes(now: Present, before: Present) -> list[str]:
     if not new:
         return []
     # A worker that died is restarted by its nanny.
-    expected = processes.of_python() | waiting_workers() | {nanny.pid for nanny in before.nannies}
+    expected = lasting_processes(before.nannies)
     commands = processes.descendants(new - expected, before.pids | expected)
     return [f"process {pid}: {command}" for pid, command in sorted(commands.items())]
 

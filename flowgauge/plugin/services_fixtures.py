@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -21,27 +22,28 @@ if TYPE_CHECKING:
 def _services(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[Services]:
     """Hold the services of a test, and end them before the virtual clock ends."""
     from flowgauge.services.deployed import Services
-    from flowgauge.services.service import FailedRun
 
     clock = None
     if "virtual_clock" in request.fixturenames:
         request.getfixturevalue("virtual_clock")
         clock = request.getfixturevalue("_clock_process")
-    started: list[Service] = []
-    yield Services(run_home(request.config), clock, started.append)
-    problems: list[str] = []
-    for service in started:
-        try:
-            failed = service.stop()
-        except Mistake as mistake:
-            problems.append(str(mistake))
-            continue
-        for run in failed:
-            reason = run.state.message if run.state else ""
-            line = f"flow run {run.name!r} of {service.name!r} is {run.state_name}: {reason}"
-            warnings.warn(FailedRun(line), stacklevel=1)
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    with contextlib.ExitStack() as stack:
+        yield Services(
+            run_home(request.config), clock, lambda service: stack.callback(_stop, service)
+        )
+
+
+def _stop(service: Service) -> None:
+    from flowgauge.services.service import FailedRun
+
+    try:
+        failed = service.stop()
+    except Mistake as mistake:
+        pytest.fail(str(mistake), pytrace=False)
+    for run in failed:
+        reason = run.state.message if run.state else ""
+        line = f"flow run {run.name!r} of {service.name!r} is {run.state_name}: {reason}"
+        warnings.warn(FailedRun(line), stacklevel=1)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Services:
 
     home: Path
     clock: ClockProcess | None
-    started: Callable[[Service], None]
+    started: Callable[[Service], object]
 
     def serve(
         self,

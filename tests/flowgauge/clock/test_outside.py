@@ -17,6 +17,7 @@ import pytest
 from prefect.runner import Runner
 
 from flowgauge.clock.outside import code_outside
+from flowgauge.services.deployed import Services
 from flowgauge.waiting import wait_until
 
 
@@ -157,3 +158,19 @@ def test_a_runner_may_start_a_run(
     with in_thread(run):
         wait_until(lambda: runner.started, "the start of the runner")
         wait_until(lambda: code_outside(()) == "a worker that may start another run", "the runner")
+
+
+@pytest.mark.parametrize(
+    ("function", "may_act"),
+    [(lambda: None, True), (Services.serve, True), (int, False), (asyncio.run, False)],
+    ids=["of the test", "starts a service", "built-in", "of a library"],
+)
+def test_a_timer_of_the_test_may_act(function: Callable[..., object], may_act: bool) -> None:
+    """A timer that will call code of the test, or start a service, counts; no other one does."""
+    timer = threading.Timer(600, function)
+    timer.start()
+    try:
+        assert code_outside([threading.get_ident()]).startswith("a timer") == may_act
+    finally:
+        timer.cancel()
+        timer.join()

@@ -49,6 +49,7 @@ PROJECT = """
 
     def test_the_child_does_not_end(ends, serve, monkeypatch):
         monkeypatch.setattr(service, "STOP_SECONDS", 0.1)
+        run_deployment(serve(fail, "other").name, poll_interval=0.1, flow_run_name="sheep")
         served = serve(wait_for_the_test, "slow")
         run = run_deployment(served.name, timeout=0, flow_run_name="snail")
         while run.id not in served.executing:
@@ -65,15 +66,19 @@ PROJECT = """
 
 
 def test_children_are_seen(pytester: pytest.Pytester) -> None:
-    """A failed child is a warning unless the test looks at it; one that does not end fails it."""
+    """A failed child is a warning unless the test looks at it; one that does not end fails it.
+
+    Each service of a test is ended, whatever becomes of the others.
+    """
     pytester.makepyfile(PROJECT)
     result = pytester.runpytest_subprocess("-n0", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=4, errors=1, warnings=1)
+    result.assert_outcomes(passed=4, errors=1, warnings=2)
     result.stdout.fnmatch_lines(
         [
             "flow run 'snail' of 'wait-for-the-test/slow' still runs at the end of the test; wait"
             " for it with runs()",
             "*FailedRun: flow run 'goat' of 'fail/fail' is Failed: Flow run encountered an"
             " exception: LookupError: no rows",
+            "*FailedRun: flow run 'sheep' of 'fail/other' is Failed*",
         ]
     )
