@@ -8,46 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import psutil
-
-from flowgauge.append_log import locked, values_from, write_value
+from flowgauge.clock.slot_log import Code, Holding, SlotLog, note_free, note_held
 from flowgauge.frames import outwards
 
 if TYPE_CHECKING:
     from flowgauge.clock.process import ClockProcess
 
-_LOG = "leases.jsonl"
-
-SYNC = "prefect.concurrency._sync"
-"""The module whose functions take slots for sync code."""
-
-held_here: dict[str, Holding] = {}
-"""What sync code of this process holds, by lease."""
-
-
-@dataclass(frozen=True)
-class Holding:
-    """The slots that code in a thread holds.
-
-    Attributes:
-        thread: The identifier of the thread.
-        limits: The names of the concurrency limits.
-        slots: How many slots of each of them.
-    """
-
-    thread: int
-    limits: tuple[str, ...]
-    slots: int
+_TAKERS = {f"prefect.concurrency.{name}" for name in ("_sync", "_asyncio")}
+"""The modules whose functions take slots."""
 
 
 def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitStack:
@@ -71,12 +46,9 @@ def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitS
 
     @functools.wraps(stock_start)
     def start(lease_id: Any, lease_duration: float, *args: Any, **options: Any) -> Any:
-        pid = os.getpid()
-        _note(process.home, str(lease_id), pid, psutil.Process(pid).create_time(), time.time())
+        note_held(process.home, str(lease_id), _holding(sys._getframe(1)))
         every = lease_duration * _leases._RENEWAL_FRACTION
         tell(about="lease", lease=str(lease_id), seconds=lease_duration, every=every)
-        if holding := _holding(sys._getframe(1)):
-            held_here[str(lease_id)] = holding
         return stock_start(lease_id, lease_duration, *args, **options)
 
     @functools.wraps(stock_loop)
@@ -84,9 +56,8 @@ def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitS
         try:
             stock_loop(lease_id, *args, **options)
         finally:
-            held_here.pop(str(lease_id), None)
             tell(about="no lease", lease=str(lease_id))
-            _note(process.home, str(lease_id))
+            note_free(process.home, str(lease_id))
 
     stack = contextlib.ExitStack()
     stack.enter_context(patch.object(_leases, "_start_lease_renewal_thread", start))
@@ -94,20 +65,14 @@ def noted_leases(process: ClockProcess, *, expendable: bool) -> contextlib.ExitS
     return stack
 
 
-def _holding(frame: FrameType) -> Holding | None:
-    """Return what the code whose lease begins in a frame holds, if it is sync."""
+def _holding(frame: FrameType) -> Holding:
+    """Return what the code whose lease begins in a frame holds; no limits if it can't be seen."""
+    limits, slots = (), 0
     for outer in outwards(frame):
-        if outer.f_code.co_name == "concurrency" and outer.f_globals["__name__"] == SYNC:
-            limits, slots = outer.f_locals["names"], outer.f_locals["occupy"]
-            return Holding(threading.get_ident(), tuple(limits), slots)
-    return None
-
-
-def _note(home: Path, lease: str, *holder: float) -> None:
-    # A process may outlive its pytest run.
-    if home.is_dir():
-        with locked(home / _LOG) as log:
-            write_value(log, [lease, *holder])
+        if outer.f_code.co_name == "concurrency" and outer.f_globals["__name__"] in _TAKERS:
+            limits, slots = tuple(outer.f_locals["names"]), outer.f_locals["occupy"]
+            break
+    return Holding(Code.here(), limits, slots, time.time())
 
 
 def give_back_of_dead(home: Path, api_url: str, since: float) -> bool:
@@ -121,29 +86,16 @@ def give_back_of_dead(home: Path, api_url: str, since: float) -> bool:
     Returns:
         Whether a process that lives still holds slots that it took since then.
     """
-    lines, _ = values_from(home / _LOG, 0)
-    held: dict[str, list[Any]] = {}
-    for lease, *holder in lines:
-        held[lease] = holder
-        if not holder:
-            del held[lease]
+    log = SlotLog(home)
+    log.read_on()
     still_held = False
-    for lease, (pid, created, taken) in held.items():
-        if _lives(pid, created):
-            still_held = still_held or taken >= since
+    for lease, holding in log.held.items():
+        if holding.code.lives():
+            still_held = still_held or holding.taken >= since
         else:
             give_back(api_url, lease)
-            _note(home, lease)
+            note_free(home, lease)
     return still_held
-
-
-def _lives(pid: int, created: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        # Another process may have got the same id.
-        return process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def give_back(api_url: str, lease: str) -> None:

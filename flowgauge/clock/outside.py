@@ -41,7 +41,7 @@ def code_outside(run_threads: Container[int]) -> str:
         if thread == here or thread in run_threads:
             continue
         if loop := event_loop_in(frame):
-            if place := _in_loop(loop):
+            if place := code_in_loop(loop):
                 return place
         elif (place := _users(outwards(frame))) and not _waits(frame):
             return place
@@ -104,8 +104,15 @@ def event_loop_in(frame: FrameType) -> asyncio.AbstractEventLoop | None:
     return loop if isinstance(loop, asyncio.AbstractEventLoop) else None
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop) -> str:
-    """Return where a coroutine of the test sleeps, or which worker waits for work."""
+def code_in_loop(loop: asyncio.AbstractEventLoop) -> str:
+    """Return where a coroutine of the test sleeps, or which worker waits for work.
+
+    Args:
+        loop: The event loop that executes it.
+
+    Returns:
+        Who that is, and the file and line; empty if there is none.
+    """
     tasks: set[asyncio.Task[Any]] = set()
     with contextlib.suppress(RuntimeError):  # It changes meanwhile; there is a second look.
         tasks = asyncio.all_tasks(loop)

@@ -106,12 +106,24 @@ STUCK_SLOTS = Feature(
     "telling deadlocks of concurrency limits",
     (
         *LEASES.names,
-        PrivateName("prefect.concurrency._sync", "concurrency", ("names", "occupy")),
-        PrivateName(
-            "prefect.concurrency._sync",
-            "acquire_concurrency_slots_with_lease",
-            ("names", "slots", "mode", "timeout_seconds", "max_retries"),
+        *(
+            name
+            for module, acquire in (
+                ("prefect.concurrency._sync", "acquire_concurrency_slots_with_lease"),
+                ("prefect.concurrency._asyncio", "aacquire_concurrency_slots_with_lease"),
+            )
+            for name in (
+                PrivateName(module, "concurrency", ("names", "occupy", acquire)),
+                PrivateName(
+                    module, acquire, ("names", "slots", "mode", "timeout_seconds", "max_retries")
+                ),
+            )
         ),
+        # Who waits, and whether it has a time limit, are read from frames.
+        PrivateName("prefect.task_engine", "run_task_sync", ("task",)),
+        PrivateName("prefect.task_engine", "run_task_async", ("task",)),
+        PrivateName("prefect.flow_engine", "run_flow_sync", ("flow",)),
+        PrivateName("prefect.flow_engine", "run_flow_async", ("flow",)),
     ),
     instead="tests whose tasks take limits in opposite orders hang",
 )

@@ -19,9 +19,8 @@ from uuid import UUID
 
 from flowgauge.clock.awaited_run import somebody_on
 from flowgauge.clock.outside import code_outside, event_loop_in
-from flowgauge.deadlocks.waits import place_in
 from flowgauge.event_loop import awaited_frames
-from flowgauge.frames import frames_by_thread, outwards
+from flowgauge.frames import frames_by_thread, outwards, place_in
 from flowgauge.leftovers import processes
 from flowgauge.leftovers.pools import WORKER, lasting_processes
 

@@ -4,28 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from flowgauge.clock.leases import Holding
-
-
-@dataclass(frozen=True)
-class SlotWait:
-    """The wait, without a time limit, of code in a thread for slots.
-
-    Attributes:
-        thread: The identifier of the thread.
-        name: What runs there, as people call it.
-        limits: The names of the concurrency limits, of each of which it needs slots at once.
-        slots: How many slots of each of them.
-        where: File and line of the code that waits.
-    """
-
-    thread: int
-    name: str
-    limits: tuple[str, ...]
-    slots: int
-    where: str
+from flowgauge.clock.slot_log import Code, Holding, SlotWait
 
 
 def stuck(
@@ -37,7 +17,7 @@ def stuck(
 
     Args:
         waits: All waits, as they were seen at one moment.
-        holdings: All slots that code of this process holds.
+        holdings: All slots that are held.
         capacities: The number of slots of each limit; a limit that is missing is not a limit.
 
     Returns:
@@ -47,9 +27,9 @@ def stuck(
     left = list(waits)
 
     def can_go_on(wait: SlotWait) -> bool:
-        threads = {each.thread for each in left}
+        waiting = {each.code for each in left}
         return all(
-            sum(h.slots for h in held if name in h.limits and h.thread in threads) + wait.slots
+            sum(h.slots for h in held if name in h.limits and h.code in waiting) + wait.slots
             <= capacities[name]
             for name in wait.limits
             if name in capacities
@@ -65,16 +45,16 @@ def told(waits: Iterable[SlotWait], holdings: Iterable[Holding]) -> str:
 
     Args:
         waits: Waits that never end.
-        holdings: All slots that code of this process holds.
+        holdings: All slots that are held.
 
     Returns:
         The line.
     """
-    held: dict[int, list[str]] = {}
+    held: dict[Code, list[str]] = {}
     for holding in holdings:
-        held.setdefault(holding.thread, []).extend(holding.limits)
+        held.setdefault(holding.code, []).extend(holding.limits)
     lines = sorted(
-        f"{wait.name} holds {_names(held.get(wait.thread, []))} and waits for"
+        f"{wait.name} holds {_names(held.get(wait.code, []))} and waits for"
         f" {_names(wait.limits)} ({wait.where})"
         for wait in waits
     )

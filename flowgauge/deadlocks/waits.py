@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flowgauge.clock.sightings import awaited_futures, is_blocked
-from flowgauge.frames import SITE, STDLIB, outwards
+from flowgauge.frames import outwards, place_in
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect.tasks import Task
 
 _RUNS = ("run_task_sync", "run_task_async")
-_DYNAMIC = "<dynamic-code>"
-"""The file of code that was sent to another process."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +79,6 @@ def _is_limited(frame: FrameType) -> bool:
 def _is_of_futures(frame: FrameType) -> bool:
     # Nothing is read from other frames: each would keep what it has read until it ends.
     return _module(frame) == "prefect.futures" or _module(frame).startswith("prefect_dask.")
-
-
-def place_in(frames: Iterable[FrameType]) -> str:
-    """Return the innermost place that is in no library.
-
-    Args:
-        frames: Frames, the innermost first.
-
-    Returns:
-        File and line.
-    """
-    for frame in frames:
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        if file == _DYNAMIC:
-            return f"line {line} of {frame.f_code.co_name}"
-        if not file.startswith(("<", STDLIB, *SITE)) and not _module(frame).startswith("flowgauge"):
-            shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
-            return f"{shown}:{line}"
-    return "in a library"
 
 
 def _module(frame: FrameType) -> str:

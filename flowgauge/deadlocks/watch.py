@@ -8,10 +8,12 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from flowgauge.deadlocks import dask, deployments, slots
+from flowgauge.deadlocks import dask, deployments
 from flowgauge.deadlocks.deployments import VainWait
+from flowgauge.deadlocks.slots import Slots
 from flowgauge.deadlocks.threads import Threads
 from flowgauge.deadlocks.waiting import Pool, deadlocked, told
 
@@ -23,14 +25,15 @@ PAUSE = 2.0
 
 
 @contextlib.contextmanager
-def watched(*, finds_slots: bool, api_url: str | None) -> Iterator[list[str]]:
+def watched(*, slots_of: Path | None, api_url: str | None) -> Iterator[list[str]]:
     """Look for deadlocks again and again until this is closed.
 
     A deadlock is believed if two looks in a row find the same task runs waiting for the same
     others, or the same waits for flow runs: what one look sees is not of one moment.
 
     Args:
-        finds_slots: Whether to look for code that waits for slots that never get free.
+        slots_of: The folder of the pytest run, to look for code of all its processes that waits for
+            slots that never get free; None for not to.
         api_url: The address of the API of the Prefect server, to look for waits for flow runs that
             nobody executes; None for not to.
 
@@ -41,8 +44,8 @@ def watched(*, finds_slots: bool, api_url: str | None) -> Iterator[list[str]]:
     found: list[str] = []
     over = threading.Event()
     looks: list[Look] = [_at_pools]
-    if finds_slots:
-        looks.append(_at_slots)
+    if slots_of is not None:
+        looks.append(partial(_at_slots, Slots(slots_of)))
     if api_url is not None:
         looks.append(partial(_at_deployments, api_url))
     # It has the settings of this thread.
@@ -88,11 +91,10 @@ def _at_pools() -> tuple[list[Pool], Callable[[], list[str]]]:
     return stuck, end
 
 
-def _at_slots() -> tuple[list[object], Callable[[], list[str]]]:
+def _at_slots(slots: Slots) -> tuple[list[object], Callable[[], list[str]]]:
     """Return the waits for slots that never end, with the leases, and what gives these back."""
-    stuck = slots.stuck_waits()
-    leases = slots.held_by(stuck)
-    return [*stuck, *leases], lambda: [slots.end(stuck, leases)]
+    stuck, held = slots.stuck()
+    return [*stuck, *held], lambda: [slots.end(stuck, held)]
 
 
 def _at_deployments(api_url: str) -> tuple[list[VainWait], Callable[[], list[str]]]:

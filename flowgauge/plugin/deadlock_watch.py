@@ -41,8 +41,8 @@ def _watched(item: pytest.Item, *, knows_server: bool) -> Generator[None]:
     from flowgauge.deadlocks.watch import watched
 
     api_url = PREFECT_API_URL.value() if knows_server and usable(VAIN_WAITS, home) else None
-    finds_slots = knows_server and usable(STUCK_SLOTS, home)
-    with watched(finds_slots=finds_slots, api_url=api_url) as deadlocks:
+    slots_of = home if knows_server and usable(STUCK_SLOTS, home) else None
+    with watched(slots_of=slots_of, api_url=api_url) as deadlocks:
         item.stash[DEADLOCKS] = deadlocks
         try:
             outcome = yield

@@ -9,8 +9,9 @@ from pathlib import Path
 from flowgauge.clock.engine import clock_hooks
 from flowgauge.clock.leases import noted_leases
 from flowgauge.clock.process import ClockProcess
+from flowgauge.clock.slot_waits import noted_slot_waits
 from flowgauge.compat.features import missing, usable
-from flowgauge.compat.names import FAULTS, LEASES, SAVED_WORK, SENT, VIRTUAL_CLOCK
+from flowgauge.compat.names import FAULTS, LEASES, SAVED_WORK, SENT, STUCK_SLOTS, VIRTUAL_CLOCK
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.faults.process import FaultProcess
 from flowgauge.leftovers.writes import report_writes
@@ -53,6 +54,8 @@ def take_part(home: str, *, expendable: bool) -> contextlib.ExitStack:
         stack.enter_context(clock_hooks(process))
     if usable(LEASES, process.home):
         stack.enter_context(noted_leases(process, expendable=expendable))
+    if usable(STUCK_SLOTS, process.home):
+        stack.enter_context(noted_slot_waits(process.home))
     if not missing(FAULTS):
         from flowgauge.faults.engine import hooks
 

@@ -17,8 +17,9 @@ from unittest.mock import patch
 
 from flowgauge.clock.leases import noted_leases
 from flowgauge.clock.process import ClockProcess
+from flowgauge.clock.slot_waits import noted_slot_waits
 from flowgauge.compat.features import note_off, off, usable
-from flowgauge.compat.names import LEASES, SAVED_WORK, TIDY_HARNESS, WARM_SERVER
+from flowgauge.compat.names import LEASES, SAVED_WORK, STUCK_SLOTS, TIDY_HARNESS, WARM_SERVER
 from flowgauge.compat.repeated_work import saved_work
 from flowgauge.server.forked import DATABASE_URL, ServerRequest
 from flowgauge.server.isolation import forget_user_settings
@@ -106,6 +107,8 @@ def leased_harness(
         if not as_shipped:
             if usable(LEASES, home):
                 stack.enter_context(noted_leases(ClockProcess(home), expendable=False))
+            if usable(STUCK_SLOTS, home):
+                stack.enter_context(noted_slot_waits(home))
             if usable(SAVED_WORK, home):
                 stack.enter_context(saved_work())
         yield PREFECT_API_URL.value()

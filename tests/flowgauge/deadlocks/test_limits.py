@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.clock.leases import Holding
-from flowgauge.deadlocks.limits import SlotWait, stuck, told
+from flowgauge.clock.slot_log import Code, Holding, SlotWait
+from flowgauge.deadlocks.limits import stuck, told
 
 LIMITS = ("a", "b", "c")
+
+
+def code(number: int) -> Code:
+    """Return the code of one of three threads in one of two processes."""
+    return Code(pid=number % 2, created=0.0, thread=number // 2)
 
 
 @st.composite
@@ -25,12 +30,13 @@ def situations(draw: st.DrawFn) -> tuple[list[SlotWait], list[Holding], dict[str
             if free[name]:
                 slots = draw(st.integers(1, free[name]))
                 free[name] -= slots
-                holdings.append(Holding(thread, (name,), slots))
+                holdings.append(Holding(code(thread), (name,), slots, 0.0))
     waits = []
     for thread in draw(st.sets(st.integers(0, 5))):
         names = tuple(sorted(draw(st.sets(st.sampled_from((*LIMITS, "none")), min_size=1))))
         most = min((capacities[name] for name in names if name in capacities), default=1)
-        waits.append(SlotWait(thread, f"t{thread}", names, draw(st.integers(1, most)), "x.py:1"))
+        slots = draw(st.integers(1, most))
+        waits.append(SlotWait(code(thread), f"t{thread}", names, slots, "x.py:1"))
     return waits, holdings, capacities
 
 
@@ -38,8 +44,8 @@ def ends(
     waits: list[SlotWait], holdings: list[Holding], capacities: dict[str, int]
 ) -> Iterator[SlotWait]:
     """Let everybody who can go on do so, and give back all slots; yield those who did."""
-    waiting = {wait.thread for wait in waits}
-    held = [h for h in holdings if h.thread in waiting]
+    waiting = {wait.code for wait in waits}
+    held = [h for h in holdings if h.code in waiting]
     left = list(waits)
     while left:
         free = {
@@ -52,7 +58,7 @@ def ends(
         if goes_on is None:
             return
         left.remove(goes_on)
-        held = [h for h in held if h.thread != goes_on.thread]
+        held = [h for h in held if h.code != goes_on.code]
         yield goes_on
 
 
@@ -67,8 +73,12 @@ def test_who_is_stuck_is_who_never_goes_on(
 
 def test_the_line_says_who_holds_what() -> None:
     """It names what each one holds, what it waits for and where, and what to do."""
-    waits = [SlotWait(1, "'copy'", ("db",), 1, "a.py:3"), SlotWait(2, "'load'", ("api",), 1, "b:4")]
-    line = told(waits, [Holding(1, ("api",), 1), Holding(2, ("db",), 1)])
+    waits = [
+        SlotWait(code(1), "'copy'", ("db",), 1, "a.py:3"),
+        SlotWait(code(2), "'load'", ("api",), 1, "b:4"),
+    ]
+    held = [Holding(code(1), ("api",), 1, 0.0), Holding(code(2), ("db",), 1, 0.0)]
+    line = told(waits, held)
     assert line == (
         "deadlock of concurrency limits: 'copy' holds 'api' and waits for 'db' (a.py:3); 'load'"
         " holds 'db' and waits for 'api' (b:4). Take them in the same order everywhere, or all at"

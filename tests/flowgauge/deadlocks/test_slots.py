@@ -3,23 +3,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.concurrency.sync import concurrency
+from prefect.concurrency import asyncio as in_loop
+from prefect.concurrency import sync
 from prefect.task_runners import TaskRunner
 
-from flowgauge.clock.leases import held_here
+from flowgauge.clock.slot_log import Code, Holding, SlotLog, SlotWait, note_held, noted_wait
 from flowgauge.clock.virtual_clock import VirtualClock
-from flowgauge.deadlocks import slots, watch
-from flowgauge.deadlocks.limits import SlotWait
+from flowgauge.deadlocks import watch
+from flowgauge.deadlocks.slots import Slots
 from flowgauge.plugin.deadlock_watch import DEADLOCKS
+from flowgauge.plugin.session import run_home
 from flowgauge.waiting import wait_until
+
+ORDERS = [("api", "db"), ("db", "api")]
 
 
 @pytest.fixture(autouse=True)
@@ -29,74 +39,218 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def limits(prefect_server: str) -> Iterator[None]:
-    """Make two limits, of one slot each."""
+def slots(prefect_server: str, request: pytest.FixtureRequest) -> Iterator[SlotLog]:
+    """Make two limits, of one slot each; in the end nobody holds a slot or waits for one."""
     with get_client(sync_client=True) as client:
         for name in ("api", "db"):
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-        yield
+    log = SlotLog(run_home(request.config))
+    yield log
+
+    def is_over() -> bool:
+        log.read_on()
+        return not log.held and not log.waits
+
+    wait_until(is_over, "nothing to be held")
 
 
-both_hold = threading.Barrier(2)
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """Return what each look at the slots found."""
+    seen: list[list[Any]] = []
+    stock = Slots.stuck
+
+    def stuck(self: Slots) -> Any:
+        found = stock(self)
+        seen.append(found[0])
+        return found
+
+    monkeypatch.setattr(Slots, "stuck", stuck)
+    return seen
+
+
+def until_seen(looks: list[list[Any]]) -> Iterator[float]:
+    """Yield longer and longer times, in seconds, until the watch looks often enough meanwhile."""
+    seconds = 1.0
+    while len(looks) < 6:
+        looks.clear()
+        yield seconds
+        seconds *= 2
+
+
+def folder(root: Path) -> Path:
+    """Return a new folder."""
+    return Path(tempfile.mkdtemp(dir=root))
+
+
+def both_hold(folder: Path, first: str) -> bool:
+    """Return whether the other task, perhaps in another process, holds its first limit as well."""
+    (folder / first).touch()
+    return len(os.listdir(folder)) == len(ORDERS)
 
 
 @task
-def copy(first: str, second: str, timeout: float | None = None) -> str:
+def copy(first: str, second: str, folder: Path, timeout: float | None = None) -> str:
     """Take a limit and, once the other task has one as well, a second one."""
-    with concurrency(first):
-        both_hold.wait(60)
+    with sync.concurrency(first):
+        while not both_hold(folder, first):
+            time.sleep(0.02)
         try:
-            with concurrency(second, timeout_seconds=timeout):
+            with sync.concurrency(second, timeout_seconds=timeout):
+                return first
+        except TimeoutError:
+            return f"{second} timed out"
+
+
+@task
+async def copy_async(first: str, second: str, folder: Path, timeout: float | None = None) -> str:
+    """Do the same without a thread."""
+    async with in_loop.concurrency(first):
+        while not both_hold(folder, first):
+            await asyncio.sleep(0.02)
+        try:
+            async with in_loop.concurrency(second, timeout_seconds=timeout):
                 return first
         except TimeoutError:
             return f"{second} timed out"
 
 
 @flow
-def copies(*timeouts: float | None) -> list[str]:
-    """Copy in both directions at once."""
-    orders = [("api", "db"), ("db", "api")]
-    futures = [copy.submit(*order, t) for order, t in zip(orders, timeouts, strict=True)]
+def copies(copier: Any, folder: Path, *timeouts: float) -> list[str]:
+    """Copy in both directions at once; each task has a time limit if there are any."""
+    limits = timeouts or (None, None)
+    futures = [copier.submit(*order, folder, t) for order, t in zip(ORDERS, limits, strict=True)]
     return [future.result() for future in futures]
 
 
-@pytest.mark.runners("threads")
-@pytest.mark.usefixtures("limits")
-def test_limits_in_opposite_orders(
-    task_runner: TaskRunner[Any], request: pytest.FixtureRequest
-) -> None:
-    """Both tasks get what they wait for, and the test fails with one line."""
-    assert copies.with_options(task_runner=task_runner)(None, None) == ["api", "db"]
+@flow
+async def copies_in_loop(folder: Path) -> list[str]:
+    """Copy in both directions at once, in one event loop."""
+    return list(await asyncio.gather(*(copy_async(*order, folder) for order in ORDERS)))
+
+
+def check(request: pytest.FixtureRequest, name: str) -> None:
+    """Check that one line tells both tasks; the test does not fail because of it."""
     lines: list[str] = request.node.stash[DEADLOCKS]
     (line,) = lines
     lines.clear()
-    for held, wanted in (("api", "db"), ("db", "api")):
-        assert f"task 'copy' holds '{held}' and waits for '{wanted}' (" in line
-    assert "test_slots.py:" in line
-    wait_until(lambda: not held_here, "nothing to be held")
+    for held, wanted in ORDERS:
+        assert f"task '{name}' holds '{held}' and waits for '{wanted}' (" in line
+    assert "test_slots.py:" in line or f"of {name}" in line
 
 
-@pytest.mark.usefixtures("limits")
-def test_limits_in_opposite_orders_in_virtual_time(
-    virtual_clock: VirtualClock, request: pytest.FixtureRequest
+@pytest.mark.runners("threads", "processes", "lean-processes", "dask-threads", "dask-processes")
+@pytest.mark.usefixtures("slots")
+@pytest.mark.parametrize("copier", [copy, copy_async], ids=["sync", "async"])
+def test_limits_in_opposite_orders(
+    task_runner: TaskRunner[Any],
+    virtual_clock: VirtualClock,
+    copier: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """With the virtual clock it is the same."""
-    assert copies(None, None) == ["api", "db"]
-    assert len(request.node.stash[DEADLOCKS]) == 1
-    request.node.stash[DEADLOCKS].clear()
+    """Both tasks get what they wait for, wherever they run, and the test fails with one line."""
+    run = copies.with_options(task_runner=task_runner)
+    assert run(copier, tmp_path) == ["api", "db"]
+    check(request, copier.fn.__name__)
     virtual_clock.unskipped.clear()
 
 
-@pytest.mark.usefixtures("limits")
-def test_a_time_limit_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If one of them gives up by itself, nothing is told, however often the watch looks."""
-    seen: list[list[SlotWait]] = []
+@pytest.mark.usefixtures("slots")
+def test_limits_in_opposite_orders_in_real_time(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Without the virtual clock it is the same."""
+    assert copies(copy, tmp_path) == ["api", "db"]
+    check(request, "copy")
 
-    def look() -> list[SlotWait]:
-        seen.append(slots_stuck())
-        return seen[-1]
 
-    slots_stuck: Callable[[], list[SlotWait]] = slots.stuck_waits
-    monkeypatch.setattr(slots, "stuck_waits", look)
-    assert copies(3, None) == ["db timed out", "db"]
-    assert len(seen) > 2
+@pytest.mark.usefixtures("slots")
+def test_limits_in_opposite_orders_in_one_loop(
+    virtual_clock: VirtualClock, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Two tasks of one event loop are told as well."""
+    assert asyncio.run(copies_in_loop(tmp_path)) == ["api", "db"]
+    check(request, "copy_async")
+    virtual_clock.unskipped.clear()
+
+
+@pytest.mark.runners("threads")
+@pytest.mark.usefixtures("slots")
+@pytest.mark.parametrize("copier", [copy, copy_async], ids=["sync", "async"])
+def test_a_time_limit_is_waited_for(
+    task_runner: TaskRunner[Any], copier: Any, tmp_path: Path, looks: list[list[Any]]
+) -> None:
+    """If both give up by themselves, nothing is told, however often the watch looks."""
+    run = copies.with_options(task_runner=task_runner)
+    for seconds in until_seen(looks):
+        assert "db timed out" in run(copier, folder(tmp_path), seconds, seconds + 1)
+    assert not any(looks)
+
+
+@pytest.mark.runners("processes")
+@pytest.mark.usefixtures("slots")
+@pytest.mark.parametrize("copier", [copy, copy_async], ids=["sync", "async"])
+def test_the_time_limit_of_a_task_is_waited_for(
+    task_runner: TaskRunner[Any], copier: Any, tmp_path: Path, looks: list[list[Any]]
+) -> None:
+    """The same holds for the time limits of tasks, where Prefect can interrupt them."""
+    run = copies.with_options(task_runner=task_runner)
+    for seconds in until_seen(looks):
+        limited = copier.with_options(timeout_seconds=seconds)
+        assert run(limited, folder(tmp_path), return_state=True).is_failed()
+    assert not any(looks)
+
+
+@flow
+async def copies_for(seconds: float, folder: Path, how: str) -> str:
+    """Copy in both directions, and give up after some time."""
+    both = [asyncio.ensure_future(copy_async(*order, folder)) for order in ORDERS]
+    if how == "wait":
+        await asyncio.wait(both, timeout=seconds)
+    elif how == "timeout":
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*both)
+        except TimeoutError:
+            return "gave up"
+    for each in both:
+        each.cancel()
+    results = await asyncio.gather(*both, return_exceptions=True)
+    return "gave up" if all(isinstance(each, BaseException) for each in results) else "copied"
+
+
+@pytest.mark.usefixtures("slots")
+@pytest.mark.parametrize("how", ["wait", "timeout"])
+def test_code_that_gives_up_is_waited_for(how: str, tmp_path: Path, looks: list[list[Any]]) -> None:
+    """If code around the tasks cancels them after some time, nothing is told."""
+    for seconds in until_seen(looks):
+        assert asyncio.run(copies_for(seconds, folder(tmp_path), how)) == "gave up"
+    assert not any(looks)
+
+
+@pytest.mark.usefixtures("slots")
+def test_a_test_that_gives_up_is_waited_for(tmp_path: Path, looks: list[list[Any]]) -> None:
+    """The same holds if a coroutine of the test does."""
+
+    async def give_up(seconds: float) -> bool:
+        run = asyncio.ensure_future(copies_in_loop(folder(tmp_path)))
+        await asyncio.sleep(seconds)
+        return run.cancel()
+
+    for seconds in until_seen(looks):
+        assert asyncio.run(give_up(seconds))
+    assert not any(looks)
+
+
+def test_the_waits_of_processes_that_have_ended_are_over(
+    prefect_server: str, tmp_path: Path
+) -> None:
+    """A process that was killed while it waited does not wait any more."""
+    here, ended = Code.here(), replace(Code.here(), created=0.0)
+    note_held(tmp_path, "of the dead", Holding(ended, ("api",), 1, 0.0))
+    note_held(tmp_path, "of the living", Holding(here, ("db",), 1, 0.0))
+    with contextlib.ExitStack() as waits:
+        for code, limit in ((here, "api"), (ended, "db")):
+            waits.enter_context(noted_wait(tmp_path, SlotWait(code, "copy", (limit,), 1, "x.py:1")))
+        assert Slots(tmp_path).stuck() == ([], {})
