@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
@@ -125,8 +127,20 @@ def copies(copier: Any, folder: Path, *timeouts: float) -> list[str]:
 
 @flow
 async def copies_in_loop(folder: Path) -> list[str]:
-    """Copy in both directions at once, in one event loop."""
-    return list(await asyncio.gather(*(copy_async(*order, folder) for order in ORDERS)))
+    """Copy in both directions at once, in one event loop, while a request is not answered."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with httpx.AsyncClient(timeout=300) as client:
+            request = asyncio.ensure_future(
+                client.get(f"http://127.0.0.1:{silent.getsockname()[1]}")
+            )
+            # It is open as long as it has a name.
+            connection, _ = await asyncio.to_thread(silent.accept)
+            try:
+                return list(await asyncio.gather(*(copy_async(*each, folder) for each in ORDERS)))
+            finally:
+                assert not request.done()
+                request.cancel()
+                connection.close()
 
 
 def check(request: pytest.FixtureRequest, name: str) -> None:
@@ -243,9 +257,8 @@ def test_a_test_that_gives_up_is_waited_for(tmp_path: Path, looks: list[list[Any
     assert not any(looks)
 
 
-def test_the_waits_of_processes_that_have_ended_are_over(
-    prefect_server: str, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("slots")
+def test_the_waits_of_processes_that_have_ended_are_over(tmp_path: Path) -> None:
     """A process that was killed while it waited does not wait any more."""
     here, ended = Code.here(), replace(Code.here(), created=0.0)
     note_held(tmp_path, "of the dead", Holding(ended, ("api",), 1, 0.0))
