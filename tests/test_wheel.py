@@ -25,11 +25,12 @@ def uv(*words: str | Path) -> None:
     subprocess.run(["uv", *words], cwd=ROOT, check=True, timeout=patience())
 
 
-def installed(folder: Path, wheel: str) -> Path:
-    """Return the Python of a new environment with the wheel, its extras and its requirements."""
+def installed(folder: Path, *packages: str) -> Path:
+    """Return the Python of a new environment with some packages and their requirements."""
     found = folder / "bin" / "python"
     uv("venv", "--quiet", "--python", sys.executable, folder)
-    uv("pip", "install", "--quiet", "--python", found, wheel, f"prefect=={version('prefect')}")
+    prefect = f"prefect=={version('prefect')}"
+    uv("pip", "install", "--quiet", "--python", found, *packages, prefect)
     return found
 
 
@@ -50,8 +51,26 @@ def python(wheel: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def python_with_extras(wheel: Path) -> Path:
-    """Return the Python of an environment with the wheel, its requirements and extras."""
-    return installed(wheel.parent / "extras", f"{wheel}[dask,benchmark,report]")
+    """Return the Python of an environment with the wheel, its extras, and a plugin for async."""
+    extras = "dask,benchmark,report,hypothesis"
+    return installed(wheel.parent / "extras", f"{wheel}[{extras}]", "pytest-asyncio")
+
+
+def command(
+    python: Path, folder: Path, *words: str, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of Flowgauge in a folder, with nothing of this checkout."""
+    done = subprocess.run(
+        [python, "-P", "-m", "flowgauge", *words],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "1000"},
+        capture_output=True,
+        text=True,
+        timeout=patience(),
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
 
 
 @pytest.mark.e2e
@@ -63,17 +82,8 @@ def test_every_command_about_patterns_works_without_a_checkout(
 
     def flowgauge(*words: str, status: int = 0) -> str:
         nonlocal said
-        done = subprocess.run(
-            [python, "-P", "-m", "flowgauge", *words],
-            cwd=tmp_path,
-            env={**os.environ, "COLUMNS": "1000"},
-            capture_output=True,
-            text=True,
-            timeout=patience(),
-        )
+        done = command(python, tmp_path, *words, status=status)
         said = done.stderr
-        assert done.returncode == status, said
-        assert "Traceback" not in said
         return done.stdout
 
     assert flowgauge("list").count("\n") > 20
@@ -161,8 +171,45 @@ def test_a_project_tests_what_people_reported(tmp_path: Path, python_with_extras
     """
     shutil.copy(ROOT / "tests" / "nine_cases.py", tmp_path / "test_nine_cases.py")
     (tmp_path / "pytest.ini").write_text("[pytest]\nflowgauge = true\n")
-    copy = ("-P", "-m", "flowgauge", "copy", *ANSWERS, "copied")
-    subprocess.run([python_with_extras, *copy], cwd=tmp_path, check=True, timeout=patience())
+    command(python_with_extras, tmp_path, "copy", *ANSWERS, "copied")
     done = pytest_run(python_with_extras, tmp_path, "--flow-runners", "threads,dask-processes")
     assert "18 passed, 6 xfailed" in done.stdout, done.stdout + done.stderr
     assert re.search(r"skipped \d\.\d days", done.stdout)
+
+
+HANGS = (
+    "deadlock in ThreadPoolTaskRunner: its only place is taken by tasks that wait for tasks",
+    "deadlock of concurrency limits: task 'move' holds 'safe' and waits for 'till' (",
+    "is waited for (test_hangs.py:63), but nobody executes it: start one of the fixtures",
+)
+"""What is said of each test of `own_project/hangs.py`."""
+
+
+@pytest.mark.e2e
+def test_a_project_uses_what_helps_it(tmp_path: Path, python_with_extras: Path) -> None:
+    """Outside the checkout, a project is checked, and tested in all ways that the docs show.
+
+    Its definitions load; its tests share nothing, are async, draw parameters and faults, survive
+    killed workers and trace a run; and what would hang ends with one line for each test.
+    """
+    for name in ("orders.py", "prefect.yaml"):
+        shutil.copy(ROOT / "tests" / "own_project" / name, tmp_path)
+    (loads,) = command(python_with_extras, tmp_path, "check").stdout.splitlines()
+    assert "4 flows and 1 deployment" in loads
+    deployments = tmp_path / "prefect.yaml"
+    deployments.write_text(deployments.read_text().replace("0 6 * * *", "0 26 * * *"))
+    problem, count = command(python_with_extras, tmp_path, "check", status=1).stdout.splitlines()
+    assert problem.startswith("prefect.yaml:6: ")
+    assert count.startswith("1 problem")
+
+    for name in ("checks", "hangs"):
+        shutil.copy(ROOT / "tests" / "own_project" / f"{name}.py", tmp_path / f"test_{name}.py")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nflowgauge = true\npythonpath = .\n")
+    done = pytest_run(python_with_extras, tmp_path, "test_checks.py")
+    assert "6 passed" in done.stdout, done.stdout + done.stderr
+    done = pytest_run(python_with_extras, tmp_path, "test_hangs.py")
+    assert "3 failed" in done.stdout, done.stdout + done.stderr
+    failures = done.stdout.partition("short test summary")[0]
+    for line in HANGS:
+        assert failures.count(line) == 1, done.stdout
+    assert "Traceback" not in failures

@@ -175,6 +175,7 @@ def _step(place: Any, step: str) -> Any:
 
 
 def _code_of(function: Any) -> CodeType:
+    function = function.fget if isinstance(function, property) else function
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         raise AttributeError("__code__")

@@ -226,6 +226,32 @@ PRELOADED_POOL = Feature(
     instead="each worker imports Prefect when it starts",
 )
 
+POOL_WORKERS = Feature(
+    "reaching the workers of your own process pools",
+    (
+        PrivateName(
+            "prefect.task_runners",
+            "ProcessPoolTaskRunner.__enter__",
+            ("_initialize_process_pool_worker",),
+        ),
+        PrivateName(
+            "prefect.task_runners",
+            "_initialize_process_pool_worker",
+            ("message_queue", "initializer", "initargs"),
+        ),
+    ),
+    instead="the virtual clock and faults reach those of the task_runner fixture only",
+)
+
+DASK_WORKERS = Feature(
+    "reaching the workers of your own Dask clusters",
+    (
+        PrivateName("prefect_dask.task_runners", "DaskTaskRunner.client", ("PrefectDaskClient",)),
+        PrivateName("distributed", "SpecCluster._instances"),
+    ),
+    instead="the virtual clock and faults reach those of the task_runner fixture only",
+)
+
 WARM_SERVER = Feature(
     "the server that starts while pytest collects",
     (

@@ -22,6 +22,7 @@ from flowgauge.plugin.session import (
 )
 from flowgauge.plugin.timing import times
 from flowgauge.runners.dask_cluster import ClusterError
+from flowgauge.runners.reached_workers import reached_workers
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.starts import RunnerError
 
@@ -49,6 +50,9 @@ def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
             url = stack.enter_context(_harness(request.session))
         except (ServerError, KeptError) as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+        if not is_stock(request.config):
+            home, as_shipped = run_home(request.config), _as_shipped(request.session)
+            stack.enter_context(reached_workers(home, as_shipped=as_shipped))
         seconds = time.perf_counter() - start
         times(request.config).server = seconds
         note_start(request.config, "server", None, seconds)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 
 from flowgauge.clock.engine import clock_hooks
@@ -19,8 +20,9 @@ from flowgauge.runners.parent_process import end_with_parent
 from flowgauge.server.isolation import forget_user_settings
 
 
+@functools.cache
 def prepare_worker(home: str, as_shipped: bool) -> None:
-    """Make this process, a worker of a process pool or Dask cluster, part of a pytest run.
+    """Make this process, a worker of a process pool or Dask cluster, part of a pytest run, once.
 
     Args:
         home: The folder of the pytest run.

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the workers of task runners that a project creates itself part of a pytest run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+from flowgauge.compat.features import usable
+from flowgauge.compat.names import DASK_WORKERS, POOL_WORKERS
+from flowgauge.runners.worker_setup import prepare_worker
+
+_DASK = "prefect_dask.task_runners"
+
+
+@contextlib.contextmanager
+def reached_workers(home: Path, *, as_shipped: bool) -> Iterator[None]:
+    """Prepare workers of process pools and local Dask clusters that flows in this process start.
+
+    Args:
+        home: The folder of the pytest run.
+        as_shipped: Whether they do all the work that stock Prefect does, for benchmarks.
+
+    Yields:
+        Nothing.
+    """
+    from prefect import task_runners
+
+    prepare = functools.partial(prepare_worker, str(home), as_shipped)
+    with contextlib.ExitStack() as stack:
+        if usable(POOL_WORKERS, home):
+            name = "_initialize_process_pool_worker"
+            stack.enter_context(
+                patch.object(task_runners, name, functools.partial(_initialize, prepare))
+            )
+
+        stock_enter = task_runners.TaskRunner.__enter__
+        hooked: list[ModuleType] = []
+
+        @functools.wraps(stock_enter)
+        def enter(self: Any) -> Any:
+            # Imported only by flows that use it, because that takes seconds.
+            module = sys.modules.get(_DASK)
+            if module and module not in hooked and usable(DASK_WORKERS, home):
+                hooked.append(module)
+                client = _reaching(module.PrefectDaskClient, prepare)
+                stack.enter_context(patch.object(module, "PrefectDaskClient", client))
+            return stock_enter(self)
+
+        stack.enter_context(patch.object(task_runners.TaskRunner, "__enter__", enter))
+        yield
+
+
+def _initialize(
+    prepare: Callable[[], None],
+    message_queue: Any = None,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> None:
+    """Initialize a worker of a process pool, which executes this; its own initializer comes last.
+
+    Args:
+        prepare: What makes it part of the pytest run.
+        message_queue: What Prefect passes, and so the others.
+        initializer: The initializer of the task runner.
+        initargs: Its arguments.
+    """
+    from prefect.task_runners import _initialize_process_pool_worker
+
+    _initialize_process_pool_worker(message_queue)
+    prepare()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _reaching(stock: Callable[..., Any], prepare: Callable[[], None]) -> Callable[..., Any]:
+    """Return what creates a Dask client, and prepares the workers of a cluster of this process."""
+    seen: weakref.WeakSet[Any] = weakref.WeakSet()
+    here = os.getpid()
+
+    def create(*args: Any, **options: Any) -> Any:
+        from distributed import LocalCluster, SpecCluster, WorkerPlugin
+
+        class Prepare(WorkerPlugin):
+            name = "flowgauge"
+
+            def setup(self, worker: Any) -> None:
+                if os.getpid() != here:
+                    prepare()
+
+        client = stock(*args, **options)
+        for cluster in set(SpecCluster._instances) - set(seen):
+            if (
+                isinstance(cluster, LocalCluster)
+                and cluster.scheduler_address == client.scheduler.address
+            ):
+                seen.add(cluster)
+                client.register_plugin(Prepare())
+        return client
+
+    return create
