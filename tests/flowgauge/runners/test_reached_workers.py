@@ -67,10 +67,15 @@ def test_a_process_pool(virtual_clock: VirtualClock, faults: Faults) -> None:
 def test_a_local_cluster_of_a_flow(
     processes: bool, virtual_clock: VirtualClock, faults: Faults
 ) -> None:
-    """Those of a cluster that lives as long as a flow run are reached once each, in threads too."""
+    """Those of a cluster that lives as long as a flow run are reached, in threads too.
+
+    Pytest's own process is not taken for a worker.
+    """
+    before = prepare_worker.cache_info()
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": processes, **LOCAL}
     _, pid = check(DaskTaskRunner(cluster_kwargs=options), virtual_clock, faults)
     assert (pid != os.getpid()) == processes
+    assert prepare_worker.cache_info() == before
 
 
 @pytest.fixture
