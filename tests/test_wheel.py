@@ -180,7 +180,7 @@ def test_a_project_tests_what_people_reported(tmp_path: Path, python_with_extras
 HANGS = (
     "deadlock in ThreadPoolTaskRunner: its only place is taken by tasks that wait for tasks",
     "deadlock of concurrency limits: task 'move' holds 'safe' and waits for 'till' (",
-    "is waited for (test_hangs.py:63), but nobody executes it: start one of the fixtures",
+    "is waited for (test_hangs.py:62), but nobody executes it: start one of the fixtures",
 )
 """What is said of each test of `own_project/hangs.py`."""
 

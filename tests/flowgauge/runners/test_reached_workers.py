@@ -14,6 +14,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge import Faults, VirtualClock
+from flowgauge.runners.worker_setup import prepare_worker
 
 HOUR = 3600.0
 LOCAL = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
