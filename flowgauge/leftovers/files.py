@@ -16,6 +16,9 @@ _NAMES = ("__pycache__", ".hypothesis", ".benchmarks", ".pytest_cache", ".covera
 _SERVED = "runner_storage"
 """An empty folder that `serve` and workers leave in the temporary folder: `Runner.__aenter__` makes
 it, and `Runner.__aexit__` removes only the runner's own subfolder."""
+_DASK, _DASK_LOCKS = "dask-scratch-space", ("global.lock", "purge.lock")
+"""The folder in which Dask's nannies and workers make theirs, and the files with which they lock
+it: these stay."""
 _SYSTEM = ("/dev", "/proc", "/sys")
 
 
@@ -50,6 +53,10 @@ class Folders:
         if any(part.startswith(_NAMES) for part in parts):
             return True
         if Path(path) == Path(tempfile.gettempdir(), _SERVED):
+            return True
+        if parts[-1].startswith(_DASK) or (
+            parts[-2].startswith(_DASK) and parts[-1] in _DASK_LOCKS
+        ):
             return True
         scratch = process.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
         roots = [*_SYSTEM, self.home, *self.allowed(), *([scratch] if scratch else [])]

@@ -63,7 +63,6 @@ def test_a_process_pool(virtual_clock: VirtualClock, faults: Faults) -> None:
     assert pid != os.getpid()
 
 
-@pytest.mark.leaves("files", reason="nannies write where Dask's configuration says")
 @pytest.mark.parametrize("processes", [True, False], ids=["processes", "threads"])
 def test_a_local_cluster_of_a_flow(
     processes: bool, virtual_clock: VirtualClock, faults: Faults
@@ -86,7 +85,6 @@ def cluster() -> Iterator[LocalCluster]:
         yield started
 
 
-@pytest.mark.leaves("files", reason="nannies write where Dask's configuration says")
 def test_a_local_cluster_of_a_project(
     virtual_clock: VirtualClock, faults: Faults, cluster: LocalCluster
 ) -> None:
