@@ -20,7 +20,7 @@ from prefect.events import Event
 from prefect.logging.highlighters import PrefectConsoleHighlighter
 from rich.console import Console
 
-import flowgauge.runners.worker_setup  # noqa: F401
+import flowgauge.runners.reached_workers  # noqa: F401
 from flowgauge.compat.features import missing
 from flowgauge.compat.names import FAULTS, SAVED_WORK, SENT, VIRTUAL_CLOCK
 from flowgauge.compat.repeated_work import saved_work
