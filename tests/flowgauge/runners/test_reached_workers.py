@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 from prefect import flow, task
+from prefect.deployments import run_deployment
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
@@ -93,3 +94,24 @@ def test_a_local_cluster_of_a_project(
     address = cluster.scheduler_address
     runs = [check(DaskTaskRunner(address=address), virtual_clock, faults) for _ in range(2)]
     assert runs[0] == runs[1]
+
+
+POOL: Any = ProcessPoolTaskRunner(max_workers=1)
+
+
+@flow(task_runner=POOL)
+def report_from_pool() -> int:
+    """Run the task on a process pool."""
+    _, pid = fetch.submit().result()
+    return pid
+
+
+def test_the_process_pool_of_a_served_flow(
+    virtual_clock: VirtualClock, faults: Faults, serve: Any
+) -> None:
+    """Those of a flow run that a service executes in a process of its own are reached as well."""
+    served = serve(report_from_pool, processes=True)
+    flow_run: Any = run_deployment(served.name)
+    assert flow_run.state.is_completed()
+    assert faults.struck("fetch") == 1
+    assert virtual_clock.elapsed >= HOUR
