@@ -47,6 +47,10 @@ class Engine:
     def start(self):
         left = 1
         return left
+
+    @property
+    def speed(self):
+        return time.time()
 """
 
 
@@ -64,6 +68,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("Engine.start", ("left",)),
         ("Engine.field", ()),
+        ("Engine.speed", ("time",)),
         ("waits", ()),
         ("waits.<locals>.inner", ("time", "sleep")),
         ("time.sleep", ()),
@@ -170,6 +175,8 @@ CHANGES: list[tuple[str, Change, Feature]] = [
     *words(FAULTS, "result_storage", "call_task_fn", "run_generator_task_async"),
     *words(names.QUEUED_TRANSACTIONS, "AioSqliteConfiguration"),
     *words(names.DEADLOCK_WATCH, "_executor"),
+    *words(names.STUCK_SLOTS, "aacquire_concurrency_slots_with_lease"),
+    *words(names.POOL_WORKERS, "_initialize_process_pool_worker"),
     *words(names.WARM_SERVER, "SubprocessASGIServer", "temporary_database_interface"),
     *words(names.PREFECT_SERVICES, "_global_loop"),
     *words(names.OWN_SETTINGS, "PrefectBaseSettings"),
