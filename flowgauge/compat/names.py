@@ -230,14 +230,7 @@ POOL_WORKERS = Feature(
     "reaching the workers of your own process pools",
     (
         PrivateName(
-            "prefect.task_runners",
-            "ProcessPoolTaskRunner.__enter__",
-            ("_initialize_process_pool_worker",),
-        ),
-        PrivateName(
-            "prefect.task_runners",
-            "_initialize_process_pool_worker",
-            ("message_queue", "initializer", "initargs"),
+            "prefect.task_runners", "ProcessPoolTaskRunner.__init__", ("_initializer", "_initargs")
         ),
     ),
     instead="the virtual clock and faults reach those of the task_runner fixture only",

@@ -22,7 +22,6 @@ from flowgauge.plugin.session import (
 )
 from flowgauge.plugin.timing import times
 from flowgauge.runners.dask_cluster import ClusterError
-from flowgauge.runners.reached_workers import reached_workers
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.starts import RunnerError
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Start one isolated Prefect server for the whole run, and return the URL of its API."""
     from flowgauge.plugin.recorder import note_start
+    from flowgauge.runners.reached_workers import reached_workers
     from flowgauge.server.kept import KeptError
     from flowgauge.server.watch import ServerError
 

@@ -32,21 +32,20 @@ def reached_workers(home: Path, *, as_shipped: bool) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    from prefect import task_runners
+    from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
     prepare = functools.partial(prepare_worker, str(home), as_shipped)
+    stock_enter = TaskRunner.__enter__
+    hooked: list[ModuleType] = []
     with contextlib.ExitStack() as stack:
-        if usable(POOL_WORKERS, home):
-            name = "_initialize_process_pool_worker"
-            stack.enter_context(
-                patch.object(task_runners, name, functools.partial(_initialize, prepare))
-            )
-
-        stock_enter = task_runners.TaskRunner.__enter__
-        hooked: list[ModuleType] = []
 
         @functools.wraps(stock_enter)
         def enter(self: Any) -> Any:
+            is_pool = isinstance(self, ProcessPoolTaskRunner)
+            # Not again for a task runner that is used again.
+            if is_pool and usable(POOL_WORKERS, home) and self._initializer is not _initialize:
+                self._initargs = (prepare, self._initializer, self._initargs)
+                self._initializer = _initialize
             # Imported only by flows that use it, because that takes seconds.
             module = sys.modules.get(_DASK)
             if module and module not in hooked and usable(DASK_WORKERS, home):
@@ -55,27 +54,14 @@ def reached_workers(home: Path, *, as_shipped: bool) -> Iterator[None]:
                 stack.enter_context(patch.object(module, "PrefectDaskClient", client))
             return stock_enter(self)
 
-        stack.enter_context(patch.object(task_runners.TaskRunner, "__enter__", enter))
+        stack.enter_context(patch.object(TaskRunner, "__enter__", enter))
         yield
 
 
 def _initialize(
-    prepare: Callable[[], None],
-    message_queue: Any = None,
-    initializer: Callable[..., None] | None = None,
-    initargs: tuple[Any, ...] = (),
+    prepare: Callable[[], None], initializer: Callable[..., None] | None, initargs: tuple[Any, ...]
 ) -> None:
-    """Initialize a worker of a process pool, which executes this; its own initializer comes last.
-
-    Args:
-        prepare: What makes it part of the pytest run.
-        message_queue: What Prefect passes, and so the others.
-        initializer: The initializer of the task runner.
-        initargs: Its arguments.
-    """
-    from prefect.task_runners import _initialize_process_pool_worker
-
-    _initialize_process_pool_worker(message_queue)
+    """Make the worker that executes this part of the pytest run; its own initializer comes last."""
     prepare()
     if initializer is not None:
         initializer(*initargs)

@@ -176,7 +176,7 @@ CHANGES: list[tuple[str, Change, Feature]] = [
     *words(names.QUEUED_TRANSACTIONS, "AioSqliteConfiguration"),
     *words(names.DEADLOCK_WATCH, "_executor"),
     *words(names.STUCK_SLOTS, "aacquire_concurrency_slots_with_lease"),
-    *words(names.POOL_WORKERS, "_initialize_process_pool_worker"),
+    *words(names.POOL_WORKERS, "_initargs"),
     *words(names.WARM_SERVER, "SubprocessASGIServer", "temporary_database_interface"),
     *words(names.PREFECT_SERVICES, "_global_loop"),
     *words(names.OWN_SETTINGS, "PrefectBaseSettings"),

@@ -16,6 +16,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge import Faults, VirtualClock
 from flowgauge.runners.worker_setup import prepare_worker
+from patterns.task_runners.lean_process_pool import LeanProcessPoolTaskRunner
 
 HOUR = 3600.0
 LOCAL = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
@@ -56,12 +57,14 @@ def failing(faults: Faults) -> None:
     faults.on("fetch").fail_times(1)
 
 
-def test_a_process_pool(virtual_clock: VirtualClock, faults: Faults) -> None:
-    """Those of a process pool are reached, and their own initializer runs."""
-    pool = ProcessPoolTaskRunner(max_workers=1, initializer=greet, initargs=("you",))
-    greeting, pid = check(pool, virtual_clock, faults)
-    assert greeting == "hello you"
-    assert pid != os.getpid()
+@pytest.mark.parametrize("pool_class", [ProcessPoolTaskRunner, LeanProcessPoolTaskRunner])
+def test_a_process_pool(pool_class: Any, virtual_clock: VirtualClock, faults: Faults) -> None:
+    """Those of a process pool are reached, and their own initializer runs, also the next time."""
+    pool = pool_class(max_workers=1, initializer=greet, initargs=("you",))
+    for _ in range(2):
+        greeting, pid = check(pool, virtual_clock, faults)
+        assert greeting == "hello you"
+        assert pid != os.getpid()
 
 
 @pytest.mark.parametrize("processes", [True, False], ids=["processes", "threads"])
