@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
@@ -13,6 +14,7 @@ from flowgauge.clock.sightings import is_blocked
 from flowgauge.deadlocks.waiting import Awaited, Pool, Waiting
 from flowgauge.deadlocks.waits import futures_in, wait_in
 from flowgauge.frames import frames_by_thread, outwards
+from flowgauge.waiting import patience
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -24,6 +26,10 @@ ANSWER = 5.0
 _FIXED = ("tcp://127.", "inproc://")
 """How the addresses of schedulers begin whose clusters get no more workers by themselves."""
 
+
+_CLEARED_WITHIN = 10.0
+"""Seconds after which a cluster on which something still computes is left as it is;
+`FLOWGAUGE_PATIENCE` scales them."""
 
 _widest: dict[str, int] = {}
 """How many tasks each cluster has been seen to execute at once, by the address of its scheduler."""
@@ -49,7 +55,7 @@ def clients() -> list[Client]:
     if "distributed" not in sys.modules:
         return []
     found = {
-        _address(client): client
+        address_of(client): client
         for frame in frames_by_thread().values()
         if is_blocked(frame)
         for future in futures_in(outwards(frame))
@@ -68,7 +74,7 @@ def pool_of(client: Client) -> Pool | None:
         The pool; None if the cluster does not answer, or may get more workers.
     """
     adapts = getattr(client.cluster, "_adaptive", None) is not None
-    if adapts or not _address(client).startswith(_FIXED):
+    if adapts or not address_of(client).startswith(_FIXED):
         return None
     try:
         looks: list[Look] = list(_ask(client, client._run, look_at).values())
@@ -80,13 +86,21 @@ def pool_of(client: Client) -> Pool | None:
         return None
     executing = {key for look in looks for key in look.executing}
     width = sum(look.threads for look in looks)
-    widest = _widest[_address(client)] = max(width, _widest.get(_address(client), 0))
+    widest = _widest[address_of(client)] = max(width, _widest.get(address_of(client), 0))
     if width < widest:
         return None  # It has lost a worker, and may start another one.
     return Pool("the Dask cluster", width, waiting, frozenset(submitted - executing))
 
 
-def _address(client: Client) -> str:
+def address_of(client: Client) -> str:
+    """Return the address of the scheduler of a client's cluster.
+
+    Args:
+        client: The client.
+
+    Returns:
+        The address; empty if it is closed.
+    """
     return str(getattr(client.scheduler, "address", ""))
 
 
@@ -103,21 +117,48 @@ def cancel(client: Client, keys: Iterable[str]) -> None:
     client.cancel([Future(key, client) for key in keys], force=True)
 
 
+def clear(address: str) -> None:
+    """Cancel all that has not ended on a cluster of this process, until nothing runs there.
+
+    A task run that begins when others are cancelled may submit tasks and wait for them for ever:
+    Dask may have queued them behind it. Its place would be lost for all later tests.
+
+    Args:
+        address: The address of the scheduler of a cluster on which a deadlock was told.
+    """
+    from distributed import Client, SpecCluster
+
+    # Others may use a cluster that runs elsewhere.
+    if address not in {cluster.scheduler_address for cluster in set(SpecCluster._instances)}:
+        return
+    deadline = time.monotonic() + patience(_CLEARED_WITHIN)
+    with Client(address, timeout=ANSWER, set_as_default=False) as client:
+        while time.monotonic() < deadline:
+            looks: list[Look] = list(_ask(client, client._run, look_at).values())
+            left: set[str] = _ask(client, client._run_on_scheduler, queued)
+            if not left and not any(look.executing for look in looks):
+                return
+            cancel(client, left)
+            time.sleep(0.02)
+
+
 def _ask(client: Client, call: Any, *args: Any, **kwargs: Any) -> Any:
     return client.sync(call, *args, callback_timeout=ANSWER, **kwargs)
 
 
-def queued(keys: Iterable[str], *, dask_scheduler: Any = None) -> set[str]:
+def queued(keys: Iterable[str] | None = None, *, dask_scheduler: Any = None) -> set[str]:
     """Return those of the tasks that have not ended; a scheduler executes this.
 
     Args:
-        keys: The keys of tasks.
+        keys: The keys of tasks; by default those of all.
         dask_scheduler: The scheduler, which passes itself.
 
     Returns:
         The keys of those tasks.
     """
-    states = {key: task.state for key in keys if (task := dask_scheduler.tasks.get(key))}
+    tasks = dask_scheduler.tasks
+    chosen = list(tasks) if keys is None else keys
+    states = {key: task.state for key in chosen if (task := tasks.get(key))}
     return {key for key, state in states.items() if state in ("queued", "processing", "waiting")}
 
 

@@ -43,7 +43,8 @@ def watched(*, slots_of: Path | None, api_url: str | None) -> Iterator[list[str]
     """
     found: list[str] = []
     over = threading.Event()
-    looks: list[Look] = [_at_pools]
+    clusters: set[str] = set()
+    looks: list[Look] = [partial(_at_pools, clusters)]
     if slots_of is not None:
         looks.append(partial(_at_slots, Slots(slots_of)))
     if api_url is not None:
@@ -58,6 +59,9 @@ def watched(*, slots_of: Path | None, api_url: str | None) -> Iterator[list[str]
     finally:
         over.set()
         watcher.join()
+        for address in clusters:
+            with contextlib.suppress(Exception):  # It may be closed by now.
+                dask.clear(address)
 
 
 def _watch(found: list[str], over: threading.Event, looks: Sequence[Look]) -> None:
@@ -75,8 +79,11 @@ def _watch(found: list[str], over: threading.Event, looks: Sequence[Look]) -> No
             before[number] = now
 
 
-def _at_pools() -> tuple[list[Pool], Callable[[], list[str]]]:
-    """Return the pools in which nothing can go on, and what cancels their submitted task runs."""
+def _at_pools(told_of: set[str]) -> tuple[list[Pool], Callable[[], list[str]]]:
+    """Return the pools in which nothing can go on, and what cancels their submitted task runs.
+
+    The addresses of the Dask clusters among them are added to a set then.
+    """
     threads, clients = Threads(), dask.clients()
     clusters = [(client, pool) for client in clients if (pool := dask.pool_of(client))]
     stuck = deadlocked(threads.pools() + [pool for _, pool in clusters])
@@ -86,6 +93,7 @@ def _at_pools() -> tuple[list[Pool], Callable[[], list[str]]]:
         threads.cancel(keys)
         for client, pool in clusters:
             dask.cancel(client, keys & pool.submitted)
+        told_of.update(dask.address_of(client) for client, pool in clusters if pool in stuck)
         return list(map(told, stuck))
 
     return stuck, end

@@ -80,6 +80,27 @@ def test_a_deadlock_ends_and_is_told(
     assert "'branch' waits for 'leaf' (" in line
 
 
+@pytest.mark.runners("dask-processes")
+def test_a_cluster_is_free_again_after_a_deadlock(task_runner: TaskRunner[Any]) -> None:
+    """A task that still waits for one that Dask has queued behind it does not keep its place."""
+    address: str = task_runner.address  # type: ignore[attr-defined]
+
+    def wait_behind() -> None:
+        here = distributed.get_worker().address
+        distributed.get_client().submit(time.time, workers=[here], pure=False).result()
+
+    with distributed.Client(address, set_as_default=False) as client:
+        waiting = client.submit(wait_behind, pure=False)
+
+        def executing() -> bool:
+            return any(look.executing for look in client.run(dask.look_at).values())
+
+        wait_until(executing, "the task to wait")
+        dask.clear(address)
+        assert not executing()
+        assert waiting.cancelled()
+
+
 def test_async_tasks_deadlock_too(prefect_server: str, request: pytest.FixtureRequest) -> None:
     """The same holds for async tasks and flows, and for a pool with one place."""
 
