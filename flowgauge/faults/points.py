@@ -112,9 +112,7 @@ class Points:
 
     def _crash(self, fault: Fault) -> None:
         if self.process.expendable:
-            _deliver_events()
-            _flush_pool_messages()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_process()
         runners = self.process.crash_on
         mark = ", ".join(f'"{name}"' for name in runners)
         line = (
@@ -131,21 +129,24 @@ def _subject(run: Any) -> str:
     return f"{run.task.name}({describe(run.parameters)})"
 
 
+def kill_this_process() -> None:
+    """Kill this process, once it has sent what it has for Prefect's server.
+
+    A worker of a process pool that is killed while it sends leaves half a message, or the lock of
+    the queue: Prefect then waits for the rest, for ever, when the pool ends.
+    """
+    _deliver_events()
+    if queue := _pool_queue():
+        queue.close()
+        queue.join_thread()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _deliver_events() -> None:
     """Wait until Prefect has sent the states that it has recorded so far."""
     delivery = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
     delivery.start()
     delivery.join(DELIVERY)
-
-
-def _flush_pool_messages() -> None:
-    """Flush the events that a pool's worker sends through pytest's process.
-
-    A worker killed while it sends would never release the queue's lock, and Prefect would hang.
-    """
-    if queue := _pool_queue():
-        queue.close()
-        queue.join_thread()
 
 
 def _pool_queue() -> Any:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner
 
 from flowgauge.clock.virtual_clock import VirtualClock
+from flowgauge.faults.points import kill_this_process
 
 LEASE = 300.0
 """Seconds that a lease lasts by default."""
@@ -33,7 +32,7 @@ def hold(limit: str, killed: Path) -> str:
     with concurrency(limit, strict=True):
         if not killed.exists():
             killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_process()
         return "held"
 
 

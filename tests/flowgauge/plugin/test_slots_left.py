@@ -9,7 +9,6 @@ from flowgauge.server.template import cache_folder
 
 CACHE = cache_folder()
 TESTS = """
-import os, signal
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 import pytest
@@ -17,6 +16,8 @@ from prefect import flow, get_client, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency, rate_limit
+
+from flowgauge.faults.points import kill_this_process
 
 test_ended, renewed = Event(), Event()
 
@@ -37,7 +38,7 @@ def held():
 @task
 def die():
     with concurrency("killed", strict=True):
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill_this_process()
 
 @pytest.mark.parametrize("turn", [1, 2])
 @pytest.mark.runners("processes")

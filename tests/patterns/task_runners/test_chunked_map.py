@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import os
 import pickle
 import re
 import sys
@@ -25,6 +24,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner
 
+from flowgauge.faults.points import kill_this_process
 from flowgauge.observe.ledger import EffectLedger
 from flowgauge.waiting import wait_until
 from patterns.task_runners import chunked_map as chunks
@@ -395,9 +395,9 @@ def test_there_is_a_task_run_for_each_chunk(task_runner: TaskRunner[Any]) -> Non
 
 
 def vanish(item: int) -> int:
-    """End the process at item 2."""
+    """Kill the process at item 2."""
     if item == 2:
-        os._exit(1)
+        kill_this_process()
     return item
 
 

@@ -9,7 +9,6 @@ import decimal
 import os
 import re
 import runpy
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from prefect.context import FlowRunContext, SyncClientContext
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
+from flowgauge.faults.points import kill_this_process
 from flowgauge.runners.process_pool import PreloadedProcessPoolTaskRunner
 from flowgauge.runners.started import StartedRunners
 from patterns.task_runners import lean_process_pool
@@ -384,7 +384,7 @@ def test_nothing_is_left_of_a_flow_run(
 @task
 def die() -> None:
     """Kill the worker."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill_this_process()
 
 
 @flow

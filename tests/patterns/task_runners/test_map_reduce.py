@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
 from flowgauge.cli.advise import _measured_costs
+from flowgauge.faults.points import kill_this_process
 from flowgauge.predict.advice import Mapped, advise_mapped
 from flowgauge.waiting import wait_until
 from patterns.task_runners.map_reduce import count_all_steps, map_reduce, neighbours
@@ -179,7 +179,7 @@ def test_a_killed_process_is_named(task_runner: TaskRunner[Any]) -> None:
     @task
     def die(item: int) -> tuple[str, float, set[int]]:
         if item == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_process()
         return shown.fn(item)
 
     @flow(task_runner=task_runner)
