@@ -35,6 +35,7 @@ from tests.patterns.task_runners.drawn_flows import (
     follow_again,
     surroundings,
 )
+from tests.signals import main_thread_waits
 
 ROOT = Path(__file__).parents[1]
 SAME = {
@@ -192,6 +193,7 @@ def end_from_outside(
     try:
         wait_until(lambda: len(list(folder.iterdir())) == 3 or process.poll(), "two tasks")
         assert process.poll() is None
+        wait_until(lambda: main_thread_waits(process.pid), "the flow to wait")
         process.send_signal(signal.SIGTERM)
         if not is_pool:
             process.wait(patience())

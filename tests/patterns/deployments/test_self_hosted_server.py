@@ -40,6 +40,7 @@ from patterns.deployments.self_hosted_server import (
     stop,
     wait_until_it_answers,
 )
+from tests.signals import main_thread_waits
 
 NAME = "deployments/self_hosted_server"
 SCRIPT = Path(pattern.__file__)
@@ -405,6 +406,7 @@ def test_main_ends_its_server_when_it_is_terminated(tmp_path: Path, stand_in: Pa
         server = psutil.Process(int(stand_in.read_text()))
         try:
             wait_until((tmp_path / "asked").exists)
+            wait_until(lambda: main_thread_waits(program.pid), "main to wait")
             program.terminate()
             assert program.wait(patience()) == 128 + signal.SIGTERM
             assert not server.is_running()

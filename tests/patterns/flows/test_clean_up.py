@@ -37,6 +37,7 @@ from flowgauge.waiting import patience, wait_until
 from patterns.flows import clean_up as pattern
 from patterns.flows.clean_up import main, remove, render_first, run_program, sweep, workspace
 from tests.conftest import environment
+from tests.signals import main_thread_waits
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -373,6 +374,7 @@ def test_nothing_is_left_after_a_signal(
     started = tmp_path / "started"
     process = start_script(hold_one_as_script, place, started)
     wait_for_programs(started)
+    wait_until(lambda: main_thread_waits(process.pid), "the script to wait")
     end(process, number)
     assert_nothing_left(place, started)
 
@@ -419,6 +421,7 @@ def test_submitted_tasks_are_not_interrupted(place: Path, tmp_path: Path) -> Non
     """After SIGTERM the body of the flow is left, and its process waits for the submitted task."""
     process = start_script(wait_in_a_thread, place, tmp_path)
     wait_until((tmp_path / "waits").exists)
+    wait_until(lambda: main_thread_waits(process.pid), "the flow to wait")
     os.kill(process.pid, signal.SIGTERM)
     wait_until((tmp_path / "interrupted").exists)
     assert is_running(process.pid)
