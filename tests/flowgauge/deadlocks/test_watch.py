@@ -17,7 +17,7 @@ from typing import Any
 
 import distributed
 import pytest
-from prefect import flow, task
+from prefect import flow, task, unmapped
 from prefect.futures import as_completed, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -62,19 +62,27 @@ def branch(number: int) -> int:
     return int(leaf.submit(number).result())
 
 
+@task(name="branch")
+def branch_of_two(number: int, meeting: Path) -> int:
+    """Do the same once two of them have a place."""
+    (meeting / str(number)).touch()
+    wait_until(lambda: len(list(meeting.iterdir())) >= 2, "another branch")
+    return int(leaf.submit(number).result())
+
+
 @flow
-def tree() -> list[int]:
-    """Run more branches than there are places."""
-    return branch.map(range(3)).result()
+def tree(meeting: Path) -> list[int]:
+    """Run more branches than there are places, of which there are two."""
+    return branch_of_two.map(range(3), unmapped(meeting)).result()
 
 
 @pytest.mark.runners(*SHARED, "lean-dask")
 def test_a_deadlock_ends_and_is_told(
-    task_runner: TaskRunner[Any], request: pytest.FixtureRequest
+    task_runner: TaskRunner[Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Tasks that wait for tasks without a place get an error, and one line tells the deadlock."""
     with pytest.raises(CancelledError):
-        tree.with_options(task_runner=task_runner)()
+        tree.with_options(task_runner=task_runner)(tmp_path)
     line = told(request)
     assert ": all 2 places are taken" in line
     assert "'branch' waits for 'leaf' (" in line
@@ -142,12 +150,12 @@ def test_a_deadlock_over_two_levels_names_all(
 
 
 def test_virtual_time_does_not_hide_a_deadlock(
-    virtual_clock: VirtualClock, request: pytest.FixtureRequest
+    virtual_clock: VirtualClock, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A deadlock is told under the virtual clock, too."""
     runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
     with pytest.raises(CancelledError):
-        tree.with_options(task_runner=runner)()
+        tree.with_options(task_runner=runner)(tmp_path)
     assert "deadlock in ThreadPoolTaskRunner" in told(request)
 
 
