@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import sys
 import threading
 from pathlib import Path
@@ -42,30 +43,15 @@ def noted_slot_waits(home: Path) -> contextlib.ExitStack:
     stock_async: Any = _asyncio.aacquire_concurrency_slots_with_lease
 
     @functools.wraps(stock_sync)
-    def acquire(
-        names: list[str],
-        slots: int,
-        mode: str = "concurrency",
-        timeout_seconds: float | None = None,
-        max_retries: int | None = None,
-        **options: Any,
-    ) -> Any:
-        ends = mode != "concurrency" or timeout_seconds is not None or max_retries is not None
-        with _noted(home, names, slots, ends=ends):
-            return stock_sync(names, slots, mode, timeout_seconds, max_retries, **options)
+    def acquire(*args: Any, **options: Any) -> Any:
+        with _noted(home, _arguments(stock_sync, *args, **options)):
+            return stock_sync(*args, **options)
 
     @functools.wraps(stock_async)
-    async def acquire_async(
-        names: list[str],
-        slots: int,
-        mode: str = "concurrency",
-        timeout_seconds: float | None = None,
-        max_retries: int | None = None,
-        **options: Any,
-    ) -> Any:
-        ends = mode != "concurrency" or timeout_seconds is not None or max_retries is not None
-        with _noted(home, names, slots, ends=ends or _may_be_cancelled()):
-            return await stock_async(names, slots, mode, timeout_seconds, max_retries, **options)
+    async def acquire_async(*args: Any, **options: Any) -> Any:
+        arguments = _arguments(stock_async, *args, **options)
+        with contextlib.nullcontext() if _may_be_cancelled() else _noted(home, arguments):
+            return await stock_async(*args, **options)
 
     stack = contextlib.ExitStack()
     stack.enter_context(patch.object(_sync, stock_sync.__name__, acquire))
@@ -73,10 +59,16 @@ def noted_slot_waits(home: Path) -> contextlib.ExitStack:
     return stack
 
 
-def _noted(
-    home: Path, names: list[str], slots: int, *, ends: bool
-) -> contextlib.AbstractContextManager[None]:
+def _arguments(function: Any, *args: Any, **options: Any) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(*args, **options)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _noted(home: Path, wanted: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
     """Note a wait of the code that calls this, unless it ends by itself."""
+    limits = (wanted["timeout_seconds"], wanted["max_retries"])
+    ends = wanted["mode"] != "concurrency" or any(limit is not None for limit in limits)
     frames = list(outwards(sys._getframe(2)))
     runs = [run for run in map(_run_in, frames) if run is not None]
     # In other threads, Prefect can't interrupt sync code, and the time limits of async code are
@@ -88,7 +80,8 @@ def _noted(
     if runs:
         kind, run = runs[0]
         name = f"{kind} {run.name!r}"
-    return noted_wait(home, SlotWait(Code.here(), name, tuple(names), slots, place_in(frames)))
+    names, slots = tuple(wanted["names"]), wanted["slots"]
+    return noted_wait(home, SlotWait(Code.here(), name, names, slots, place_in(frames)))
 
 
 def _run_in(frame: FrameType) -> tuple[str, Any] | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,6 +158,8 @@ def _connect_worker(cluster: Any, home: Path) -> None:
 def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:
     """Prepare every worker process of a cluster for this pytest run, including later ones.
 
+    This process is not one, even if a worker has its threads here.
+
     Args:
         address: The scheduler's address.
         home: The folder of the pytest run.
@@ -166,13 +169,14 @@ def prepare_workers(address: str, home: Path, as_shipped: bool) -> None:
 
     from flowgauge.runners.worker_setup import prepare_worker
 
-    folder = str(home)
+    folder, here = str(home), os.getpid()
 
     class PrepareWorker(WorkerPlugin):
         name = _PLUGIN
 
         def setup(self, worker: Any) -> None:
-            prepare_worker(folder, as_shipped)
+            if os.getpid() != here:
+                prepare_worker(folder, as_shipped)
 
     with Client(address, set_as_default=False) as client:
         client.register_plugin(PrepareWorker())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from unittest.mock import patch
 
 from flowgauge.compat.features import usable
 from flowgauge.compat.names import DASK_WORKERS, POOL_WORKERS
+from flowgauge.runners.dask_cluster import prepare_workers
 from flowgauge.runners.worker_setup import prepare_worker
 
 _DASK = "prefect_dask.task_runners"
@@ -50,7 +50,7 @@ def reached_workers(home: Path, *, as_shipped: bool) -> Iterator[None]:
             module = sys.modules.get(_DASK)
             if module and module not in hooked and usable(DASK_WORKERS, home):
                 hooked.append(module)
-                client = _reaching(module.PrefectDaskClient, prepare)
+                client = _reaching(module.PrefectDaskClient, home, as_shipped=as_shipped)
                 stack.enter_context(patch.object(module, "PrefectDaskClient", client))
             return stock_enter(self)
 
@@ -67,29 +67,19 @@ def _initialize(
         initializer(*initargs)
 
 
-def _reaching(stock: Callable[..., Any], prepare: Callable[[], None]) -> Callable[..., Any]:
+def _reaching(stock: Callable[..., Any], home: Path, *, as_shipped: bool) -> Callable[..., Any]:
     """Return what creates a Dask client, and prepares the workers of a cluster of this process."""
     seen: weakref.WeakSet[Any] = weakref.WeakSet()
-    here = os.getpid()
 
     def create(*args: Any, **options: Any) -> Any:
-        from distributed import LocalCluster, SpecCluster, WorkerPlugin
-
-        class Prepare(WorkerPlugin):
-            name = "flowgauge"
-
-            def setup(self, worker: Any) -> None:
-                if os.getpid() != here:
-                    prepare()
+        from distributed import LocalCluster, SpecCluster
 
         client = stock(*args, **options)
+        address = client.scheduler.address
         for cluster in set(SpecCluster._instances) - set(seen):
-            if (
-                isinstance(cluster, LocalCluster)
-                and cluster.scheduler_address == client.scheduler.address
-            ):
+            if isinstance(cluster, LocalCluster) and cluster.scheduler_address == address:
                 seen.add(cluster)
-                client.register_plugin(Prepare())
+                prepare_workers(address, home, as_shipped)
         return client
 
     return create
