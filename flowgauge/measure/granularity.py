@@ -22,13 +22,13 @@ from flowgauge.measure.metg import TARGETS, Metg, Sample, measure_curve, metg
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, noise_of, row
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Memory, Outcome, Row, Unit
-from flowgauge.workflows.kernels import Speeds, expected, work
+from flowgauge.workflows.kernels import Speeds, expected, timed_work
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.work_items import RunWorkflow, check_results
 from flowgauge.workflows.workflow import Kernel, Workflow
 
 BARE = "bare process pool"
-"""The reference of each run: a pool that uses every core and gets all its work at once."""
+"""The reference of each run: a pool that uses every core, whose workers time the work itself."""
 _FIGURE = "wall time x workers / tasks"
 _RUN_SECONDS = 0.3
 """How long a run of tasks without work should take, for the number of steps."""
@@ -36,11 +36,17 @@ _LONG_RUN_SECONDS = 0.8
 """How much work each worker does in a run of long tasks, for the number of steps."""
 _BARE_SECONDS = 0.25
 """Seconds of work on each worker after which the bare pool is timed precisely enough."""
-_LONG_TASKS = (0.1, 0.5)
-"""Tasks of at least these lengths (seconds) each get one round fewer: short disturbances barely
-affect them."""
+_LONG_TASK, _ROUNDS_OF_LONG_TASKS = 0.1, 2
+"""Tasks of at least this length (seconds) get only so many rounds: short disturbances barely affect
+them."""
+_AGAIN = 3
+"""How many rounds more there are where the bare pool seems slower than the task runner."""
 _MIN_STEPS, _MAX_STEPS = 4, 16
 """The fewest and the most tasks that each worker does in a run."""
+
+
+class ImpossibleEfficiencyError(AssertionError):
+    """Workers seem to have done more than they can, so the bare pool's time means nothing."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Granularity:
         # Two runs: the first also pays for what its first task imports.
         workflow = self.case.workflow(self.workers, self.steps, 0.0)
         self.memory = memory_of(
-            lambda: self._seconds(workflow), lambda: self._bare_pool_seconds(self.steps, 0)
+            lambda: self._seconds(workflow), lambda: self._on_bare_pool(self.steps, 0)
         )
         steps = _RUN_SECONDS * self.steps / max(self._seconds(workflow), 1e-6)
         self.steps = round(min(max(steps, _MIN_STEPS), _MAX_STEPS))
@@ -132,16 +138,36 @@ class Granularity:
         Raises:
             WrongInputError: If a task received or returned something wrong.
             WrongAnswerError: If a task of the bare pool returned something wrong.
+            ImpossibleEfficiencyError: If the workers seem to do more than they can, again and
+                again: something slows down the bare pool only.
         """
+        most = _ROUNDS_OF_LONG_TASKS if seconds >= _LONG_TASK else self.rounds
+        samples = self._samples(seconds, min(self.rounds, most))
+        if _is_impossible(samples):
+            # Something else used the processors just when the bare pool did.
+            samples = self._samples(seconds, self.rounds + _AGAIN)
+        if _is_impossible(samples):
+            share = statistics.median(sample.efficiency for sample in samples)
+            raise ImpossibleEfficiencyError(
+                f"{self.case.runner}: workers seem {share:.0%} busy with tasks of {seconds:.3g} s:"
+                f" the {BARE} was slowed down by something else; measure again on a quiet machine"
+            )
+        return samples
+
+    def _samples(self, seconds: float, rounds: int) -> list[Sample]:
         workflow = self.workflow(seconds)
-        bare = [self._bare_step_seconds(workflow)]
+        bare = [self._bare_seconds(workflow)]
         samples = []
-        fewer = sum(seconds >= long for long in _LONG_TASKS)
-        for _ in range(max(self.rounds - fewer, 1)):
+        for _ in range(rounds):
             wall = self._seconds(workflow)
-            bare.append(self._bare_step_seconds(workflow))
+            bare.append(self._bare_seconds(workflow))
             samples.append(self._sample(workflow, wall, statistics.fmean(bare[-2:])))
         return samples
+
+    def rounded(self, seconds: float) -> float:
+        """Return the amount of work nearest to a given one that is a number of iterations."""
+        kernel = self.case.kernel
+        return self.speeds.seconds(kernel, self.speeds.iterations(kernel, seconds))
 
     def workflow(self, seconds: float) -> Workflow:
         """Return the workflow to run; of long tasks it has fewer, which measure them as well."""
@@ -162,11 +188,12 @@ class Granularity:
         self.settle()
         return seconds
 
-    def _bare_step_seconds(self, workflow: Workflow) -> float:
-        """Return the seconds that one task on each worker takes on the bare pool.
+    def _bare_seconds(self, workflow: Workflow) -> float:
+        """Return the seconds that the work of one task takes on the bare pool, all of it busy.
 
         Each worker gets its share of the tasks at once. The pool ignores the edges, and does at
-        most as many steps as the workflow has.
+        most as many steps as the workflow has. The workers time each piece of work: what it takes
+        to hand it to them is an overhead, which even this pool has.
         """
         seconds = workflow.tasks[0].seconds
         if not seconds:
@@ -175,17 +202,24 @@ class Granularity:
             math.ceil(len(workflow.tasks) / self.workers), math.ceil(_BARE_SECONDS / seconds)
         )
         iterations = self.speeds.iterations(self.case.kernel, seconds)
-        return self._bare_pool_seconds(steps, iterations) / steps
+        return statistics.median(self._on_bare_pool(steps, iterations))
 
-    def _bare_pool_seconds(self, steps: int, iterations: int) -> float:
-        """Let each worker of the bare pool do a number of tasks, and return the seconds."""
+    def _on_bare_pool(self, steps: int, iterations: int) -> list[float]:
+        """Let each worker of the bare pool do a number of tasks; return the seconds of each."""
         kernel, work_items = self.case.kernel, [iterations] * (steps * self.workers)
-        start = self.clock()
-        answers = list(self.pool.map(work, itertools.repeat(kernel), work_items, chunksize=steps))
-        elapsed = self.clock() - start
-        if answers != [expected(kernel, iterations)] * len(work_items):
+        done = list(
+            self.pool.map(timed_work, itertools.repeat(kernel), work_items, chunksize=steps)
+        )
+        right = expected(kernel, iterations)
+        if any(answer != right for answer, _ in done):
             raise WrongAnswerError(f"the {BARE} gave a wrong answer for {self.case}")
-        return elapsed
+        return [seconds for _, seconds in done]
+
+
+def _is_impossible(samples: Sequence[Sample]) -> bool:
+    """Return whether efficiencies are above 1 by more than their interval."""
+    efficiencies = [sample.efficiency for sample in samples]
+    return bool(samples[0].ideal) and median_interval(efficiencies).low > 1
 
 
 def measure_case(
@@ -203,7 +237,9 @@ def measure_case(
         A row for each amount of work that was tried, then one for each target. Before them, if it
         is the plain case of a task runner, its A/A row: tasks without work relative to themselves.
     """
-    curve = measure_curve(granularity, targets, longest=longest, probes=probes)
+    curve = measure_curve(
+        granularity, targets, longest=longest, probes=probes, rounded=granularity.rounded
+    )
     return [
         *_noise_rows(granularity),
         *(_curve_row(granularity, seconds, runs) for seconds, runs in sorted(curve.items())),
@@ -260,5 +296,6 @@ def _metg_row(measured: Granularity, read: Metg) -> Row:
         value=read.seconds or Interval.exact(read.ceiling if read.is_never else read.best),
         rounds=measured.rounds,
         outcome=outcome,
+        tried=read.longest if outcome is Outcome.BEYOND else None,
         memory=measured.memory,
     )

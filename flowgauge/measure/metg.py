@@ -72,6 +72,7 @@ class Metg:
             none does.
         ceiling: The efficiency that infinitely long tasks would reach.
         best: The highest efficiency measured.
+        longest: The longest granularity measured, in seconds.
         is_never: Whether no length would reach the target, rather than only none that was tried.
     """
 
@@ -79,6 +80,7 @@ class Metg:
     seconds: Interval | None
     ceiling: float
     best: float
+    longest: float
     is_never: bool = False
 
 
@@ -88,6 +90,7 @@ def measure_curve(
     *,
     longest: float,
     probes: int = 3,
+    rounded: Callable[[float], float] = float,
 ) -> dict[float, list[Sample]]:
     """Measure near the targets: a search that needs few runs.
 
@@ -97,20 +100,21 @@ def measure_curve(
         longest: The most work to try in one task, in seconds.
         probes: How many amounts of work are tried for the first target; one fewer for the others,
             for which the line through the first points is a good start.
+        rounded: Returns the amount of work nearest to a given one that a task can do.
 
     Returns:
         The samples for each amount of work.
     """
     curve = {0.0: list(measure(0.0))}
     idle = statistics.median(sample.granularity for sample in curve[0.0])
-    first = min(_FIRST_FACTOR * idle, longest)
+    first = rounded(min(_FIRST_FACTOR * idle, longest))
     curve[first] = list(measure(first))
     for target in targets:
         for _ in range(probes if target == targets[0] else probes - 1):
             points = _points(curve)
             if any(abs(point.efficiency - target) <= _CLOSE for point in points):
                 break
-            seconds = min(_next(points, target), longest)
+            seconds = rounded(min(_next(points, target), longest))
             if seconds in curve or _is_never(points, target):
                 break
             curve[seconds] = list(measure(seconds))
@@ -133,8 +137,9 @@ def metg(curve: Curve, target: float) -> Metg:
     points = _points(curve)
     seconds, ceiling = _crossing(points, target), min(_tail(points).limit, 1.0)
     best = max(point.efficiency for point in points)
+    longest = points[-1].granularity
     if seconds is None:
-        return Metg(target, None, ceiling, best, _is_never(points, target))
+        return Metg(target, None, ceiling, best, longest, _is_never(points, target))
     rng = np.random.default_rng(0)
     crossings = []
     for _ in range(_RESAMPLES):
@@ -146,7 +151,7 @@ def metg(curve: Curve, target: float) -> Metg:
     reached = [crossing for crossing in crossings if crossing is not None] or [seconds]
     low, high = np.quantile(reached, (0.025, 0.975))
     interval = Interval(seconds, min(float(low), seconds), max(float(high), seconds))
-    return Metg(target, interval, ceiling, best)
+    return Metg(target, interval, ceiling, best, longest)
 
 
 @dataclass(frozen=True)

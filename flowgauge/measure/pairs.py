@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowgauge.measure.budget import MAX_ROUNDS, Budget
 from flowgauge.measure.intervals import median_interval, relative_iqr
 from flowgauge.measure.memory import memory_of
 from flowgauge.mistake import Mistake
@@ -19,27 +19,6 @@ from flowgauge.results.rows import Group, Memory, Row, Unit
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
-
-MAX_ROUNDS = 30
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long one benchmark may measure; set by pytest-benchmark's own options.
-
-    Attributes:
-        min_rounds: Rounds to run however long they take (`--benchmark-min-rounds`).
-        max_time: Seconds to fill with more rounds (`--benchmark-max-time`).
-    """
-
-    min_rounds: int
-    max_time: float
-
-    def rounds(self, seconds: float) -> int:
-        """Return how many rounds to run if one takes the given seconds."""
-        all_fit = seconds * MAX_ROUNDS <= self.max_time
-        fitting = MAX_ROUNDS if all_fit else math.floor(self.max_time / seconds)
-        return max(self.min_rounds, fitting)
 
 
 @dataclass(frozen=True)
@@ -49,6 +28,13 @@ class Rounds:
     candidate: tuple[float, ...]
     reference: tuple[float, ...]
     memory: Memory | None = None
+
+
+class _EnoughRounds(BaseException):
+    """Ends the rounds of pytest-benchmark, which wants their number before the first.
+
+    It is no `Exception`, which pytest-benchmark would take for a failed benchmark.
+    """
 
 
 class WrongAnswerError(AssertionError):
@@ -132,7 +118,8 @@ def paired_rounds(
         reference: What it is compared with, run before each round, async or not; None for
             unpaired rounds.
         check: Returns whether an answer is right; applied to the reference's answers, too.
-        budget: How long to measure, or a number of rounds.
+        budget: How long to measure, or a number of rounds. A budget has its minimum of rounds
+            with `--benchmark-cprofile`, which wants one more, untimed, round.
         warm_up: Whether a number of rounds has a warm-up round, too, as a budget always has; by
             default it has none.
 
@@ -164,6 +151,9 @@ def paired_rounds(
                 reference_times.append(theirs.seconds)
                 checked(answer, "reference")
 
+        def spent() -> float:
+            return ours.total + (theirs.total if theirs else 0.0) + seconds_to_check
+
         def run_candidate() -> None:
             answers.append(ours())
 
@@ -175,26 +165,35 @@ def paired_rounds(
             check_candidate()
             return Rounds((), ())
 
-        memory, unmeasured = None, 0.0
+        memory = None
         if isinstance(budget, Budget) or warm_up:
             # What its first call starts, such as a pool of workers, is the memory of neither.
             run_reference()
-            unmeasured = seconds_to_check + (theirs.total if theirs else 0.0)
             memory = memory_of(run_candidate, theirs and run_reference)
             check_candidate()
             reference_times.clear()
-        # Without the time that it takes to measure memory.
-        seconds = ours.total + (theirs.total if theirs else 0.0) + seconds_to_check - unmeasured
-        rounds = budget.rounds(seconds) if isinstance(budget, Budget) else budget
+        warm_up_seconds = spent()
+        adaptive = budget if isinstance(budget, Budget) and not benchmark.cprofile else None
+        least = budget if isinstance(budget, int) else budget.min_rounds
+
+        def begin_round() -> None:
+            times = benchmark.stats.stats.data if benchmark.stats else ()
+            if adaptive and adaptive.is_used(times, spent() - warm_up_seconds):
+                raise _EnoughRounds
+            run_reference()
+
         if runner is not None:
             # A timer that stands still while the loop starts and stops.
             benchmark._timer = lambda: ours.total
-        benchmark.pedantic(
-            run_candidate, setup=run_reference, teardown=check_candidate, rounds=rounds
-        )
+        most = max(least, MAX_ROUNDS) if adaptive else least
+        with contextlib.suppress(_EnoughRounds):
+            benchmark.pedantic(
+                run_candidate, setup=begin_round, teardown=check_candidate, rounds=most
+            )
     # With --benchmark-cprofile there is one more, untimed, round.
     assert benchmark.stats is not None
-    return Rounds(tuple(benchmark.stats.stats.data), tuple(reference_times[:rounds]), memory)
+    times = tuple(benchmark.stats.stats.data)
+    return Rounds(times, tuple(reference_times[: len(times)]), memory)
 
 
 def _checked(check: Callable[[Any], bool], answer: Any, whose: str) -> None:

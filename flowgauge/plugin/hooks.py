@@ -63,8 +63,8 @@ TEST_WORKERS = 2
 """How many tasks run concurrently in tests; fixed, so that outcomes are the same on any machine."""
 _MEASURING = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
 """The options of pytest-benchmark, without `benchmark_`, that ask for measurements."""
-FULL_ROUNDS = 10
-"""The minimum number of rounds of each benchmark with `--flow-full`."""
+FULL_ROUNDS, FULL_SECONDS = 10, 5.0
+"""The minimum number of rounds of each benchmark with `--flow-full`, and the time for more."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -133,7 +133,7 @@ def pytest_configure(config: pytest.Config) -> None:
             check_dask_address(config.stash[RUN_OPTIONS].dask_address or "")
         if config.getini("flowgauge"):
             start_early(config)
-        _check_workflows(config)
+        _check_numbers(config)
     except Mistake as error:
         raise pytest.UsageError(str(error)) from None
     if config.getoption("flow_keep_server") and config.getoption("flow_stock_harness"):
@@ -160,13 +160,13 @@ def _workers(config: pytest.Config) -> int:
     return int(text)
 
 
-def _check_workflows(config: pytest.Config) -> None:
-    """Read the workflow options, to report a mistake before anything is measured."""
+def _check_numbers(config: pytest.Config) -> None:
+    """Read workflows and numbers, to report a mistake before anything is measured."""
     for file in config.getoption("flow_file"):
         from flowgauge.workflows.wfformat import load_workflow
 
         load_workflow(Path(file))
-    for option in ("flow_time_scale", "flow_bytes_scale"):
+    for option in ("flow_time_scale", "flow_bytes_scale", "flow_precision"):
         text = config.getoption(option)
         try:
             is_valid = text is None or 0 <= float(text) < float("inf")
@@ -188,6 +188,9 @@ def _measure_only_when_asked(config: pytest.Config) -> None:
         config.option.benchmark_disable = True
     if config.getoption("flow_full"):
         config.option.benchmark_min_rounds = max(config.option.benchmark_min_rounds, FULL_ROUNDS)
+        config.option.benchmark_max_time = max(
+            float(config.option.benchmark_max_time), FULL_SECONDS
+        )
     table = ("columns", "sort", "group-by", "name", "compare", "histogram", "cprofile", "verbose")
     options = tuple(f"--benchmark-{name}" for name in table)
     if not any(str(word).startswith(options) for word in config.invocation_params.args):

@@ -56,8 +56,8 @@ class MetgBenchmark:
         full = self.paired.recorder.full
         benchmark.pedantic(lambda: None)
         # METG(90 %) takes the longest to measure.
+        targets = (0.5, 0.9) if full and not case.feature else (0.5,)
         rare = bool(case.feature) or _is_rare(case.runner)
-        targets = (0.5, 0.9) if full and not rare else (0.5,)
         thorough = full and case.shape == "trivial" and not rare
         effort = 3 if thorough else 2
         granularity = Granularity(case, run, self.pool, self.speeds, self.workers, effort)

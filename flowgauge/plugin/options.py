@@ -43,6 +43,13 @@ def add_options(group: pytest.OptionGroup) -> None:
         " three minutes",
     )
     group.addoption(
+        "--flow-precision",
+        metavar="PERCENT",
+        default="5",
+        help="a benchmark ends before its time is used (--benchmark-max-time) once the ends of its"
+        " interval are this near to the median (default: 5)",
+    )
+    group.addoption(
         "--flow-resume",
         action="store_true",
         help="continue an interrupted run of benchmarks from what is in the report folder",

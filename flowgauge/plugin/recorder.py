@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowgauge.measure.budget import Budget
 from flowgauge.measure.load import Load, load_now, peak_memory_mib
-from flowgauge.measure.pairs import Budget, Rounds, row
+from flowgauge.measure.pairs import Rounds, row
 from flowgauge.plugin.progress import RunProgress
+from flowgauge.results.durations import known_durations
 from flowgauge.results.fingerprint import versions
 from flowgauge.results.resume import (
     UNFINISHED,
@@ -21,6 +23,7 @@ from flowgauge.results.resume import (
     load_unfinished,
 )
 from flowgauge.results.rows import Group, Results, ResultsError, Row
+from flowgauge.results.sources import reference_file
 from flowgauge.results.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -75,8 +78,7 @@ class BenchmarkRecorder:
         self.timelines: dict[tuple[str, str], Timeline] = {}
         self.starts: list[Start] = []
         self.report: Report | None = None
-        self.progress = RunProgress(0)
-        self._names: dict[str, str] = {}
+        self.progress = RunProgress({})
         self._passed: set[str] = set()
         self._load: Load | None = None
 
@@ -91,6 +93,7 @@ class BenchmarkRecorder:
         return Budget(
             min_rounds=int(self.config.getoption("benchmark_min_rounds")),
             max_time=float(self.config.getoption("benchmark_max_time")),
+            precision=float(self.config.getoption("flow_precision")) / 100,
         )
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -105,26 +108,32 @@ class BenchmarkRecorder:
             earlier = [item for item in items if item.nodeid in self.measured]
             items[:] = [item for item in items if item.nodeid not in self.measured]
             self.config.hook.pytest_deselected(items=earlier)
-            self.progress.done = self.progress.earlier = len(earlier)
+            self.progress.earlier = len(earlier)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the benchmarks, for the progress display."""
-        self._names = {
+        names = {
             item.nodeid: item.name
             for item in session.items
             if "paired" in getattr(item, "fixturenames", ())
         }
-        self.progress.total = self.progress.earlier + len(self._names)
-        if self._names and not self.config.getoption("benchmark_disable"):
+        self.progress.names = names
+        if names and not self.config.getoption("benchmark_disable"):
+            newest = self.directory / "results.json"
+            files = [file for file in (reference_file(), newest) if file is not None]
+            self.progress.expected = known_durations(files, full=self.full)
             self._load = load_now()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Draw a progress bar while a benchmark runs, if the output is a terminal."""
+        if nodeid not in self.progress.names:
+            return
+        self.progress.begin(nodeid)
         terminal = self._terminal()
-        if nodeid in self._names and terminal and terminal._tw.hasmarkup and terminal.isatty:
+        if terminal and terminal._tw.hasmarkup and terminal.isatty:
             if terminal._tw.width_of_current_line:
                 terminal._tw.line()
-            self.progress.show(self._names[nodeid], terminal._tw._file)
+            self.progress.show(nodeid, terminal._tw._file)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -136,9 +145,9 @@ class BenchmarkRecorder:
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Save what was measured so far, so that the run can be resumed."""
-        if nodeid not in self._names:
+        if nodeid not in self.progress.names:
             return
-        self.progress.done += 1
+        self.progress.end(nodeid)
         if nodeid in self.measured:
             passed = {test: rows for test, rows in self.measured.items() if test in self._passed}
             keep_unfinished(self.directory, versions(), passed, self.timelines.values())
@@ -174,7 +183,11 @@ class BenchmarkRecorder:
             "peak_memory_mib": peak_memory_mib(),
             BENCHMARKS: files_of_groups(self.measured),
         }
-        self.report = report_on(Results(origin, tuple(rows), tuple(self.timelines.values())))
+        if estimate := self.progress.after_a_quarter():
+            origin["after_a_quarter"] = estimate
+        timelines = tuple(self.timelines.values())
+        results = Results(origin, tuple(rows), timelines, self.progress.durations)
+        self.report = report_on(results)
         self.page = write_report(self.report, self.directory)
         if exitstatus == pytest.ExitCode.OK:
             forget_unfinished(self.directory)

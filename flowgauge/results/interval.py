@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -33,6 +34,14 @@ class Interval:
     def scaled(self, factor: float) -> Interval:
         """Return the interval multiplied by a factor."""
         return Interval(self.median * factor, self.low * factor, self.high * factor)
+
+    @property
+    def half_width(self) -> float:
+        """The distance from the median to its farther end, as a share of the median."""
+        distance = max(self.median - self.low, self.high - self.median)
+        if not distance:
+            return 0.0
+        return distance / abs(self.median) if self.median else math.inf
 
     @property
     def is_exact(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +16,9 @@ from flowgauge.results.interval import Interval
 from flowgauge.results.older import upgraded
 from flowgauge.results.timelines import Timeline
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+PRECISION = 0.05
+"""How far the ends of a figure's interval should be from it at most, as a share of it."""
 
 
 class ResultsError(JsonFileError):
@@ -97,6 +99,8 @@ class Row:
             it was not recorded.
         outcome: The outcome of a search for long enough tasks. Unless it is `FOUND`, `value` is
             the highest efficiency measured, or the limit for infinitely long tasks.
+        tried: The longest time for a task that was tried, in seconds, where no task was long
+            enough; None otherwise.
         memory: The memory that a round takes; None if it was not measured.
     """
 
@@ -114,7 +118,14 @@ class Row:
     ratio: Interval | None = None
     relative_iqr: float | None = None
     outcome: Outcome = Outcome.FOUND
+    tried: float | None = None
     memory: Memory | None = None
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether its interval is narrow; that of a single round is not known."""
+        is_known = self.rounds > 1 or self.relative_iqr is None
+        return is_known and self.value.half_width <= PRECISION
 
     @property
     def key(self) -> tuple[str, str, str | None, str, str]:
@@ -130,6 +141,7 @@ class Results:
         fingerprint: When, where and with which versions; `versions` is itself a mapping.
         rows: The figures, in the order they were measured.
         timelines: When each task ran, in typical runs of the workflows of group `workflows`.
+        durations: The seconds that each benchmark took, by its test.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = EXACT
@@ -137,6 +149,7 @@ class Results:
     fingerprint: Mapping[str, Any]
     rows: tuple[Row, ...]
     timelines: tuple[Timeline, ...] = ()
+    durations: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -119,6 +119,21 @@ def work(kernel: Kernel, iterations: int) -> int:
     return _KERNELS[kernel](iterations)
 
 
+def timed_work(kernel: Kernel, iterations: int) -> tuple[int, float]:
+    """Do a given amount of work, and time it where it is done.
+
+    Args:
+        kernel: The kind of work.
+        iterations: The number of iterations.
+
+    Returns:
+        The answer of `work`, and the seconds that it took.
+    """
+    start = time.perf_counter()
+    answer = work(kernel, iterations)
+    return answer, time.perf_counter() - start
+
+
 expected = functools.lru_cache(maxsize=4096)(work)
 """The answer of `work`, to check others with; cached, so that each amount is computed once."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from flowgauge.report.model.headline import noise
 from flowgauge.report.model.verdicts import Bands
+from flowgauge.results.rows import PRECISION
 
 COMMAND = "flowgauge report results.json -o DIR"
 NOT_MEASURED = "Not measured in this run."
@@ -28,7 +29,9 @@ def glossary(bands: Bands) -> tuple[tuple[str, str], ...]:
         (
             "95 % interval",
             "The rounds were resampled many times, with replacement (a bootstrap): 95 % of the"
-            " medians lay in this interval.",
+            " medians lay in this interval. Where one of its ends is farther than"
+            f" {PRECISION:.0%} from the median, the distance is added, such as ± 12%: the time for"
+            " that figure was used before it was more precise.",
         ),
         (
             "Paired rounds",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowgauge.report.model.formats import number, quantity
-from flowgauge.results.rows import Group, Outcome, Row
+from flowgauge.results.rows import Group, Outcome, Row, Unit
 from flowgauge.runners.table import RUNNERS, BaselineKind
 
 NO_RUNNER = "no runner"
@@ -174,14 +174,19 @@ def figure_text(row: Row) -> str:
     if row.outcome is Outcome.NEVER:
         return f"never, ceiling {number(row.value.median)}"
     if row.outcome is Outcome.BEYOND:
-        return f"longer than tried ({number(row.value.median)} reached)"
+        longest = "" if row.tried is None else f" at {quantity(row.tried, Unit.SECONDS)}"
+        return f"longer than tried ({quantity(row.value.median, Unit.BUSY)} busy{longest})"
     return quantity(row.value.median, row.unit)
 
 
 def interval_text(row: Row) -> str:
-    """Return the interval of a row's figure as text."""
+    """Return the interval of a row's figure as text, and how wide it is if that is too wide."""
+    if row.outcome is not Outcome.FOUND:
+        return figure_text(row)
     low, high = (quantity(end, row.unit) for end in (row.value.low, row.value.high))
-    return figure_text(row) if row.outcome is not Outcome.FOUND else f"{low} – {high}"
+    if row.is_precise:
+        return f"{low} – {high}"
+    return f"{low} – {high}, ± {row.value.half_width:.0%}" if row.rounds > 1 else "one round"
 
 
 def params_text(row: Row) -> str:

@@ -8,11 +8,9 @@ from typing import Literal
 
 from flowgauge.report.model.formats import ratio
 from flowgauge.results.interval import Interval
-from flowgauge.results.rows import Group, Results, Row
+from flowgauge.results.rows import PRECISION, Group, Results, Row
 
 Verdict = Literal["slower", "faster", "no difference seen", "unpaired"]
-WIDE_IQR = 0.10
-"""The relative IQR above which a row is doubtful."""
 BUSY_PERCENT = 10
 STOLEN_PERCENT = 2
 Bands = Mapping[tuple[str | None, str | None], tuple[float, float]]
@@ -61,15 +59,16 @@ def warnings(results: Results) -> tuple[str, ...]:
         results: The figures.
 
     Returns:
-        A sentence for each: rounds that vary much, and a machine that was busy with other things.
+        A sentence for each: figures that are not precise, and a machine that was busy with other
+        things.
     """
-    measured = [row.relative_iqr for row in results.rows if row.relative_iqr is not None]
-    wide = sum(relative_iqr > WIDE_IQR for relative_iqr in measured)
+    in_rounds = [r for r in results.rows if r.relative_iqr is not None and r.rounds > 1]
+    wide = sum(not row.is_precise for row in in_rounds)
     sentences = []
     if wide:
         sentences.append(
-            f"{wide} of {len(measured)} rows have a relative IQR of more than"
-            f" {WIDE_IQR:.0%}: measure again on a quiet machine, or with more rounds."
+            f"{wide} of {len(in_rounds)} rows are less precise than ± {PRECISION:.0%}: measure"
+            " again on a quiet machine, or for longer (--benchmark-max-time)."
         )
     others = results.fingerprint.get("others_percent")
     if isinstance(others, int | float) and others > BUSY_PERCENT:

@@ -13,7 +13,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from flowgauge.measure.granularity import Granularity, MetgCase, measure_case
+from flowgauge.measure.granularity import (
+    Granularity,
+    ImpossibleEfficiencyError,
+    MetgCase,
+    measure_case,
+)
 from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.results.rows import Outcome
 from flowgauge.workflows.kernels import Speeds
@@ -25,6 +30,8 @@ T = TypeVar("T")
 SPEEDS = Speeds({"python": 100_000, "native": 1000})
 OVERHEAD = 0.005
 WORKERS = 2
+HANDING = 0.05
+"""The seconds that a bare pool of this machine takes to get its work."""
 
 
 class Machine(Executor):
@@ -34,7 +41,7 @@ class Machine(Executor):
     """
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now, self.slower = 0.0, 1.0
         self.done: list[str] = []
 
     def clock(self) -> float:
@@ -52,11 +59,17 @@ class Machine(Executor):
         return future
 
     def map(self, fn: Callable[..., T], *given: Iterable[Any], **options: Any) -> Iterator[T]:
-        """Do the work of the bare pool, in the time that all workers together need."""
+        """Do the work of the bare pool, in the time that all workers together need.
+
+        To hand it to them takes time as well. The workers see how long the work itself takes,
+        longer if something else slows them down.
+        """
         self.done.append("bare")
         calls = list(zip(*given, strict=False))
-        self.now += sum(n / SPEEDS.per_second[kernel] for kernel, n in calls) / WORKERS
-        return iter([fn(*call) for call in calls])
+        times = [n / SPEEDS.per_second[kernel] * self.slower for kernel, n in calls]
+        self.now += sum(times) / WORKERS + HANDING
+        done: list[Any] = [fn(*call) for call in calls]
+        return iter([(answer, took) for (answer, _), took in zip(done, times, strict=True)])  # type: ignore[misc]
 
     def runner(self, overhead: float) -> Callable[[Workflow], Mapping[str, TaskResult]]:
         """Return a task runner that takes some time for each task in addition to its work."""
@@ -129,11 +142,55 @@ def test_the_machine_settles_after_each_run(machine: Machine) -> None:
 
 
 def test_long_tasks_have_fewer_rounds(machine: Machine) -> None:
-    """Tasks that take long are run less often, but at least once."""
+    """Tasks that take long are run less often, but twice, without which there is no interval."""
     cell = machine.measured(slow("trivial"))
-    assert [len(cell(seconds)) for seconds in (0.09, 0.1, 0.5)] == [3, 2, 1]
+    assert [len(cell(seconds)) for seconds in (0.09, 0.1, 0.5)] == [3, 2, 2]
     cell.rounds = 1
     assert len(cell(0.5)) == 1
+
+
+def test_handing_out_work_is_an_overhead(machine: Machine) -> None:
+    """A pool without Prefect has overhead: efficiency is below 1 for tasks of any length."""
+    cell = machine.measured(slow("trivial"), overhead=HANDING / 32)
+    for seconds in (1e-5, 1e-3, 0.1):
+        for sample in cell(seconds):
+            assert sample.efficiency == pytest.approx(seconds / (seconds + HANDING / 32))
+
+
+def test_a_bare_pool_that_was_slowed_down_is_timed_again(machine: Machine) -> None:
+    """If workers seem more than fully busy, there are other, more rounds."""
+    cell = machine.measured(slow("trivial"), overhead=0.0)
+    run, left = cell.run, 3
+
+    def disturbed(workflow: Workflow) -> Mapping[str, TaskResult]:
+        nonlocal left
+        left -= 1
+        machine.slower = 2.0 if left > 0 else 1.0
+        return run(workflow)
+
+    cell.run = disturbed
+    samples = cell(0.01)
+    assert [sample.efficiency for sample in samples] == pytest.approx([1.0] * 6)
+
+
+def test_more_than_full_efficiency_is_an_error(machine: Machine) -> None:
+    """If workers still seem more than fully busy, that is no figure: one line says why."""
+    cell = machine.measured(slow("trivial"), overhead=0.0)
+    machine.slower = 1.25
+    with pytest.raises(
+        ImpossibleEfficiencyError,
+        match=r"^slow: workers seem 125% busy with tasks of 0.01 s: the bare process pool was",
+    ):
+        cell(0.01)
+
+
+def test_work_is_a_number_of_iterations(machine: Machine) -> None:
+    """Tasks as short as an iteration are tried, and rows say how much work they really do."""
+    cell = machine.measured(slow("trivial"), overhead=1e-6)
+    *curve, _, _ = measure_case(cell, longest=0.1)
+    works = {row.params["work_seconds"] for row in curve} - {0.0}
+    assert min(works) == pytest.approx(1e-5), "one of 100,000 in a second"
+    assert all(work * 1e5 == pytest.approx(round(work * 1e5)) for work in works)
 
 
 def test_a_wrong_answer_is_detected(machine: Machine) -> None:
@@ -191,6 +248,7 @@ def test_a_target_that_was_not_reached_is_not_never(machine: Machine) -> None:
     assert (most.id, most.unit) == ("metg-90", "efficiency")
     assert most.outcome is Outcome.BEYOND
     assert most.value.median == pytest.approx(0.5)
+    assert most.tried == pytest.approx(2 * OVERHEAD)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS
 from flowgauge.results.rows import Results
 
 BENCHMARK = """
@@ -60,8 +61,12 @@ def test_a_benchmark_run_leaves_a_report(project: pytest.Pytester) -> None:
     )
     assert "Min" not in result.stdout.str()
     folder = project.path / "reports" / "latest"
-    known, own_row = Results.load(folder / "results.json").rows
-    assert (known.id, known.reference, known.rounds) == ("sum", "sum of a list", 30)
+    results = Results.load(folder / "results.json")
+    assert len(results.durations) == 3
+    assert min(results.durations.values()) > 0
+    known, own_row = results.rows
+    assert (known.id, known.reference) == ("sum", "sum of a list")
+    assert 5 <= known.rounds <= MAX_ROUNDS
     assert known.ratio is not None
     assert (own_row.id, own_row.group) == ("own", "sums")
     if sys.platform == "linux":
@@ -104,6 +109,16 @@ def test_noise_is_measured_against_itself(
     assert (row.rounds, row.reference) == (7, "itself")
     assert row.ratio is not None
     assert (row.memory is not None) == (bool(options) and sys.platform == "linux")
+
+
+@pytest.mark.parametrize(("percent", "is_early"), [("1000", True), ("0", False)])
+def test_a_benchmark_ends_when_it_is_precise(
+    project: pytest.Pytester, percent: str, is_early: bool
+) -> None:
+    """`--flow-precision` says how precise a figure must be to end before its time is used."""
+    project.runpytest_subprocess("--benchmark-only", f"--flow-precision={percent}")
+    (row,) = Results.load(project.path / "reports" / "latest" / "results.json").rows
+    assert row.rounds == (LEAST_TO_JUDGE if is_early else MAX_ROUNDS)
 
 
 @pytest.mark.nightly
@@ -154,10 +169,15 @@ def test_a_trace_that_cannot_be_measured_is_reported(
 
 @pytest.mark.parametrize(
     ("option", "scale"),
-    [("--flow-time-scale", "-1"), ("--flow-bytes-scale", "nan"), ("--flow-time-scale", "inf")],
+    [
+        ("--flow-time-scale", "-1"),
+        ("--flow-bytes-scale", "nan"),
+        ("--flow-time-scale", "inf"),
+        ("--flow-precision", "five"),
+    ],
 )
-def test_an_invalid_scale_is_reported(project: pytest.Pytester, option: str, scale: str) -> None:
-    """A scale that is negative or not a finite number ends the run with one line."""
+def test_an_invalid_number_is_reported(project: pytest.Pytester, option: str, scale: str) -> None:
+    """A scale or precision that is negative or not a finite number ends the run with one line."""
     result = project.runpytest_subprocess(f"{option}={scale}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {option} {scale}: give a number of zero or more"])

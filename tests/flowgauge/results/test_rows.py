@@ -63,6 +63,7 @@ rows = st.builds(
     ratio=st.none() | intervals,
     relative_iqr=st.none() | finite,
     outcome=st.sampled_from(Outcome),
+    tried=st.none() | finite,
     memory=st.none() | st.builds(Memory, finite, st.none() | finite),
 )
 spans = st.builds(Span, words, st.integers(0, 9), finite, finite)
@@ -97,12 +98,17 @@ def complaint(tmp_path: Path, content: object) -> str:
     fingerprint=st.dictionaries(words, json_values, max_size=3),
     found=st.lists(rows, max_size=3),
     drawn=st.lists(timelines, max_size=2),
+    took=st.dictionaries(words, finite, max_size=2),
 )
 def test_round_trip(
-    tmp_path: Path, fingerprint: dict[str, Any], found: list[Row], drawn: list[Timeline]
+    tmp_path: Path,
+    fingerprint: dict[str, Any],
+    found: list[Row],
+    drawn: list[Timeline],
+    took: dict[str, float],
 ) -> None:
     """Results loaded from a file equal those that were saved."""
-    results = Results(fingerprint, tuple(found), tuple(drawn))
+    results = Results(fingerprint, tuple(found), tuple(drawn), took)
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json") == results
 

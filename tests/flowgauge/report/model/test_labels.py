@@ -8,8 +8,15 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.report.model.labels import colours, groups, in_order, labels, runners
-from flowgauge.results.rows import Row
+from flowgauge.report.model.labels import (
+    colours,
+    groups,
+    in_order,
+    interval_text,
+    labels,
+    runners,
+)
+from flowgauge.results.rows import Outcome, Row
 
 MakeRow = Callable[..., Row]
 names = st.sampled_from(["submit", "flow", "new", "threads", "processes", "features", "noise"])
@@ -90,3 +97,17 @@ def test_labels_of_different_figures(make_row: MakeRow) -> None:
         "flow · time per task run",
         "flow · time per flow run",
     )
+
+
+def test_the_interval_says_how_wide_it_is_if_it_is_wide(make_row: MakeRow) -> None:
+    """A figure that is not precise, and one of a single round, say so beside their interval."""
+    narrow = make_row("submit", 1.0, spread=0.03, relative_iqr=0.4)
+    wide = make_row("submit", 1.0, spread=0.125, relative_iqr=0.1)
+    assert interval_text(narrow) == "970 ms – 1.03 s"
+    assert interval_text(wide) == "875 ms – 1.1 s, ± 12%"
+    once = make_row("submit", 1.0, spread=0.0, relative_iqr=0.0, rounds=1)
+    assert interval_text(once) == "one round"
+    counted = make_row("bytes", 1.0, spread=0.0, rounds=1, unit="MiB")
+    assert interval_text(counted) == "1.00 MiB – 1.00 MiB"
+    tried = make_row("metg-90", 0.8, outcome=Outcome.BEYOND, tried=0.6)
+    assert interval_text(tried) == "longer than tried (80 % busy at 600 ms)"

@@ -111,13 +111,16 @@ def test_a_difference_is_never_inside_noise(
 
 
 def test_doubtful_figures_give_warnings(make_row: MakeRow) -> None:
-    """Scattered rounds, other programs, stolen time and throttling give a sentence each."""
-    wide, narrow, unknown = (replace(make_row("x", 1.0), relative_iqr=s) for s in (0.2, 0.05, None))
+    """Wide intervals, other programs, stolen time and throttling give a sentence each."""
+    base = replace(make_row("x", 1.0), relative_iqr=0.3, rounds=9)
+    wide, narrow = (replace(base, value=Interval(1.0, 0.96, high)) for high in (1.06, 1.04))
+    once = replace(base, value=Interval.exact(1.0), rounds=1)
+    unknown = replace(wide, relative_iqr=None)
     quiet = {"others_percent": 4.0, "stolen_percent": 0.0, "throttled_seconds": 0.0}
     assert warnings(Results(quiet, (narrow, unknown))) == ()
-    assert warnings(Results({}, (wide, narrow, wide, unknown))) == (
-        "2 of 3 rows have a relative IQR of more than 10%: measure again on a quiet machine,"
-        " or with more rounds.",
+    assert warnings(Results({}, (wide, narrow, once, unknown))) == (
+        "1 of 2 rows are less precise than ± 5%: measure again on a quiet machine, or for longer"
+        " (--benchmark-max-time).",
     )
     busy = {"others_percent": 31.6, "stolen_percent": 5.2, "throttled_seconds": 1.25}
     assert warnings(Results(busy, ())) == (

@@ -69,7 +69,7 @@ def test_line(make_row: MakeRow) -> None:
     never = make_row("metg-90", 0.56, outcome=Outcome.NEVER, spread=0, params={"kernel": "python"})
     assert line(never) == "metg-90 kernel=python · threads: never, ceiling 0.56"
     beyond = make_row("metg-90", 0.84, outcome=Outcome.BEYOND, spread=0, params={})
-    assert line(beyond) == "metg-90 · threads: longer than tried (0.84 reached)"
+    assert line(beyond) == "metg-90 · threads: longer than tried (84 % busy)"
 
 
 @pytest.mark.parametrize(
