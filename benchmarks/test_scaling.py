@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prefect.task_runners import TaskRunner
 
+from flowgauge.measure.budget import Budget
 from flowgauge.measure.pairs import Rounds, noise_of
 from flowgauge.measure.scaling import runner_of_width, seconds_of_rounds
 from flowgauge.plugin.paired import Paired
@@ -20,13 +21,12 @@ from flowgauge.workflows.shapes import payload_chain, shape
 
 TASKS = (10, 100, 1000, 10_000)
 FEW_TASKS = (1, 2)
-LARGE = 10**7
-"""Bytes from which on one round is enough: its time is long relative to its variation."""
 BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
 FEW_BYTES = (0, 10**3)
 LONGEST = 60.0
 """The longest that a round may be expected to take, in seconds; a longer one is not run."""
-ROUNDS = 2
+ROUNDS, NOISE_ROUNDS = 2, 6
+"""The fewest rounds with a number of workers, and the rounds of a noise row."""
 RESULTS = 4
 """The number of results that are passed from task to task."""
 PER_WORKER = 4
@@ -89,11 +89,12 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
     """The cost of a task among ten, and among thousands."""
     for number in numbers:
         workflow = shape("trivial", number, 1)
-        rounds = ROUNDS if number == numbers[0] else 1
         if number == numbers[0]:
-            twice = seconds_of_rounds(task_runner, workflow, scaling.speeds, 2 * ROUNDS)
+            in_pairs = Budget(2 * NOISE_ROUNDS, max_time=0.0)
+            twice = seconds_of_rounds(task_runner, workflow, scaling.speeds, in_pairs)
             scaling.keep_noise(twice, per=number, figure="time per task run")
-        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
+        budget = scaling.paired.budget(1)
+        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, budget)
         scaling.keep(
             seconds, per=number, id="tasks", figure="time per task run", params={"tasks": number}
         )
@@ -106,8 +107,8 @@ def test_payload(scaling: Scaling, task_runner: TaskRunner[Any], payloads: tuple
     """The cost of passing large results from task to task."""
     for size in payloads:
         workflow = payload_chain(size, RESULTS + 1)
-        rounds = ROUNDS if size < LARGE else 1
-        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
+        budget = scaling.paired.budget(1)
+        seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, budget)
         scaling.keep(
             seconds,
             per=RESULTS,
@@ -131,7 +132,8 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
         number = PER_WORKER * (most if kind == "strong" else workers)
         workflow = shape("trivial", number, 1, seconds=work_seconds, kernel="native")
         with runner_of_width(started_runners, scaling.runner, workers) as task_runner:
-            seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, ROUNDS)
+            budget = scaling.paired.budget(ROUNDS)
+            seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, budget)
         of_one = of_one or seconds
         scaling.keep(
             seconds,

@@ -110,7 +110,7 @@ def test_workflow(
         # Warm-up: the start of workers with the first tasks is not part of a makespan.
         warm_up = shape("trivial", workers, 2)
         check_results(warm_up, speeds, submit_all(warm_up, speeds))
-        run_in_turn(paired.size(ROUNDS), *series)
+        run_in_turn(paired.budget(ROUNDS), *series)
 
     paired.benchmark.pedantic(lambda: inside_flow(task_runner, measure))
     of_bound: dict[str, Any] = {"group": Group.WORKFLOWS, "reference": LOWER_BOUND}

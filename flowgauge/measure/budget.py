@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowgauge.measure.intervals import median_interval
+from flowgauge.results.interval import Interval
 from flowgauge.results.rows import PRECISION
 
 MAX_ROUNDS = 200
@@ -50,29 +51,25 @@ class Budget:
 
 
 def is_precise(times: Sequence[float], precision: float) -> bool:
-    """Return whether the interval of a median is narrow enough.
+    """Return whether a median is known precisely enough.
 
-    The bootstrap interval is computed only if the ranks between which the true median lies with
-    95 % confidence are near enough, because it takes some hundredths of a second.
+    It is judged by the ranks between which the true median lies with 95 % confidence, not by the
+    bootstrap interval of the row, which is narrower and takes long to compute.
 
     Args:
         times: The seconds of each round.
-        precision: The largest half-width, as a share of the median.
+        precision: The largest distance from the median, as a share of it.
 
     Returns:
         Whether it is; always false for too few rounds to judge by.
 
     Source:
-        Le Boudec, Performance Evaluation of Computer and Communication Systems (2010), theorem 2.1
-        and table A.1: the ranks.
+        Le Boudec, Performance Evaluation of Computer and Communication Systems (2010), section 2.2.
     """
     count = len(times)
     if count < LEAST_TO_JUDGE:
         return False
     ordered = sorted(times)
     rank = max(round(count / 2 - 0.98 * math.sqrt(count)), 1)
-    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-    farthest = max(middle - ordered[rank - 1], ordered[count - rank] - middle)
-    if farthest > precision * middle:
-        return False
-    return median_interval(times).half_width <= precision
+    low, high = ordered[rank - 1], ordered[count - rank]
+    return Interval(statistics.median(ordered), low, high).half_width <= precision

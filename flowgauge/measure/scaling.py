@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from flowgauge.measure.budget import Budget
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.runners.started import StartedRunners
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def seconds_of_rounds(
-    task_runner: TaskRunner[Any], workflow: Workflow, speeds: Speeds, rounds: int
+    task_runner: TaskRunner[Any], workflow: Workflow, speeds: Speeds, budget: Budget
 ) -> tuple[float, ...]:
     """Time a workflow and check its answers; the start of flow and workers is not timed.
 
@@ -29,7 +30,7 @@ def seconds_of_rounds(
         task_runner: The task runner.
         workflow: What to run.
         speeds: The iterations of each kernel in a second.
-        rounds: The number of rounds.
+        budget: How long to measure.
 
     Returns:
         The wall seconds of each round.
@@ -39,7 +40,7 @@ def seconds_of_rounds(
     def body() -> None:
         # Warm-up: the first task of each worker pays for imports.
         submit_all(shape("trivial", 4, 1), speeds)
-        for _ in range(rounds):
+        while not budget.is_used(seconds, sum(seconds)):
             start = time.perf_counter()
             outputs = submit_all(workflow, speeds)
             seconds.append(time.perf_counter() - start)

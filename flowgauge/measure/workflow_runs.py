@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowgauge.measure.budget import Budget
 from flowgauge.measure.pairs import Rounds
 from flowgauge.results.timelines import Timeline, timeline
 from flowgauge.workflows.kernels import Speeds
@@ -133,16 +134,17 @@ class Makespans:
         return min(self.timelines, key=lambda run: abs(run.makespan - middle))
 
 
-def run_in_turn(rounds: int, *series: Makespans) -> None:
+def run_in_turn(budget: Budget, *series: Makespans) -> None:
     """Run workflows in turn, round by round, so that all of them see the same machine.
 
     Args:
-        rounds: How often each is run.
+        budget: How long to measure all of them together.
         *series: What is run in a round, in this order; each keeps its makespans.
 
     Raises:
         WrongInputError: If a task got or returned something wrong, or started too early.
     """
-    for _ in range(rounds):
+    spent = 0.0
+    while not all(budget.is_used(run.seconds, spent) for run in series):
         for run in series:
-            run()
+            spent += run()

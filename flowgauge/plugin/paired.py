@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowgauge.measure.budget import Budget
 from flowgauge.measure.pairs import Rounds, noise_of, paired_rounds, row
 from flowgauge.mistake import Mistake
 from flowgauge.plugin.recorder import BenchmarkRecorder
@@ -44,6 +46,19 @@ class Paired:
             `full`, or at most 2 if nothing is timed.
         """
         return min(2, full) if self.benchmark.disabled else full
+
+    def budget(self, min_rounds: int) -> Budget:
+        """Return how long to measure what is timed elsewhere.
+
+        Args:
+            min_rounds: The fewest rounds.
+
+        Returns:
+            At least so many rounds; a single one if nothing is timed.
+        """
+        if self.benchmark.disabled:
+            return Budget(1, max_time=0.0)
+        return replace(self.recorder.budget, min_rounds=min_rounds)
 
     def __call__(
         self,

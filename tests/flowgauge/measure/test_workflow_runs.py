@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowgauge.measure.budget import LEAST_TO_JUDGE, Budget
 from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.measure.workflow_runs import (
     MAX_TASK_BYTES,
     MAX_WORKFLOW_BYTES,
     Makespans,
+    run_in_turn,
     scaled,
 )
 from flowgauge.workflows.kernels import Speeds
@@ -81,3 +83,35 @@ def test_a_run_with_a_wrong_answer_is_rejected() -> None:
 
     with pytest.raises(WrongInputError, match="wrong answer"):
         Makespans(scaled(trace(), 2, seconds=0.01), "x", wrong, SPEEDS, 2)()
+
+
+def test_workflows_are_run_in_turn_until_all_are_precise() -> None:
+    """Each workflow runs as often as the others, until the one that varies most has enough."""
+    order: list[str] = []
+
+    class Steady(Makespans):
+        """Takes the same time in each round."""
+
+        seconds_of_round = 1.0
+
+        def __call__(self) -> float:
+            order.append(self.runner)
+            self.seconds.append(self.seconds_of_round)
+            return self.seconds[-1]
+
+    class Varying(Steady):
+        """Takes another time in each round."""
+
+        @property
+        def seconds_of_round(self) -> float:  # type: ignore[override]
+            return 1.0 + 0.3 * (len(self.seconds) % 2)
+
+    steady, varying = (
+        kind(trace(), kind.__name__, lambda graph: {}, SPEEDS, 2) for kind in (Steady, Varying)
+    )
+    run_in_turn(Budget(2, max_time=1e6), steady)
+    assert len(steady.seconds) == LEAST_TO_JUDGE
+    steady.seconds.clear()
+    order.clear()
+    run_in_turn(Budget(2, max_time=23.0), steady, varying)
+    assert order == ["Steady", "Varying"] * 10
