@@ -26,6 +26,7 @@ class RunProgress:
         earlier: How many benchmarks ended in the run that this one resumes.
         expected: Seconds that benchmarks took in an earlier run like this one, by test.
         durations: Seconds that those that have ended took, by test.
+        clock: Returns the time in seconds.
     """
 
     names: Mapping[str, str]
