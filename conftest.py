@@ -18,6 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The options of this pytest run must not apply to the pytest runs that tests start.
 os.environ.pop("PYTEST_ADDOPTS", None)
 
+# Prefect's temporary server, which a client without a server starts, gives up after 20 seconds; on
+# a busy machine it takes longer.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+
 # No deadline, because flow runs vary in duration. No shrinking, which would repeat a flow run
 # hundreds of times. Everybody's runs draw the same examples, and no run stores one for the next.
 settings.register_profile(
