@@ -3,10 +3,11 @@
 
 Not part of the suite, because it takes half an hour:
 
-    uv run pytest benchmarks/noise_experiments.py --benchmark-only \
-        --flow-runners sequential,threads,processes,dask-processes --flow-report-dir reports/noise
+    uv run pytest benchmarks/noise_experiments.py --benchmark-only --flow-full \
+        --flow-runners threads,processes,lean-dask --flow-report-dir reports/noise
 
-Its results are the last rows that it prints: `verdicts-itself` for identical pairs, and
+Each pair is measured as the pairs of a full run are: until it is precise, or its time is used. Its
+results are the last rows that it prints: `verdicts-itself` for identical pairs, and
 `verdicts-slowed` for pairs where one is slower by a tenth.
 """
 
@@ -24,16 +25,13 @@ from flowgauge.plugin.paired import Paired
 from flowgauge.report.model.verdicts import Verdict, noise_bands, verdict
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit
-from flowgauge.runners.table import RUNNERS, BaselineKind
+from flowgauge.runners.table import RUNNERS
 
 RUNS = 20
 SLOWDOWN = 0.10
 WARM_UP = 5
 TASKS, FEW_TASKS = 10, 2
 """Tasks in a round: on runners in the flow's process, and on others."""
-ROUNDS = {BaselineKind.CALL: 60, BaselineKind.THREADS: 100}
-FEW_ROUNDS = 30
-"""The number of rounds on other baselines; threads vary the most from one round to the next."""
 GROUP = "experiment"
 Kind = Literal["band", "itself", "slowed"]
 """The A/A pair of a run that gives its band; an A/A pair judged by it; a pair with a slowdown."""
@@ -70,8 +68,7 @@ def test_pair(
     paired: Paired, task_runner: TaskRunner[Any], runner_name: str, run: int, kind: Kind
 ) -> None:
     """Compare submits with submits; each run is as independent as runs of the suite are."""
-    baseline = RUNNERS[runner_name].baseline
-    numbers = range(paired.size(TASKS if baseline in ROUNDS else FEW_TASKS))
+    numbers = range(paired.size(TASKS if RUNNERS[runner_name].in_process else FEW_TASKS))
 
     def measure() -> None:
         for _ in range(WARM_UP):
@@ -79,7 +76,6 @@ def test_pair(
         paired(
             lambda: (slowed if kind == "slowed" else submitted)(numbers),
             lambda: submitted(numbers),
-            rounds=ROUNDS.get(baseline, FEW_ROUNDS),
             check=lambda answer: answer == [number + 1 for number in numbers],
             per=len(numbers),
             id=kind,

@@ -13,6 +13,8 @@ from flowgauge.results.rows import PRECISION
 
 MAX_ROUNDS = 200
 """The most rounds of one benchmark; so many are precise, or more would not help."""
+_FAR = 4
+"""How far from 1 a ratio must be, in units of the precision, to be no question of precision."""
 LEAST_TO_JUDGE = 6
 """The fewest rounds whose smallest and largest hold the true median with 95 % confidence."""
 
@@ -32,12 +34,16 @@ class Budget:
     max_time: float
     precision: float = PRECISION
 
-    def is_used(self, times: Sequence[float], spent: float) -> bool:
+    def is_used(
+        self, times: Sequence[float], spent: float, references: Sequence[float] = ()
+    ) -> bool:
         """Return whether a benchmark has enough rounds, or no time for another one.
 
         Args:
             times: The seconds of each round so far.
             spent: The seconds that all rounds took so far, with their references and checks.
+            references: The seconds of each reference, if there is one. The ratio to it must be
+                precise as well, unless it is far from 1.
 
         Returns:
             Whether to end.
@@ -47,29 +53,27 @@ class Budget:
             return False
         if rounds >= MAX_ROUNDS or spent + spent / rounds > self.max_time:
             return True
-        return is_precise(times, self.precision)
+        if _ends(times).half_width > self.precision:
+            return False
+        if not references:
+            return True
+        ratio = _ends([ours / theirs for ours, theirs in zip(times, references, strict=True)])
+        far = _FAR * self.precision
+        return ratio.high < 1 - far or ratio.low > 1 + far or ratio.half_width <= self.precision
 
 
-def is_precise(times: Sequence[float], precision: float) -> bool:
-    """Return whether a median is known precisely enough.
+def _ends(sample: Sequence[float]) -> Interval:
+    """Return a median and the ranks between which the true one lies with 95 % confidence.
 
-    It is judged by the ranks between which the true median lies with 95 % confidence, not by the
-    bootstrap interval of the row, which is narrower and takes long to compute.
-
-    Args:
-        times: The seconds of each round.
-        precision: The largest distance from the median, as a share of it.
-
-    Returns:
-        Whether it is; always false for too few rounds to judge by.
+    They are farther apart than the ends of the bootstrap interval of the row, which takes long to
+    compute. Those of too few rounds are infinitely far away.
 
     Source:
         Le Boudec, Performance Evaluation of Computer and Communication Systems (2010), section 2.2.
     """
-    count = len(times)
+    count = len(sample)
     if count < LEAST_TO_JUDGE:
-        return False
-    ordered = sorted(times)
+        return Interval(1.0, -math.inf, math.inf)
+    ordered = sorted(sample)
     rank = max(round(count / 2 - 0.98 * math.sqrt(count)), 1)
-    low, high = ordered[rank - 1], ordered[count - rank]
-    return Interval(statistics.median(ordered), low, high).half_width <= precision
+    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[count - rank])

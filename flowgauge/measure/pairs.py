@@ -178,7 +178,8 @@ def paired_rounds(
 
         def begin_round() -> None:
             times = benchmark.stats.stats.data if benchmark.stats else ()
-            if adaptive and adaptive.is_used(times, spent() - warm_up_seconds):
+            so_far = spent() - warm_up_seconds
+            if adaptive and adaptive.is_used(times, so_far, reference_times):
                 raise _EnoughRounds
             run_reference()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget, is_precise
+from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget
 from flowgauge.measure.intervals import median_interval
 
 PATIENT = Budget(min_rounds=1, max_time=1e9)
@@ -79,5 +79,13 @@ def test_intervals_still_hold_the_true_median() -> None:
 @pytest.mark.parametrize("count", range(1, LEAST_TO_JUDGE))
 def test_few_rounds_are_never_precise(count: int) -> None:
     """Too few rounds say nothing about precision, even if they are equal."""
-    assert not is_precise([1.0] * count, 0.05)
-    assert is_precise([1.0] * LEAST_TO_JUDGE, 0.05)
+    assert not PATIENT.is_used([1.0] * count, 0.0)
+    assert PATIENT.is_used([1.0] * LEAST_TO_JUDGE, 0.0)
+
+
+@pytest.mark.parametrize(("times", "is_enough"), [(0.5, True), (1.0, False), (2.0, True)])
+def test_a_ratio_near_one_must_be_precise(times: float, is_enough: bool) -> None:
+    """If the reference varies, there are more rounds, unless its ratio is far from 1 anyway."""
+    references = [1.0, 1.2, 0.8] * 4
+    assert PATIENT.is_used([times] * 12, 0.0, references) == is_enough
+    assert PATIENT.is_used([times] * 12, 0.0, [1.0] * 12)
