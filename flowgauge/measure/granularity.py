@@ -34,7 +34,7 @@ _RUN_SECONDS = 0.3
 """How long a run of tasks without work should take, for the number of steps."""
 _LONG_RUN_SECONDS = 0.8
 """How much work each worker does in a run of long tasks, for the number of steps."""
-_BARE_SECONDS = 0.25
+_BARE_SECONDS = 0.12
 """Seconds of work on each worker after which the bare pool is timed precisely enough."""
 _LONG_TASK, _ROUNDS_OF_LONG_TASKS = 0.1, 2
 """Tasks of at least this length (seconds) get only so many rounds: short disturbances barely affect
