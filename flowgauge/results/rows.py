@@ -40,6 +40,7 @@ class Group(StrEnum):
     PREDICTION = "prediction"
     STARTUP = "startup"
     DEPLOYMENTS = "deployments"
+    LOAD = "load"
     HARNESS = "harness"
     NOISE = "noise"
 

@@ -40,6 +40,7 @@ _TITLES: dict[str, str] = {
     Group.PREDICTION: "What was predicted",
     Group.STARTUP: "What is slow to start",
     Group.DEPLOYMENTS: "What a deployment costs",
+    Group.LOAD: "What one server takes",
     Group.HARNESS: "What a pytest run costs",
     Group.NOISE: "The same thing compared with itself",
 }
