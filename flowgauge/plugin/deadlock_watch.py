@@ -9,7 +9,7 @@ import pytest
 
 from flowgauge.compat.features import usable
 from flowgauge.compat.names import DEADLOCK_WATCH, STUCK_SLOTS, VAIN_WAITS
-from flowgauge.plugin.session import is_stock, measures, run_home
+from flowgauge.plugin.session import existing_api, is_stock, measures, run_home
 
 DEADLOCKS = pytest.StashKey[list[str]]()
 """One line for each deadlock of a test, while it runs."""
@@ -40,7 +40,9 @@ def _watched(item: pytest.Item, *, knows_server: bool) -> Generator[None]:
 
     from flowgauge.deadlocks.watch import watched
 
-    api_url = PREFECT_API_URL.value() if knows_server and usable(VAIN_WAITS, home) else None
+    # Anybody may execute the runs of a server that exists.
+    knows_all = knows_server and not existing_api(item.config)
+    api_url = PREFECT_API_URL.value() if knows_all and usable(VAIN_WAITS, home) else None
     slots_of = home if knows_server and usable(STUCK_SLOTS, home) else None
     with watched(slots_of=slots_of, api_url=api_url) as deadlocks:
         item.stash[DEADLOCKS] = deadlocks

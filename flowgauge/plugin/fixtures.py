@@ -15,13 +15,14 @@ from flowgauge.plugin.preflight import warn_of_untested_prefect
 from flowgauge.plugin.session import (
     RUN_OPTIONS,
     SERVER_LOST,
+    existing_api,
     is_stock,
     leased_server,
     measures,
     run_home,
 )
 from flowgauge.plugin.timing import times
-from flowgauge.runners.dask_cluster import ClusterError
+from flowgauge.runners.existing_cluster import ClusterError
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.starts import RunnerError
 
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Start one isolated Prefect server for the whole run, and return the URL of its API."""
+    """Start one isolated Prefect server for the whole run, and return the URL of its API.
+
+    With `--flow-prefect-api` nothing is started, and the URL is that of the option.
+    """
     from flowgauge.plugin.recorder import note_start
     from flowgauge.runners.reached_workers import reached_workers
     from flowgauge.server.kept import KeptError
@@ -55,7 +59,8 @@ def prefect_server(request: pytest.FixtureRequest) -> Iterator[str]:
             stack.enter_context(reached_workers(home, as_shipped=as_shipped))
         seconds = time.perf_counter() - start
         times(request.config).server = seconds
-        note_start(request.config, "server", None, seconds)
+        if not existing_api(request.config):
+            note_start(request.config, "server", None, seconds)
         yield url
 
 
@@ -70,9 +75,13 @@ def ends_session(session: pytest.Session) -> Callable[[str], None]:
 
 
 def _harness(session: pytest.Session) -> contextlib.AbstractContextManager[str]:
+    home, url = run_home(session.config), existing_api(session.config)
+    if url:
+        from flowgauge.server.existing import existing_server
+
+        return existing_server(home, url, as_shipped=_as_shipped(session))
     from flowgauge.server.harness import leased_harness, stock_harness
 
-    home = run_home(session.config)
     if is_stock(session.config):
         return stock_harness(home)
     server, report = leased_server(session.config), ends_session(session)
@@ -93,9 +102,8 @@ def started_runners(
     from flowgauge.plugin.recorder import note_start
 
     run = pytestconfig.stash[RUN_OPTIONS]
-    started = StartedRunners(
-        run.workers, run_home(pytestconfig), _as_shipped(request.session), run.dask_address
-    )
+    home, as_shipped = run_home(pytestconfig), _as_shipped(request.session)
+    started = StartedRunners(run.workers, home, as_shipped, run.dask_address, run.prefect_api)
     try:
         yield started
     finally:

@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowgauge.mistake import Mistake
+from flowgauge.plugin.elsewhere import check_elsewhere
 from flowgauge.plugin.options import add_options
 from flowgauge.plugin.proofs import GuaranteeRecorder, bind_proof
 from flowgauge.plugin.session import (
     RUN_OPTIONS,
     SERVER_LOST,
     RunOptions,
+    existing_api,
     measures,
     release_server,
     run_home,
     start_early,
 )
 from flowgauge.runners.chosen import begin_run, chosen_runners, default_workers, of_this_run
-from flowgauge.runners.dask_cluster import check_dask_address
 from flowgauge.runners.starts import RunnerError
 from flowgauge.runners.table import add
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _MODULES = (
     "flowgauge.plugin.preflight",
+    "flowgauge.plugin.elsewhere",
     "flowgauge.plugin.timing",
     "flowgauge.plugin.features_off",
     "flowgauge.plugin.fixtures",
@@ -117,20 +119,20 @@ def pytest_configure(config: pytest.Config) -> None:
         for runners in config.hook.pytest_flowgauge_runners(config=config):
             for runner in runners:
                 add(runner)
+        places = check_elsewhere(config)
         config.stash[RUN_OPTIONS] = RunOptions(
             runners=chosen_runners(
                 config.getoption("flow_runners"), lean=_is_asked_to_measure(config)
             ),
-            workers=_workers(config),
+            workers=_workers(config, places),
             dask_address=config.getoption("flow_dask_address"),
+            prefect_api=existing_api(config),
             report_dir=(
                 config.getoption("flow_report_dir") or config.rootpath / "reports" / "latest"
             ).absolute(),
         )
         asked = bool(config.getoption("flow_runners"))
         config.add_cleanup(begin_run(config.stash[RUN_OPTIONS].runners, asked=asked))
-        if config.stash[RUN_OPTIONS].dask_address and not hasattr(config, "workerinput"):
-            check_dask_address(config.stash[RUN_OPTIONS].dask_address or "")
         if config.getini("flowgauge"):
             start_early(config)
         _check_numbers(config)
@@ -151,10 +153,10 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(benchmarks, "flowgauge-benchmarks")
 
 
-def _workers(config: pytest.Config) -> int:
+def _workers(config: pytest.Config, places: int) -> int:
     text: str | None = config.getoption("flow_workers")
     if text is None:
-        return default_workers() if _is_asked_to_measure(config) else TEST_WORKERS
+        return (places or default_workers()) if _is_asked_to_measure(config) else TEST_WORKERS
     if not text.isdecimal() or int(text) < 1:
         raise RunnerError(f"--flow-workers {text}: give a number of workers, 1 or more")
     return int(text)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def effect_ledger(tmp_path: Path) -> EffectLedger:
+def effect_ledger(tmp_path: Path, request: pytest.FixtureRequest) -> EffectLedger:
     """Return an empty ledger in which tasks record their actual effects; see `EffectLedger`."""
+    check_runner_in_reach(request)
     return EffectLedger(tmp_path / "effects.jsonl")
 
 

@@ -25,10 +25,17 @@ def add_options(group: pytest.OptionGroup) -> None:
         " instance tcp://10.0.0.5:8786",
     )
     group.addoption(
+        "--flow-prefect-api",
+        metavar="URL",
+        help="the API of an existing Prefect server, for instance http://10.0.0.4:4200/api, which"
+        " workers on other hosts reach; it is used as it is (default: a server on loopback that"
+        " ends with the run)",
+    )
+    group.addoption(
         "--flow-workers",
         metavar="N",
         help="how many tasks may run concurrently (default: 2; if benchmarks are measured, the"
-        " number of cores)",
+        " number of cores, or what the cluster at --flow-dask-address can run)",
     )
     group.addoption(
         "--flow-report-dir",

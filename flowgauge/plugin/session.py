@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowgauge.leftovers.processes import belongs_to_run
+from flowgauge.server.existing import is_address
 from flowgauge.server.isolation import isolated_environment
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ class RunOptions:
         runners: The task runners to test on.
         workers: How many tasks may run concurrently.
         dask_address: An existing Dask scheduler to use, None to start one if needed.
+        prefect_api: The API of an existing Prefect server to use, None to start one if needed.
         report_dir: The folder for the guarantee matrix and the report.
     """
 
     runners: tuple[str, ...]
     workers: int
     dask_address: str | None
+    prefect_api: str | None
     report_dir: Path
 
 
@@ -78,7 +81,9 @@ def run_home(config: pytest.Config) -> Path:
             ignore_cleanup_errors=True,
         )
         home = config.stash[_HOME] = Path(stack.enter_context(folder))
-        stack.enter_context(isolated_environment(home, stock=is_stock(config)))
+        # With what is no address, Prefect could not even be imported; it is reported later.
+        api = url if (url := existing_api(config)) and is_address(url) else None
+        stack.enter_context(isolated_environment(home, stock=is_stock(config), api=api))
         # Fork servers put their sockets into multiprocessing's temporary folder, which would stay
         # after a SIGKILL if it were elsewhere.
         process: Any = multiprocessing.current_process()
@@ -104,6 +109,17 @@ def is_stock(config: pytest.Config) -> bool:
     return bool(config.known_args_namespace.flow_stock_harness)
 
 
+def existing_api(config: pytest.Config) -> str | None:
+    """Return the API of the existing server that the run uses, None if it starts one."""
+    url: str | None = config.known_args_namespace.flow_prefect_api
+    return url.rstrip("/") if url else None
+
+
+def runs_nothing(config: pytest.Config) -> bool:
+    """Return whether pytest only prints information, and runs no test."""
+    return any(getattr(config.known_args_namespace, name, False) for name in RUNS_NOTHING)
+
+
 def start_early(config: pytest.Config) -> None:
     """Start the server while pytest imports and collects, if the run may need one.
 
@@ -113,10 +129,9 @@ def start_early(config: pytest.Config) -> None:
     Raises:
         KeptError: If `--flow-keep-server` can't use its folder.
     """
-    options = config.known_args_namespace
-    if is_stock(config) or any(getattr(options, name, False) for name in RUNS_NOTHING):
+    if is_stock(config) or existing_api(config) or runs_nothing(config):
         return
-    if _only_distributes(options):
+    if _only_distributes(config.known_args_namespace):
         lease_of(config)
     else:
         leased_server(config)

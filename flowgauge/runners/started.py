@@ -11,12 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowgauge.runners.dask_cluster import (
-    borrowed_workers,
-    check_workers,
-    finish_sending,
-    local_cluster,
-)
+from flowgauge.runners.dask_cluster import finish_sending, local_cluster
+from flowgauge.runners.existing_cluster import borrowed_workers, check_workers, out_of_reach
 from flowgauge.runners.table import RUNNERS
 
 if TYPE_CHECKING:
@@ -32,6 +28,7 @@ class StartedRunners:
         home: The folder of the pytest run; worker processes write there.
         as_shipped: Whether workers do all the work that stock Prefect does, for benchmarks.
         dask_address: A Dask scheduler to use instead of a local cluster of processes.
+        prefect_api: The API of the server that is used instead of one of the pytest run.
         seconds_to_start: Seconds that each shared cluster took to start, by its task runner.
     """
 
@@ -39,6 +36,7 @@ class StartedRunners:
     home: Path
     as_shipped: bool
     dask_address: str | None = None
+    prefect_api: str | None = None
     seconds_to_start: dict[str, float] = field(default_factory=dict)
     _out_of_reach: dict[str, str] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -79,13 +77,11 @@ class StartedRunners:
 
         cluster = RUNNERS[RUNNERS[name].cluster]
         if cluster.name not in self._addresses:
-            start = time.perf_counter()
             if self.borrows(name) and self.dask_address:
-                check_workers(self.dask_address)
                 self._addresses[cluster.name] = self.dask_address
-                borrowed = borrowed_workers(self.dask_address, self.home)
-                self._out_of_reach[cluster.name] = self._stack.enter_context(borrowed)
+                self._out_of_reach[cluster.name] = self._borrow(self.dask_address)
             else:
+                start = time.perf_counter()
                 local = local_cluster(
                     self.workers,
                     self.home,
@@ -95,8 +91,18 @@ class StartedRunners:
                 # Even if a test requests it first, it belongs to the pytest run.
                 with adopted():
                     self._addresses[cluster.name] = self._stack.enter_context(local)
-            self.seconds_to_start[cluster.name] = time.perf_counter() - start
+                self.seconds_to_start[cluster.name] = time.perf_counter() - start
         return self._addresses[cluster.name]
+
+    def _borrow(self, address: str) -> str:
+        """Use the workers of an existing cluster, and return why they are out of reach."""
+        from prefect.settings import PREFECT_API_URL
+
+        existing = self.prefect_api is not None
+        workers = check_workers(address, PREFECT_API_URL.value(), self.home, existing=existing)
+        if not (reason := out_of_reach(workers)):
+            self._stack.enter_context(borrowed_workers(address, self.home))
+        return reason
 
     def borrows(self, name: str) -> bool:
         """Return whether a task runner uses the workers of an existing cluster.

@@ -14,6 +14,16 @@ from flowgauge.compat.names import OWN_SETTINGS
 from flowgauge.compat.repeated_work import surroundings
 
 _KEEP = frozenset({"PREFECT_DEBUG_MODE", "PREFECT_LOGGING_LEVEL"})
+_ACCESS = frozenset(
+    {
+        "PREFECT_API_AUTH_STRING",
+        "PREFECT_API_KEY",
+        "PREFECT_API_SSL_CERT_FILE",
+        "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
+        "PREFECT_CLIENT_CUSTOM_HEADERS",
+    }
+)
+"""What a client needs for a server that exists, in addition to its address."""
 _reloaded: tuple[object, object] = (None, None)
 """The settings that were last reloaded, and what they were read from."""
 _SPEED = {
@@ -27,12 +37,13 @@ _SPEED = {
 }
 
 
-def run_environment(home: Path, *, stock: bool = False) -> dict[str, str]:
+def run_environment(home: Path, *, stock: bool = False, api: str | None = None) -> dict[str, str]:
     """Return the Prefect settings of a pytest run, as environment variables.
 
     Args:
         home: The folder for everything that Prefect writes during the run.
         stock: Whether to omit the settings that make the server faster than stock Prefect.
+        api: The API of a server that exists, None to start one.
 
     Returns:
         Variable names and values.
@@ -44,26 +55,33 @@ def run_environment(home: Path, *, stock: bool = False) -> dict[str, str]:
         "PREFECT_MEMO_STORE_PATH": str(home / "memo_store.toml"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-    } | ({} if stock else _SPEED)
+        **({"PREFECT_API_URL": api} if api else {}),
+        **({} if stock else _SPEED),
+    }
 
 
 @contextmanager
-def isolated_environment(home: Path, *, stock: bool = False) -> Iterator[None]:
+def isolated_environment(
+    home: Path, *, stock: bool = False, api: str | None = None
+) -> Iterator[None]:
     """Replace all `PREFECT_*` variables by those of a pytest run, and restore them at the end.
 
-    The logging level and debug mode are kept: they change what is displayed, not what happens.
+    The logging level and debug mode are kept: they change what is displayed, not what happens. So
+    is, for a server that exists, what gives access to it.
 
     Args:
         home: The folder for everything that Prefect writes during the run.
         stock: Whether to omit the settings that make the server faster than stock Prefect.
+        api: The API of a server that exists, None to start one.
 
     Yields:
         Nothing.
     """
     before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in _KEEP]:
+    keep = _KEEP | _ACCESS if api else _KEEP
+    for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in keep]:
         del os.environ[name]
-    os.environ.update(run_environment(home, stock=stock))
+    os.environ.update(run_environment(home, stock=stock, api=api))
     if "prefect" in sys.modules:
         forget_user_settings()
     try:

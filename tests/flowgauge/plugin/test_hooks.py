@@ -70,9 +70,9 @@ def test_an_address_where_something_else_answers_is_reported(pytester: pytest.Py
         port = server.getsockname()[1]
         pytester.makepyfile(
             conftest="""
-            from flowgauge.runners import dask_cluster
+            from flowgauge.runners import existing_cluster
 
-            dask_cluster.CONNECT_TIMEOUT = 1
+            existing_cluster.CONNECT_TIMEOUT = 1
             """
         )
         result = pytester.runpytest_subprocess("--flow-dask-address", f"tcp://127.0.0.1:{port}")
