@@ -23,6 +23,8 @@ from patterns.deployments.self_hosted_server import prefect_server as run_prefec
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.hosts import Cluster
+
 BROWSERS = ("chromium", "google-chrome")
 COSTLY = ("processes", "dask-threads", "dask-processes", "lean-processes", "lean-dask")
 _SETTINGS = "_hypothesis_internal_use_settings"
@@ -71,6 +73,16 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         run_prefect_server(home, url, settings={"PREFECT_SERVER_UI_ENABLED": "true"}) as api,
     ):
         yield api
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Yield a Prefect server and a Dask cluster on hosts of their own; skip where that can't be."""
+    from tests.hosts import cluster_of_hosts, require_namespaces
+
+    require_namespaces()
+    with cluster_of_hosts(tmp_path_factory.mktemp("hosts")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,8 +21,10 @@ from flowgauge.catalogue.catalogue import load_catalogue
 from flowgauge.catalogue.stamp import unstamped
 from flowgauge.faults.faults import FaultsOn
 from flowgauge.faults.plan import FAULT_POINTS
+from flowgauge.results.rows import Results
 from flowgauge.waiting import patience
 from tests.code_blocks import ROOT, arguments, blocks
+from tests.hosts import Cluster
 
 COPYING = "docs/how_to/copy_a_pattern.md"
 FIRST_TEST = "docs/tutorial/first_test.md"
@@ -174,7 +176,7 @@ def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
     """
     from distributed import Client
 
-    (block,) = blocks("console", CLUSTER)
+    _, block = blocks("console", CLUSTER)
     scheduler, worker, tests = (arguments(line) for line in block.splitlines())
     address = tests[-1]
     (example,) = blocks("python", FIRST_TEST)
@@ -206,6 +208,44 @@ def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
         result = pytester.runpytest_subprocess(*tests[1:])
         result.assert_outcomes(passed=4)
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
+
+
+@pytest.mark.e2e
+def test_the_five_commands_for_a_cluster(hosts: Cluster, pytester: pytest.Pytester) -> None:
+    """The server, scheduler and workers that the page's commands start run tests and benchmarks."""
+    *_, tests, benchmarks = hosts.commands
+    pytester.makeini("[pytest]\nflowgauge = true")
+    pytester.makepyfile(
+        """
+        from prefect import flow, task
+
+        @task
+        def double(number):
+            return 2 * number
+
+        @flow
+        def doubles():
+            return double.map([1, 2]).result()
+
+        def test_flow(task_runner):
+            assert doubles.with_options(task_runner=task_runner)() == [2, 4]
+
+        def test_cost(paired, task_runner, runner_name):
+            paired(doubles.with_options(task_runner=task_runner), check=lambda made: made == [2, 4],
+                   id="doubles", group="mine", figure="time", runner=runner_name)
+        """
+    )
+    (hosts.modules / "test_the_five_commands_for_a_cluster.py").write_text(
+        (pytester.path / "test_the_five_commands_for_a_cluster.py").read_text()
+    )
+    pytester.runpytest_subprocess(*tests[1:]).assert_outcomes(passed=3)
+    quick = ("--benchmark-min-rounds=2", "--benchmark-max-time=0.1")
+    result = pytester.runpytest_subprocess(*benchmarks[1:], *quick)
+    result.assert_outcomes(passed=2, skipped=2)
+    results = Results.load(pytester.path / "reports" / "latest" / "results.json")
+    assert {row.runner for row in results.rows} == {"dask-processes", "lean-dask"}
+    assert not any(row.memory for row in results.rows)
+    assert results.fingerprint["dask_workers"].startswith("2 Dask workers on 2 other hosts")
 
 
 def test_every_pattern_has_a_page_with_all_that_it_guarantees(tmp_path: Path) -> None:

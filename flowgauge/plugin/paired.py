@@ -13,8 +13,10 @@ from flowgauge.measure.budget import Budget
 from flowgauge.measure.pairs import Rounds, noise_of, paired_rounds, row
 from flowgauge.mistake import Mistake
 from flowgauge.plugin.recorder import BenchmarkRecorder
+from flowgauge.plugin.session import RUN_OPTIONS
 from flowgauge.results.rows import Row
 from flowgauge.results.timelines import Timeline
+from flowgauge.runners import table
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -169,4 +171,10 @@ class Paired:
         """
         if self.benchmark.disabled:
             return
-        self.recorder.measured.setdefault(self.item.nodeid, []).extend(rows)
+        # The memory of workers that pytest did not start is not seen.
+        borrows = self.item.config.stash[RUN_OPTIONS].dask_address is not None
+        seen = (
+            replace(row, memory=None) if borrows and row.runner in table.ON_CLUSTERS else row
+            for row in rows
+        )
+        self.recorder.measured.setdefault(self.item.nodeid, []).extend(seen)

@@ -13,6 +13,7 @@ import pytest
 from flowgauge.measure.budget import Budget
 from flowgauge.measure.load import Load, load_now, peak_memory_mib
 from flowgauge.measure.pairs import Rounds, row
+from flowgauge.plugin.elsewhere import elsewhere
 from flowgauge.plugin.progress import RunProgress
 from flowgauge.results.durations import known_durations
 from flowgauge.results.fingerprint import versions
@@ -179,7 +180,7 @@ class BenchmarkRecorder:
         command = command_line(sys.argv[1:])
         since = load_now().since(self._load) if self._load else {}
         origin: dict[str, Any] = fingerprint(self.config.rootpath, self.workers, command) | since
-        origin |= {
+        origin |= elsewhere(self.config).fingerprint | {
             "peak_memory_mib": peak_memory_mib(),
             BENCHMARKS: files_of_groups(self.measured),
         }

@@ -208,6 +208,7 @@ STOCK: tuple[str, ...]
 LEAN: tuple[str, ...]
 IN_OWN_PROCESSES: tuple[str, ...]
 COMMON: tuple[str, ...]
+ON_CLUSTERS: tuple[str, ...]
 
 _CONDITIONS: dict[str, Callable[[Runner], bool]] = {
     "INLINE": lambda runner: runner.execution.inline,
@@ -215,6 +216,8 @@ _CONDITIONS: dict[str, Callable[[Runner], bool]] = {
     "LEAN": lambda runner: runner.lean,
     "IN_OWN_PROCESSES": lambda runner: _is_stock(runner) and not runner.in_process,
     "COMMON": lambda runner: runner.common,
+    # Those whose workers may be of a cluster that exists.
+    "ON_CLUSTERS": lambda runner: bool(runner.cluster) and not runner.in_process,
 }
 
 

@@ -23,6 +23,14 @@ Prefect:
     outlives (3.8, 3.9): a cluster that is passed by its address keeps running after a flow run,
         even one that failed.
     object (3.8, 3.9): `DaskTaskRunner(cluster=...)` fails at the first task.
+    cut-off (3.8, 3.9): the task of a worker whose host is cut off is run a second time, by another
+        worker, as the same task run, once the scheduler has heard nothing of the worker for
+        `distributed.scheduler.worker-ttl` (5 s in the test, 300 s by default); the flow run is
+        Completed with the second result, and the run count is 1.
+    late-states (3.8, 3.9): the first run goes on meanwhile, and when the link is back within
+        seconds, its states reach the server, too, after those of the second.
+    not-back (3.8, 3.9): the worker that was cut off does not come back, and neither does its
+        nanny: they end after `distributed.comm.timeouts.tcp` (11 s in the test, 30 s by default).
 
 Not for:
     Clusters that grow and shrink, or are started on other machines: create those with their own

@@ -15,7 +15,15 @@ from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Outcome, Results, Row, Unit
 
 ChangeVerdict = Literal["slower", "faster", "no difference seen", "too few rounds"]
-_MACHINE = ("cpu_model", "cores", "memory_gib", "platform", "workers")
+_MACHINE = (
+    "cpu_model",
+    "cores",
+    "memory_gib",
+    "platform",
+    "workers",
+    "prefect_server",
+    "dask_workers",
+)
 _VERSIONS = ("python", "versions")
 _MORE_IS_BETTER = (Unit.RUNS_PER_MINUTE, Unit.BUSY, Unit.EFFICIENCY)
 _OUTCOMES = tuple(Outcome)

@@ -171,6 +171,8 @@ def _machine_parts(fingerprint: Mapping[str, Any]) -> Iterator[str]:
         (fingerprint.get("memory_gib"), "{} GiB"),
         (fingerprint.get("platform"), "{}"),
         (fingerprint.get("workers"), "{} workers"),
+        (fingerprint.get("prefect_server"), "Prefect server: {}"),
+        (fingerprint.get("dask_workers"), "Dask workers: {}"),
         (fingerprint.get("load_1m"), "load {}"),
         (fingerprint.get("git_commit"), "commit {}"),
     )

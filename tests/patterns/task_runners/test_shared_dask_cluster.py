@@ -23,6 +23,8 @@ from flowgauge.runners.started import StartedRunners
 from flowgauge.waiting import patience
 from patterns.task_runners import shared_dask_cluster
 from patterns.task_runners.shared_dask_cluster import develop_film, shared_cluster
+from tests.hosts import Cluster
+from tests.patterns.task_runners.cut_off_worker import Cut, cut_off_worker
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -172,3 +174,36 @@ def test_a_cluster_object_fails_at_the_first_task(runner_name: str) -> None:
         with pytest.raises(Exception, match=r"serialize|pickle"):
             develop_film.with_options(task_runner=by_object)(["beach"])
         assert film(cluster.scheduler_address)(["beach"]) == {os.getpid()}
+
+
+@pytest.fixture(scope="module")
+def cut(hosts: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cut:
+    """Cut off the host of a worker in the middle of a task."""
+    return cut_off_worker(hosts, tmp_path_factory.mktemp("cut"))
+
+
+@pytest.mark.e2e
+@pytest.mark.fact(NAME, "cut-off")
+def test_a_task_runs_again_elsewhere(cut: Cut) -> None:
+    """A task whose worker is cut off runs again as the same task run, and the flow completes.
+
+    Dask's `worker-ttl` is 5 s.
+    """
+    assert cut.result == cut.second
+    assert cut.flow_run == "Completed"
+    assert cut.before == ("Pending", "Running", "Pending", "Running", "Completed")
+    assert cut.run_count == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.fact(NAME, "late-states")
+def test_states_of_the_first_run_arrive_late(cut: Cut) -> None:
+    """When the link is back, the end of the first run reaches the server after the second's."""
+    assert cut.after == (*cut.before, "Completed")
+
+
+@pytest.mark.e2e
+@pytest.mark.fact(NAME, "not-back")
+def test_the_worker_does_not_come_back(cut: Cut) -> None:
+    """The worker that was cut off, and its nanny, end; Dask's TCP timeout is 11 s."""
+    assert cut.workers == (cut.second,)
