@@ -7,19 +7,18 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from flowgauge.catalogue.catalogue import catalogue_root
 from flowgauge.mistake import Mistake
-from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowgauge.predict.advice import Advice, Mapped
+    from flowgauge.predict.advice import Mapped
     from flowgauge.predict.prediction import Predictor
     from flowgauge.results.rows import Results
 
@@ -27,8 +26,6 @@ _DEFAULT_SOURCES = ("reports/latest/results.json", "reports/reference/results.js
 """Where a project keeps its results; without any, the reference run is used."""
 _MOST_WORKERS = 256
 """Upper limit of --workers: more are too far from what was measured, and slow to simulate."""
-_UNDISTURBED_PACE = 0.8
-"""Below this share of its usual pace, the measured machine is reported as busy."""
 _BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -80,8 +77,7 @@ def advise(
         work = _workflow(workflow, 1.0 if time_scale is None else time_scale, kernel or "native")
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise AdviseError(f"--workers {workers}: give 1 to {_MOST_WORKERS}")
-    from rich.console import Console
-
+    from flowgauge.cli.advice_lines import print_advice
     from flowgauge.predict.advice import advise_mapped, advise_workflow
 
     name, costs, predictors = _measured_costs(results)
@@ -89,12 +85,7 @@ def advise(
     advice = (
         advise_workflow(work, scaled) if isinstance(work, Workflow) else advise_mapped(work, scaled)
     )
-    console = Console()
-    for line in _provenance(name, costs, predictors, work, workers):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(_table(advice))
-    for line in _conclusions(advice):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    print_advice(name, costs, predictors, workers, advice)
 
 
 def _mapped(task_ms: float | None, tasks: int | None, kernel: Kernel, payload: str) -> Mapped:
@@ -167,96 +158,3 @@ def _default_files() -> Iterator[Path]:
                 yield root / source
     if (reference := reference_file()) is not None:
         yield reference
-
-
-def _provenance(
-    name: str,
-    costs: Results,
-    predictors: tuple[Predictor, ...],
-    work: Mapped | Workflow,
-    workers: int | None,
-) -> Iterator[str]:
-    """Yield a line on where the costs are from, and one on each way in which they do not fit."""
-    from flowgauge.results.fingerprint import fingerprint
-
-    origin = costs.fingerprint
-    processor = [origin.get(key) for key in ("cpu_model", "cores")]
-    yield (
-        f"costs from {name}, measured {str(origin.get('when', 'on an unknown date'))[:10]} on "
-        f"{processor[0] or 'an unknown processor'}, {processor[1] or '?'} cores"
-    )
-    here = fingerprint(Path(), 0, "")
-    if processor != [here["cpu_model"], here["cores"]]:
-        yield f"this machine differs: {here['cpu_model']}, {here['cores']} cores"
-    measured = predictors[0].machine.workers
-    if workers not in (None, measured):
-        yield (
-            f"measured with {measured} workers, predicted for {workers}: "
-            "assuming that each has a core to itself and adds no other cost"
-        )
-    unpriced = ", ".join(p.runner for p in predictors if not p.knows_bytes)
-    if unpriced and _returns_bytes(work):
-        yield f"payloads were not measured on {unpriced}: assumed to cost nothing there"
-    no_edges = ", ".join(p.runner for p in predictors if not p.knows_edges)
-    if no_edges and _has_edges(work):
-        yield f"dependent tasks were not measured on {no_edges}: dependency latency is left out"
-    if predictors[0].machine.pace < _UNDISTURBED_PACE:
-        yield (
-            f"other programs kept that machine busy: work ran at {predictors[0].machine.pace:.0%}"
-            " of its usual pace, and predictions assume the same"
-        )
-
-
-def _returns_bytes(work: Mapped | Workflow) -> bool:
-    if isinstance(work, Workflow):
-        return any(task.output_bytes for task in work.tasks)
-    return work.payload > 0
-
-
-def _has_edges(work: Mapped | Workflow) -> bool:
-    return isinstance(work, Workflow) and any(task.parents for task in work.tasks)
-
-
-def _table(advice: Advice) -> Any:
-    """Return the forecasts as a table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from flowgauge.report.model.formats import duration, seconds
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("runner", "makespan", "95 % interval", "batch", "in batches", "start-up"):
-        table.add_column(heading, no_wrap=True)
-    for forecast in advice.forecasts:
-        table.add_row(
-            forecast.runner,
-            duration(forecast.makespan.median),
-            f"{duration(forecast.makespan.low)} – {duration(forecast.makespan.high)}",
-            str(forecast.batch) if forecast.batch > 1 else "–",
-            duration(forecast.batched.median) if forecast.batch > 1 else "–",
-            "not measured" if forecast.start is None else seconds(forecast.start),
-        )
-    return table
-
-
-def _conclusions(advice: Advice) -> Iterator[str]:
-    """Yield what to use, and where something else becomes better."""
-    from flowgauge.report.model.formats import duration, seconds
-
-    best = advice.forecasts[0]
-    batch = f", at least {best.batch} calls in one task run" if best.batch > 1 else ""
-    tied = f" (no difference seen from {', '.join(advice.tied)})" if advice.tied else ""
-    yield f"recommended: {best.runner}{batch}: about {duration(best.total)}{tied}"
-    if pattern := RUNNERS[best.runner].pattern:
-        yield f"{best.runner} is a pattern: flowgauge copy {pattern} my_project/"
-    if advice.batch_below is not None:
-        limit, half = seconds(advice.batch_below), seconds(advice.batch_below / 2)
-        yield (
-            f"on {best.runner}, batch calls shorter than {limit}: "
-            f"at {half} each, at least {advice.batch_at_half} in one task run"
-        )
-    if len(advice.changes) > 1:
-        (_, first), *later = advice.changes
-        parts = [f"{first} below {seconds(later[0][0])}"]
-        parts += [f"{name} from {seconds(start)} up" for start, name in later]
-        yield f"fastest without batches, by the work in a call: {', '.join(parts)}"

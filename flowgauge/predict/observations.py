@@ -7,11 +7,11 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flowgauge.predict.simulation import Machine
-from flowgauge.results.rows import Results, ResultsError, Row
+from flowgauge.results.rows import Group, Results, ResultsError, Row
 from flowgauge.workflows.shapes import SHAPES, payload_chain, shape
 from flowgauge.workflows.workflow import Workflow
 
@@ -77,8 +77,30 @@ def _observation(row: Row, machine: Machine) -> Observation | None:
     # A 95 % interval is about four standard errors wide.
     error = max(math.log(row.value.high / row.value.low), 0.0) / 4
     pace = _pace(row, workflow)
-    loaded = machine if pace is None else machine.at_pace(pace)
-    return Observation(workflow, row.value.median * units, error, loaded)
+    if pace is not None:
+        workflow, machine = at_pace(workflow, machine, pace)
+    return Observation(workflow, row.value.median * units, error, machine)
+
+
+def at_pace(workflow: Workflow, machine: Machine, pace: float) -> tuple[Workflow, Machine]:
+    """Return what to simulate for a workflow that ran at a given pace.
+
+    Args:
+        workflow: The workflow as it was meant.
+        machine: The machine without load.
+        pace: Seconds of work that each process of a bare pool did in a second.
+
+    Returns:
+        At a slow pace, the workflow and the machine with a load. At a pace above one, the work was
+        less than it was meant to be, because it was sized when the machine was slower.
+    """
+    if pace <= 1:
+        return workflow, machine.at_pace(pace)
+    tasks = (
+        task if task.kernel == "wait" else replace(task, seconds=task.seconds / pace)
+        for task in workflow.tasks
+    )
+    return Workflow(workflow.name, tuple(tasks)), machine.at_pace(1.0)
 
 
 def _timed(row: Row) -> tuple[Workflow, float] | None:
@@ -114,6 +136,16 @@ def _of_size(name: str, width: int, tasks: int, **work: Any) -> Workflow:
     return next(workflow for workflow in workflows if len(workflow.tasks) >= tasks)
 
 
+def most_tasks(results: Results, runner: str) -> int:
+    """Return the largest number of tasks in a row that times tasks of a task runner; 0 if none."""
+    numbers = (
+        row.params.get("tasks", 0)
+        for row in results.rows
+        if row.runner == runner and row.group in (Group.METG, Group.SCALING)
+    )
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
 def _workers(results: Results) -> int:
     """Return how many workers a benchmark run had."""
     workers = results.fingerprint.get("workers")
@@ -142,7 +174,7 @@ def machine_of(results: Results) -> Machine:
         for row in results.rows
         if (timed := _timed(row)) is not None and (pace := _pace(row, timed[0])) is not None
     ]
-    return machine.at_pace(statistics.median(paces)) if paces else machine
+    return machine.at_pace(min(statistics.median(paces), 1.0)) if paces else machine
 
 
 def _pace(row: Row, workflow: Workflow) -> float | None:
@@ -157,4 +189,4 @@ def _pace(row: Row, workflow: Workflow) -> float | None:
     workers, tasks = row.params["workers"], len(workflow.tasks)
     ideal = row.value.median / row.ratio.median
     at_full_pace: float = workflow.lower_bound(workers) * workers / tasks
-    return min(at_full_pace / ideal, 1.0)
+    return at_full_pace / ideal

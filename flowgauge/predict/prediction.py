@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowgauge.predict.observations import Observation, machine_of, observations
+from flowgauge.predict.errors import Miss, Parts, Spread, draw_makespans
+from flowgauge.predict.observations import Observation, machine_of, most_tasks, observations
 from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Results, ResultsError, Row
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+FREE_BYTES = 1000
+"""Results up to this size take no time that could be measured."""
+BYTES_BEYOND = 10
+"""How many times the largest result that was measured is still predicted: larger ones may not fit
+into memory, or take another way."""
+TASKS_BEYOND = 100
+"""How many times the largest number of tasks that was measured is still predicted: the cost of a
+task hardly changes with their number."""
 _LEAST_SECONDS = 1e-6
+_LARGEST_SHIFT = 2.0
+"""The most that a draw shifts the logarithm of a cost: the effect is linear only nearby."""
 _DRAWS = 1000
 _LEAST_ROWS = 3
 _MOST_FOR_SLOPES = 1000
@@ -36,9 +47,11 @@ _NO_BYTE = 1e-15
 """The cost of a byte (seconds) where it was not measured: above zero, for its logarithm."""
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Starting points of a fit: the share of submission in the time of a task without work."""
-_ROWS_TO_FIT = 100
+_ROWS_TO_FIT = 60
 """The number of rows to fit in total, over all starting points: few rows are fitted from several
 starting points, many from one or two."""
+_BACKGROUNDS = (0.1, 0.5)
+"""Starting points of a fit: what goes on in the background as a multiple of the same time."""
 _LATENCIES = (0.03, 0.3, 1.0)
 """Starting points of a fit: the dependency latency as a multiple of the time of such a task."""
 
@@ -53,21 +66,24 @@ class Predictor:
         machine: The machine that it was measured on.
         start: Seconds that a flow run on it takes before its first task and after its last; None
             if that was not measured.
-        knows_bytes: Whether the cost of a byte was measured; otherwise it is taken to be zero.
-        knows_edges: Whether the dependency latency was; otherwise it is taken to be zero.
+        knows_edges: Whether the dependency latency was measured; otherwise it is taken to be zero.
+        most_bytes: The largest result measured; if there was none, a byte is taken to cost nothing.
+        most_tasks: The largest number of tasks measured.
         draws: Shifts of the logarithms of the costs that are compatible with the rows, one draw
             in each line.
-        residuals: Logarithms of measured over simulated, of the rows that were fitted.
+        spread: The errors of predictions: those of workflows that were held out, if enough were
+            measured, otherwise those of the rows that were fitted.
     """
 
     runner: str
     costs: Costs
     machine: Machine
     start: float | None
-    knows_bytes: bool
     knows_edges: bool
+    most_bytes: int
+    most_tasks: int
     draws: Floats
-    residuals: Floats
+    spread: Spread
 
     def on(self, machine: Machine) -> Predictor:
         """Return a predictor for another machine, or another load."""
@@ -89,42 +105,74 @@ class Predictor:
         """
         return simulated_makespan(workflow, self.runner, self.costs, self.machine)
 
-    def interval(self, workflow: Workflow) -> Interval:
-        """Return the makespan with its 95 % prediction interval, all in seconds.
+    def draws_of(self, workflow: Workflow) -> Floats:
+        """Draw makespans that are compatible with what was measured; see `draw_makespans`.
 
-        The interval comes from random draws of costs that are compatible with the rows, each with
-        a residual of the fit. The effect of the costs on the makespan is taken to be linear in the
-        logarithms.
+        Only costs and the machine's pace are uncertain, the work is not. The effect of the costs
+        on the overhead is taken to be linear.
 
         Args:
             workflow: What is run, inside a flow that is running already.
 
         Returns:
-            The makespan and the ends of its interval.
-
-        Source:
-            Davison and Hinkley, Bootstrap Methods and their Application (1997), section 6.3.3.
+            Seconds, one for each draw; the median is near that of `seconds`.
         """
         import numpy as np
 
-        value = self.seconds(workflow)
-        if not value:
-            return Interval(value, value, value)
+        parts = Parts.of(workflow, self.runner, self.costs, self.machine)
         part = workflow
         if len(workflow.tasks) > _MOST_FOR_SLOPES:
             # Parents come before their children, so the first tasks are a workflow, too.
             part = Workflow(workflow.name, workflow.tasks[:_MOST_FOR_SLOPES])
 
-        def logs(point: Floats) -> Floats:
-            makespan = simulated_makespan(part, self.runner, _costs(point), self.machine)
-            logarithms: Floats = np.log([max(makespan, _LEAST_SECONDS)])
-            return logarithms
+        def seconds(point: Floats) -> Floats:
+            return np.array([simulated_makespan(part, self.runner, _costs(point), self.machine)])
 
-        slopes = _slopes(logs, _point(self.costs))[0]
-        rng = np.random.default_rng(0)
-        errors = self.draws @ slopes + rng.choice(self.residuals, len(self.draws))
-        low, high = np.exp(np.quantile(errors, (0.025, 0.975))) * value
-        return Interval(value, min(float(low), value), max(float(high), value))
+        slopes = _slopes(seconds, _point(self.costs))[0] * len(workflow.tasks) / len(part.tasks)
+        overheads = parts.overhead + np.expm1(np.minimum(self.draws, _LARGEST_SHIFT)) @ slopes
+        return draw_makespans(parts, overheads, self.spread, self.runner)
+
+    def beyond(self, workflow: Workflow, tasks: int | None = None) -> str:
+        """Return in what way a workflow is beyond what was measured.
+
+        The work in a task doesn't matter, because it is known. The cost of a byte and of a task are
+        taken to be constant, but not without limits: see `BYTES_BEYOND` and `TASKS_BEYOND`.
+
+        Args:
+            workflow: What is run.
+            tasks: Its number of task runs, if it is a sample of more.
+
+        Returns:
+            A word or two for the user; empty if it can be predicted.
+        """
+        largest = max(task.output_bytes for task in workflow.tasks)
+        if largest > max(FREE_BYTES, self.most_bytes * BYTES_BEYOND):
+            return "such payloads" if self.most_bytes else "payloads"
+        if not self.knows_edges and any(task.parents for task in workflow.tasks):
+            return "dependent tasks"
+        if (tasks or len(workflow.tasks)) > self.most_tasks * TASKS_BEYOND:
+            return "so many tasks"
+        return ""
+
+    def interval(self, workflow: Workflow) -> Interval:
+        """Return the makespan with its 95 % prediction interval, all in seconds.
+
+        Args:
+            workflow: What is run, inside a flow that is running already.
+
+        Returns:
+            The makespan and the ends of its interval; the lower one is at least the time that no
+            scheduler can beat.
+        """
+        return around(self.seconds(workflow), self.draws_of(workflow))
+
+
+def around(value: float, draws: Floats) -> Interval:
+    """Return a value with the 95 % interval of its draws."""
+    import numpy as np
+
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
 def predictors(results: Results) -> tuple[Predictor, ...]:
@@ -141,7 +189,7 @@ def predictors(results: Results) -> tuple[Predictor, ...]:
     """
     machine = machine_of(results)
     fitted = tuple(
-        fit(runner, observed, machine, results.rows)
+        fit(runner, observed, machine, results.rows, most_tasks(results, runner))
         for runner in RUNNERS
         if len(observed := observations(results, runner, machine)) >= _LEAST_ROWS
     )
@@ -153,7 +201,11 @@ def predictors(results: Results) -> tuple[Predictor, ...]:
 
 
 def fit(
-    runner: str, observed: Sequence[Observation], machine: Machine, rows: Iterable[Row] = ()
+    runner: str,
+    observed: Sequence[Observation],
+    machine: Machine,
+    rows: Sequence[Row] = (),
+    most: int = 0,
 ) -> Predictor:
     """Fit the costs with which the simulation comes nearest to the observations.
 
@@ -166,7 +218,8 @@ def fit(
         runner: The name of the task runner.
         observed: Observations with different amounts of work.
         machine: The machine that they were measured on.
-        rows: Rows among which the start-up row of the task runner is searched.
+        rows: Rows among which those of start-up and of predictions of the task runner are searched.
+        most: The largest number of tasks measured.
 
     Returns:
         The predictor.
@@ -175,7 +228,7 @@ def fit(
     from scipy.optimize import least_squares
 
     tasks = [task for observation in observed for task in observation.workflow.tasks]
-    knows_bytes = any(task.output_bytes for task in tasks)
+    most_bytes = max(task.output_bytes for task in tasks)
     # If the flow's own thread does the tasks, there is no dependency latency.
     knows_edges = RUNNERS[runner].execution.inline or any(task.parents for task in tasks)
 
@@ -196,11 +249,13 @@ def fit(
                 submit=share * least,
                 task=(1 - share) * least,
                 dependency_latency=times * least if knows_edges else _LEAST_SECONDS,
-                byte=1e-9 if knows_bytes else _NO_BYTE,
+                byte=1e-9 if most_bytes else _NO_BYTE,
+                background=share_behind * least,
             )
         )
         for share in _SHARES
         for times in _LATENCIES
+        for share_behind in _BACKGROUNDS
     )
     # From a single starting point, the descent may get stuck at a kink of the simulation.
     nearest = sorted(starts, key=lambda start: float(np.abs(logs(start) - measured).sum()))
@@ -216,26 +271,31 @@ def fit(
             x_scale="jac",
             xtol=1e-3,
             ftol=1e-3,
-            max_nfev=12,
+            max_nfev=25,
         )
         for first in nearest[: max(_ROWS_TO_FIT // len(observed), 1)]
     ]
     point = min(fits, key=lambda result: float(result.cost)).x
     residuals = measured - logs(point)
     costs = _costs(point)
+    misses = [
+        Miss.of(Parts.of(each.workflow, runner, costs, each.machine), each.seconds)
+        for each in observed
+    ]
     return Predictor(
         runner=runner,
         costs=costs,
         machine=machine,
         start=_start(runner, rows, costs, machine),
-        knows_bytes=knows_bytes,
         knows_edges=knows_edges,
+        most_bytes=most_bytes,
+        most_tasks=most,
         draws=_draw_costs(
             _slopes(logs, point),
             residuals,
             [observation.standard_error for observation in observed],
         ),
-        residuals=residuals,
+        spread=Spread.of(misses, len(_point(costs))),
     )
 
 

@@ -26,12 +26,19 @@ class Costs:
         dependency_latency: Seconds from the end of a task's last parent until it may start.
         byte: Seconds for each byte of a result, half in the task that returns it and half in
             each task that reads it.
+        background: Seconds for which a core is busy with each task apart from all workers, while
+            they go on: with its events, in the server and in threads that send to it.
     """
 
     submit: float
     task: float
     dependency_latency: float
     byte: float
+    background: float = 0.0
+
+
+FREE = Costs(0.0, 0.0, 0.0, 0.0)
+"""A task runner that costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,9 @@ class Machine:
         return replace(self, load=max(self.cores / pace - self.workers, 0.0))
 
 
-_KINDS = _PLAIN, _CORE, _LOCK = 0, 1, 2
-"""What an activity needs: nothing (it waits), a core, or a core and the flow's interpreter."""
+_KINDS = _PLAIN, _CORE, _LOCK, _BACKGROUND = 0, 1, 2, 3
+"""What an activity needs: nothing (it waits), a core, a core and the flow's interpreter, or the one
+core on which all that goes on in the background shares."""
 
 
 class _Clock:
@@ -73,8 +81,8 @@ class _Clock:
     def __init__(self, machine: Machine) -> None:
         self.now = 0.0
         self._cores, self._load = machine.cores, machine.load
-        self._progress = [0.0, 0.0, 0.0]
-        self._ends: tuple[list[tuple[float, int, Callable[[], None]]], ...] = ([], [], [])
+        self._progress = [0.0] * len(_KINDS)
+        self._ends: tuple[list[tuple[float, int, Callable[[], None]]], ...] = ([], [], [], [])
         self._started = 0
 
     def begin(self, kind: int, seconds: float, then: Callable[[], None]) -> None:
@@ -83,29 +91,27 @@ class _Clock:
         heappush(self._ends[kind], (self._progress[kind] + seconds, self._started, then))
 
     def run(self) -> float:
-        """Run until no activity is left, and return the simulated seconds."""
+        """Run until only the background is left, and return the simulated seconds."""
         progress, ends = self._progress, self._ends
-        while True:
-            left, next_kind = math.inf, -1
-            paces = self._paces()
+        plain, core, lock, background = ends
+        while plain or core or lock:
+            locking, behind = len(lock), len(background)
+            sharing = len(core) + (1 if locking else 0) + (1 if behind else 0) + self._load
+            share = self._cores / sharing if sharing > self._cores else 1.0
+            paces = (1.0, share, share / (locking or 1), share / (behind or 1))
+            left, next_kind = math.inf, _PLAIN
             for kind in _KINDS:
                 if ends[kind]:
                     until = (ends[kind][0][0] - progress[kind]) / paces[kind]
                     if until < left:
                         left, next_kind = until, kind
-            if next_kind < 0:
-                return self.now
             self.now += left
             for kind in _KINDS:
-                progress[kind] += left * paces[kind]
+                if ends[kind]:
+                    progress[kind] += left * paces[kind]
             progress[next_kind], _, then = heappop(ends[next_kind])
             then()
-
-    def _paces(self) -> tuple[float, float, float]:
-        locking = len(self._ends[_LOCK])
-        busy = len(self._ends[_CORE]) + (1 if locking else 0)
-        share = min(1.0, self._cores / (busy + self._load)) if busy else 1.0
-        return 1.0, share, share / max(locking, 1)
+        return self.now
 
 
 class _Simulation:
@@ -179,6 +185,8 @@ class _Simulation:
         after = self.costs.byte * task.output_bytes / 2
         around, work = self.kind("python"), self.kind(task.kernel)
         begin = self.clock.begin
+        if self.costs.background:
+            begin(_BACKGROUND, self.costs.background, lambda: None)
 
         def ended() -> None:
             self.ended(task)
@@ -230,3 +238,27 @@ def simulated_makespan(workflow: Workflow, runner: str, costs: Costs, machine: M
     run = _Simulation(workflow, RUNNERS[runner].execution, costs, machine)
     run.submit_next()
     return run.clock.run()
+
+
+def least_makespan(workflow: Workflow, runner: str, machine: Machine) -> float:
+    """Return the makespan that no costs and no load of the machine can beat.
+
+    Args:
+        workflow: What is run; its subflows are ignored.
+        runner: The name of the task runner.
+        machine: The machine that it runs on; its load is ignored.
+
+    Returns:
+        Seconds: the largest of the critical path, the work for each worker, the computing for each
+        core, and, if the workers share an interpreter, the work that holds it.
+    """
+    model = RUNNERS[runner].execution
+    if model.inline:
+        return workflow.total_work
+    computing = math.fsum(task.seconds for task in workflow.tasks if task.kernel != "wait")
+    holding = (task.seconds for task in workflow.tasks if task.kernel in HOLDS_INTERPRETER)
+    return max(
+        workflow.lower_bound(machine.workers),
+        computing / machine.cores,
+        math.fsum(holding) if model.one_interpreter else 0.0,
+    )

@@ -162,7 +162,8 @@ RUNNERS = {
         ),
     )
 }
-"""The task runners by name, in the order of reports."""
+"""The task runners by name, in the order of reports: the simplest first. `flowgauge advise` names
+the first of those between which it sees no difference."""
 
 
 def add(runner: object) -> None:

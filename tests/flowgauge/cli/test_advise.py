@@ -55,7 +55,8 @@ def test_processes_are_recommended_for_long_work_that_holds_the_lock(
     """Each runner has a line, the quickest first: processes, in about the time computed by hand."""
     lines = advised(capsys, "--task-ms", "200", "--tasks", "100", "--kernel", "python")
     assert lines[0].startswith("costs from reports/latest/results.json, measured 2026-11-20 on")
-    assert lines[1].startswith("this machine differs: ")
+    assert lines[1] == "task runners measured: threads, processes"
+    assert lines[2].startswith("this machine differs: ")
     assert any(line.startswith("recommended: processes") for line in lines)
     found = makespans(lines)
     assert list(found) == ["processes", "threads"]
@@ -65,7 +66,7 @@ def test_processes_are_recommended_for_long_work_that_holds_the_lock(
 
 def test_short_work_is_batched(measured: Path, capsys: Captured) -> None:
     """For many short calls it says how many to batch in a task run, and up to what length."""
-    lines = advised(capsys, "--task-ms", "1", "--tasks", "5000", "--payload", "2kB")
+    lines = advised(capsys, "--task-ms", "1", "--tasks", "1000", "--payload", "2kB")
     (said,) = (line for line in lines if line.startswith("recommended: "))
     assert "calls in one task run" in said
     (edge,) = (line for line in lines if ", batch calls shorter than " in line)
@@ -113,15 +114,44 @@ def test_what_was_not_measured_is_reported(measured: Path, capsys: Captured) -> 
     ]
     results(*rows).save(measured / "few.json")
     trace = measured / "trace.json"
-    dump_workflow(shape("chain", 4, 5, seconds=4.0, output_bytes=10), trace)
+    dump_workflow(shape("chain", 4, 5, seconds=4.0), trace)
     told = (
-        "payloads were not measured on threads: ",
-        "dependent tasks were not measured on threads: ",
+        "nothing to recommend: dependent tasks were not measured on any task runner",
         "other programs kept that machine busy: work ran at 50% of its usual pace",
     )
     for file, times in (("few.json", 1), ("reports/latest", 0)):
         lines = advised(capsys, "--workflow", str(trace), "--results", file)
-        assert [sum(line.startswith(said) for line in lines) for said in told] == [times] * 3
+        assert [sum(line.startswith(said) for line in lines) for said in told] == [times] * 2
+        assert any(line.startswith("recommended: ") for line in lines) is (not times)
+
+
+def test_payloads_far_beyond_what_was_measured_are_not_predicted(
+    measured: Path, capsys: Captured
+) -> None:
+    """For results of 1 GB, where 10 MB were measured, the only line of advice says so."""
+    lines = advised(capsys, "--task-ms", "100", "--tasks", "20", "--payload", "1GB")
+    assert lines[-1] == (
+        "nothing to recommend: such payloads were not measured on any task runner: "
+        "10 MB were, and predictions reach 100 MB"
+    )
+    assert not any(word in line for line in lines for word in ("recommended: ", "95 %"))
+
+
+def test_the_simplest_of_equals_is_recommended(measured: Path, capsys: Captured) -> None:
+    """Where both runners only wait for the work, threads are named, though processes are as quick.
+
+    The interval does not reach below the work divided between two workers.
+    """
+    rows = [
+        row for name in ("processes", "threads") for row in rows_of(name, FAST, Machine(2, 2.0))
+    ]
+    results(*rows).save(measured / "equal.json")
+    words = ("--task-ms", "2000", "--tasks", "50", "--kernel", "wait", "--results", "equal.json")
+    lines = advised(capsys, *words)
+    assert any(line.startswith("recommended: threads: about 5") for line in lines)
+    assert "no difference seen from processes: threads is the simplest" in lines
+    (ends,) = (line.split("50 s – ")[1].split()[:2] for line in lines if "threads    " in line)
+    assert (float(ends[0]) < 52, ends[1]) == (True, "s")
 
 
 def test_a_workflow_is_read_and_scaled(measured: Path, capsys: Captured) -> None:

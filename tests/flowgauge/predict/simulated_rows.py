@@ -12,7 +12,7 @@ from flowgauge.workflows.shapes import payload_chain, shape
 from flowgauge.workflows.workflow import Kernel
 
 WORKERS = 2
-TRUE = Costs(submit=0.004, task=0.03, dependency_latency=0.01, byte=2e-9)
+TRUE = Costs(submit=0.004, task=0.03, dependency_latency=0.01, byte=2e-9, background=0.005)
 CELLS: tuple[tuple[str, Kernel, float], ...] = (
     ("trivial", "native", 0.0),
     ("trivial", "native", 0.02),

@@ -21,10 +21,15 @@ from flowgauge.workflows.workflow import Kernel, Workflow
 SPEEDS = Speeds(dict.fromkeys(get_args(Kernel), 10_000.0))
 COSTS = Costs(0.004, 0.03, 0.01, 1e-12)
 TWO = Machine(2, 2.0)
-FITTED = tuple(
-    shape(name, 2, 5, seconds=seconds, kernel="native")
-    for name, seconds in (("trivial", 0.0), ("trivial", 0.1), ("chain", 0.0), ("stencil", 0.05))
+KINDS: tuple[tuple[str, float, Kernel], ...] = (
+    ("trivial", 0.0, "native"),
+    ("trivial", 0.1, "native"),
+    ("trivial", 0.1, "wait"),
+    ("trivial", 0.01, "python"),
+    ("chain", 0.0, "native"),
+    ("stencil", 0.05, "native"),
 )
+FITTED = tuple(shape(name, 2, 5, seconds=seconds, kernel=kernel) for name, seconds, kernel in KINDS)
 HELD_OUT = (random_layered(4, 4, seed=5, seconds=0.04, kernel="native"),)
 
 

@@ -46,7 +46,8 @@ def test_a_runner_that_behaves_as_simulated_is_predicted(runner: str, load: floa
     machine = Machine(WORKERS, 2.0, load)
     assert found.machine.load == pytest.approx(load, abs=1e-6)
     assert found.start == pytest.approx(0.5, abs=0.01)
-    assert found.knows_bytes
+    assert found.most_bytes == 10**7
+    assert found.most_tasks == 12
     assert found.knows_edges
     for workflow in HELD_OUT:
         true = simulated_makespan(workflow, runner, TRUE, machine)
@@ -90,7 +91,7 @@ def test_a_large_workflow_has_the_interval_of_its_first_tasks() -> None:
     assert whole.median == predictor().seconds(wide)
     for ends in ("low", "high"):
         shares = [getattr(each, ends) / each.median for each in (whole, first)]
-        assert shares[0] == pytest.approx(shares[1])
+        assert shares[0] == pytest.approx(shares[1], rel=1e-3)
 
 
 def test_each_worker_brings_a_core() -> None:
@@ -123,7 +124,7 @@ def test_a_curve_is_read_at_its_ends_and_middle() -> None:
     (point,) = rows_of("threads", TRUE, Machine(WORKERS, 2.0))[2:3]
     works = (0.3, 0.0, 0.01, 0.2, 0.02, 0.04, 0.1)
     rows = [
-        dataclasses.replace(point, params=dict(point.params) | {"work_seconds": work})
+        dataclasses.replace(point, params=dict(point.params) | {"work_seconds": work}, ratio=None)
         for work in works
     ]
     measured = results(*rows)
@@ -158,7 +159,7 @@ def test_what_was_not_measured_is_not_known() -> None:
     ]
     found = predictors(results(*rows))[0]
     assert found.start is None
-    assert not found.knows_bytes
+    assert found.most_bytes == 0
     assert found.knows_edges
     sending = shape("chain", 2, 3, output_bytes=10**8)
     assert found.seconds(sending) == pytest.approx(found.seconds(shape("chain", 2, 3)), rel=1e-3)

@@ -9,12 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
+from flowgauge.predict.simulation import (
+    FREE,
+    Costs,
+    Machine,
+    least_makespan,
+    simulated_makespan,
+)
 from flowgauge.runners.table import RUNNERS
 from flowgauge.workflows.shapes import SHAPES, random_layered, shape
 from flowgauge.workflows.workflow import Kernel, Task, Workflow
 
-FREE = Costs(0.0, 0.0, 0.0, 0.0)
 TWO = Machine(2, 2.0)
 KERNELS = get_args(Kernel)
 runners = st.sampled_from(sorted(RUNNERS))
@@ -36,6 +41,41 @@ def test_nothing_beats_the_lower_bound(
     taken = simulated_makespan(workflow, runner, costs, Machine(workers, workers))
     assert taken >= workflow.lower_bound(workers) * (1 - 1e-9)
     assert taken >= len(workflow.tasks) * costs.submit * (1 - 1e-9)
+
+
+@given(
+    runners,
+    st.integers(0, 100),
+    st.builds(Costs, seconds, seconds, seconds, st.just(0.0), seconds),
+    st.sampled_from(KERNELS),
+    st.integers(1, 4),
+    seconds,
+)
+def test_nothing_beats_the_least_makespan(
+    runner: str, seed: int, costs: Costs, kernel: Kernel, cores: int, load: float
+) -> None:
+    """Cores, the interpreter and the critical path limit a makespan, whatever costs and load."""
+    workflow = random_layered(3, 3, seed=seed, seconds=0.5, kernel=kernel)
+    machine = Machine(3, cores, load)
+    least = least_makespan(workflow, runner, machine)
+    assert simulated_makespan(workflow, runner, costs, machine) >= least * (1 - 1e-9)
+    serial = RUNNERS[runner].execution.inline or (
+        RUNNERS[runner].execution.one_interpreter and kernel in ("python", "memory", "bytes")
+    )
+    if serial:
+        assert least == pytest.approx(workflow.total_work)
+
+
+@pytest.mark.parametrize(("kernel", "cores", "taken"), [("native", 2, 1.25), ("wait", 2, 1.0)])
+@pytest.mark.parametrize("spare", [0, 1])
+def test_the_background_only_slows_what_needs_its_core(
+    kernel: Kernel, cores: int, taken: float, spare: int
+) -> None:
+    """What goes on in the background delays computing tasks if no core is left for it."""
+    workflow = shape("trivial", 2, 1, seconds=1.0, kernel=kernel)
+    costs = Costs(0.0, 0.0, 0.0, 0.0, background=0.25)
+    found = simulated_makespan(workflow, "processes", costs, Machine(2, cores + spare))
+    assert found == pytest.approx(1.0 if spare else taken)
 
 
 @given(runners, st.integers(1, 40), st.integers(0, 100))

@@ -35,6 +35,23 @@ def test_runners_are_chosen_in_the_order_given(names: list[str]) -> None:
     assert chosen_runners(" , ".join(names)) == tuple(dict.fromkeys(names))
 
 
+def test_the_simplest_runners_come_first() -> None:
+    """Inline is before pools, they before clusters, threads before processes, stock before lean.
+
+    `flowgauge advise` names the first of those between which it sees no difference.
+    """
+    order = list(RUNNERS)
+    for one, other in permutations(RUNNERS.values(), 2):
+        simpler = (
+            one.execution.inline
+            or (not one.cluster and bool(other.cluster))
+            or (one.in_process and not other.in_process and one.cluster == other.cluster)
+            or one.name == other.stock
+        )
+        if simpler:
+            assert order.index(one.name) < order.index(other.name), (one.name, other.name)
+
+
 @given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters=","), min_size=1))
 def test_an_unknown_name_is_reported_in_one_line(name: str) -> None:
     """A name that is not in the table is reported in one line, which lists those that are."""
