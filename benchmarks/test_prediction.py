@@ -15,7 +15,7 @@ from flowgauge.measure.host import inside_flow
 from flowgauge.measure.workflow_runs import scaled
 from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
-from flowgauge.predict.held_out import prediction_rows, time_workflows
+from flowgauge.predict.held_out import HeldOut, advice_row, time_workflows
 from flowgauge.predict.simulation import Machine
 from flowgauge.results.rows import Group
 from flowgauge.runners.chosen import default_workers
@@ -26,7 +26,7 @@ from flowgauge.workflows.shapes import random_layered, shape
 from flowgauge.workflows.wfformat import load_workflow
 from flowgauge.workflows.workflow import Kernel, Workflow
 
-ROUNDS = 2
+ROUNDS = 3
 FITTED: tuple[tuple[str, int, float, Kernel], ...] = (
     ("trivial", 6, 0.0, "native"),
     ("trivial", 6, 0.03, "native"),
@@ -48,6 +48,8 @@ HELD_OUT = (
     shape("spread", 6, 3, seconds=0.01, kernel="native"),
     shape("trivial", 24, 1, seconds=0.015, kernel="python"),
 )
+MEASURED: dict[str, HeldOut] = {}
+"""The predictions of this run, by task runner, from which the last test advises."""
 SECONDS = 0.8
 """The lower bound that a trace is scaled to."""
 
@@ -99,6 +101,17 @@ def test_prediction(
         )
         split = len(fitted)
         machine = Machine(workers, default_workers())
-        paired.add(prediction_rows(runner_name, timed[:split], timed[split:], machine))
+        measured = HeldOut.of(runner_name, timed[:split], timed[split:], machine)
+        MEASURED[runner_name] = measured
+        paired.add(measured.rows())
 
     inside_flow(task_runner, measure)
+
+
+def test_advice(paired: Paired, generated: tuple[Workflow, ...]) -> None:
+    """How often the advised task runner was within a tenth of the best, of those measured above."""
+    paired.benchmark.group = Group.PREDICTION
+    paired.benchmark.pedantic(lambda: None)
+    if len(MEASURED) < 2:
+        pytest.skip("advice is a choice between task runners that this run has measured")
+    paired.add([advice_row(list(MEASURED.values()))])

@@ -10,11 +10,12 @@ workflow that mostly waits for its own work is predicted well, however uncertain
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowgauge.predict.simulation import FREE, Costs, Machine, least_makespan, simulated_makespan
+from flowgauge.results.rows import Group, Row
 from flowgauge.workflows.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -99,6 +100,36 @@ class Miss:
         return cls(parts.computing, parts.overhead, predicted * math.log(measured / predicted))
 
 
+IDEAL = "makespan without the costs of tasks"
+"""The figure of the rows that say what part of a held-out makespan is not overhead."""
+PREDICTED = "makespan, and predicted over measured"
+"""The figure of the rows that compare predictions with what was measured."""
+
+
+def held_out_misses(runner: str, rows: Iterable[Row]) -> Iterator[Miss]:
+    """Yield what the predictions of workflows that were held out missed by.
+
+    Args:
+        runner: The name of the task runner.
+        rows: The rows of a benchmark run; earlier versions recorded no ideal makespans.
+
+    Yields:
+        One for each workflow.
+    """
+    ours = [row for row in rows if row.group == Group.PREDICTION and row.runner == runner]
+    ideals = {row.id: row.value.median for row in ours if row.figure == IDEAL}
+    for row in ours:
+        if row.figure == PREDICTED and row.ratio is not None and row.id in ideals:
+            ideal, predicted = ideals[row.id], row.ratio.median * row.value.median
+            computing = 0.0 if row.params.get("kernel") == "wait" else ideal
+            parts = Parts(ideal, ideal, computing, max(predicted - ideal, 0.0))
+            yield Miss.of(parts, row.value.median)
+
+
+_TYPICAL = (*(Miss(0.0, 1.0, 0.15),) * 2, *(Miss(1.0, 0.0, 0.05),) * 2)
+"""Relative errors as the reference run has them on most task runners."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """The scales of the relative errors of the two parts.
@@ -112,16 +143,15 @@ class Spread:
     computing: float
 
     @classmethod
-    def of(cls, misses: Iterable[Miss], fitted: int = 0) -> Spread:
+    def of(cls, misses: Iterable[Miss]) -> Spread:
         """Return the most likely scales for what predictions missed by.
 
         The errors of both parts are taken to follow Student's t, so that a few bad rounds do not
-        widen the rest. Scales are tried on a grid.
+        widen the rest. Scales are tried on a grid. A few misses of typical size are added, so that
+        a handful of rows that agree by chance do not promise an accuracy that none has.
 
         Args:
-            misses: At least one.
-            fitted: How many costs were fitted to the same rows, which makes misses smaller than
-                those of other workflows are.
+            misses: What predictions missed by; the more, the less the typical ones count.
 
         Returns:
             The scales.
@@ -132,17 +162,16 @@ class Spread:
         """
         import numpy as np
 
-        rows = np.array([(each.computing, each.overhead, each.seconds) for each in misses])
+        rows = np.array(
+            [(each.computing, each.overhead, each.seconds) for each in (*misses, *_TYPICAL)]
+        )
         grid = np.geomspace(_LEAST, _MOST, _STEPS)
         computing, overhead = (axis[..., None] for axis in np.meshgrid(grid, grid))
         scale = np.hypot(rows[:, 0] * computing, rows[:, 1] * overhead) + _LEAST_SECONDS
         unlikely = np.log(scale) + (FREEDOM + 1) / 2 * np.log1p((rows[:, 2] / scale) ** 2 / FREEDOM)
         total = unlikely.sum(axis=-1)
         best = np.unravel_index(int(total.argmin()), total.shape)
-        widen = math.sqrt(len(rows) / max(len(rows) - fitted, 1))
-        return cls(
-            overhead=widen * float(overhead[best][0]), computing=widen * float(computing[best][0])
-        )
+        return cls(float(overhead[best][0]), float(computing[best][0]))
 
 
 def draw_makespans(parts: Parts, overheads: Floats, spread: Spread, name: str) -> Floats:

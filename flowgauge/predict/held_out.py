@@ -6,16 +6,19 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, row
-from flowgauge.predict.observations import Observation
+from flowgauge.predict.advice import WORTH, best_of, workflow_forecast
+from flowgauge.predict.errors import IDEAL, PREDICTED
+from flowgauge.predict.observations import Observation, at_pace
 from flowgauge.predict.prediction import Predictor, fit
 from flowgauge.predict.simulation import Machine
-from flowgauge.results.rows import Group, Row
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Row, Unit
 from flowgauge.workflows.kernels import Speeds, expected, work
 from flowgauge.workflows.work_items import RunWorkflow, check_results
 from flowgauge.workflows.workflow import Workflow
@@ -23,6 +26,8 @@ from flowgauge.workflows.workflow import Workflow
 PACE_SECONDS = 0.05
 """The work that each process of the bare pool does when the load of the machine is measured."""
 MEASURED = "what was measured"
+HOLDS = "measured makespans in the 95 % interval"
+ADVISED = "advised runner within a tenth of the best"
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Timed:
     Attributes:
         workflow: The workflow that was run.
         seconds: The seconds of each round.
-        paces: The seconds of work that each process of a bare pool did in a second, just before
-            and after each round.
+        paces: The seconds of work, of the workflow's kernel, that each process of a bare pool did
+            in a second, just before and after each round.
     """
 
     workflow: Workflow
@@ -44,9 +49,8 @@ class Timed:
         """Return the rounds as one observation to fit."""
         logs = [math.log(seconds) for seconds in self.seconds]
         error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
-        pace = statistics.median(self.paces)
-        loaded = machine.at_pace(pace)
-        return Observation(self.workflow, statistics.median(self.seconds), error, loaded)
+        workflow, loaded = at_pace(self.workflow, machine, statistics.median(self.paces))
+        return Observation(workflow, statistics.median(self.seconds), error, loaded)
 
 
 def time_workflows(
@@ -77,63 +81,143 @@ def time_workflows(
     seconds: list[list[float]] = [[] for _ in workflows]
     paces: list[list[float]] = [[] for _ in workflows]
     for _ in range(rounds):
-        before = _pace(pool, speeds, workers)
         for index, workflow in enumerate(workflows):
+            before = _pace(workflow, pool, speeds, workers)
             start = time.perf_counter()
             outputs = run(workflow)
             seconds[index].append(time.perf_counter() - start)
             check_results(workflow, speeds, outputs)
-            after = _pace(pool, speeds, workers)
+            after = _pace(workflow, pool, speeds, workers)
             paces[index].append(statistics.harmonic_mean([before, after]))
-            before = after
     return [
         Timed(workflow, tuple(times), tuple(rates))
         for workflow, times, rates in zip(workflows, seconds, paces, strict=True)
     ]
 
 
-def prediction_rows(
-    runner: str, fitted: Sequence[Timed], held_out: Sequence[Timed], machine: Machine
-) -> list[Row]:
-    """Predict workflows from others, each round with the load measured around it.
+@dataclass(frozen=True)
+class HeldOut:
+    """The predictions of workflows, from costs that were fitted to others.
+
+    Attributes:
+        predictor: That of the task runner that all ran on.
+        rounds: The timed rounds of the workflows that are predicted.
+    """
+
+    predictor: Predictor
+    rounds: tuple[Timed, ...]
+
+    @classmethod
+    def of(
+        cls, runner: str, fitted: Sequence[Timed], held_out: Sequence[Timed], machine: Machine
+    ) -> HeldOut:
+        """Fit costs to some workflows, to predict others.
+
+        Args:
+            runner: The task runner that all ran on.
+            fitted: The workflows that the costs are fitted to.
+            held_out: The workflows to predict.
+            machine: The machine that they ran on, without its load.
+
+        Returns:
+            The predictions.
+        """
+        predictor = fit(runner, [timed.observed(machine) for timed in fitted], machine)
+        return cls(predictor, tuple(held_out))
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the measured makespans with predicted over measured, and how many intervals hold.
+
+        Each round is predicted with the load measured around it.
+
+        Yields:
+            Two rows for each workflow, and one for all.
+        """
+        held = []
+        for timed in self.rounds:
+            predicted, ideals = [], []
+            for seconds, pace in zip(timed.seconds, timed.paces, strict=True):
+                workflow, predictor = self._at(timed, pace)
+                makespan = predictor.interval(workflow)
+                predicted.append(makespan.median)
+                ideals.append(predictor.ideal(workflow))
+                held.append(makespan.low <= seconds <= makespan.high)
+            labels = self._labels(timed)
+            measured = row(Rounds(timed.seconds, ()), per=1, reference=None, **labels)
+            rounds = Rounds(tuple(predicted), timed.seconds)
+            compared = row(rounds, per=1, reference=MEASURED, **labels)
+            yield replace(compared, value=measured.value, relative_iqr=measured.relative_iqr)
+            value = Interval.exact(statistics.median(ideals))
+            yield replace(compared, figure=IDEAL, value=value, reference=None, ratio=None)
+        yield _share(HOLDS, statistics.fmean(held), len(held), self.predictor.runner)
+
+    def now(self, number: int) -> tuple[Workflow, Predictor]:
+        """Return one of the workflows, and the predictor at the load that it ran with."""
+        timed = self.rounds[number]
+        return self._at(timed, statistics.median(timed.paces))
+
+    def _at(self, timed: Timed, pace: float) -> tuple[Workflow, Predictor]:
+        workflow, machine = at_pace(timed.workflow, self.predictor.machine, pace)
+        return workflow, self.predictor.on(machine)
+
+    def _labels(self, timed: Timed) -> dict[str, Any]:
+        kernel = timed.workflow.tasks[0].kernel
+        workers = self.predictor.machine.workers
+        return {
+            "id": timed.workflow.name,
+            "group": Group.PREDICTION,
+            "runner": self.predictor.runner,
+            "figure": PREDICTED,
+            "params": {"tasks": len(timed.workflow.tasks), "workers": workers, "kernel": kernel},
+        }
+
+
+def advice_row(all_held_out: Sequence[HeldOut]) -> Row:
+    """Return how often the advised task runner was about the best.
 
     Args:
-        runner: The task runner that all ran on.
-        fitted: The workflows that the costs are fitted to.
-        held_out: The workflows to predict.
-        machine: The machine that they ran on, without its load.
+        all_held_out: The same workflows on each task runner.
 
     Returns:
-        A row for each workflow that was held out: its value is the measured makespan, its ratio
-        the predicted makespan over the measured one.
+        A row with the share of the workflows whose makespan on the advised task runner was at most
+        a tenth above that on the best.
     """
-    predictor = fit(runner, [timed.observed(machine) for timed in fitted], machine)
-    return [_row(predictor, timed) for timed in held_out]
+    count = len(all_held_out[0].rounds)
+    good = []
+    for number in range(count):
+        chances = [each.now(number) for each in all_held_out]
+        forecasts = (workflow_forecast(workflow, predictor) for workflow, predictor in chances)
+        advised = best_of(forecasts).advised
+        measured = {
+            each.predictor.runner: statistics.median(each.rounds[number].seconds)
+            for each in all_held_out
+        }
+        best = min(measured.values())
+        good.append(advised is not None and measured[advised.runner] <= best * (1 + WORTH))
+    return _share(ADVISED, statistics.fmean(good), count, None)
 
 
-def _row(predictor: Predictor, timed: Timed) -> Row:
-    machine = predictor.machine
-    predicted = tuple(
-        predictor.on(machine.at_pace(pace)).seconds(timed.workflow) for pace in timed.paces
+def _share(id: str, share: float, rounds: int, runner: str | None) -> Row:
+    return Row(
+        id=id,
+        group=Group.PREDICTION,
+        runner=runner,
+        params={},
+        figure="share of those predicted",
+        unit=Unit.SHARE,
+        value=Interval.exact(share),
+        rounds=rounds,
     )
-    labels: dict[str, Any] = {
-        "id": timed.workflow.name,
-        "group": Group.PREDICTION,
-        "runner": predictor.runner,
-        "figure": "makespan, and predicted over measured",
-        "params": {"tasks": len(timed.workflow.tasks), "workers": machine.workers},
-    }
-    measured = row(Rounds(timed.seconds, ()), per=1, reference=None, **labels)
-    compared = row(Rounds(predicted, timed.seconds), per=1, reference=MEASURED, **labels)
-    return replace(compared, value=measured.value, relative_iqr=measured.relative_iqr)
 
 
-def _pace(pool: Executor, speeds: Speeds, workers: int) -> float:
+def _pace(workflow: Workflow, pool: Executor, speeds: Speeds, workers: int) -> float:
     """Return the seconds of work that each process does in a second while all of them compute."""
-    iterations = speeds.iterations("native", PACE_SECONDS)
+    kernel = workflow.tasks[0].kernel
+    kernel = "native" if kernel == "wait" else kernel
+    iterations = speeds.iterations(kernel, PACE_SECONDS)
     start = time.perf_counter()
-    answers = list(pool.map(work, ["native"] * workers, [iterations] * workers))
+    answers = list(pool.map(work, [kernel] * workers, [iterations] * workers))
     seconds = time.perf_counter() - start
-    if answers != [expected("native", iterations)] * workers:
+    if answers != [expected(kernel, iterations)] * workers:
         raise WrongAnswerError("the bare pool gave a wrong answer")
-    return min(PACE_SECONDS / seconds, 1.0)
+    return PACE_SECONDS / seconds

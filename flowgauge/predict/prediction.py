@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowgauge.predict.errors import Miss, Parts, Spread, draw_makespans
+from flowgauge.predict.errors import Miss, Parts, Spread, draw_makespans, held_out_misses
 from flowgauge.predict.observations import Observation, machine_of, most_tasks, observations
-from flowgauge.predict.simulation import Costs, Machine, simulated_makespan
+from flowgauge.predict.simulation import FREE, Costs, Machine, simulated_makespan
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Results, ResultsError, Row
 from flowgauge.runners.table import RUNNERS
@@ -40,6 +40,13 @@ _LARGEST_SHIFT = 2.0
 """The most that a draw shifts the logarithm of a cost: the effect is linear only nearby."""
 _DRAWS = 1000
 _LEAST_ROWS = 3
+_LEAST_HELD_OUT = 5
+"""With fewer rows of workflows that were held out, errors are those of the rows that were fitted.
+"""
+_LEAST_REMAINDER = 0.1
+"""The least that is left to chance in a row that alone decides a cost."""
+_UNDETERMINED = 0.05
+"""Below this share of the largest effect, the effect of a change of costs is lost in the noise."""
 _MOST_FOR_SLOPES = 1000
 """Of a workflow with more tasks than this, only the first are simulated to see what a change of a
 cost does."""
@@ -104,6 +111,10 @@ class Predictor:
             Seconds.
         """
         return simulated_makespan(workflow, self.runner, self.costs, self.machine)
+
+    def ideal(self, workflow: Workflow) -> float:
+        """Return the makespan if tasks had no costs, in seconds."""
+        return simulated_makespan(workflow, self.runner, FREE, self.machine)
 
     def draws_of(self, workflow: Workflow) -> Floats:
         """Draw makespans that are compatible with what was measured; see `draw_makespans`.
@@ -219,7 +230,7 @@ def fit(
         observed: Observations with different amounts of work.
         machine: The machine that they were measured on.
         rows: Rows among which those of start-up and of predictions of the task runner are searched.
-        most: The largest number of tasks measured.
+        most: The largest number of tasks measured, if it was not among the observations.
 
     Returns:
         The predictor.
@@ -276,12 +287,16 @@ def fit(
         for first in nearest[: max(_ROWS_TO_FIT // len(observed), 1)]
     ]
     point = min(fits, key=lambda result: float(result.cost)).x
-    residuals = measured - logs(point)
     costs = _costs(point)
-    misses = [
-        Miss.of(Parts.of(each.workflow, runner, costs, each.machine), each.seconds)
-        for each in observed
-    ]
+    slopes = _slopes(logs, point)
+    residuals = _unfitted(measured - logs(point), slopes)
+    misses = list(held_out_misses(runner, rows))
+    if len(misses) < _LEAST_HELD_OUT:
+        parts = (Parts.of(each.workflow, runner, costs, each.machine) for each in observed)
+        misses = [
+            Miss(part.computing, part.overhead, part.makespan * residual)
+            for part, residual in zip(parts, residuals.tolist(), strict=True)
+        ]
     return Predictor(
         runner=runner,
         costs=costs,
@@ -289,13 +304,11 @@ def fit(
         start=_start(runner, rows, costs, machine),
         knows_edges=knows_edges,
         most_bytes=most_bytes,
-        most_tasks=most,
+        most_tasks=max(most, *(len(each.workflow.tasks) for each in observed)),
         draws=_draw_costs(
-            _slopes(logs, point),
-            residuals,
-            [observation.standard_error for observation in observed],
+            slopes, residuals, [observation.standard_error for observation in observed]
         ),
-        spread=Spread.of(misses, len(_point(costs))),
+        spread=Spread.of(misses),
     )
 
 
@@ -334,6 +347,22 @@ def _slopes(function: Callable[[Floats], Floats], point: Floats) -> Floats:
     return np.stack([(values - here) / step for values in shifted], axis=1)
 
 
+def _unfitted(residuals: Floats, slopes: Floats) -> Floats:
+    """Return residuals as large as those of other rows would be.
+
+    A fit makes the residuals of its own rows smaller, the more so the more a row decides.
+
+    Source:
+        Davison and Hinkley, Bootstrap Methods and their Application (1997), section 6.2.3: modified
+        residuals.
+    """
+    import numpy as np
+
+    leverage = np.diag(slopes @ np.linalg.pinv(slopes, rcond=_UNDETERMINED))
+    modified: Floats = residuals / np.sqrt(np.maximum(1 - leverage, _LEAST_REMAINDER))
+    return modified
+
+
 def _draw_costs(slopes: Floats, residuals: Floats, standard_errors: Sequence[float]) -> Floats:
     """Draw costs that are compatible with the rows, as shifts of their logarithms."""
     import numpy as np
@@ -342,5 +371,5 @@ def _draw_costs(slopes: Floats, residuals: Floats, standard_errors: Sequence[flo
     size = (_DRAWS, len(residuals))
     errors = rng.choice(residuals, size) + rng.normal(size=size) * np.array(standard_errors)
     # Costs that the rows do not determine keep their fitted values.
-    shifts: Floats = errors @ np.linalg.pinv(slopes, rcond=0.05).T
+    shifts: Floats = errors @ np.linalg.pinv(slopes, rcond=_UNDETERMINED).T
     return shifts

@@ -140,10 +140,21 @@ def _prediction_error(rows: Sequence[Row]) -> str:
     ]
     if not errors:
         return ""
-    return (
+    text = (
         f"Predicted makespans of {len(errors)} workflows were off by"
         f" {statistics.median(errors):.0%} at the median."
     )
+    shares = [row for row in rows if row.group == Group.PREDICTION and row.unit == Unit.SHARE]
+    if held := [row for row in shares if row.runner]:
+        count = sum(row.rounds for row in held)
+        share = sum(row.value.median * row.rounds for row in held) / count
+        text += f" The 95 % intervals held {share:.0%} of {count} measured makespans."
+    if advised := [row for row in shares if not row.runner]:
+        text += (
+            f" The advised task runner was within a tenth of the best for"
+            f" {advised[0].value.median:.0%} of the workflows."
+        )
+    return text
 
 
 def _cost_on(row: Row) -> str:
