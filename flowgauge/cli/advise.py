@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import replace
@@ -62,6 +63,12 @@ def advise(
     results: Annotated[
         str | None, Parameter(help="results.json, a folder that has one, or a git commit.")
     ] = None,
+    measure: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="First measure this machine, in about a minute, and keep the results."
+        ),
+    ] = False,
 ) -> None:
     """Recommend a task runner for a workload, and how many calls to put into one task run."""
     work: Mapped | Workflow
@@ -77,15 +84,31 @@ def advise(
         work = _workflow(workflow, 1.0 if time_scale is None else time_scale, kernel or "native")
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise AdviseError(f"--workers {workers}: give 1 to {_MOST_WORKERS}")
+    if measure and results is not None:
+        raise AdviseError("--measure makes results of its own: leave out --results")
     from flowgauge.cli.advice_lines import print_advice
     from flowgauge.predict.advice import advise_mapped, advise_workflow
 
+    if measure:
+        _measure()
     name, costs, predictors = _measured_costs(results)
     scaled = [p if workers is None else p.with_workers(workers) for p in predictors]
     advice = (
         advise_workflow(work, scaled) if isinstance(work, Workflow) else advise_mapped(work, scaled)
     )
     print_advice(name, costs, predictors, workers, advice)
+
+
+def _measure() -> None:
+    """Measure this machine, with a line for each task runner while it does."""
+    from rich.console import Console
+
+    from flowgauge.predict.this_machine import measure_here
+
+    console = Console(stderr=True)
+    said = functools.partial(console.print, highlight=False, markup=False)
+    said("measuring the task runners that are installed here, about a minute")
+    measure_here(said)
 
 
 def _mapped(task_ms: float | None, tasks: int | None, kernel: Kernel, payload: str) -> Mapped:
@@ -128,6 +151,7 @@ def _workflow(file: Path, time_scale: float, kernel: Kernel) -> Workflow:
 def _measured_costs(source: str | None) -> tuple[str, Results, tuple[Predictor, ...]]:
     """Return where the costs are from, the results and a predictor for each task runner."""
     from flowgauge.predict.prediction import predictors
+    from flowgauge.predict.this_machine import kept_results
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results
 
@@ -138,6 +162,9 @@ def _measured_costs(source: str | None) -> tuple[str, Results, tuple[Predictor, 
         except ResultsError as error:
             raise AdviseError(f"--results {source}: {error}") from None
     why = "there are none here"
+    if (kept := kept_results()) is not None:
+        costs = find_results(str(kept))
+        return f"this machine ({kept}, by flowgauge advise --measure)", costs, predictors(costs)
     for file in _default_files():
         try:
             costs = find_results(str(file))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -45,12 +44,13 @@ class Timed:
     seconds: tuple[float, ...]
     paces: tuple[float, ...]
 
-    def observed(self, machine: Machine) -> Observation:
-        """Return the rounds as one observation to fit."""
-        logs = [math.log(seconds) for seconds in self.seconds]
-        error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
-        workflow, loaded = at_pace(self.workflow, machine, statistics.median(self.paces))
-        return Observation(workflow, statistics.median(self.seconds), error, loaded)
+    def observed(self, machine: Machine) -> list[Observation]:
+        """Return each round as an observation to fit, at the load that was measured around it."""
+        return [
+            Observation(workflow, seconds, 0.0, loaded)
+            for seconds, pace in zip(self.seconds, self.paces, strict=True)
+            for workflow, loaded in [at_pace(self.workflow, machine, pace)]
+        ]
 
 
 def time_workflows(
@@ -122,7 +122,8 @@ class HeldOut:
         Returns:
             The predictions.
         """
-        predictor = fit(runner, [timed.observed(machine) for timed in fitted], machine)
+        observed = [round for timed in fitted for round in timed.observed(machine)]
+        predictor = fit(runner, observed, machine)
         return cls(predictor, tuple(held_out))
 
     def rows(self) -> Iterator[Row]:

@@ -28,12 +28,14 @@ class Observation:
         seconds: The median.
         standard_error: That of the logarithm, derived from the row's interval.
         machine: The machine, with the load that the bare pool of the row indicates.
+        scatter: The standard deviation of the logarithm of a single round.
     """
 
     workflow: Workflow
     seconds: float
     standard_error: float
     machine: Machine
+    scatter: float = 0.0
 
 
 def observations(results: Results, runner: str, machine: Machine) -> tuple[Observation, ...]:
@@ -79,7 +81,8 @@ def _observation(row: Row, machine: Machine) -> Observation | None:
     pace = _pace(row, workflow)
     if pace is not None:
         workflow, machine = at_pace(workflow, machine, pace)
-    return Observation(workflow, row.value.median * units, error, machine)
+    scatter = error * math.sqrt(row.rounds)
+    return Observation(workflow, row.value.median * units, error, machine, scatter)
 
 
 def at_pace(workflow: Workflow, machine: Machine, pace: float) -> tuple[Workflow, Machine]:

@@ -292,11 +292,12 @@ def fit(
     residuals = _unfitted(measured - logs(point), slopes)
     misses = list(held_out_misses(runner, rows))
     if len(misses) < _LEAST_HELD_OUT:
-        parts = (Parts.of(each.workflow, runner, costs, each.machine) for each in observed)
-        misses = [
-            Miss(part.computing, part.overhead, part.makespan * residual)
-            for part, residual in zip(parts, residuals.tolist(), strict=True)
-        ]
+        misses = []
+        for each, residual in zip(observed, residuals.tolist(), strict=True):
+            part = Parts.of(each.workflow, runner, costs, each.machine)
+            # A row is the median of rounds, and what is predicted is a single one.
+            for error in (residual - each.scatter, residual + each.scatter):
+                misses.append(Miss(part.computing, part.overhead, part.makespan * error))
     return Predictor(
         runner=runner,
         costs=costs,

@@ -26,6 +26,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with results of two task runners, which is the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     machine = Machine(WORKERS, 2.0)
     rows = (*rows_of("threads", FAST, machine), *rows_of("processes", TRUE, machine))
     marks = {"when": "2026-11-20T10:00:00+00:00", "cpu_model": "Example CPU"}

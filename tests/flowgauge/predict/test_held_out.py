@@ -113,7 +113,7 @@ def test_predictions_that_were_held_out_give_the_errors_of_later_ones() -> None:
     for miss, by in zip(misses, factors, strict=True):
         assert (miss.seconds > 0) is (by > 1)
         assert miss.computing == 0
-    observed = [timed(each, 1.0).observed(TWO) for each in FITTED]
+    observed = [one for each in FITTED for one in timed(each, 1.0).observed(TWO)]
     exact, unsure = fit("processes", observed, TWO), fit("processes", observed, TWO, found)
     assert unsure.spread.overhead > 0.2 > exact.spread.overhead
     assert list(held_out_misses("threads", found)) == []
