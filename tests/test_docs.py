@@ -77,7 +77,9 @@ def test_advice_comes_from_the_reference_run(
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "reference").symlink_to(ROOT / "reports" / "reference")
     monkeypatch.chdir(tmp_path)
-    command, _ = blocks("console", CHOOSING)
+    # What was measured here would be used first.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    command, *_ = blocks("console", CHOOSING)
     done = subprocess.run(
         arguments(command.strip()), check=True, capture_output=True, text=True, timeout=patience()
     )
@@ -110,7 +112,7 @@ def test_ones_own_flow_run_is_traced_and_advised_on(
     assert run_history(state.result()).matches("Pending Running Completed")
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.chdir(tmp_path)
-    _, commands = blocks("console", CHOOSING)
+    _, _, commands, _ = blocks("console", CHOOSING)
     trace, advise, _ = commands.strip().splitlines()
     trace = trace.replace("FLOW_RUN_ID", str(state.state_details.flow_run_id))
     for command, says in ((trace, "my_flow.json: 1 task, "), (advise, "recommended: ")):
