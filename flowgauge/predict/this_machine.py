@@ -80,6 +80,9 @@ def _run(folder: str, say: Callable[[str], None]) -> list[str]:
         f"{folder}/pytest.ini",
         "--flow-report-dir",
         folder,
+        # Otherwise pytest leaves a folder in the one for temporary files.
+        "--basetemp",
+        f"{folder}/pytest",
     ]
     file = str(Path(__file__).with_name("measurements.py"))
     environment = {name: text for name, text in os.environ.items() if name != "PYTEST_ADDOPTS"}
