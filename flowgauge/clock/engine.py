@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -165,6 +166,10 @@ def _slots(process: ClockProcess, runner: Any) -> int | None:
     """Return how many tasks a runner runs at once; None if it does not say."""
     if (workers := getattr(runner, "_max_workers", None)) is not None:
         return int(workers)
+    # Imported only by flows that use it, because that takes seconds.
+    module: Any = sys.modules.get("prefect_ray.task_runners")
+    if module and isinstance(runner, module.RayTaskRunner):
+        return int(module.ray.cluster_resources().get("CPU", 1))
     client: Any = getattr(runner, "client", None)
     if not hasattr(client, "nthreads"):
         return None

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 
+_LIBRARIES = ("threading", "queue", "concurrent.", "distributed", "prefect", "ray.")
+"""Modules whose code waits on behalf of others."""
+
+
 def is_blocked(frame: FrameType) -> bool:
     """Return whether a thread waits for another one, judging from its innermost frame.
 
@@ -21,7 +25,10 @@ def is_blocked(frame: FrameType) -> bool:
     Returns:
         Whether it does.
     """
-    return frame.f_globals.get("__name__") in ("threading", "queue")
+    module = frame.f_globals.get("__name__")
+    # Ray waits for the result of a task outside of Python.
+    in_ray = module == "ray._private.worker" and frame.f_code.co_name == "get_objects"
+    return in_ray or module in ("threading", "queue")
 
 
 def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
@@ -49,7 +56,7 @@ def look_at(frame: FrameType, *, is_async: bool) -> tuple[str, list[str], str]:
             return "running", [], where
         if futures := awaited_futures(outer):
             return "waits for runs", [str(future.task_run_id) for future in futures], where
-        if not module.startswith(("threading", "queue", "concurrent.", "distributed", "prefect")):
+        if not module.startswith(_LIBRARIES):
             where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
             break
     return "waits", [], where

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flowgauge.measure.graph_flow import run_on_dask, run_on_pool
+from flowgauge.measure.graph_flow import run_on_dask, run_on_pool, run_on_ray
 from flowgauge.runners.parent_process import end_with_parent
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import RUNNERS, BaselineKind
@@ -41,7 +41,7 @@ def baseline(runner: str, started: StartedRunners) -> Iterator[Baseline]:
 
     Args:
         runner: The name of the task runner.
-        started: The task runners of this pytest run; a Dask baseline uses the same cluster.
+        started: The task runners of this pytest run; Dask and Ray baselines use the same cluster.
 
     Yields:
         The baseline; its workers are up.
@@ -63,6 +63,15 @@ def baseline(runner: str, started: StartedRunners) -> Iterator[Baseline]:
                     lambda fn, items: _gather(client, fn, items),
                     lambda workflow, speeds: run_on_dask(workflow, client, speeds),
                 )
+        case BaselineKind.RAY:
+            import ray
+
+            started.ray_address(runner)
+            yield Baseline(
+                kind,
+                lambda fn, items: _remotely(ray, fn, items),
+                lambda workflow, speeds: run_on_ray(workflow, ray, speeds),
+            )
         case BaselineKind.THREADS | BaselineKind.PROCESSES:
             with pool(kind, started.workers) as executor:
                 yield Baseline(
@@ -105,6 +114,13 @@ def _executor(kind: BaselineKind, workers: int) -> Executor:
     # A process has only one fork server: started for this pool, it also serves Prefect's pools.
     context = preloaded_context()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+
+
+def _remotely(ray: Any, fn: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    # Ray sends this function once, and refuses callables that are not written in Python.
+    remote = ray.remote(lambda item: fn(item))
+    results: list[T] = ray.get([remote.remote(item) for item in items])
+    return results
 
 
 def _gather(client: Any, fn: Callable[[Any], T], items: Iterable[Any]) -> list[T]:

@@ -132,6 +132,30 @@ def run_on_dask(workflow: Workflow, client: Any, speeds: Speeds) -> dict[str, Ta
     return outputs
 
 
+def run_on_ray(workflow: Workflow, ray: Any, speeds: Speeds) -> dict[str, TaskResult]:
+    """Run a workflow on bare Ray, whose scheduler knows its edges.
+
+    Args:
+        workflow: What to run; its subflows are ignored.
+        ray: The module, once it is connected to a cluster.
+        speeds: The iterations of each kernel in a second.
+
+    Returns:
+        The result of each task by its id.
+    """
+    submit = ray.remote(_perform_with)
+    references: dict[str, Any] = {}
+    for task in workflow.tasks:
+        # Ray waits for references that are arguments themselves, but not for those in a list.
+        parents = [references[id] for id in (*task.needs, *task.after)]
+        references[task.id] = submit.remote(TaskSpec.of(task, speeds), len(task.needs), *parents)
+    return dict(zip(references, ray.get(list(references.values())), strict=True))
+
+
+def _perform_with(spec: TaskSpec, needs: int, *parents: TaskResult) -> TaskResult:
+    return perform(spec, list(parents[:needs]))
+
+
 def _perform_after(spec: TaskSpec, inputs: list[TaskResult], after: list[TaskResult]) -> TaskResult:
     return perform(spec, inputs)
 

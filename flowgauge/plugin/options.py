@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.runners.table import RUNNERS
+from flowgauge.runners.table import RUNNERS, names_where
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -16,7 +16,8 @@ def add_options(group: pytest.OptionGroup) -> None:
         "--flow-runners",
         metavar="NAMES",
         help=f"comma-separated task runners to test on: {', '.join(RUNNERS)} (default: all that are"
-        " installed; lean ones only if benchmarks are measured, and for tests that name them)",
+        f" installed, except {', '.join(names_where(lambda runner: not runner.by_default))}; lean"
+        " ones only if benchmarks are measured, and for tests that name them)",
     )
     group.addoption(
         "--flow-dask-address",

@@ -21,7 +21,7 @@ def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
     """Parse the value of `--flow-runners`.
 
     Args:
-        text: Comma-separated names, or None for all that are installed.
+        text: Comma-separated names, or None for those that are installed and used by default.
         lean: Whether None includes the lean task runners.
 
     Returns:
@@ -31,7 +31,7 @@ def chosen_runners(text: str | None, *, lean: bool = True) -> tuple[str, ...]:
         RunnerError: If a name doesn't exist or its packages are not installed.
     """
     if text is None:
-        return names_where(lambda runner: runner.installed and (lean or not runner.lean))
+        return tuple(name for name in _default() if lean or not RUNNERS[name].lean)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise RunnerError(f"--flow-runners: no task runner given; choose from {', '.join(RUNNERS)}")
@@ -97,7 +97,11 @@ def of_this_run(marked: Iterable[str] | None = None) -> tuple[str, ...]:
     chosen, asked = _of_this_run[-1] if _of_this_run else (chosen_runners(None, lean=False), False)
     if marked is None:
         return chosen
-    return narrowed(chosen if asked else names_where(lambda it: it.installed), marked)
+    return narrowed(chosen if asked else _default(), marked)
+
+
+def _default() -> tuple[str, ...]:
+    return names_where(lambda runner: runner.installed and runner.by_default)
 
 
 def _check_known(name: str, where: str) -> None:

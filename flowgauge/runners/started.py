@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowgauge.runners import ray_cluster
 from flowgauge.runners.dask_cluster import finish_sending, local_cluster
 from flowgauge.runners.existing_cluster import borrowed_workers, check_workers, out_of_reach
-from flowgauge.runners.table import RUNNERS
+from flowgauge.runners.table import RUNNERS, BaselineKind
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -104,6 +105,29 @@ class StartedRunners:
             self._stack.enter_context(borrowed_workers(address, self.home))
         return reason
 
+    def ray_address(self, name: str) -> str:
+        """Return the address of the Ray cluster of this pytest run, starting it if needed.
+
+        Args:
+            name: The task runner.
+
+        Returns:
+            The address, for example "127.0.0.1:6379".
+
+        Raises:
+            RunnerError: If this process uses Ray otherwise.
+        """
+        from flowgauge.leftovers.watch import adopted
+
+        if name not in self._addresses:
+            start = time.perf_counter()
+            with adopted():
+                self._addresses[name] = self._stack.enter_context(
+                    ray_cluster.local_ray(self.workers, self.home, as_shipped=self.as_shipped)
+                )
+            self.seconds_to_start[name] = time.perf_counter() - start
+        return self._addresses[name]
+
     def borrows(self, name: str) -> bool:
         """Return whether a task runner uses the workers of an existing cluster.
 
@@ -114,7 +138,8 @@ class StartedRunners:
             Whether it does.
         """
         runner = RUNNERS[name]
-        return bool(self.dask_address and runner.cluster) and not runner.in_process
+        on_dask = runner.baseline is BaselineKind.DASK
+        return bool(self.dask_address) and on_dask and not runner.in_process
 
     def out_of_reach_of(self, name: str) -> str:
         """Return why the clock and faults don't reach a task runner's workers.
@@ -130,7 +155,9 @@ class StartedRunners:
     def finish_sending(self) -> None:
         """Let the worker processes send what they have, before another server is used."""
         for name, address in self._addresses.items():
-            if not RUNNERS[name].in_process:
+            if RUNNERS[name].baseline is BaselineKind.RAY:
+                ray_cluster.finish_sending(self.workers, self.home)
+            elif not RUNNERS[name].in_process:
                 finish_sending(address)
 
     def close(self) -> None:

@@ -68,6 +68,14 @@ def lean_dask(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
     return task_runner
 
 
+def ray(runner: Runner, started: StartedRunners) -> TaskRunner[Any]:
+    """Create the Ray task runner, on the cluster of the pytest run."""
+    from prefect_ray.task_runners import RayTaskRunner
+
+    task_runner: TaskRunner[Any] = RayTaskRunner(address=started.ray_address(runner.name))
+    return task_runner
+
+
 def _pool_options(runner: Runner, started: StartedRunners) -> dict[str, Any]:
     from prefect.task_runners import ProcessPoolTaskRunner
 

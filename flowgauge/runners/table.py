@@ -25,6 +25,7 @@ class BaselineKind(StrEnum):
     THREADS = "ThreadPoolExecutor"
     PROCESSES = "ProcessPoolExecutor"
     DASK = "bare Dask"
+    RAY = "bare Ray"
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Runner:
         pattern: The catalogue's pattern that implements it; empty if Prefect or an integration
             does.
         stock: The task runner that the pattern can replace; empty if there is none.
-        cluster: The task runner whose Dask cluster it shares, possibly itself; empty for none.
+        cluster: The task runner whose cluster it shares, possibly itself; empty for none.
         package: The import name of a package that it needs in addition to Prefect.
         extra: Flowgauge's extra that installs the package.
         common: Whether it is measured in benchmarks that take minutes for each task runner.
+        by_default: Whether it is used, if installed, when nobody asks for certain task runners.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Runner:
     package: str = ""
     extra: str = ""
     common: bool = True
+    by_default: bool = True
 
     @property
     def in_process(self) -> bool:
@@ -159,6 +162,18 @@ RUNNERS = {
             stock="dask-processes",
             cluster="dask-processes",
             **_DASK,
+        ),
+        # The arguments of a task are passed as Ray's references, for which its scheduler waits.
+        Runner(
+            "ray",
+            starts.ray,
+            ExecutionModel(),
+            BaselineKind.RAY,
+            colour="#7F7F7F",
+            cluster="ray",
+            package="prefect_ray",
+            extra="ray",
+            by_default=False,
         ),
     )
 }

@@ -29,7 +29,7 @@ from flowgauge.runners.table import RUNNERS
 from flowgauge.waiting import wait_until
 
 
-@given(st.lists(st.sampled_from(sorted(RUNNERS)), min_size=1))
+@given(st.lists(st.sampled_from(sorted(chosen_runners(None))), min_size=1))
 def test_runners_are_chosen_in_the_order_given(names: list[str]) -> None:
     """`--flow-runners` keeps the order of the names and drops duplicates."""
     assert chosen_runners(" , ".join(names)) == tuple(dict.fromkeys(names))
@@ -62,8 +62,13 @@ def test_an_unknown_name_is_reported_in_one_line(name: str) -> None:
 
 
 def test_all_are_chosen_by_default() -> None:
-    """Without `--flow-runners` all task runners are measured, and tests use only the stock ones."""
-    assert chosen_runners(None) == tuple(RUNNERS)
+    """Without `--flow-runners`, tests use the stock task runners, and benchmarks the lean ones too.
+
+    Those that nobody gets without asking are not among them, even if they are installed.
+    """
+    asked = tuple(name for name, runner in RUNNERS.items() if not runner.by_default)
+    assert asked == ("ray",)
+    assert chosen_runners(None) == tuple(name for name in RUNNERS if name not in asked)
     stock = chosen_runners(None, lean=False)
     assert stock == ("sequential", "threads", "processes", "dask-threads", "dask-processes")
 
