@@ -15,7 +15,7 @@ from flowgauge.plugin.paired import Paired
 from flowgauge.plugin.session import measures
 from flowgauge.results.rows import Group
 from flowgauge.runners.started import StartedRunners
-from flowgauge.runners.table import COMMON, STOCK
+from flowgauge.runners.table import COMMON, RUNNERS, STOCK, BaselineKind
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import payload_chain, shape
 
@@ -125,6 +125,8 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
     """Strong and weak scaling: the same total work, and the same work for each worker."""
     if started_runners.borrows(scaling.runner):
         pytest.skip("--flow-dask-address: the number of workers of that cluster is fixed")
+    if RUNNERS[scaling.runner].baseline is BaselineKind.RAY:
+        pytest.skip("a process has one Ray, which keeps the number of workers it has")
     work_seconds = 0.01 if scaling.paired.benchmark.disabled else TASK_SECONDS
     of_one: tuple[float, ...] = ()
     most = started_runners.workers

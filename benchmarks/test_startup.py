@@ -87,7 +87,8 @@ def temporary_cluster(workers: int) -> TaskRunner[Any]:
 AS_SHIPPED = {BaselineKind.PROCESSES: spawned_pool, BaselineKind.DASK: temporary_cluster}
 
 
-@pytest.mark.runners(*IN_OWN_PROCESSES)
+# A process has one Ray, which all its flow runs share.
+@pytest.mark.runners(*(n for n in IN_OWN_PROCESSES if RUNNERS[n].baseline in AS_SHIPPED))
 def test_first_task_as_shipped(
     paired: Paired, started_runners: StartedRunners, runner_name: str
 ) -> None:

@@ -494,7 +494,7 @@ def test_a_called_task_that_never_ran_leaves_the_flow_completed(
 @pytest.mark.fact(
     NAME,
     "allowed",
-    runners=("sequential", "threads", "processes"),
+    runners=("sequential", "threads", "processes", "ray"),
     reason="on Dask the later task does not run: its argument counts as a failed upstream",
 )
 def test_an_allowed_failure_does_not_count(task_runner: TaskRunner[Any]) -> None:

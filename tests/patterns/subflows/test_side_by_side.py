@@ -33,7 +33,7 @@ from patterns.subflows.side_by_side import (
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "subflows/side_by_side"
-TOGETHER = ("threads", "processes", "dask-threads", "dask-processes")
+TOGETHER = ("threads", "processes", "dask-threads", "dask-processes", "ray")
 
 
 def meeting(folder: Path, seconds: float) -> Flow[..., tuple[str, bool]]:

@@ -301,7 +301,7 @@ def test_tasks_that_are_waited_for_have_run(task_runner: TaskRunner[Any], tmp_pa
 @pytest.mark.fact(
     NAME,
     "dropped",
-    runners=("threads", "processes", "dask-threads", "dask-processes"),
+    runners=("threads", "processes", "dask-threads", "dask-processes", "ray"),
     reason="nothing is queued: each task has run when `submit` returns",
 )
 def test_tasks_that_are_not_waited_for_are_dropped(
