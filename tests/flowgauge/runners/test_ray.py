@@ -28,7 +28,7 @@ from flowgauge.runners.ray_cluster import LOOPBACK, local_ray
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.starts import RunnerError
 from flowgauge.runners.table import RUNNERS
-from flowgauge.waiting import patience
+from flowgauge.waiting import patience, wait_until
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.work_items import check_results
@@ -137,6 +137,25 @@ def test_logs_and_events_of_the_workers_arrive(
     for film in range(4):
         assert logs.contains(f"film {film}")
         assert events.contains("film.developed", resource=f"film.{film}")
+
+
+@task
+def leave(folder: str, name: int) -> None:
+    """Leave a file."""
+    Path(folder, str(name)).touch()
+
+
+@flow
+def hurry(folder: str) -> None:
+    """Submit tasks, and wait for none of them."""
+    for name in range(12):
+        leave.submit(folder, name)
+
+
+def test_tasks_that_nobody_waits_for_run_later(ray_runner: TaskRunner[Any], tmp_path: Path) -> None:
+    """Ray runs all tasks of a flow that does not keep their futures, if its cluster lasts."""
+    hurry.with_options(task_runner=ray_runner)(str(tmp_path))
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 12, "all tasks", seconds=60)
 
 
 @pytest.mark.fresh_server
