@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import psutil
 import pytest
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_client, get_run_logger, task
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner
@@ -167,6 +167,13 @@ def test_workers_use_a_fresh_server(
     state = run(4, return_state=True)
     assert {url for _, url in state.result()} == {prefect_server}
     assert run_logs(state).contains("film 3")
+
+    def recorded() -> bool:
+        # Workers that served another server before send states of task runs, as events, to this.
+        with get_client(sync_client=True) as client:
+            return sum(run.state_name == "Completed" for run in client.read_task_runs()) == 6
+
+    wait_until(recorded, "the states of task runs", seconds=20)
 
 
 @pytest.mark.runners(NAME)
