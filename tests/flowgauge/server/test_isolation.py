@@ -9,12 +9,6 @@ from prefect import context
 from flowgauge.server.isolation import forget_user_settings
 
 
-@pytest.fixture(autouse=True)
-def settings_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restore this process's settings after the test."""
-    monkeypatch.setattr(context, "GLOBAL_SETTINGS_CONTEXT", context.GLOBAL_SETTINGS_CONTEXT)
-
-
 def default_retries() -> int:
     """Return a setting as it is outside of flow runs, without what tests change for themselves."""
     return context.GLOBAL_SETTINGS_CONTEXT.settings.flows.default_retries
