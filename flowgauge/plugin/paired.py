@@ -16,7 +16,7 @@ from flowgauge.plugin.recorder import BenchmarkRecorder
 from flowgauge.plugin.session import RUN_OPTIONS
 from flowgauge.results.rows import Row
 from flowgauge.results.timelines import Timeline
-from flowgauge.runners import table
+from flowgauge.runners.table import names_where
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -173,8 +173,6 @@ class Paired:
             return
         # The memory of workers that pytest did not start is not seen.
         borrows = self.item.config.stash[RUN_OPTIONS].dask_address is not None
-        seen = (
-            replace(row, memory=None) if borrows and row.runner in table.ON_CLUSTERS else row
-            for row in rows
-        )
+        unseen = names_where(lambda runner: borrows and runner.on_dask_workers)
+        seen = (replace(row, memory=None) if row.runner in unseen else row for row in rows)
         self.recorder.measured.setdefault(self.item.nodeid, []).extend(seen)

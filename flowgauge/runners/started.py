@@ -137,9 +137,7 @@ class StartedRunners:
         Returns:
             Whether it does.
         """
-        runner = RUNNERS[name]
-        on_dask = runner.baseline is BaselineKind.DASK
-        return bool(self.dask_address) and on_dask and not runner.in_process
+        return bool(self.dask_address) and RUNNERS[name].on_dask_workers
 
     def out_of_reach_of(self, name: str) -> str:
         """Return why the clock and faults don't reach a task runner's workers.

@@ -95,6 +95,11 @@ class Runner:
         return not self.in_process and not self.cluster
 
     @property
+    def on_dask_workers(self) -> bool:
+        """Whether tasks run in processes of a Dask cluster, which may have existed before."""
+        return self.baseline is BaselineKind.DASK and not self.in_process
+
+    @property
     def installed(self) -> bool:
         """Whether the package that it needs is installed."""
         return not self.package or find_spec(self.package) is not None
@@ -224,7 +229,6 @@ STOCK: tuple[str, ...]
 LEAN: tuple[str, ...]
 IN_OWN_PROCESSES: tuple[str, ...]
 COMMON: tuple[str, ...]
-ON_CLUSTERS: tuple[str, ...]
 
 _CONDITIONS: dict[str, Callable[[Runner], bool]] = {
     "INLINE": lambda runner: runner.execution.inline,
@@ -232,8 +236,6 @@ _CONDITIONS: dict[str, Callable[[Runner], bool]] = {
     "LEAN": lambda runner: runner.lean,
     "IN_OWN_PROCESSES": lambda runner: _is_stock(runner) and not runner.in_process,
     "COMMON": lambda runner: runner.common,
-    # Those whose workers may be of a cluster that exists.
-    "ON_CLUSTERS": lambda runner: bool(runner.cluster) and not runner.in_process,
 }
 
 
