@@ -234,7 +234,10 @@ _CONDITIONS: dict[str, Callable[[Runner], bool]] = {
     "INLINE": lambda runner: runner.execution.inline,
     "STOCK": _is_stock,
     "LEAN": lambda runner: runner.lean,
-    "IN_OWN_PROCESSES": lambda runner: _is_stock(runner) and not runner.in_process,
+    # It is what a message recommends.
+    "IN_OWN_PROCESSES": lambda runner: (
+        _is_stock(runner) and not runner.in_process and runner.by_default
+    ),
     "COMMON": lambda runner: runner.common,
 }
 
