@@ -213,8 +213,12 @@ def test_a_cluster_that_exists_is_used(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.e2e
-def test_the_five_commands_for_a_cluster(hosts: Cluster, pytester: pytest.Pytester) -> None:
+def test_the_five_commands_for_a_cluster(
+    hosts: Cluster, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server, scheduler and workers that the page's commands start run tests and benchmarks."""
+    # Otherwise pytest-benchmark takes this for a run whose rounds disturb each other.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     *_, tests, benchmarks = hosts.commands
     pytester.makeini("[pytest]\nflowgauge = true")
     pytester.makepyfile(

@@ -70,6 +70,8 @@ def test_a_project_is_tested_and_measured_on_other_hosts(
     pytester.makepyfile(TESTS.replace("WORKERS", repr(workers)))
     pytester.makeini("[pytest]\nflowgauge = true")
     monkeypatch.setenv("PYTHONPATH", str(hosts.modules))
+    # Otherwise pytest-benchmark takes this for a run whose rounds disturb each other.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     # One of the workers has another folder there.
     monkeypatch.setenv("TMPDIR", str(hosts.private))
     result = pytester.runpytest_subprocess(

@@ -16,9 +16,10 @@ _NAMES = ("__pycache__", ".hypothesis", ".benchmarks", ".pytest_cache", ".covera
 _SERVED = "runner_storage"
 """An empty folder that `serve` and workers leave in the temporary folder: `Runner.__aenter__` makes
 it, and `Runner.__aexit__` removes only the runner's own subfolder."""
-_DASK, _DASK_LOCKS = "dask-scratch-space", ("global.lock", "purge.lock")
-"""The folder in which Dask's nannies and workers make theirs, and the files with which they lock
-it: these stay."""
+_DASK, _DASK_LOCKS = "dask-scratch-space", (".lock", ".dirlock")
+"""The folder in which Dask's nannies and workers make theirs, and how the files end with which they
+lock it and these folders. Those of the first stay. The others are removed with their folder, but a
+cluster of another process that looks for old folders at that moment makes them anew."""
 _SYSTEM = ("/dev", "/proc", "/sys")
 
 
@@ -55,7 +56,7 @@ class Folders:
         if Path(path) == Path(tempfile.gettempdir(), _SERVED):
             return True
         if parts[-1].startswith(_DASK) or (
-            parts[-2].startswith(_DASK) and parts[-1] in _DASK_LOCKS
+            parts[-2].startswith(_DASK) and parts[-1].endswith(_DASK_LOCKS)
         ):
             return True
         scratch = process.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
