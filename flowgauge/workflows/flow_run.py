@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 PAGE = 200
 """How many task runs a server returns at most for one request."""
+_RECENT, _PAUSE_SECONDS = timedelta(seconds=10), 2.0
+"""For how long after the end of a flow run its task runs may be missing, and the time between two
+looks."""
 
 
 def read_flow_run(flow_run_id: str) -> tuple[str, list[RecordedRun]]:
@@ -50,10 +56,29 @@ def read_flow_run(flow_run_id: str) -> tuple[str, list[RecordedRun]]:
         if run.state is None or not run.state.is_final():
             state = "no state" if run.state is None else f"the state {run.state.name}"
             raise Mistake(f"flow run {run.name!r} has not ended: it has {state}")
-        runs = _runs_of(client, run)
+        runs = _stored_runs(client, run)
         if not runs:
             raise Mistake(f"flow run {run.name!r} ran no tasks")
         return client.read_flow(run.flow_id).name, runs
+
+
+def _stored_runs(client: SyncPrefectClient, flow_run: FlowRun) -> list[RecordedRun]:
+    """Return the task runs of a flow run that has ended, once the server has stored them.
+
+    A server makes task runs from events, seconds after they happened, and does not know how many
+    there will be. So those of a flow run that ended a moment ago are read again until they stay
+    the same.
+    """
+    runs, began = _runs_of(client, flow_run), time.monotonic()
+    ended = flow_run.end_time or datetime.now(UTC)
+    # Clocks may differ, so the age alone is no limit.
+    while datetime.now(UTC) - ended < _RECENT and time.monotonic() - began < _RECENT.seconds:
+        # Not `time.sleep`: a test may have made that virtual.
+        threading.Event().wait(_PAUSE_SECONDS)
+        before, runs = runs, _runs_of(client, flow_run)
+        if runs and runs == before:
+            break
+    return runs
 
 
 def _runs_of(client: SyncPrefectClient, flow_run: FlowRun) -> list[RecordedRun]:
