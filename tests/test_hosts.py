@@ -12,6 +12,7 @@ import pytest
 from flowgauge.results.rows import Results
 from flowgauge.waiting import wait_until
 from tests.hosts import Cluster, ip, network, require_namespaces
+from tests.processes import is_running
 
 pytestmark = pytest.mark.e2e
 
@@ -129,12 +130,7 @@ def test_hosts_are_gone_after_a_failure(tmp_path: Path) -> None:
     assert len(made) >= 3
     assert not made & here()
     assert len(running) == 3
-    assert not any(map(lives, running))
-
-
-def lives(process: psutil.Process) -> bool:
-    """Return whether a process has not ended; one that nobody waited for has."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    assert not any(is_running(process.pid) for process in running)
 
 
 def here() -> set[str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import tempfile
@@ -12,13 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from flowgauge.cli.app import run
 from flowgauge.server import kept
 from flowgauge.server.kept import KeptError, find_kept, lease_kept, stop_kept
 from flowgauge.waiting import wait_until
+from tests.processes import is_running
 
 
 @pytest.fixture
@@ -182,10 +181,3 @@ def test_stop_kills_a_zygote_that_hangs(
     os.kill(pid, signal.SIGSTOP)
     stop_kept(project)
     wait_until(lambda: not is_running(pid))
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process exists and is not a zombie."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    return False

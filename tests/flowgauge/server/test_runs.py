@@ -21,6 +21,7 @@ from flowgauge.server.kept import find_kept, stop_kept
 from flowgauge.server.lease import ZYGOTE
 from flowgauge.server.template import cache_folder
 from flowgauge.waiting import wait_until
+from tests.processes import is_running
 
 CACHE = cache_folder()
 KILLS = int(os.environ.get("FLOWGAUGE_KILLS", "1"))
@@ -334,11 +335,3 @@ def wait_until_gone(pids: Iterable[int]) -> None:
     """Wait until processes have ended; a zombie counts as ended."""
     watched = set(pids)
     wait_until(lambda: not any(map(is_running, watched)), f"the end of {watched}")
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process exists and is not a zombie."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
 import pytest
 from prefect import flow, get_client, task
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -37,6 +36,7 @@ from flowgauge.waiting import patience, wait_until
 from patterns.flows import clean_up as pattern
 from patterns.flows.clean_up import main, remove, render_first, run_program, sweep, workspace
 from tests.conftest import environment
+from tests.processes import is_running
 from tests.signals import main_thread_waits
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -55,14 +55,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield place
     with suppress(PermissionError):  # of a test that made it a place of others
         sweep()  # of a test that failed
-
-
-def is_running(number: int) -> bool:
-    """Return whether a process runs; one that only waits to be collected does not."""
-    try:
-        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def numbers(started: Path) -> list[int]:

@@ -31,6 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from flowgauge.runners.process_pool import preloaded_context
 from flowgauge.waiting import patience, wait_until
 from patterns.tasks.timeout import ends_after, read_sensors
+from tests.processes import is_running
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -43,16 +44,6 @@ values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
     max_leaves=8,
 )
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process exists and is not just waiting to be reaped."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def wait_until_gone(*pids: int) -> None:
