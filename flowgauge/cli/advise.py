@@ -150,7 +150,7 @@ def _workflow(file: Path, time_scale: float, kernel: Kernel) -> Workflow:
 
 def _measured_costs(source: str | None) -> tuple[str, Results, tuple[Predictor, ...]]:
     """Return where the costs are from, the results and a predictor for each task runner."""
-    from flowgauge.predict.prediction import predictors
+    from flowgauge.predict.fitting import predictors
     from flowgauge.predict.this_machine import kept_results
     from flowgauge.results.rows import ResultsError
     from flowgauge.results.sources import find_results

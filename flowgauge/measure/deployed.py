@@ -122,6 +122,19 @@ class Site:
         """Close the connection."""
         self._client.close()
 
+    def environment(self, home: str = "home") -> dict[str, str]:
+        """Return the environment of a process whose flows run on this server.
+
+        Args:
+            home: Its Prefect home, a folder below this one.
+
+        Returns:
+            Variables and their values, without other settings of Prefect.
+        """
+        others = {name: text for name, text in os.environ.items() if "PREFECT_" not in name}
+        own = {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(self.folder / home)}
+        return others | own
+
     @contextmanager
     def running(self, *words: str, **settings: str) -> Iterator[None]:
         """Run `python ...` in the folder of the flow until the block ends.
@@ -137,7 +150,7 @@ class Site:
             process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=self.folder,
-                env=self._environment() | settings,
+                env=self.environment() | settings,
                 stdout=log,
                 stderr=log,
             )
@@ -215,7 +228,7 @@ class Site:
             done = subprocess.run(
                 [sys.executable, "burst.py", str(runs)],
                 cwd=self.folder,
-                env=self._environment(),
+                env=self.environment(),
                 capture_output=True,
                 text=True,
                 timeout=DEADLINE,
@@ -225,11 +238,6 @@ class Site:
         if done.returncode:
             raise DeployedError(f"{runs} runs at once failed: {done.stderr[-500:]}")
         return float(done.stdout.splitlines()[-1])
-
-    def _environment(self) -> dict[str, str]:
-        others = {name: text for name, text in os.environ.items() if "PREFECT_" not in name}
-        own = {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(self.folder / "home")}
-        return others | own
 
     def _named(self, name: str) -> dict[str, Any] | None:
         response = self._client.get(f"/deployments/name/add-one/{name}")

@@ -8,7 +8,6 @@ not. Afterwards all that they sent is counted on the server, and when it was sto
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from flowgauge.measure.deployed import Site
 from flowgauge.waiting import patience
 
 LATEST = 1.0
@@ -157,19 +157,16 @@ class Clients:
 
     def __enter__(self) -> Self:
         """Start the clients; each has run a flow when this returns."""
-        import httpx
-
-        self.folder.mkdir(parents=True, exist_ok=True)
         script = self.folder / "client.py"
-        script.write_text(CLIENT)
         with ExitStack() as stack:
-            self._client = stack.enter_context(httpx.Client(base_url=self.api, timeout=60))
+            self._site = stack.enter_context(Site(self.api, self.folder))
+            script.write_text(CLIENT)
             log = stack.enter_context((self.folder / "clients.log").open("ab"))
             for number in range(self.number):
                 process = subprocess.Popen(
                     [sys.executable, str(script)],
                     cwd=self.folder,
-                    env=self._environment(number),
+                    env=self._site.environment(f"home-{number}"),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -231,12 +228,9 @@ class Clients:
                 found, changed = now, time.monotonic()
         return found
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._client.post(path, json=body).raise_for_status().json()
-
     def _completed(self, flow_runs: list[str]) -> int:
         body = _of(flow_runs) | {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        return int(self._post("/task_runs/count", body))
+        return int(self._site.request("POST", "/task_runs/count", **body))
 
     def _events(self, flow_runs: list[str]) -> int:
         named = {"event": {"prefix": ["prefect.task-run."]}}
@@ -246,7 +240,8 @@ class Clients:
                 "id": [f"prefect.flow-run.{id}" for id in flow_runs],
             }
         }
-        return int(self._post("/events/filter", {"filter": named | related, "limit": 1})["total"])
+        found = self._site.request("POST", "/events/filter", filter=named | related, limit=1)
+        return int(found["total"])
 
     def _logs(self, flow_runs: list[str]) -> int:
         wanted = {"logs": {"flow_run_id": {"any_": flow_runs}, "level": {"ge_": 20}}}
@@ -263,18 +258,10 @@ class Clients:
     def _pages(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while True:
-            page = self._post(path, body | {"limit": _PAGE, "offset": len(found)})
+            page = self._site.request("POST", path, **body, limit=_PAGE, offset=len(found))
             found.extend(page)
             if len(page) < _PAGE:
                 return found
-
-    def _environment(self, number: int) -> dict[str, str]:
-        others = {name: text for name, text in os.environ.items() if "PREFECT_" not in name}
-        return others | {
-            "PREFECT_API_URL": self.api,
-            "PREFECT_HOME": str(self.folder / f"home-{number}"),
-            "PREFECT_LOGGING_LEVEL": "INFO",
-        }
 
 
 def _of(flow_runs: list[str]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ FREEDOM = 4
 """The degrees of freedom of Student's t, whose tails are as long as those of measured times."""
 _LEAST, _MOST, _STEPS = 0.01, 2.0, 40
 """The scales that are tried; no machine repeats a time to less than a hundredth."""
-_LEAST_SECONDS = 1e-6
+LEAST_SECONDS = 1e-6
+"""What takes less counts as so much, for its logarithm."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Miss:
     @classmethod
     def of(cls, parts: Parts, measured: float) -> Miss:
         """Compare a prediction with what was measured, in seconds."""
-        predicted = max(parts.makespan, _LEAST_SECONDS)
+        predicted = max(parts.makespan, LEAST_SECONDS)
         return cls(parts.computing, parts.overhead, predicted * math.log(measured / predicted))
 
 
@@ -168,7 +169,7 @@ class Spread:
         )
         grid = np.geomspace(_LEAST, _MOST, _STEPS)
         computing, overhead = (axis[..., None] for axis in np.meshgrid(grid, grid))
-        scale = np.hypot(rows[:, 0] * computing, rows[:, 1] * overhead) + _LEAST_SECONDS
+        scale = np.hypot(rows[:, 0] * computing, rows[:, 1] * overhead) + LEAST_SECONDS
         unlikely = np.log(scale) + (FREEDOM + 1) / 2 * np.log1p((rows[:, 2] / scale) ** 2 / FREEDOM)
         total = unlikely.sum(axis=-1)
         best = np.unravel_index(int(total.argmin()), total.shape)

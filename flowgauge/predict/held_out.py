@@ -13,8 +13,9 @@ from typing import Any
 from flowgauge.measure.pairs import Rounds, WrongAnswerError, row
 from flowgauge.predict.advice import WORTH, best_of, workflow_forecast
 from flowgauge.predict.errors import IDEAL, PREDICTED
+from flowgauge.predict.fitting import fit
 from flowgauge.predict.observations import Observation, at_pace
-from flowgauge.predict.prediction import Predictor, fit
+from flowgauge.predict.prediction import Predictor
 from flowgauge.predict.simulation import Machine
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit

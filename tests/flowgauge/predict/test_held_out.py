@@ -15,8 +15,8 @@ import pytest
 
 from flowgauge.measure.graph_flow import run_on_pool
 from flowgauge.predict.errors import held_out_misses
+from flowgauge.predict.fitting import fit
 from flowgauge.predict.held_out import ADVISED, HOLDS, HeldOut, Timed, advice_row, time_workflows
-from flowgauge.predict.prediction import fit
 from flowgauge.predict.simulation import FREE, Costs, Machine, simulated_makespan
 from flowgauge.results.rows import Row
 from flowgauge.workflows.kernels import Speeds

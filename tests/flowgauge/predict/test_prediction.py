@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowgauge.predict.fitting import predictors
 from flowgauge.predict.observations import MOST_TASKS, machine_of, observations
-from flowgauge.predict.prediction import Predictor, predictors
+from flowgauge.predict.prediction import Predictor
 from flowgauge.predict.simulation import Machine, simulated_makespan
 from flowgauge.results.rows import Results, ResultsError
 from flowgauge.runners.table import RUNNERS

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from flowgauge.cli.app import run
-from flowgauge.predict.prediction import predictors
+from flowgauge.predict.fitting import predictors
 from flowgauge.predict.this_machine import MARK, kept_file, kept_results
 from flowgauge.results.fingerprint import versions
 from flowgauge.results.rows import Results
