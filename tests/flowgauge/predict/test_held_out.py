@@ -176,6 +176,24 @@ def test_predictions_of_a_noisy_machine_are_good() -> None:
     assert advised.value.median >= 0.95
 
 
+def test_bad_advice_is_counted() -> None:
+    """Advice is good where the advised task runner was the quickest, and bad where it was not."""
+    rng = np.random.default_rng(4)
+    held_out = [random_layered(3, 4, seed=seed, seconds=0.01) for seed in range(3)]
+    threads, processes = (world(name, rng, held_out, 1) for name in ("threads", "processes"))
+
+    def share(on_threads: list[Timed], on_processes: list[Timed]) -> float:
+        measured = {"threads": on_threads, "processes": on_processes}
+        all_held = [
+            HeldOut.of(name, world(name, rng, FITTED, 3), rounds, TWO)
+            for name, rounds in measured.items()
+        ]
+        return advice_row(all_held).value.median
+
+    assert share(threads, processes) == 1.0
+    assert share([*threads[:1], *processes[1:]], [*processes[:1], *threads[1:]]) == 1 / 3
+
+
 def test_workflows_are_timed_in_turn(pool: ThreadPoolExecutor) -> None:
     """Each round runs every workflow once, so changes of the machine affect all workflows."""
     ran: list[str] = []
