@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import subprocess
 import sys
@@ -33,8 +34,14 @@ Call = Callable[[Callable[..., int], int], Any]
 
 
 def hold(mib: int) -> int:
-    """Hold memory for no longer than it takes to write to it, and return a number."""
-    return len(bytearray(mib * 2**20)) * 0 + 1
+    """Hold memory for no longer than it takes to write to it, and return a number.
+
+    It is not the allocator's, which may keep what earlier tests have freed: a forked worker would
+    use that, and keep it.
+    """
+    with mmap.mmap(-1, max(mib * 2**20, mmap.PAGESIZE)) as memory:
+        memory[:: mmap.PAGESIZE] = b"x" * (len(memory) // mmap.PAGESIZE)
+    return 1
 
 
 @contextmanager
