@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from flowgauge.predict.fitting import predictors
+from flowgauge.predict.this_machine import MARK
+from flowgauge.results.rows import Results
+from flowgauge.runners.table import RUNNERS
 from flowgauge.waiting import patience
 from tests.code_blocks import blocks
 
@@ -66,7 +70,7 @@ def command(
         env={**os.environ, "COLUMNS": "1000"},
         capture_output=True,
         text=True,
-        timeout=patience(),
+        timeout=4 * patience(),
     )
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -151,6 +155,34 @@ def test_a_project_measures_its_own_async_flow(tmp_path: Path, python_with_extra
         # The reference, which adds ten numbers, runs first; a flow run loads modules.
         assert row["memory"]["reference"] < 1 < row["memory"]["candidate"]
     assert "our pipelines" in (tmp_path / "reports" / "latest" / "index.html").read_text()
+
+
+@pytest.mark.e2e
+def test_advice_needs_no_checkout(
+    tmp_path: Path, python_with_extras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Advice is from the reference run in the wheel, or from this machine if it was measured.
+
+    Every installed task runner is measured, with a line each, and can be advised.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("advise", "--task-ms", "100", "--tasks", "20", "--payload", "1MB")
+    of_reference = command(python_with_extras, tmp_path, *words).stdout
+    assert "reference" in of_reference.splitlines()[0]
+    measured = command(python_with_extras, tmp_path, *words, "--measure")
+    installed = {name for name, runner in RUNNERS.items() if runner.installed}
+    lines = [line.split() for line in measured.stderr.splitlines() if line.startswith(MARK)]
+    assert {line[1] for line in lines} == installed
+    kept = Results.load(tmp_path / "cache" / "flowgauge" / "advise" / "results.json")
+    found = predictors(kept)
+    assert {each.runner for each in found} == installed
+    assert all(each.knows_edges and each.most_bytes == 10**7 for each in found)
+    assert all(each.start for each in found)
+    later = command(python_with_extras, tmp_path, *words).stdout
+    assert later == measured.stdout
+    assert later.startswith("costs from this machine (")
+    assert "not measured" not in later
+    assert "recommended: " in later
 
 
 ANSWERS = (

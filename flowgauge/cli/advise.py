@@ -19,7 +19,7 @@ from flowgauge.workflows.workflow import GraphError, Kernel, Workflow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowgauge.predict.advice import Mapped
+    from flowgauge.predict.mapped import Mapped
     from flowgauge.predict.prediction import Predictor
     from flowgauge.results.rows import Results
 
@@ -113,7 +113,7 @@ def _measure() -> None:
 
 def _mapped(task_ms: float | None, tasks: int | None, kernel: Kernel, payload: str) -> Mapped:
     """Check and return the options that describe identical calls."""
-    from flowgauge.predict.advice import Mapped
+    from flowgauge.predict.mapped import Mapped
 
     if task_ms is None or tasks is None:
         raise AdviseError("give --task-ms and --tasks, or --workflow FILE.json")

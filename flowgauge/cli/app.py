@@ -83,7 +83,10 @@ def run(arguments: Sequence[str]) -> int:
 
 @app.command
 def report(
-    results: Annotated[Path, Parameter(help="results.json of a benchmark run.")],
+    results: Annotated[
+        tuple[Path, ...],
+        Parameter(help="results.json of a benchmark run; several are joined in one report."),
+    ],
     /,
     *,
     output: Annotated[
@@ -92,17 +95,19 @@ def report(
     force: pattern_commands.Force = False,
 ) -> None:
     """Rebuild the report of a benchmark run from its results."""
+    from flowgauge.results.joined import joined
     from flowgauge.results.rows import Results, ResultsError
 
     try:
-        figures = Results.load(results)
+        figures = joined([Results.load(file) for file in results])
     except ResultsError as error:
         raise Mistake(str(error)) from None
     if (page := output / "index.html").exists() and not force:
         raise Mistake(f"{page} exists: give another folder, or --force to overwrite it")
     from flowgauge.report import report_on, write_report
 
-    print(write_report(report_on(figures), output, results))
+    source = results[0] if len(results) == 1 else None
+    print(write_report(report_on(figures), output, source))
 
 
 @app.command

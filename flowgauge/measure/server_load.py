@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many task runs a second one Prefect server takes, before their states are stored too late.
 
-Clients in processes of their own start task runs at a steady rate, whether the server keeps up or
-not. Afterwards all that they sent is counted on the server, and when it was stored is read there.
+Clients in processes of their own start task runs at a steady rate, or as fast as they can, whether
+the server keeps up or not. Afterwards all that they sent is counted on the server, and when it was
+stored is read there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -15,23 +17,22 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from flowgauge.measure.deployed import Site
+from flowgauge.measure.server_limit import Step
 from flowgauge.waiting import patience
 
-LATEST = 1.0
-"""Seconds after which a state should be stored."""
 STATES, LOGS = 3, 1
 """Events of states, and logs, of one task run of a client."""
 _SHARE = 0.95
 """The share of states that must be stored in time."""
-_SENT = 0.9
-"""The share of the offered task runs that clients must manage to start."""
-_REFINEMENTS = 2
 _PAGE = 200
 _LOOK = 0.2
+_PARTS = 10
+"""In so many parts of a burst, of equally many task runs, the rate of storing is read."""
 _GIVE_UP = 10.0
 """Seconds without anything new on the server after which what is missing is lost."""
 
@@ -50,18 +51,18 @@ def nothing() -> None:
 
 
 @flow
-def offer(rate: float, seconds: float) -> tuple[str, int, float]:
-    begin, number = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - begin) < seconds:
-        time.sleep(max(number / rate - elapsed, 0.0))
+def offer(rate: float, number: int) -> tuple[str, int, float]:
+    begin = time.perf_counter()
+    for started in range(number):
+        time.sleep(max(started / rate - (time.perf_counter() - begin), 0.0))
         nothing()
-        number += 1
     return flow_run.id, number, time.perf_counter() - begin
 
 
-print(*offer(10, 0.3), flush=True)
+print(*offer(10.0, 3), flush=True)
 for line in sys.stdin:
-    print(*offer(*map(float, line.split())), flush=True)
+    rate, number = line.split()
+    print(*offer(float(rate), int(number)), flush=True)
 """
 
 
@@ -70,73 +71,38 @@ class LoadError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a server did with the task runs that were offered at one rate.
+class Burst:
+    """What a server did with task runs that were started as fast as clients could.
 
     Attributes:
-        offered: Task runs that should start in a second.
-        sent: Task runs that clients did start in a second.
-        delay: Seconds after which nineteen of twenty last states were stored.
-        lost: Events of states, states and logs that the server never stored.
+        number: How many there were.
+        sent: Task runs that clients started in a second.
+        seconds: From the first start until the last state was stored.
+        stored: Task runs whose last state was stored in a second, in each tenth of them but the
+            first.
+        lost: How many states, events of states and logs the server never stored, in this order.
     """
 
-    offered: float
+    number: int
     sent: float
-    delay: float
-    lost: int
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether the server took it: all is stored, and in time."""
-        return self.delay <= LATEST and not self.lost
-
-    @property
-    def is_sent(self) -> bool:
-        """Whether the clients were fast enough."""
-        return self.sent >= _SENT * self.offered
+    seconds: float
+    stored: tuple[float, ...]
+    lost: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Limit:
-    """The rate up to which a server takes task runs.
+class _Sent:
+    """What clients have sent.
 
     Attributes:
-        taken: The highest rate that it took, in task runs per second; 0 if it took none.
-        refused: The lowest rate that it did not take; infinite if the clients gave up before.
-        steps: All that was tried.
+        flow_runs: The ids of their flow runs.
+        number: How many task runs they started.
+        rate: How many they started in a second.
     """
 
-    taken: float
-    refused: float
-    steps: tuple[Step, ...]
-
-
-def find_limit(offer: Callable[[float], Step], first: float) -> Limit:
-    """Double the rate until a server or its clients don't keep up, then look in between.
-
-    Args:
-        offer: Offers task runs at a rate, in task runs per second.
-        first: The rate to begin with.
-
-    Returns:
-        The limit.
-    """
-    steps = [offer(first)]
-    while steps[-1].is_taken and steps[-1].is_sent:
-        steps.append(offer(2 * steps[-1].offered))
-    for _ in range(_REFINEMENTS):
-        taken, refused = _between(steps)
-        if not taken or math.isinf(refused):
-            break
-        steps.append(offer(math.sqrt(taken * refused)))
-    return Limit(*_between(steps), tuple(steps))
-
-
-def _between(steps: Sequence[Step]) -> tuple[float, float]:
-    """Return the highest rate below all that were refused, and the lowest that was."""
-    refused = min((step.sent for step in steps if not step.is_taken), default=math.inf)
-    taken = max((s.sent for s in steps if s.is_taken and s.sent < refused), default=0.0)
-    return taken, refused
+    flow_runs: list[str]
+    number: int
+    rate: float
 
 
 @dataclass
@@ -196,20 +162,56 @@ class Clients:
         Raises:
             LoadError: If a client ended.
         """
+        sent = self._send(rate, math.ceil(rate * seconds / self.number))
+        lost = sum(self._lost(sent))
+        delays = sorted(stored - ended for _, ended, stored in self._times(sent)) or [math.inf]
+        return Step(rate, sent.rate, delays[math.ceil(_SHARE * len(delays)) - 1], lost)
+
+    def burst(self, number: int) -> Burst:
+        """Start task runs without a pause, and wait until the server has stored what it will store.
+
+        Args:
+            number: How many each client starts.
+
+        Returns:
+            What the server did with them.
+
+        Raises:
+            LoadError: If a client ended.
+        """
+        sent = self._send(math.inf, number)
+        lost = self._lost(sent)
+        times = self._times(sent)
+        moments = sorted(stored for *_, stored in times)
+        begin = min((started for started, *_ in times), default=0.0)
+        end = moments[-1] if moments else begin
+        return Burst(sent.number, sent.rate, end - begin, stored_rates(moments), lost)
+
+    def _send(self, rate: float, number: int) -> _Sent:
+        """Let each client start a number of task runs, at a rate of all clients together."""
         for process in self._processes:
             assert process.stdin is not None
-            process.stdin.write(f"{rate / self.number} {seconds}\n")
+            process.stdin.write(f"{rate / self.number} {number}\n")
             process.stdin.flush()
         answers = [self._answer(process) for process in self._processes]
-        flow_runs = [str(answer[0]) for answer in answers]
-        number = sum(int(answer[1]) for answer in answers)
-        sent = sum(int(answer[1]) / float(answer[2]) for answer in answers)
-        done = self._settled(lambda: self._completed(flow_runs), number)
-        events = self._settled(lambda: self._events(flow_runs), STATES * number)
-        logs = self._settled(lambda: self._logs(flow_runs), LOGS * number)
-        lost = (1 + STATES + LOGS) * number - done - events - logs
-        delays = sorted(self._delays(flow_runs)) or [math.inf]
-        return Step(rate, sent, delays[math.ceil(_SHARE * len(delays)) - 1], lost)
+        return _Sent(
+            [flow_run for flow_run, *_ in answers],
+            sum(int(started) for _, started, _ in answers),
+            sum(int(started) / float(seconds) for _, started, seconds in answers),
+        )
+
+    def _lost(self, sent: _Sent) -> tuple[int, int, int]:
+        """Wait until the server has stored what it will store, and return how much is missing."""
+        of_all = (
+            (self._completed, 1),
+            (self._events, STATES),
+            (self._logs, LOGS),
+        )
+        states, events, logs = (
+            each * sent.number - self._settled(partial(count, sent.flow_runs), each * sent.number)
+            for count, each in of_all
+        )
+        return states, events, logs
 
     def _answer(self, process: subprocess.Popen[str]) -> list[str]:
         assert process.stdout is not None
@@ -247,10 +249,11 @@ class Clients:
         wanted = {"logs": {"flow_run_id": {"any_": flow_runs}, "level": {"ge_": 20}}}
         return sum("nothing to do" in log["message"] for log in self._pages("/logs/filter", wanted))
 
-    def _delays(self, flow_runs: list[str]) -> list[float]:
-        runs = self._pages("/task_runs/filter", _of(flow_runs))
+    def _times(self, sent: _Sent) -> list[tuple[float, float, float]]:
+        """Return when each task run started, when it ended, and when that was stored."""
+        runs = self._pages("/task_runs/filter", _of(sent.flow_runs))
         return [
-            (_time(run["updated"]) - _time(run["end_time"])).total_seconds()
+            (_time(run["start_time"]), _time(run["end_time"]), _time(run["updated"]))
             for run in runs
             if run["end_time"]
         ]
@@ -264,12 +267,29 @@ class Clients:
                 return found
 
 
+def stored_rates(moments: Sequence[float]) -> tuple[float, ...]:
+    """Return how many states a server stored in a second, in each tenth of them but the first.
+
+    Args:
+        moments: When each was stored, in seconds, in rising order.
+
+    Returns:
+        States per second; a part that was stored at one moment is left out.
+    """
+    ends = [round(len(moments) * part / _PARTS) for part in range(1, _PARTS + 1)]
+    return tuple(
+        (last - first) / (moments[last - 1] - moments[first - 1])
+        for first, last in itertools.pairwise(ends)
+        if first and moments[last - 1] > moments[first - 1]
+    )
+
+
 def _of(flow_runs: list[str]) -> dict[str, Any]:
     return {"flow_runs": {"id": {"any_": flow_runs}}}
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

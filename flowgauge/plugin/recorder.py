@@ -17,6 +17,7 @@ from flowgauge.plugin.elsewhere import elsewhere
 from flowgauge.plugin.progress import RunProgress
 from flowgauge.results.durations import known_durations
 from flowgauge.results.fingerprint import versions
+from flowgauge.results.joined import BENCHMARKS
 from flowgauge.results.resume import (
     UNFINISHED,
     forget_unfinished,
@@ -174,7 +175,7 @@ class BenchmarkRecorder:
             return
         rows.extend(start.row() for start in self.starts)
         from flowgauge.report import report_on, write_report
-        from flowgauge.report.model.commands import BENCHMARKS, files_of_groups
+        from flowgauge.report.model.commands import files_of_groups
         from flowgauge.results.fingerprint import command_line, fingerprint
 
         command = command_line(sys.argv[1:])

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from flowgauge.predict.mapped import Mapped
 from flowgauge.predict.prediction import Predictor, around
 from flowgauge.results.interval import Interval
 from flowgauge.runners.table import RUNNERS
-from flowgauge.workflows.workflow import Kernel, Task, Workflow
+from flowgauge.workflows.workflow import Workflow
 
 if TYPE_CHECKING:
     from flowgauge.predict.errors import Floats
@@ -25,54 +26,8 @@ WORTH = 0.1
 """The share of the makespan that a change, of the task runner or to batches, must save."""
 NOTICED = 0.05
 """A task runner that saves a smaller share of the time is not worth another one that is simpler."""
-_MOST_TASKS = 256
-"""The most tasks to simulate, unless that leaves a worker fewer than `_FEW`: beyond this number
-the makespan of equal tasks is proportional to it."""
-_FEW = 4
 _SHORTEST, _LONGEST = 1e-4, 100.0
 _STEPS = 12
-
-
-@dataclass(frozen=True)
-class Mapped:
-    """One function mapped over many items.
-
-    Attributes:
-        seconds: The seconds of work of one call.
-        tasks: The number of calls.
-        kernel: The kind of work.
-        payload: The bytes that each call returns.
-    """
-
-    seconds: float
-    tasks: int
-    kernel: Kernel
-    payload: int = 0
-
-    def sample(self, batch: int, workers: int) -> tuple[Workflow, float]:
-        """Return a workflow small enough to simulate, and the factor to scale its makespan by.
-
-        Args:
-            batch: Calls in each task run.
-            workers: How many tasks run at once.
-
-        Returns:
-            The workflow, and all task runs divided by those in the workflow.
-        """
-        runs = math.ceil(self.tasks / batch)
-        simulated = min(runs, max(_MOST_TASKS, _FEW * workers))
-        # The calls are distributed evenly over the task runs; a sample has its full share of them.
-        ends = [-(-number * self.tasks // runs) for number in range(simulated + 1)]
-        tasks = (self._task(number, ends[number + 1] - ends[number]) for number in range(simulated))
-        return Workflow("mapped", tuple(tasks)), runs / simulated
-
-    def _task(self, number: int, calls: int) -> Task:
-        return Task(
-            str(number),
-            seconds=self.seconds * calls,
-            kernel=self.kernel,
-            output_bytes=self.payload * calls,
-        )
 
 
 @dataclass(frozen=True)
@@ -194,8 +149,8 @@ def _forecast(mapped: Mapped, predictor: Predictor) -> Forecast:
     beyond, batch = _beyond(mapped, 1, predictor), _batch(mapped, predictor)
     if batch is None:
         return Forecast(predictor.runner, None, 1, None, predictor.start, beyond)
-    batched, draws = _interval(mapped, batch, predictor)
-    single = None if beyond else _interval(mapped, 1, predictor)[0]
+    batched, draws = mapped.makespan_interval(batch, predictor)
+    single = None if beyond else mapped.makespan_interval(1, predictor)[0]
     whole = draws + (predictor.start or 0.0)
     return Forecast(predictor.runner, single, batch, batched, predictor.start, beyond, whole)
 
@@ -262,21 +217,9 @@ def _batch(mapped: Mapped, predictor: Predictor) -> int | None:
     known = [size for size in sizes if not _beyond(mapped, size, predictor)]
     if not known:
         return None
-    seconds = {size: _seconds(mapped, size, predictor) for size in known}
+    seconds = {size: mapped.makespan(size, predictor) for size in known}
     enough = min(seconds.values()) / (1 - WORTH)
     return next(size for size in known if seconds[size] <= enough)
-
-
-def _seconds(mapped: Mapped, batch: int, predictor: Predictor) -> float:
-    workflow, factor = mapped.sample(batch, predictor.machine.workers)
-    return predictor.seconds(workflow) * factor
-
-
-def _interval(mapped: Mapped, batch: int, predictor: Predictor) -> tuple[Interval, Floats]:
-    """Return the makespan with its interval, and its draws."""
-    workflow, factor = mapped.sample(batch, predictor.machine.workers)
-    draws = predictor.draws_of(workflow) * factor
-    return around(predictor.seconds(workflow) * factor, draws), draws
 
 
 def _batch_below(mapped: Mapped, predictor: Predictor) -> float | None:
@@ -296,7 +239,7 @@ def _changes(mapped: Mapped, predictors: Sequence[Predictor]) -> tuple[tuple[flo
 
     def quickest(seconds: float) -> str:
         one = replace(mapped, seconds=seconds)
-        totals = [_seconds(one, 1, each) + (each.start or 0.0) for each in simplest_first]
+        totals = [one.makespan(1, each) + (each.start or 0.0) for each in simplest_first]
         enough = min(totals) * (1 + NOTICED)
         return next(
             each.runner

@@ -150,7 +150,7 @@ class HeldOut:
             compared = row(rounds, per=1, reference=MEASURED, **labels)
             yield replace(compared, value=measured.value, relative_iqr=measured.relative_iqr)
             value = Interval.exact(statistics.median(ideals))
-            yield replace(compared, figure=IDEAL, value=value, reference=None, ratio=None)
+            yield replace(compared, figure=IDEAL, value=value, rounds=0, reference=None, ratio=None)
         yield _share(HOLDS, statistics.fmean(held), len(held), self.predictor.runner)
 
     def now(self, number: int) -> tuple[Workflow, Predictor]:

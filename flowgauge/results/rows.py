@@ -41,6 +41,7 @@ class Group(StrEnum):
     STARTUP = "startup"
     DEPLOYMENTS = "deployments"
     LOAD = "load"
+    LIMITS = "limits"
     HARNESS = "harness"
     NOISE = "noise"
 
@@ -58,6 +59,7 @@ class Unit(StrEnum):
 
     SECONDS = "seconds"
     RUNS_PER_MINUTE = "runs/min"
+    TASK_RUNS_PER_SECOND = "task runs/s"
     MEBIBYTES = "MiB"
     BUSY = "busy"
     """The share of the workers' time that goes into the work."""
@@ -93,7 +95,7 @@ class Row:
         figure: What the value means, in words: "time per task run".
         unit: The unit of `value`: one of `Unit`, or another.
         value: The median over the rounds, with its interval.
-        rounds: How many paired rounds there were.
+        rounds: How many paired rounds there were; 0 if the figure is computed, not measured.
         reference: What each round was paired with; None if unpaired.
         ratio: Candidate over reference, pair by pair; None if unpaired.
         relative_iqr: The interquartile range of the rounds as a share of their median; None if
@@ -121,6 +123,11 @@ class Row:
     outcome: Outcome = Outcome.FOUND
     tried: float | None = None
     memory: Memory | None = None
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether it is computed from other figures rather than measured."""
+        return not self.rounds
 
     @property
     def is_precise(self) -> bool:

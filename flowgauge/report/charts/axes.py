@@ -15,6 +15,7 @@ SECONDS = (
     " : format(datum.value * 1e9, '~r') + ' ns'"
 )
 RATIOS = "'×' + format(datum.value, ',~r')"
+NUMBERS = "format(datum.value, ',~r')"
 _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (4, (1,)),
     (2, (1, 3)),
@@ -38,7 +39,7 @@ def log_axis(values: Sequence[float], label: str, title: str | None = None) -> a
 
     Args:
         values: The values to draw, above zero.
-        label: The expression that formats a tick: `SECONDS` or `RATIOS`.
+        label: The expression that formats a tick: `SECONDS`, `RATIOS` or `NUMBERS`.
         title: The title of the axis.
 
     Returns:
@@ -52,6 +53,26 @@ def log_axis(values: Sequence[float], label: str, title: str | None = None) -> a
         axis=alt.Axis(
             values=_ticks(low, high), labelExpr=label, labelOverlap="greedy", labelSeparation=6
         ),
+    )
+
+
+def log_height(values: Sequence[float], label: str, field: str) -> alt.Y:
+    """Return a logarithmic axis upwards, as `log_axis` returns one to the right.
+
+    Args:
+        values: The values to draw, above zero.
+        label: The expression that formats a tick.
+        field: What is drawn.
+
+    Returns:
+        The axis, without a title.
+    """
+    low, high = min(values) / 1.4, max(values) * 1.4
+    return alt.Y(
+        f"{field}:Q",
+        title=None,
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=_ticks(low, high), labelExpr=label, labelOverlap="greedy"),
     )
 
 

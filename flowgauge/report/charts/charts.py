@@ -11,9 +11,17 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from flowgauge.report.charts.axes import RATIOS, RUNNER_SHOWN, SECONDS, log_axis, runner_shown
+from flowgauge.report.charts.axes import (
+    NUMBERS,
+    RATIOS,
+    RUNNER_SHOWN,
+    SECONDS,
+    log_axis,
+    runner_shown,
+)
 from flowgauge.report.charts.efficiency import efficiency_chart
-from flowgauge.report.model.formats import mebibytes, ratio, seconds
+from flowgauge.report.charts.limits import limits_chart
+from flowgauge.report.model.formats import mebibytes, number, ratio, seconds
 from flowgauge.report.model.labels import NO_RUNNER, colours, labels, runner_name, runners
 from flowgauge.report.model.questions import Question
 from flowgauge.results.rows import Row
@@ -24,6 +32,8 @@ _Layers = alt.LayerChart | alt.FacetChart
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The release of Vega-Lite that Altair targets, in the notation of vl-convert."""
 
+_AXES = {"ratio": RATIOS, "cost": SECONDS, "rate": NUMBERS}
+"""How the ticks of charts with dots are written."""
 _FILE_WIDTH = 760
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
@@ -52,6 +62,8 @@ def _chart(question: Question) -> _Layers:
             return _baseline_chart(question)
         case "memory":
             return _memory_chart(question.rows)
+        case "limits":
+            return limits_chart(question.rows)
         case _:
             return _dot_chart(question)
 
@@ -181,11 +193,11 @@ def _memory_chart(rows: Sequence[Row]) -> _Layers:
 
 
 def _dot_chart(question: Question) -> _Layers:
-    """Draw the time or the ratio of each row, the runners of one label in lanes."""
+    """Draw the time, the rate or the ratio of each row, the runners of one label in lanes."""
     rows, form = question.rows, question.form
     records = [_record(row, label, form) for row, label in zip(rows, labels(rows), strict=True)]
     ends = [record[key] for record in records for key in ("value", "low", "high")]
-    x = log_axis([*ends, 1.0], RATIOS) if form == "ratio" else log_axis(ends, SECONDS)
+    x = log_axis([*ends, 1.0] if form == "ratio" else ends, _AXES[form])
     names = list(runners(rows))
     lanes = [name for name in names if name != NO_RUNNER] or names
     for record in records:
@@ -239,9 +251,11 @@ def _whisker(base: alt.Chart) -> alt.Chart:
 
 
 def _record(row: Row, label: str, form: str) -> dict[str, Any]:
-    """Return the data of a row for a chart: its time, or its ratio in a chart of ratios."""
+    """Return the data of a row for a chart: its figure, or its ratio in a chart of ratios."""
     fields = {"label": label, "runner": runner_name(row), "reference": row.reference}
-    figure, text = (row.ratio, ratio) if form == "ratio" and row.ratio else (row.value, seconds)
+    figure, text = row.value, number if form == "rate" else seconds
+    if form == "ratio" and row.ratio:
+        figure, text = row.ratio, ratio
     return fields | {
         "value": figure.median,
         "low": figure.low,

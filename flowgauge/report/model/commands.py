@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flowgauge.results.joined import BENCHMARKS
 from flowgauge.results.rows import Row
 
-BENCHMARKS = "benchmarks"
-"""The entry of a fingerprint with the files in which each group was measured."""
 _OPTIONS = (
     "--flow-full",
     "--flow-file",

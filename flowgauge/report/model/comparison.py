@@ -25,7 +25,12 @@ _MACHINE = (
     "dask_workers",
 )
 _VERSIONS = ("python", "versions")
-_MORE_IS_BETTER = (Unit.RUNS_PER_MINUTE, Unit.BUSY, Unit.EFFICIENCY)
+_MORE_IS_BETTER = (
+    Unit.RUNS_PER_MINUTE,
+    Unit.TASK_RUNS_PER_SECOND,
+    Unit.BUSY,
+    Unit.EFFICIENCY,
+)
 _OUTCOMES = tuple(Outcome)
 """The outcomes, the best first."""
 _LEAST_ROUNDS = 2
@@ -92,7 +97,8 @@ def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison
         by_ratio: Whether to compare ratios to the rows' references even on the same machine.
 
     Returns:
-        The comparison, without points of curves, because each run chooses its own.
+        The comparison, without points of curves, because each run chooses its own, and without
+        figures that are computed.
     """
     machine = _differences(old.fingerprint, new.fingerprint, _MACHINE)
     notes = (*machine, *_differences(old.fingerprint, new.fingerprint, _VERSIONS))
@@ -113,7 +119,11 @@ def compare(old: Results, new: Results, *, by_ratio: bool = False) -> Comparison
 
 
 def _by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
-    compared = (row for row in rows if row.group != Group.NOISE and not is_point(row))
+    compared = (
+        row
+        for row in rows
+        if row.group != Group.NOISE and not is_point(row) and not row.is_computed
+    )
     return {row.key: row for row in in_order(compared)}
 
 

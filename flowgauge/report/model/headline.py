@@ -32,6 +32,7 @@ def headline(rows: Sequence[Row], bands: Bands) -> tuple[str, ...]:
         _costliest_feature(rows, bands),
         _slowest_start(rows),
         _prediction_error(rows),
+        _server_rate(rows),
     )
     sentences = tuple(sentence for sentence in findings if sentence)
     return sentences or (f"Rows measured in this run: {len(rows)}.",)
@@ -155,6 +156,21 @@ def _prediction_error(rows: Sequence[Row]) -> str:
             f" {advised[0].value.median:.0%} of the workflows."
         )
     return text
+
+
+def _server_rate(rows: Sequence[Row]) -> str:
+    """Return a sentence with the task runs that a server takes from one client."""
+    rates = [
+        f"{row.value.median:.0f} task runs a second on {row.params.get('database')}"
+        for row in rows
+        if (row.group, row.id, row.params.get("clients")) == (Group.LOAD, "taken", 1)
+    ]
+    if not rates:
+        return ""
+    return (
+        f"One client can start {' and '.join(rates)} before a server stores their states more than"
+        " a second late."
+    )
 
 
 def _cost_on(row: Row) -> str:

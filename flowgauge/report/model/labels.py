@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ _TITLES: dict[str, str] = {
     Group.STARTUP: "What is slow to start",
     Group.DEPLOYMENTS: "What a deployment costs",
     Group.LOAD: "What one server takes",
+    Group.LIMITS: "What limits large runs",
     Group.HARNESS: "What a pytest run costs",
     Group.NOISE: "The same thing compared with itself",
 }
@@ -108,7 +109,7 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
         rows: The rows that are shown together.
 
     Returns:
-        One label for each row.
+        One label for each row; that of a figure that was not measured says so.
     """
     times = Counter((row.id, row.runner) for row in rows)
     ambiguous = {id for (id, _), count in times.items() if count > 1}
@@ -117,22 +118,20 @@ def labels(rows: Sequence[Row]) -> tuple[str, ...]:
         id: _distinguishing([row for row in rows if row.id == id]) for id in ambiguous
     }
     return tuple(
-        " · ".join(
-            filter(
-                None,
-                (
-                    row.id,
-                    row.figure * (figures[row.id] > 1),
-                    _params_text(
-                        {n: row.params[n] for n in distinguishing[row.id] if n in row.params}
-                    ),
-                ),
-            )
-        )
-        if row.id in ambiguous
-        else row.id
-        for row in rows
+        " · ".join(filter(None, _label(row, figures, distinguishing.get(row.id)))) for row in rows
     )
+
+
+def _label(
+    row: Row, figures: Mapping[str, int], distinguishing: Sequence[str] | None
+) -> Iterator[str]:
+    """Yield the parts of a row's label; None distinguishes nothing."""
+    yield row.id
+    if distinguishing is not None:
+        yield row.figure * (figures[row.id] > 1)
+        yield _params_text({n: row.params[n] for n in distinguishing if n in row.params})
+    if row.is_computed:
+        yield "computed"
 
 
 def _distinguishing(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -185,7 +184,7 @@ def interval_text(row: Row) -> str:
     if row.outcome is not Outcome.FOUND:
         return figure_text(row)
     low, high = (quantity(end, row.unit) for end in (row.value.low, row.value.high))
-    if row.is_precise:
+    if row.is_precise or row.is_computed:
         return f"{low} – {high}"
     return f"{low} – {high}, ± {row.value.half_width:.0%}" if row.rounds > 1 else "one round"
 

@@ -20,8 +20,9 @@ class Question:
         title: The question.
         caption: How to read the chart.
         group: The group of its rows.
-        form: `baseline` draws a time and the time of its reference, `cost` a time, `ratio` a
-            ratio, `memory` memory, `efficiency` efficiency over the length of tasks.
+        form: `baseline` draws a time and the time of its reference, `cost` a time, `rate` a rate,
+            `ratio` a ratio, `memory` memory, `efficiency` efficiency over the length of tasks,
+            `limits` which part limits a run.
         rows: The rows that can be drawn; none if the run did not measure them.
         shows_timelines: Whether Gantt charts of the rows belong to the answer.
     """
@@ -30,7 +31,7 @@ class Question:
     title: str
     caption: str
     group: Group
-    form: Literal["efficiency", "baseline", "cost", "ratio", "memory"]
+    form: Literal["efficiency", "baseline", "cost", "rate", "ratio", "memory", "limits"]
     rows: tuple[Row, ...]
     shows_timelines: bool = False
 
@@ -206,6 +207,37 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             rows_where(_in_group(Group.DEPLOYMENTS), _has_time),
         ),
         Question(
+            "server-load",
+            "How many task runs does one server take?",
+            "Task runs in a second. `taken`: as many as clients may start so that states are stored"
+            " within a second; `at-least`: the clients were not fast enough to find out. `stored`:"
+            " how fast a server catches up with task runs that came faster.",
+            Group.LOAD,
+            "rate",
+            rows_where(_in_group(Group.LOAD), _is_rate),
+        ),
+        Question(
+            "limits",
+            "What breaks first in a large run?",
+            "Computed, not measured, from the costs of tasks on each task runner and the rate at"
+            " which one server stores states; each worker, the flow and the server have a core."
+            " Below the highest line its part limits a run, and batches pay; above it the work"
+            " does, as it should. Server: stores states. Scheduler: the flow's own thread, which"
+            " submits. Runner: what each task costs a worker.",
+            Group.LIMITS,
+            "limits",
+            rows_where(_in_group(Group.LIMITS), _has_id("server", "scheduler", "runner")),
+        ),
+        Question(
+            "limits-prediction",
+            "How far off is what was computed for large runs?",
+            "What was computed relative to what was measured, for runs of thousands of tasks. On"
+            " the line at ×1 it was right.",
+            Group.LIMITS,
+            "ratio",
+            rows_where(_in_group(Group.LIMITS), _is_measured, _has_ratio),
+        ),
+        Question(
             "harness-ratio",
             "What does a pytest run cost relative to Prefect's own harness?",
             "Time with Flowgauge's server, started with the pytest run (cold) or left running by an"
@@ -250,6 +282,14 @@ def _in_group(name: Group) -> Callable[[Row], bool]:
 # A logarithmic axis cannot show zero.
 def _has_time(row: Row) -> bool:
     return row.unit == Unit.SECONDS and row.value.is_positive
+
+
+def _is_rate(row: Row) -> bool:
+    return row.unit == Unit.TASK_RUNS_PER_SECOND and row.value.is_positive
+
+
+def _is_measured(row: Row) -> bool:
+    return not row.is_computed
 
 
 def _has_memory(row: Row) -> bool:

@@ -143,7 +143,7 @@ def _cells(row: Row, bands: Bands) -> tuple[TableCell, ...]:
         TableCell(row.reference or "", row.reference or ""),
         _memory_cell(row.memory.candidate) if row.memory else _NOT_MEASURED,
         _memory_cell(row.memory.reference if row.memory else None),
-        TableCell(str(row.rounds), row.rounds),
+        TableCell("computed" if row.is_computed else str(row.rounds), row.rounds),
         TableCell("" if row.relative_iqr is None else f"{row.relative_iqr:.0%}", row.relative_iqr),
         TableCell(row.figure, row.figure),
         TableCell(settings, settings),

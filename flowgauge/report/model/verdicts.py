@@ -91,9 +91,11 @@ def verdict(row: Row, bands: Bands) -> Verdict:
 
     Returns:
         The verdict; "no difference seen" if the interval contains 1 or the ratio lies inside the
-        row's A/A band.
+        row's A/A band. A computed row has none.
     """
-    return "unpaired" if row.ratio is None else judged(row.ratio, band(row, bands))
+    if row.ratio is None or row.is_computed:
+        return "unpaired"
+    return judged(row.ratio, band(row, bands))
 
 
 def judged(

@@ -50,7 +50,8 @@ def line(row: Row) -> str:
     relative = f", {ratio(row.ratio.median)} relative to {row.reference}" if row.ratio else ""
     what = " ".join(filter(None, (row.id, params_text(row))))
     exact = "" if row.value.is_exact else f" ({interval_text(row)})"
-    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{relative}{_memory(row)}"
+    more = _memory(row) + ", computed" * row.is_computed
+    return f"{what} · {runner_name(row)}: {figure_text(row)}{exact}{relative}{more}"
 
 
 def _memory(row: Row) -> str:

@@ -265,6 +265,24 @@ def test_report_makes_a_page(capsys: Captured, results: Path, tmp_path: Path) ->
     assert run([*made, "--force"]) == 0
 
 
+def test_a_report_joins_several_runs(capsys: Captured, tmp_path: Path) -> None:
+    """Rows of all runs are in one report and its results; runs that differ are told in one line."""
+    files = [str(tmp_path / f"{name}.json") for name in ("one", "other")]
+    rows = row("submit", 0.005), row("taken", 52.0, group="load", unit="task runs/s")
+    for file, measured in zip(files, rows, strict=True):
+        Results({"cores": 2}, (measured,)).save(Path(file))
+    assert run(["report", *files, "-o", str(tmp_path / "out")]) == 0
+    assert Results.load(tmp_path / "out" / "results.json").rows == rows
+    assert "52 task runs/s" in (tmp_path / "out" / "report.md").read_text()
+    capsys.readouterr()
+    Results({"cores": 4096}, rows[1:]).save(Path(files[1]))
+    assert run(["report", *files, "-o", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "can't be joined: cores is 2 in one and 4096 in another" in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_status_of_compare_says_whether_a_row_is_slower(
     capsys: Captured, tmp_path: Path
 ) -> None:

@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.measure import server_load
-from flowgauge.measure.server_load import (
-    LATEST,
-    LOGS,
-    STATES,
-    Clients,
-    LoadError,
-    Step,
-    find_limit,
-)
+from flowgauge.measure.server_limit import LATEST, Step, find_limit
+from flowgauge.measure.server_load import LOGS, STATES, Clients, LoadError, stored_rates
 
 
 class Server:
@@ -82,6 +75,36 @@ def test_all_that_clients_send_is_counted(
         more = clients.offer(4.0, 0.5)
         assert more.lost > 0, "each task run logs only once"
         assert not more.is_taken
+
+
+@given(st.floats(1, 1e3), st.integers(20, 300))
+def test_the_rate_of_storing_is_that_of_each_part(rate: float, number: int) -> None:
+    """States that are stored at a steady rate have it in each tenth but the first."""
+    steady = [index / rate for index in range(number)]
+    assert stored_rates(steady) == pytest.approx([rate] * 9)
+    paused = [*steady, *(2 * steady[-1] + moment for moment in steady)]
+    assert min(stored_rates(paused)) < rate
+
+
+@pytest.mark.parametrize("moments", [[], [1.0], [2.0] * 50])
+def test_what_is_stored_at_one_moment_has_no_rate(moments: list[float]) -> None:
+    """Nothing, a single state, or one batch shows no rate."""
+    assert stored_rates(moments) == ()
+
+
+@pytest.mark.e2e
+def test_a_burst_is_stored_and_counted(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clients start their task runs, and all that they sent is looked for."""
+    with Clients(prefect_server, tmp_path, 2) as clients:
+        burst = clients.burst(30)
+        assert (burst.number, burst.lost) == (60, (0, 0, 0))
+        assert burst.seconds > 0
+        monkeypatch.setattr(server_load, "_GIVE_UP", 0.2)
+        monkeypatch.setattr(server_load, "STATES", 5)
+        _, events, _ = clients.burst(2).lost
+        assert events >= 8, "a task run has three events of states"
 
 
 @pytest.mark.e2e

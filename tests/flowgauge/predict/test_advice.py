@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowgauge.predict.advice import NOTICED, WORTH, Mapped, advise_mapped, advise_workflow
+from flowgauge.predict.advice import NOTICED, WORTH, advise_mapped, advise_workflow
 from flowgauge.predict.errors import Spread
+from flowgauge.predict.mapped import Mapped
 from flowgauge.predict.prediction import BYTES_BEYOND, TASKS_BEYOND, Predictor
 from flowgauge.predict.simulation import Costs, Machine
 from flowgauge.runners.table import RUNNERS

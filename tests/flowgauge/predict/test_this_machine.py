@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flowgauge advise --measure` measures this machine and keeps the results, and nothing else."""
+"""`flowgauge advise --measure` keeps what it measured here, and nothing else.
+
+`tests/test_wheel.py` lets it measure.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,9 @@ import psutil
 import pytest
 
 from flowgauge.cli.app import run
-from flowgauge.predict.fitting import predictors
 from flowgauge.predict.this_machine import MARK, kept_file, kept_results
 from flowgauge.results.fingerprint import versions
 from flowgauge.results.rows import Results
-from flowgauge.runners.table import RUNNERS
 from flowgauge.server.template import cache_folder
 from flowgauge.waiting import patience, wait_until
 
@@ -90,23 +91,6 @@ def test_measuring_and_given_results_exclude_each_other(
     """`--measure` together with `--results` is reported in one line."""
     assert run([*WORDS, "--measure", "--results", "x.json"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.e2e
-def test_this_machine_is_measured(cache: Path, tmp_path: Path) -> None:
-    """Every installed task runner is measured, with a line each, and can be advised."""
-    command = started(tmp_path, *WORDS, "--measure", "--payload", "1MB")
-    out, err = command.communicate(timeout=4 * patience())
-    assert command.returncode == 0, out + err
-    installed = {name for name, runner in RUNNERS.items() if runner.installed}
-    measured = [line.split()[1] for line in err.splitlines() if line.startswith(MARK)]
-    assert set(measured) == installed
-    found = predictors(Results.load(kept_file()))
-    assert {each.runner for each in found} == installed
-    assert all(each.knows_edges and each.most_bytes == 10**7 for each in found)
-    assert all(each.start for each in found)
-    assert "not measured" not in out
-    assert "recommended: " in out
 
 
 @pytest.mark.e2e

@@ -80,6 +80,7 @@ def _rows() -> Iterator[Row]:
     harness: dict[str, Any] = {"reference": "Prefect's own test harness", "params": {}}
     yield from _curves()
     yield from _scaling()
+    yield from _large_runs()
     yield row("first-flow-cold", 5.6, 0.34, group="harness", runner=None, **harness)
 
 
@@ -123,6 +124,25 @@ def _scaling() -> Iterator[Row]:
     for kind, ratio in (("strong", 0.53), ("weak", 1.1)):
         one: dict[str, Any] = {"reference": "one worker", "params": {"workers": 2}}
         yield row(kind, 1.0, ratio, group="scaling", **one)
+
+
+def _large_runs() -> Iterator[Row]:
+    """Yield the task runs that a server takes, and what was computed from that."""
+    for clients in (1, 4):
+        params: dict[str, Any] = {"database": "SQLite", "clients": clients}
+        load: dict[str, Any] = {"group": "load", "unit": "task runs/s", "runner": None}
+        yield row("taken", 52.0, params=params, **load)
+    measured: dict[str, Any] = {"reference": "what was measured", "params": {"tasks": 10_000}}
+    computed: dict[str, Any] = {"group": "limits", "rounds": 0}
+    for runner, each in (("processes", 0.02), ("dask-processes", 0.03)):
+        yield row("many-tasks", 90.0, 1.05, group="limits", runner=runner, **measured)
+        for workers in (10, 100):
+            width = {"workers": workers}
+            yield row("scheduler", 0.005 * workers, runner=runner, params=width, **computed)
+            yield row("runner", each, runner=runner, params=width, **computed)
+    for workers in (10, 100):
+        server = {"workers": workers, "database": "SQLite"}
+        yield row("server", workers / 52, runner=None, params=server, **computed)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,9 @@ def test_files(report: Path, sample: Results) -> None:
         "memory",
         "deployment-cost",
         "harness-ratio",
+        "server-load",
+        "limits",
+        "limits-prediction",
     )
     expected = {"index.html", "report.md", "results.json", *(f"charts/{c}.svg" for c in charts)}
     assert set(files(report)) == expected

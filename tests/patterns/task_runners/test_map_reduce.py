@@ -20,7 +20,8 @@ from prefect.task_runners import TaskRunner
 
 from flowgauge.cli.advise import _measured_costs
 from flowgauge.faults.points import kill_this_process
-from flowgauge.predict.advice import Mapped, advise_mapped
+from flowgauge.predict.advice import advise_mapped
+from flowgauge.predict.mapped import Mapped
 from flowgauge.waiting import wait_until
 from patterns.task_runners.map_reduce import count_all_steps, map_reduce, neighbours
 

@@ -53,6 +53,26 @@ def test_task_cost(make_row: MakeRow) -> None:
     assert {"threads", "5.2 ms", "ThreadPoolExecutor 5.2 µs"} <= set(shown)
 
 
+def test_rate(make_row: MakeRow) -> None:
+    """The chart of a server's load has rates, as numbers; what was lost is left out."""
+    load: dict[str, Any] = {"group": "load", "runner": None}
+    rates = [
+        make_row("taken", rate, unit="task runs/s", params={"clients": clients}, **load)
+        for clients, rate in ((1, 52.0), (2, 70.0))
+    ]
+    lost = make_row("lost-events", 3.0, unit="events", **load)
+    chart = drawn("server-load", *rates, lost)
+    assert [record["text"] for record in records(chart)] == ["52", "70"]
+    assert {"50", "60", "taken · clients=1"} <= set(words(svg(chart)))
+
+
+def test_what_was_computed_is_not_in_the_chart_of_its_error(make_row: MakeRow) -> None:
+    """Only runs that were measured show how far off the computed figures are."""
+    measured = make_row("many-tasks", 50.0, 1.1, group="limits")
+    computed = make_row("all-stored", 9000.0, 1.0, group="limits", rounds=0)
+    assert question("limits-prediction", measured, computed).rows == (measured,)
+
+
 def test_unpaired_task_cost(make_row: MakeRow) -> None:
     """A submit without a reference is drawn, too."""
     assert "5.2 ms" in words(svg(drawn("task-cost", make_row("submit", 0.0052))))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.report.model.commands import BENCHMARKS, command, files_of_groups
+from flowgauge.report.model.commands import command, files_of_groups
+from flowgauge.results.joined import BENCHMARKS
 from tests.flowgauge.report.conftest import row
 
 FILES = {BENCHMARKS: {"features": ["bench/test_a.py", "bench/test_b.py"]}}

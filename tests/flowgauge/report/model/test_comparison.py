@@ -35,7 +35,11 @@ def test_a_run_does_not_differ_from_itself(sample: Results) -> None:
     assert {change.verdict for change in found.changes} == {"no difference seen"}
     assert {change.ratio and change.ratio.median for change in found.changes} == {1.0}
     assert (found.gone, found.added, found.left_out, found.notes) == ((), (), (), ())
-    measured = [each for each in sample.rows if each.group != "noise" and each.id != "curve"]
+    measured = [
+        each
+        for each in sample.rows
+        if each.group != "noise" and each.id != "curve" and not each.is_computed
+    ]
     assert len(found.changes) == len(measured)
 
 
@@ -103,6 +107,13 @@ def test_rows_of_only_one_run_are_listed() -> None:
     few, many = (row("a", 1.0, params={"tasks": number}) for number in (10, 100))
     found = compare(*runs(few, many))
     assert (found.changes, found.gone, found.added) == ((), (few,), (many,))
+
+
+def test_what_was_computed_is_not_compared() -> None:
+    """A figure that is computed from others changes with them, so it is no change of its own."""
+    computed = replace(row("a", 1.0), rounds=0)
+    found = compare(*runs(computed, replace(computed, figure="another")))
+    assert (found.changes, found.gone, found.added) == ((), (), ())
 
 
 def test_one_round_is_too_few() -> None:

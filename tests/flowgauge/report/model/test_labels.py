@@ -30,6 +30,20 @@ def test_no_row_is_lost(make_row: MakeRow, keys: list[tuple[str, str, str | None
     assert sorted(map(id, shown)) == sorted(map(id, rows))
 
 
+def test_what_was_computed_says_so(make_row: MakeRow) -> None:
+    """The label of a computed figure says so, and its interval is not judged."""
+    measured = make_row("many-tasks", 1.0, params={"tasks": 1000})
+    computed = make_row("server", 1.0, params={"workers": 10}, rounds=0, spread=0.5)
+    wider = make_row("server", 2.0, params={"workers": 20}, rounds=0)
+    assert labels([measured, computed, wider]) == (
+        "many-tasks",
+        "server · workers=10 · computed",
+        "server · workers=20 · computed",
+    )
+    assert labels([computed]) == ("server · computed",)
+    assert interval_text(computed) == "500 ms – 1.5 s"
+
+
 def test_groups(make_row: MakeRow) -> None:
     """Known groups come first in a fixed order, then unknown ones, titled by their names."""
     rows = [make_row("a", 1.0, group=group) for group in ("new", "noise", "features")]

@@ -90,6 +90,13 @@ def test_unpaired(make_row: MakeRow) -> None:
     assert verdict_text(make_row("server", 8.0), {}) == ""
 
 
+def test_what_was_computed_gets_no_verdict(make_row: MakeRow) -> None:
+    """Only what was measured relative to its reference is slower or faster."""
+    computed = make_row("all-stored", 9000.0, 1.5, group="limits", rounds=0)
+    assert verdict_text(computed, {}) == ""
+    assert verdict_text(replace(computed, rounds=3), {}) == "×1.5 slower"
+
+
 @given(
     ends=st.tuples(ratios, ratios, ratios).map(sorted), band=st.tuples(ratios, ratios).map(sorted)
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_last_line_is_the_report(sample: Results, tmp_path: Path) -> None:
     assert printed(sample, 80, far)[-1] == f"report: {far}"
     near = Path.cwd() / "reports" / "index.html"
     assert printed(sample, 80, near)[-1] == f"report: {Path('reports/index.html')}"
+
+
+def test_what_was_computed_is_marked(sample: Results, make_row: MakeRow) -> None:
+    """Computed figures say so in their line, and in the table at the end."""
+    computed = make_row("server", 2.0, group="limits", runner=None, rounds=0)
+    assert line(computed).endswith(": 2.0 s (1.9 s – 2.1 s), computed")
+    assert "computed" not in line(replace(computed, rounds=3))
+    table = [shown for shown in printed(sample, 140) if shown.startswith("server · workers")]
+    assert table
+    assert all("computed" in shown for shown in table)
 
 
 def test_names_are_not_markup(make_row: MakeRow) -> None:

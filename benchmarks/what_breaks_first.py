@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What breaks first in large runs: the task runs that one server takes, and what limits the rest.
+
+Not part of the suite, because it takes most of half an hour:
+
+    uv run pytest benchmarks/what_breaks_first.py --benchmark-only --flow-full \
+        --flow-report-dir reports/limits
+
+Rows of group `load` are measured: up to which rate a server stores states in time, how fast it
+catches up, and what it loses. So are the runs of up to 10,000 tasks, which say how far off what is
+computed from costs is. The other rows of group `limits` are computed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.task_runners import TaskRunner
+
+from flowgauge.measure.graph_flow import submit_all
+from flowgauge.measure.host import inside_flow
+from flowgauge.measure.intervals import median_interval
+from flowgauge.measure.server_limit import find_limit
+from flowgauge.measure.server_load import Burst, Clients
+from flowgauge.plugin.paired import Paired
+from flowgauge.predict.fitting import fit
+from flowgauge.predict.held_out import Timed, time_workflows
+from flowgauge.predict.limit_rows import compared, computed_rows, predicted_row
+from flowgauge.predict.mapped import Mapped
+from flowgauge.predict.prediction import Predictor
+from flowgauge.predict.simulation import Machine
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Row, Unit
+from flowgauge.runners.chosen import default_workers
+from flowgauge.runners.started import StartedRunners
+from flowgauge.runners.table import COMMON
+from flowgauge.workflows.kernels import Speeds
+from flowgauge.workflows.shapes import shape
+from flowgauge.workflows.workflow import Workflow
+from patterns.deployments.self_hosted_server import postgres, prefect_server
+
+FIRST = 10.0
+"""The rate to begin with, in task runs per second."""
+SECONDS, BRIEFLY = 5.0, 0.3
+"""For how long each rate is offered."""
+CLIENTS = (1, 2, 4, 8)
+BURSTS, FEW, BURST_CLIENTS = (1000, 10_000), (8,), 2
+"""Task runs that start as fast as two clients can; the small burst says what the large one takes.
+"""
+TASKS = ((1000, 0.0), (1000, 0.01), (3000, 0.0), (3000, 0.01), (10_000, 0.0))
+FEW_TASKS = ((8, 0.0),)
+"""Numbers of tasks, and seconds of work in each, of the runs that are predicted."""
+LONGEST = 120.0
+"""The longest that a run may be expected to take, in seconds; a longer one is not run."""
+FITTED = ((0.0, 40), (0.01, 40), (0.1, 8))
+"""Seconds of work in a task, and tasks for each worker, of what the costs are fitted to."""
+ROUNDS = 5
+STORED: dict[str, Interval] = {}
+"""The task runs that a server stored in a second while it was behind, by its database."""
+PREDICTORS: list[Predictor] = []
+"""Those of the task runners measured so far."""
+
+
+@pytest.fixture(scope="module", params=["SQLite", "PostgreSQL"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """Yield the name of a database, and the API address of a self-hosted server on it."""
+    folder = tmp_path_factory.mktemp("load")
+    with ExitStack() as stack:
+        is_postgres = request.param == "PostgreSQL"
+        url = stack.enter_context(postgres(folder / "data")) if is_postgres else None
+        yield request.param, stack.enter_context(prefect_server(folder / "server", url))
+
+
+@pytest.mark.parametrize("clients", CLIENTS)
+def test_rate(paired: Paired, server: tuple[str, str], clients: int, tmp_path: Path) -> None:
+    """The rate up to which states are stored within a second and nothing is lost."""
+    database, api = server
+    paired.benchmark.group = Group.LOAD
+    with Clients(api, tmp_path, clients) as running:
+        if paired.benchmark.disabled:
+            assert paired.benchmark.pedantic(running.offer, args=(FIRST, BRIEFLY)).lost == 0
+            return
+        paired.benchmark.pedantic(lambda: None)
+        limit = find_limit(lambda rate: running.offer(rate, SECONDS), FIRST)
+    is_open = math.isinf(limit.refused)
+    refused = limit.taken if is_open else limit.refused
+    value = Interval(math.sqrt(limit.taken * refused), limit.taken, refused)
+    paired.add(
+        [
+            Row(
+                id="at-least" if is_open else "taken",
+                group=Group.LOAD,
+                params={"database": database, "clients": clients},
+                figure="task runs started in a second whose states are stored within a second",
+                unit=Unit.TASK_RUNS_PER_SECOND,
+                value=value,
+                rounds=len(limit.steps),
+            )
+        ]
+    )
+
+
+def test_burst(paired: Paired, server: tuple[str, str], tmp_path: Path) -> None:
+    """How fast a server catches up with task runs that come faster than it stores them."""
+    database, api = server
+    paired.benchmark.group = Group.LOAD
+    paired.benchmark.pedantic(lambda: None)
+    disabled = paired.benchmark.disabled
+    with Clients(api, tmp_path, BURST_CLIENTS) as running:
+        bursts = [
+            running.burst(number // BURST_CLIENTS) for number in (FEW if disabled else BURSTS)
+        ]
+    if disabled:
+        assert bursts[0].lost == (0, 0, 0)
+        return
+    few, many = bursts
+    stored = STORED[database] = median_interval(few.stored)
+    computed = many.number / min(stored.median, many.sent)
+    params = {"database": database, "tasks": many.number}
+    labels = {"group": Group.LIMITS, "runner": None, "params": params}
+    figure = "time until all states are stored, and computed over measured"
+    paired.add(
+        [
+            *(row for burst in bursts for row in burst_rows(burst, database)),
+            compared([computed], [many.seconds], labels | {"id": "burst", "figure": figure}),
+        ]
+    )
+
+
+def burst_rows(burst: Burst, database: str) -> Iterator[Row]:
+    """Yield how fast a server stored a burst, and what it lost of it."""
+    labels: dict[str, Any] = {
+        "group": Group.LOAD,
+        "params": {"database": database, "tasks": burst.number},
+    }
+    for what, lost in zip(("states", "events", "logs"), burst.lost, strict=True):
+        yield Row(
+            id=f"lost-{what}",
+            figure=f"{what} of a burst that the server never stored",
+            unit=what,
+            value=Interval.exact(lost),
+            rounds=1,
+            **labels,
+        )
+    yield Row(
+        id="stored",
+        figure="task runs of a burst whose states are stored in a second",
+        unit=Unit.TASK_RUNS_PER_SECOND,
+        value=median_interval(burst.stored),
+        rounds=len(burst.stored),
+        **labels,
+    )
+
+
+@pytest.mark.runners(*COMMON)
+def test_many_tasks(
+    paired: Paired,
+    task_runner: TaskRunner[Any],
+    runner_name: str,
+    bare_pool: Executor,
+    speeds: Speeds,
+    started_runners: StartedRunners,
+) -> None:
+    """The makespans of runs of thousands of tasks, relative to what the costs of few predict."""
+    disabled, workers = paired.benchmark.disabled, started_runners.workers
+    paired.benchmark.group = Group.LIMITS
+    paired.benchmark.pedantic(lambda: None)
+    few = [
+        shape("trivial", workers, 2 if disabled else steps, seconds=seconds, kernel="native")
+        for seconds, steps in FITTED
+    ]
+
+    def timed(workflows: Sequence[Workflow], rounds: int) -> list[Timed]:
+        run = functools.partial(submit_all, speeds=speeds)
+        return time_workflows(workflows, run, bare_pool, speeds, workers, rounds)
+
+    def measure() -> None:
+        submit_all(few[0], speeds)
+        machine = Machine(workers, default_workers())
+        rounds = [each.observed(machine) for each in timed(few, 1 if disabled else ROUNDS)]
+        predictor = fit(runner_name, list(itertools.chain(*rounds)), machine)
+        PREDICTORS.append(predictor)
+        for number, seconds in FEW_TASKS if disabled else TASKS:
+            mapped = Mapped(seconds, number, "native")
+            if mapped.makespan(1, predictor) < LONGEST:
+                [once] = timed([shape("trivial", number, 1, seconds=seconds, kernel="native")], 1)
+                paired.add([predicted_row(mapped, once, predictor)])
+
+    inside_flow(task_runner, measure)
+
+
+def test_limits(paired: Paired) -> None:
+    """What limits larger runs on more workers, computed from what the tests above measured."""
+    paired.benchmark.group = Group.LIMITS
+    paired.benchmark.pedantic(lambda: None)
+    if not (STORED and PREDICTORS):
+        pytest.skip("it is computed from a server's rate and a task runner's costs")
+    paired.add(list(computed_rows(PREDICTORS, STORED)))
