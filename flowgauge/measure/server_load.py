@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +30,7 @@ STATES, LOGS = 3, 1
 _SHARE = 0.95
 """The share of states that must be stored in time."""
 _PAGE = 200
-_LOOK = 0.2
+_LOOK = 1.0
 _PARTS = 10
 """In so many parts of a burst, of equally many task runs, the rate of storing is read."""
 _GIVE_UP = 10.0
@@ -126,6 +126,7 @@ class Clients:
         script = self.folder / "client.py"
         with ExitStack() as stack:
             self._site = stack.enter_context(Site(self.api, self.folder))
+            self._begun = datetime.now(UTC).isoformat()
             script.write_text(CLIENT)
             log = stack.enter_context((self.folder / "clients.log").open("ab"))
             for number in range(self.number):
@@ -235,7 +236,8 @@ class Clients:
         return int(self._site.request("POST", "/task_runs/count", **body))
 
     def _events(self, flow_runs: list[str]) -> int:
-        named = {"event": {"prefix": ["prefect.task-run."]}}
+        # Without a beginning, the server would search all events of half a year.
+        named = {"event": {"prefix": ["prefect.task-run."]}, "occurred": {"since": self._begun}}
         related = {
             "related": {
                 "resources_in_roles": [],

@@ -144,13 +144,10 @@ class HeldOut:
                 predicted.append(makespan.median)
                 ideals.append(predictor.ideal(workflow))
                 held.append(makespan.low <= seconds <= makespan.high)
-            labels = self._labels(timed)
-            measured = row(Rounds(timed.seconds, ()), per=1, reference=None, **labels)
-            rounds = Rounds(tuple(predicted), timed.seconds)
-            compared = row(rounds, per=1, reference=MEASURED, **labels)
-            yield replace(compared, value=measured.value, relative_iqr=measured.relative_iqr)
+            both = compared(predicted, timed.seconds, self._labels(timed))
+            yield both
             value = Interval.exact(statistics.median(ideals))
-            yield replace(compared, figure=IDEAL, value=value, rounds=0, reference=None, ratio=None)
+            yield replace(both, figure=IDEAL, value=value, rounds=0, reference=None, ratio=None)
         yield _share(HOLDS, statistics.fmean(held), len(held), self.predictor.runner)
 
     def now(self, number: int) -> tuple[Workflow, Predictor]:
@@ -172,6 +169,22 @@ class HeldOut:
             "figure": PREDICTED,
             "params": {"tasks": len(timed.workflow.tasks), "workers": workers, "kernel": kernel},
         }
+
+
+def compared(predicted: Sequence[float], measured: Sequence[float], labels: dict[str, Any]) -> Row:
+    """Return a row with what was measured, and what was predicted relative to it.
+
+    Args:
+        predicted: The predicted seconds of each round.
+        measured: The measured ones.
+        labels: `id`, `group`, `runner`, `params` and `figure` of the row.
+
+    Returns:
+        The row, whose value is the measured one.
+    """
+    times = row(Rounds(tuple(measured), ()), per=1, reference=None, **labels)
+    ratio = row(Rounds(tuple(predicted), tuple(measured)), per=1, reference=None, **labels).ratio
+    return replace(times, reference=MEASURED, ratio=ratio)
 
 
 def advice_row(all_held_out: Sequence[HeldOut]) -> Row:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from flowgauge.predict.limits import (
     Part,
     batches_below,
     compute,
+    dropped_from,
     for_server,
     per_worker,
 )
@@ -29,6 +31,7 @@ TASK_SECONDS = 1.0
 KEEPS_UP = "work in a task from which on this part does not limit the run"
 BATCHES = "batches-pay-below"
 STORED = "all-stored"
+DROPPED = "dropped-from"
 
 
 def predicted_row(mapped: Mapped, timed: Timed, predictor: Predictor) -> Row:
@@ -89,6 +92,11 @@ def _of_server(
     below = Interval.exact(batches_below(predictor, stored, workers))
     figure = "work in a call below which batches pay"
     yield _computed(BATCHES, predictor.runner, params, figure, below)
+    dropped = dropped_from(predictor, stored, workers)
+    if math.isfinite(dropped):
+        figure = "tasks without work from which on a server drops states"
+        row = _computed(DROPPED, predictor.runner, params, figure, Interval.exact(dropped))
+        yield replace(row, unit="tasks")
     for tasks in TASKS:
         run = LargeRun(tasks, workers, TASK_SECONDS)
         result = compute(run, predictor, stored)

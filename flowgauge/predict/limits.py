@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _SUBMIT, _TASK = 0, 1
 """The places of these costs in the draws of a predictor."""
+MESSAGES, MOST_MESSAGES = 3, 10_000
+"""The messages of a task run, one for each state, and how many each service of a server keeps until
+it has stored them. It drops those that come next (`prefect.server.utilities.messaging.memory`)."""
 
 
 class Part(StrEnum):
@@ -162,6 +165,22 @@ def batches_below(predictor: Predictor, server: Interval, workers: int) -> float
     beside = max(length.median for length in lengths.values())
     # What a worker pays for a task comes on top of the work, all else goes on beside it.
     return (1 - WORTH) * max(beside, predictor.costs.task / WORTH)
+
+
+def dropped_from(predictor: Predictor, server: Interval, workers: int) -> float:
+    """Return from how many tasks without work on a server drops states, because it is far behind.
+
+    Args:
+        predictor: That of the task runner.
+        server: The task runs that the server stores in a second.
+        workers: How many tasks run at once.
+
+    Returns:
+        The number of tasks; infinite if the server is faster than the task runner.
+    """
+    each = max(length.median for length in per_worker(predictor, workers).values()) / workers
+    kept_up = each * server.median
+    return MOST_MESSAGES / MESSAGES / (1 - kept_up) if kept_up < 1 else math.inf
 
 
 def _drawn(predictor: Predictor, cost: int) -> Floats:

@@ -211,7 +211,9 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "How many task runs does one server take?",
             "Task runs in a second. `taken`: as many as clients may start so that states are stored"
             " within a second; `at-least`: the clients were not fast enough to find out. `stored`:"
-            " how fast a server catches up with task runs that came faster.",
+            " how fast a server catches up with task runs that came faster. One that is 10,000"
+            " messages behind, three for each task run, drops what comes next; the rows `lost-…` of"
+            " the table count it.",
             Group.LOAD,
             "rate",
             rows_where(_in_group(Group.LOAD), _is_rate),

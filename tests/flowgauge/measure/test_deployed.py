@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,41 @@ def test_an_error_response_is_reported(site: Site) -> None:
     """An error response is raised, with the request and the status code."""
     with pytest.raises(DeployedError, match="GET /deployments/none: 4"):
         site.request("GET", "/deployments/none")
+
+
+class Overloaded(BaseHTTPRequestHandler):
+    """A server that answers two requests with an error, and others with a number."""
+
+    answered = 0
+
+    def do_POST(self) -> None:
+        """Answer a request."""
+        type(self).answered += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200 if self.answered > 2 else 500)
+        self.send_header("Content-Length", "1")
+        self.end_headers()
+        self.wfile.write(b"7")
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Print nothing."""
+
+
+def test_only_what_changes_nothing_is_asked_again(tmp_path: Path) -> None:
+    """A count that takes the database too long is asked for again; nothing is triggered twice."""
+    with HTTPServer(("127.0.0.1", 0), Overloaded) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with Site(f"http://127.0.0.1:{server.server_port}", tmp_path) as site:
+                with pytest.raises(DeployedError, match="create_flow_run: 500"):
+                    site.request("POST", "/deployments/1/create_flow_run")
+                assert Overloaded.answered == 1
+                assert site.request("POST", "/task_runs/count") == 7
+                assert Overloaded.answered == 3
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_run_that_never_starts_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

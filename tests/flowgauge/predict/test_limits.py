@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -23,11 +24,14 @@ from flowgauge.predict.limit_rows import (
     predicted_row,
 )
 from flowgauge.predict.limits import (
+    MESSAGES,
+    MOST_MESSAGES,
     LargeRun,
     Part,
     batches_below,
     cluster,
     compute,
+    dropped_from,
     for_server,
     per_worker,
 )
@@ -119,6 +123,28 @@ def test_batches_pay_below_the_length_that_is_told(
     assert saved(below / 1.3) > WORTH
     # Threads that take turns with the interpreter wait for each other, too.
     assert saved(below * (3 if runner == "threads" else 1.3)) < WORTH
+
+
+@given(runner_names, costs, rates, st.sampled_from([1, 4, 32]))
+def test_states_are_dropped_once_too_many_wait(
+    runner: str, costs: Costs, rate: Interval, workers: int
+) -> None:
+    """When so many tasks have run, as many messages wait as a server keeps; fewer do before."""
+    found = predictor(runner, costs)
+    tasks = dropped_from(found, rate, workers)
+    run_in = max(length.median for length in per_worker(found, workers).values()) / workers
+    if math.isinf(tasks):
+        assert 1 / run_in <= rate.median
+        return
+    waiting = tasks - tasks * run_in * rate.median
+    assert waiting * MESSAGES == pytest.approx(MOST_MESSAGES)
+
+
+def test_a_server_keeps_as_many_messages_as_it_is_taken_to() -> None:
+    """Prefect's queues have that length."""
+    from prefect.server.utilities.messaging.memory import Subscription, Topic
+
+    assert Subscription(Topic("events"))._queue.maxsize == MOST_MESSAGES
 
 
 def test_workers_that_share_an_interpreter_take_turns() -> None:
