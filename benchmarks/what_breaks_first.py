@@ -47,6 +47,17 @@ from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.workflow import Workflow
 from patterns.deployments.self_hosted_server import postgres, prefect_server
 
+SERVERS: dict[str, dict[str, str]] = {
+    "SQLite": {},
+    "SQLite, in batches": {
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
+    },
+    "PostgreSQL": {},
+}
+"""Databases of a server, and the settings of Prefect that it has beside its defaults."""
 FIRST = 10.0
 """The rate to begin with, in task runs per second."""
 SECONDS, BRIEFLY = 5.0, 0.3
@@ -69,16 +80,16 @@ PREDICTORS: list[Predictor] = []
 """Those of the task runners measured so far."""
 
 
-@pytest.fixture(scope="module", params=["SQLite", "PostgreSQL"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
     """Yield the name of a database, and the API address of a self-hosted server on it."""
-    folder = tmp_path_factory.mktemp("load")
+    folder, name = tmp_path_factory.mktemp("load"), request.param
     with ExitStack() as stack:
-        is_postgres = request.param == "PostgreSQL"
-        url = stack.enter_context(postgres(folder / "data")) if is_postgres else None
-        yield request.param, stack.enter_context(prefect_server(folder / "server", url))
+        url = stack.enter_context(postgres(folder / "data")) if name == "PostgreSQL" else None
+        at_home = prefect_server(folder / "server", url, settings=SERVERS[name])
+        yield name, stack.enter_context(at_home)
 
 
 @pytest.mark.parametrize("clients", CLIENTS)

@@ -112,7 +112,7 @@ def test_ones_own_flow_run_is_traced_and_advised_on(
     assert run_history(state.result()).matches("Pending Running Completed")
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.chdir(tmp_path)
-    _, _, commands, _ = blocks("console", CHOOSING)
+    _, _, commands, *_ = blocks("console", CHOOSING)
     trace, advise, _ = commands.strip().splitlines()
     trace = trace.replace("FLOW_RUN_ID", str(state.state_details.flow_run_id))
     for command, says in ((trace, "my_flow.json: 1 task, "), (advise, "recommended: ")):

@@ -13,7 +13,8 @@ from flowgauge.report.model.formats import seconds
 from flowgauge.report.model.labels import NO_RUNNER, runner_name, runners
 from flowgauge.results.rows import Row
 
-_COLOURS = {"server": "#D55E00", "scheduler": "#0072B2", "runner": "#009E73"}
+_COLOURS = {"scheduler": "#0072B2", "runner": "#009E73"}
+_SERVERS = ("#D55E00", "#E69F00", "#CC79A7")
 _SHOWN = "limits_runner"
 
 
@@ -45,7 +46,7 @@ def limits_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
             x=log_axis([row.params["workers"] for row in rows], NUMBERS, "workers"),
             color=alt.Color(
                 "part:N",
-                scale=alt.Scale(domain=parts, range=[_colour(part) for part in parts]),
+                scale=alt.Scale(domain=parts, range=_colours(parts)),
                 sort=parts,
             ),
         )
@@ -83,7 +84,7 @@ def _record(row: Row, runner: str) -> dict[str, Any]:
     }
 
 
-def _colour(part: str) -> str:
-    """Return the colour of a part; a second database gets another one."""
-    known = _COLOURS.get(part.partition(" ")[0], "#8C8C8C")
-    return "#CC79A7" if "PostgreSQL" in part else known
+def _colours(parts: Sequence[str]) -> list[str]:
+    """Return the colour of each part; servers on different databases have different ones."""
+    servers = iter(_SERVERS * len(parts))
+    return [_COLOURS.get(part) or next(servers) for part in parts]
