@@ -32,16 +32,17 @@ from flowgauge.measure.server_limit import find_limit
 from flowgauge.measure.server_load import Burst, Clients
 from flowgauge.plugin.paired import Paired
 from flowgauge.predict.fitting import fit
-from flowgauge.predict.held_out import Timed, time_workflows
-from flowgauge.predict.limit_rows import compared, computed_rows, predicted_row
+from flowgauge.predict.held_out import Timed, compared, time_workflows
+from flowgauge.predict.limit_rows import computed_rows, predicted_row
 from flowgauge.predict.mapped import Mapped
+from flowgauge.predict.observations import sampled
 from flowgauge.predict.prediction import Predictor
 from flowgauge.predict.simulation import Machine
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit
 from flowgauge.runners.chosen import default_workers
 from flowgauge.runners.started import StartedRunners
-from flowgauge.runners.table import COMMON
+from flowgauge.runners.table import names_where
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import shape
 from flowgauge.workflows.workflow import Workflow
@@ -72,16 +73,22 @@ FEW_TASKS = ((8, 0.0),)
 """Numbers of tasks, and seconds of work in each, of the runs that are predicted."""
 LONGEST = 120.0
 """The longest that a run may be expected to take, in seconds; a longer one is not run."""
-FITTED = ((0.0, 40), (0.01, 40), (0.1, 8))
-"""Seconds of work in a task, and tasks for each worker, of what the costs are fitted to."""
-ROUNDS = 5
+FITTED, ROUNDS = (0.0, 0.01, 0.1), 3
+"""Seconds of work in the tasks that costs are fitted to, and how often they are run."""
+STEADY, FEWEST, MOST = 3.0, 8, 300
+"""For how long such a run should last, in seconds: for a moment at its beginning tasks cost more or
+less than later. And the fewest and the most tasks for each worker."""
+with_workers = pytest.mark.runners(
+    *names_where(lambda runner: runner.common and not runner.execution.inline)
+)
+pytestmark = pytest.mark.timeout(1800)
 STORED: dict[str, Interval] = {}
 """The task runs that a server stored in a second while it was behind, by its database."""
 PREDICTORS: list[Predictor] = []
 """Those of the task runners measured so far."""
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="class", params=SERVERS)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
@@ -93,60 +100,66 @@ def server(
         yield name, stack.enter_context(at_home)
 
 
-@pytest.mark.parametrize("clients", CLIENTS)
-def test_rate(paired: Paired, server: tuple[str, str], clients: int, tmp_path: Path) -> None:
-    """The rate up to which states are stored within a second and nothing is lost."""
-    database, api = server
-    paired.benchmark.group = Group.LOAD
-    with Clients(api, tmp_path, clients) as running:
-        if paired.benchmark.disabled:
-            assert paired.benchmark.pedantic(running.offer, args=(FIRST, BRIEFLY)).lost == 0
-            return
+class TestServer:
+    """Each server is up for its own measurements only."""
+
+    @pytest.mark.parametrize("clients", CLIENTS)
+    def test_rate(
+        self, paired: Paired, server: tuple[str, str], clients: int, tmp_path: Path
+    ) -> None:
+        """The rate up to which states are stored within a second and nothing is lost."""
+        database, api = server
+        paired.benchmark.group = Group.LOAD
+        if paired.benchmark.disabled and clients > 1:
+            pytest.skip("one client shows that it works")
+        with Clients(api, tmp_path, clients) as running:
+            if paired.benchmark.disabled:
+                assert paired.benchmark.pedantic(running.offer, args=(FIRST, BRIEFLY)).lost == 0
+                return
+            paired.benchmark.pedantic(lambda: None)
+            limit = find_limit(lambda rate: running.offer(rate, SECONDS), FIRST)
+        is_open = math.isinf(limit.refused)
+        refused = limit.taken if is_open else limit.refused
+        value = Interval(math.sqrt(limit.taken * refused), limit.taken, refused)
+        paired.add(
+            [
+                Row(
+                    id="at-least" if is_open else "taken",
+                    group=Group.LOAD,
+                    params={"database": database, "clients": clients},
+                    figure="task runs started in a second whose states are stored within a second",
+                    unit=Unit.TASK_RUNS_PER_SECOND,
+                    value=value,
+                    rounds=len(limit.steps),
+                )
+            ]
+        )
+
+    def test_burst(self, paired: Paired, server: tuple[str, str], tmp_path: Path) -> None:
+        """How fast a server catches up with task runs that come faster than it stores them."""
+        database, api = server
+        paired.benchmark.group = Group.LOAD
         paired.benchmark.pedantic(lambda: None)
-        limit = find_limit(lambda rate: running.offer(rate, SECONDS), FIRST)
-    is_open = math.isinf(limit.refused)
-    refused = limit.taken if is_open else limit.refused
-    value = Interval(math.sqrt(limit.taken * refused), limit.taken, refused)
-    paired.add(
-        [
-            Row(
-                id="at-least" if is_open else "taken",
-                group=Group.LOAD,
-                params={"database": database, "clients": clients},
-                figure="task runs started in a second whose states are stored within a second",
-                unit=Unit.TASK_RUNS_PER_SECOND,
-                value=value,
-                rounds=len(limit.steps),
-            )
-        ]
-    )
-
-
-def test_burst(paired: Paired, server: tuple[str, str], tmp_path: Path) -> None:
-    """How fast a server catches up with task runs that come faster than it stores them."""
-    database, api = server
-    paired.benchmark.group = Group.LOAD
-    paired.benchmark.pedantic(lambda: None)
-    disabled = paired.benchmark.disabled
-    with Clients(api, tmp_path, BURST_CLIENTS) as running:
-        bursts = [
-            running.burst(number // BURST_CLIENTS) for number in (FEW if disabled else BURSTS)
-        ]
-    if disabled:
-        assert bursts[0].lost == (0, 0, 0)
-        return
-    few, many, _ = bursts
-    stored = STORED[database] = median_interval(few.stored)
-    computed = many.number / min(stored.median, many.sent)
-    params = {"database": database, "tasks": many.number}
-    labels = {"group": Group.LIMITS, "runner": None, "params": params}
-    figure = "time until all states are stored, and computed over measured"
-    paired.add(
-        [
-            *(row for burst in bursts for row in burst_rows(burst, database)),
-            compared([computed], [many.seconds], labels | {"id": "burst", "figure": figure}),
-        ]
-    )
+        disabled = paired.benchmark.disabled
+        with Clients(api, tmp_path, BURST_CLIENTS) as running:
+            bursts = [
+                running.burst(number // BURST_CLIENTS) for number in (FEW if disabled else BURSTS)
+            ]
+        if disabled:
+            assert bursts[0].lost == (0, 0, 0)
+            return
+        few, many, _ = bursts
+        stored = STORED[database] = median_interval(few.stored)
+        computed = many.number / min(stored.median, many.sent)
+        params = {"database": database, "tasks": many.number}
+        labels = {"group": Group.LIMITS, "runner": None, "params": params}
+        figure = "time until all states are stored, and computed over measured"
+        paired.add(
+            [
+                *(row for burst in bursts for row in burst_rows(burst, database)),
+                compared([computed], [many.seconds], labels | {"id": "burst", "figure": figure}),
+            ]
+        )
 
 
 def burst_rows(burst: Burst, database: str) -> Iterator[Row]:
@@ -174,7 +187,7 @@ def burst_rows(burst: Burst, database: str) -> Iterator[Row]:
     )
 
 
-@pytest.mark.runners(*COMMON)
+@with_workers
 def test_many_tasks(
     paired: Paired,
     task_runner: TaskRunner[Any],
@@ -187,20 +200,22 @@ def test_many_tasks(
     disabled, workers = paired.benchmark.disabled, started_runners.workers
     paired.benchmark.group = Group.LIMITS
     paired.benchmark.pedantic(lambda: None)
-    few = [
-        shape("trivial", workers, 2 if disabled else steps, seconds=seconds, kernel="native")
-        for seconds, steps in FITTED
-    ]
+
+    def equal(steps: int, seconds: float) -> Workflow:
+        return shape("trivial", workers, steps, seconds=seconds, kernel="native")
 
     def timed(workflows: Sequence[Workflow], rounds: int) -> list[Timed]:
         run = functools.partial(submit_all, speeds=speeds)
         return time_workflows(workflows, run, bare_pool, speeds, workers, rounds)
 
     def measure() -> None:
-        submit_all(few[0], speeds)
+        submit_all(equal(1, 0.0), speeds)
+        [first] = timed([equal(2 if disabled else FEWEST, 0.0)], 1)
+        cost = first.seconds[0] / len(first.workflow.tasks) * workers
+        fitted = [equal(1 if disabled else steady(cost + seconds), seconds) for seconds in FITTED]
         machine = Machine(workers, default_workers())
-        rounds = [each.observed(machine) for each in timed(few, 1 if disabled else ROUNDS)]
-        predictor = fit(runner_name, list(itertools.chain(*rounds)), machine)
+        rounds = [each.observed(machine) for each in timed(fitted, 1 if disabled else ROUNDS)]
+        predictor = fit(runner_name, [sampled(each) for each in itertools.chain(*rounds)], machine)
         PREDICTORS.append(predictor)
         for number, seconds in FEW_TASKS if disabled else TASKS:
             mapped = Mapped(seconds, number, "native")
@@ -209,6 +224,11 @@ def test_many_tasks(
                 paired.add([predicted_row(mapped, once, predictor)])
 
     inside_flow(task_runner, measure)
+
+
+def steady(seconds: float) -> int:
+    """Return how many tasks a worker should do if one takes it so long."""
+    return round(min(max(STEADY / seconds, FEWEST), MOST))
 
 
 def test_limits(paired: Paired) -> None:

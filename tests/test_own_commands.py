@@ -25,7 +25,7 @@ def test_each_of_its_benchmarks_runs_once(name: str, monkeypatch: pytest.MonkeyP
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=4 * patience(),
+        timeout=10 * patience(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flowgauge.measure.pairs import Rounds, row
-from flowgauge.predict.held_out import MEASURED, Timed
+from flowgauge.predict.held_out import Timed, compared
 from flowgauge.predict.limits import (
     LargeRun,
     Part,
@@ -52,13 +51,6 @@ def predicted_row(mapped: Mapped, timed: Timed, predictor: Predictor) -> Row:
     labels = {"group": Group.LIMITS, "runner": predictor.runner, "params": params}
     figure = "makespan, and computed over measured"
     return compared(computed, timed.seconds, labels | {"id": "many-tasks", "figure": figure})
-
-
-def compared(computed: Sequence[float], measured: Sequence[float], labels: dict[str, Any]) -> Row:
-    """Return a row with the seconds measured, and what was computed relative to them."""
-    ratio = row(Rounds(tuple(computed), tuple(measured)), per=1, reference=MEASURED, **labels)
-    times = row(Rounds(tuple(measured), ()), per=1, reference=None, **labels)
-    return replace(times, reference=MEASURED, ratio=ratio.ratio)
 
 
 def computed_rows(

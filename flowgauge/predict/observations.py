@@ -85,6 +85,25 @@ def _observation(row: Row, machine: Machine) -> Observation | None:
     return Observation(workflow, row.value.median * units, error, machine, scatter)
 
 
+def sampled(observation: Observation) -> Observation:
+    """Return an observation of many equal tasks without edges as one of `MOST_TASKS`.
+
+    The time of many tasks is proportional to their number, and fewer are quicker to simulate.
+
+    Args:
+        observation: What was observed.
+
+    Returns:
+        The observation of so many of its tasks, or itself if it has no more.
+    """
+    tasks = observation.workflow.tasks
+    if len(tasks) <= MOST_TASKS:
+        return observation
+    part = Workflow(observation.workflow.name, tasks[:MOST_TASKS])
+    seconds = observation.seconds * MOST_TASKS / len(tasks)
+    return replace(observation, workflow=part, seconds=seconds)
+
+
 def at_pace(workflow: Workflow, machine: Machine, pace: float) -> tuple[Workflow, Machine]:
     """Return what to simulate for a workflow that ran at a given pace.
 

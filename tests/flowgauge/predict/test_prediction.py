@@ -12,8 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowgauge.predict.fitting import predictors
-from flowgauge.predict.observations import MOST_TASKS, machine_of, observations
+from flowgauge.predict.fitting import fit, predictors
+from flowgauge.predict.observations import (
+    MOST_TASKS,
+    Observation,
+    machine_of,
+    observations,
+    sampled,
+)
 from flowgauge.predict.prediction import Predictor
 from flowgauge.predict.simulation import Machine, simulated_makespan
 from flowgauge.results.rows import Results, ResultsError
@@ -53,6 +59,25 @@ def test_a_runner_that_behaves_as_simulated_is_predicted(runner: str, load: floa
     for workflow in HELD_OUT:
         true = simulated_makespan(workflow, runner, TRUE, machine)
         assert found.seconds(workflow) == pytest.approx(true, rel=0.03)
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes"])
+def test_costs_are_found_in_runs_of_many_tasks(runner: str) -> None:
+    """A part of a long run has its share of the time, so the same costs are fitted to it."""
+    machine = Machine(WORKERS, 2.0)
+    runs = [
+        shape("trivial", WORKERS, steps, seconds=seconds, kernel="native")
+        for seconds, steps in ((0.0, 300), (0.02, 200), (0.2, 20))
+    ]
+    whole = [
+        Observation(each, simulated_makespan(each, runner, TRUE, machine), 0.0, machine)
+        for each in runs
+    ]
+    parts = [sampled(each) for each in whole]
+    assert [len(each.workflow.tasks) for each in parts] == [MOST_TASKS, MOST_TASKS, 40]
+    found = fit(runner, parts, machine)
+    for each in whole:
+        assert found.seconds(each.workflow) == pytest.approx(each.seconds, rel=0.03)
 
 
 def test_costs_are_found() -> None:
