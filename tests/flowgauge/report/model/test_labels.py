@@ -16,6 +16,7 @@ from flowgauge.report.model.labels import (
     labels,
     runners,
 )
+from flowgauge.report.model.tables import COLUMNS, table_rows
 from flowgauge.results.rows import Outcome, Row
 
 MakeRow = Callable[..., Row]
@@ -42,6 +43,10 @@ def test_what_was_computed_says_so(make_row: MakeRow) -> None:
     )
     assert labels([computed]) == ("server · computed",)
     assert interval_text(computed) == "500 ms – 1.5 s"
+    rounds = [
+        each.cells[COLUMNS.index("rounds")].text for each in table_rows([measured, wider], {})
+    ]
+    assert rounds == ["12", "computed"]
 
 
 def test_groups(make_row: MakeRow) -> None:
