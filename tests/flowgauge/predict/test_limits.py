@@ -93,7 +93,7 @@ def test_longer_tasks_than_a_part_needs_are_not_limited_by_it(
     lengths = {Part.SERVER: for_server(rate, workers)} | per_worker(found, workers)
     for part, length in lengths.items():
         shorter, longer = (
-            compute(LargeRun(1024 * workers, workers, factor * length.median), found, rate).parts
+            compute(LargeRun(4 * workers, workers, factor * length.median), found, rate).parts
             for factor in (0.9, 1.1)
         )
         assert shorter[part] > shorter[Part.WORK]
