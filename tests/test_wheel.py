@@ -165,6 +165,9 @@ def test_advice_needs_no_checkout(
 
     Every installed task runner is measured, with a line each, and can be advised.
     """
+    for name in os.environ:
+        if name.startswith(("PREFECT_", "PYTEST_", "FLOWGAUGE_ZYGOTE")):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = ("advise", "--task-ms", "100", "--tasks", "20", "--payload", "1MB")
     of_reference = command(python_with_extras, tmp_path, *words).stdout

@@ -48,6 +48,7 @@ def limits_chart(rows: Sequence[Row]) -> alt.LayerChart | alt.FacetChart:
                 "part:N",
                 scale=alt.Scale(domain=parts, range=_colours(parts)),
                 sort=parts,
+                legend=alt.Legend(symbolOpacity=1, labelLimit=0),
             ),
         )
     )

@@ -223,9 +223,9 @@ def questions(rows: Iterable[Row]) -> tuple[Question, ...]:
             "What breaks first in a large run?",
             "Computed, not measured, from the costs of tasks on each task runner and the rate at"
             " which one server stores states; each worker, the flow and the server have a core."
-            " Below the highest line its part limits a run, and batches pay; above it the work"
-            " does, as it should. Server: stores states. Scheduler: the flow's own thread, which"
-            " submits. Runner: what each task costs a worker.",
+            " The height is the work in a task. Below the highest line its part limits a run, and"
+            " batches pay; above it the work does, as it should. Server: stores states. Scheduler:"
+            " the flow's own thread, which submits. Runner: what each task costs a worker.",
             Group.LIMITS,
             "limits",
             rows_where(_in_group(Group.LIMITS), _has_id("server", "scheduler", "runner")),
