@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What breaks first in large runs: the task runs that one server takes, and what limits the rest.
 
-Not part of the suite, because it takes most of half an hour:
+Not part of the suite, because it takes more than half an hour:
 
     uv run pytest benchmarks/what_breaks_first.py --benchmark-only --flow-full \
         --flow-report-dir reports/limits
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -28,8 +27,9 @@ from prefect.task_runners import TaskRunner
 from flowgauge.measure.graph_flow import submit_all
 from flowgauge.measure.host import inside_flow
 from flowgauge.measure.intervals import median_interval
-from flowgauge.measure.server_limit import find_limit
-from flowgauge.measure.server_load import Burst, Clients
+from flowgauge.measure.server_burst import burst_rows
+from flowgauge.measure.server_limit import find_limit, limit_row
+from flowgauge.measure.server_load import Clients
 from flowgauge.plugin.paired import Paired
 from flowgauge.predict.fitting import fit
 from flowgauge.predict.held_out import Timed, compared, time_workflows
@@ -39,7 +39,7 @@ from flowgauge.predict.observations import sampled
 from flowgauge.predict.prediction import Predictor
 from flowgauge.predict.simulation import Machine
 from flowgauge.results.interval import Interval
-from flowgauge.results.rows import Group, Row, Unit
+from flowgauge.results.rows import Group
 from flowgauge.runners.chosen import default_workers
 from flowgauge.runners.started import StartedRunners
 from flowgauge.runners.table import names_where
@@ -118,22 +118,7 @@ class TestServer:
                 return
             paired.benchmark.pedantic(lambda: None)
             limit = find_limit(lambda rate: running.offer(rate, SECONDS), FIRST)
-        is_open = math.isinf(limit.refused)
-        refused = limit.taken if is_open else limit.refused
-        value = Interval(math.sqrt(limit.taken * refused), limit.taken, refused)
-        paired.add(
-            [
-                Row(
-                    id="at-least" if is_open else "taken",
-                    group=Group.LOAD,
-                    params={"database": database, "clients": clients},
-                    figure="task runs started in a second whose states are stored within a second",
-                    unit=Unit.TASK_RUNS_PER_SECOND,
-                    value=value,
-                    rounds=len(limit.steps),
-                )
-            ]
-        )
+        paired.add([limit_row(limit, database, clients)])
 
     def test_burst(self, paired: Paired, server: tuple[str, str], tmp_path: Path) -> None:
         """How fast a server catches up with task runs that come faster than it stores them."""
@@ -160,31 +145,6 @@ class TestServer:
                 compared([computed], [many.seconds], labels | {"id": "burst", "figure": figure}),
             ]
         )
-
-
-def burst_rows(burst: Burst, database: str) -> Iterator[Row]:
-    """Yield how fast a server stored a burst, and what it lost of it."""
-    labels: dict[str, Any] = {
-        "group": Group.LOAD,
-        "params": {"database": database, "tasks": burst.number},
-    }
-    for what, lost in zip(("states", "events", "logs"), burst.lost, strict=True):
-        yield Row(
-            id=f"lost-{what}",
-            figure=f"{what} of a burst that the server never stored",
-            unit=what,
-            value=Interval.exact(lost),
-            rounds=1,
-            **labels,
-        )
-    yield Row(
-        id="stored",
-        figure="task runs of a burst whose states are stored in a second",
-        unit=Unit.TASK_RUNS_PER_SECOND,
-        value=median_interval(burst.stored),
-        rounds=len(burst.stored),
-        **labels,
-    )
 
 
 @with_workers

@@ -7,6 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from flowgauge.results.interval import Interval
+from flowgauge.results.rows import Group, Row, Unit
+
 LATEST = 1.0
 """Seconds after which a state should be stored."""
 _SENT = 0.9
@@ -82,3 +85,27 @@ def _between(steps: Sequence[Step]) -> tuple[float, float]:
     refused = min((step.sent for step in steps if not step.is_taken), default=math.inf)
     taken = max((s.sent for s in steps if s.is_taken and s.sent < refused), default=0.0)
     return taken, refused
+
+
+def limit_row(limit: Limit, database: str, clients: int) -> Row:
+    """Return a limit as a row of the results.
+
+    Args:
+        limit: The limit.
+        database: The name of the server's database.
+        clients: How many started task runs.
+
+    Returns:
+        The row, between the rate that was taken and the one that was not.
+    """
+    is_open = math.isinf(limit.refused)
+    refused = limit.taken if is_open else limit.refused
+    return Row(
+        id="at-least" if is_open else "taken",
+        group=Group.LOAD,
+        params={"database": database, "clients": clients},
+        figure="task runs started in a second whose states are stored within a second",
+        unit=Unit.TASK_RUNS_PER_SECOND,
+        value=Interval(math.sqrt(limit.taken * refused), limit.taken, refused),
+        rounds=len(limit.steps),
+    )

@@ -8,12 +8,11 @@ stored is read there.
 
 from __future__ import annotations
 
-import itertools
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowgauge.measure.deployed import Site
+from flowgauge.measure.server_burst import Burst, stored_rates
 from flowgauge.measure.server_limit import Step
 from flowgauge.waiting import patience
 
@@ -31,8 +31,6 @@ _SHARE = 0.95
 """The share of states that must be stored in time."""
 _PAGE = 200
 _LOOK = 1.0
-_PARTS = 10
-"""In so many parts of a burst, of equally many task runs, the rate of storing is read."""
 _GIVE_UP = 10.0
 """Seconds without anything new on the server after which what is missing is lost."""
 
@@ -68,26 +66,6 @@ for line in sys.stdin:
 
 class LoadError(RuntimeError):
     """A client ended or did not answer."""
-
-
-@dataclass(frozen=True)
-class Burst:
-    """What a server did with task runs that were started as fast as clients could.
-
-    Attributes:
-        number: How many there were.
-        sent: Task runs that clients started in a second.
-        seconds: From the first start until the last state was stored.
-        stored: Task runs whose last state was stored in a second, in each tenth of them but the
-            first.
-        lost: How many states, events of states and logs the server never stored, in this order.
-    """
-
-    number: int
-    sent: float
-    seconds: float
-    stored: tuple[float, ...]
-    lost: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -267,23 +245,6 @@ class Clients:
             found.extend(page)
             if len(page) < _PAGE:
                 return found
-
-
-def stored_rates(moments: Sequence[float]) -> tuple[float, ...]:
-    """Return how many states a server stored in a second, in each tenth of them but the first.
-
-    Args:
-        moments: When each was stored, in seconds, in rising order.
-
-    Returns:
-        States per second; a part that was stored at one moment is left out.
-    """
-    ends = [round(len(moments) * part / _PARTS) for part in range(1, _PARTS + 1)]
-    return tuple(
-        (last - first) / (moments[last - 1] - moments[first - 1])
-        for first, last in itertools.pairwise(ends)
-        if first and moments[last - 1] > moments[first - 1]
-    )
 
 
 def _of(flow_runs: list[str]) -> dict[str, Any]:

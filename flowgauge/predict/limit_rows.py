@@ -10,7 +10,6 @@ from typing import Any
 
 from flowgauge.predict.held_out import Timed, compared
 from flowgauge.predict.limits import (
-    LargeRun,
     Part,
     batches_below,
     compute,
@@ -90,8 +89,8 @@ def _of_server(
         row = _computed(DROPPED, predictor.runner, params, figure, Interval.exact(dropped))
         yield replace(row, unit="tasks")
     for tasks in TASKS:
-        run = LargeRun(tasks, workers, TASK_SECONDS)
-        result = compute(run, predictor, stored)
+        mapped = Mapped(TASK_SECONDS, tasks, "native")
+        result = compute(mapped, workers, predictor, stored)
         alone = result.parts[result.limit]
         computed = _computed(
             STORED,

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from flowgauge.predict.advice import WORTH
 from flowgauge.predict.mapped import Mapped
@@ -22,11 +21,6 @@ from flowgauge.predict.simulation import Machine
 from flowgauge.results.interval import Interval
 from flowgauge.runners.table import RUNNERS
 
-if TYPE_CHECKING:
-    from flowgauge.predict.errors import Floats
-
-_SUBMIT, _TASK = 0, 1
-"""The places of these costs in the draws of a predictor."""
 MESSAGES, MOST_MESSAGES = 3, 10_000
 """The messages of a task run, one for each state, and how many each service of a server keeps until
 it has stored them. It drops those that come next (`prefect.server.utilities.messaging.memory`)."""
@@ -42,21 +36,6 @@ class Part(StrEnum):
     RUNNER = "runner"
     """The workers, apart from the work: what each task costs them."""
     WORK = "work"
-
-
-@dataclass(frozen=True)
-class LargeRun:
-    """A run of many equal tasks without edges.
-
-    Attributes:
-        tasks: How many tasks.
-        workers: How many of them run at once.
-        seconds: The seconds of work in each.
-    """
-
-    tasks: int
-    workers: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -79,27 +58,25 @@ class Computed:
         return max(self.parts, key=lambda part: self.parts[part])
 
 
-def compute(run: LargeRun, predictor: Predictor, server: Interval) -> Computed:
+def compute(mapped: Mapped, workers: int, predictor: Predictor, server: Interval) -> Computed:
     """Compute how long a large run takes, and each part of it.
 
     Args:
-        run: The run.
+        mapped: What is run, each call in a task run of its own.
+        workers: How many tasks run at once.
         predictor: That of the task runner.
         server: The task runs that the server stores in a second.
 
     Returns:
         What was computed. The server stores states while tasks run, and does not slow them down.
     """
-    mapped = Mapped(run.seconds, run.tasks, "native")
-    makespan, _ = mapped.makespan_interval(1, predictor.on(cluster(run.workers)))
-    storing = Interval(*(run.tasks / rate for rate in (server.median, server.high, server.low)))
+    makespan, _ = mapped.makespan_interval(1, predictor.on(cluster(workers)))
+    lengths = {Part.SERVER: for_server(server, workers)} | per_worker(predictor, workers)
+    parts = {part: mapped.tasks * length.median / workers for part, length in lengths.items()}
+    storing = lengths[Part.SERVER].scaled(mapped.tasks / workers)
     ends = zip(astuple(makespan), astuple(storing), strict=True)
-    rounds = math.ceil(run.tasks / run.workers)
-    each = {part: per_task.median for part, per_task in per_worker(predictor, run.workers).items()}
     return Computed(
-        parts={Part.SERVER: storing.median}
-        | {part: run.tasks * seconds / run.workers for part, seconds in each.items()}
-        | {Part.WORK: rounds * run.seconds},
+        parts=parts | {Part.WORK: math.ceil(mapped.tasks / workers) * mapped.seconds},
         makespan=makespan,
         stored=Interval(*(max(pair) for pair in ends)),
     )
@@ -122,8 +99,10 @@ def per_worker(predictor: Predictor, workers: int) -> dict[Part, Interval]:
         workers share the flow's interpreter, they take turns with it, and the task runner's part
         has the costs of both.
     """
-    submit, task = (_drawn(predictor, cost) for cost in (_SUBMIT, _TASK))
+    import numpy as np
+
     costs = predictor.costs
+    submit, task, *_ = (np.array(astuple(costs)) * np.exp(predictor.draws)).T
     if RUNNERS[predictor.runner].execution.one_interpreter:
         return {
             Part.RUNNER: around(workers * (costs.submit + costs.task), workers * (submit + task))
@@ -181,12 +160,3 @@ def dropped_from(predictor: Predictor, server: Interval, workers: int) -> float:
     each = max(length.median for length in per_worker(predictor, workers).values()) / workers
     kept_up = each * server.median
     return MOST_MESSAGES / MESSAGES / (1 - kept_up) if kept_up < 1 else math.inf
-
-
-def _drawn(predictor: Predictor, cost: int) -> Floats:
-    """Return draws of a cost, in seconds."""
-    import numpy as np
-
-    value = (predictor.costs.submit, predictor.costs.task)[cost]
-    drawn: Floats = value * np.exp(predictor.draws[:, cost])
-    return drawn

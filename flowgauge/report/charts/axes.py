@@ -45,15 +45,8 @@ def log_axis(values: Sequence[float], label: str, title: str | None = None) -> a
     Returns:
         The axis of the field `value`.
     """
-    low, high = min(values) / 1.4, max(values) * 1.4
-    return alt.X(
-        "value:Q",
-        title=title,
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(
-            values=_ticks(low, high), labelExpr=label, labelOverlap="greedy", labelSeparation=6
-        ),
-    )
+    scale, axis = _logarithmic(values, label)
+    return alt.X("value:Q", title=title, scale=scale, axis=axis)
 
 
 def log_height(values: Sequence[float], label: str, field: str) -> alt.Y:
@@ -67,12 +60,17 @@ def log_height(values: Sequence[float], label: str, field: str) -> alt.Y:
     Returns:
         The axis, without a title.
     """
+    scale, axis = _logarithmic(values, label)
+    return alt.Y(f"{field}:Q", title=None, scale=scale, axis=axis)
+
+
+def _logarithmic(values: Sequence[float], label: str) -> tuple[alt.Scale, alt.Axis]:
+    """Return the scale of an axis, and how its ticks look."""
     low, high = min(values) / 1.4, max(values) * 1.4
-    return alt.Y(
-        f"{field}:Q",
-        title=None,
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=_ticks(low, high), labelExpr=label, labelOverlap="greedy"),
+    ticks = _ticks(low, high)
+    return (
+        alt.Scale(type="log", domain=[low, high], nice=False),
+        alt.Axis(values=ticks, labelExpr=label, labelOverlap="greedy", labelSeparation=6),
     )
 
 

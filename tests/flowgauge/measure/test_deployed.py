@@ -48,6 +48,7 @@ class Overloaded(BaseHTTPRequestHandler):
 
 def test_only_what_changes_nothing_is_asked_again(tmp_path: Path) -> None:
     """A count that takes the database too long is asked for again; nothing is triggered twice."""
+    Overloaded.answered = 0
     with HTTPServer(("127.0.0.1", 0), Overloaded) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

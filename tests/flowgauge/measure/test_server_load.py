@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgauge.measure import server_load
-from flowgauge.measure.server_limit import LATEST, Step, find_limit
-from flowgauge.measure.server_load import LOGS, STATES, Clients, LoadError, stored_rates
+from flowgauge.measure.server_limit import LATEST, Step, find_limit, limit_row
+from flowgauge.measure.server_load import LOGS, STATES, Clients, LoadError
+from flowgauge.results.interval import Interval
 
 
 class Server:
@@ -77,19 +78,13 @@ def test_all_that_clients_send_is_counted(
         assert not more.is_taken
 
 
-@given(st.floats(1, 1e3), st.integers(20, 300))
-def test_the_rate_of_storing_is_that_of_each_part(rate: float, number: int) -> None:
-    """States that are stored at a steady rate have it in each tenth but the first."""
-    steady = [index / rate for index in range(number)]
-    assert stored_rates(steady) == pytest.approx([rate] * 9)
-    paused = [*steady, *(2 * steady[-1] + moment for moment in steady)]
-    assert min(stored_rates(paused)) < rate
-
-
-@pytest.mark.parametrize("moments", [[], [1.0], [2.0] * 50])
-def test_what_is_stored_at_one_moment_has_no_rate(moments: list[float]) -> None:
-    """Nothing, a single state, or one batch shows no rate."""
-    assert stored_rates(moments) == ()
+def test_a_limit_that_clients_did_not_reach_is_a_lower_bound() -> None:
+    """The row says so, and has no interval; otherwise it is between the two rates."""
+    found = limit_row(find_limit(Server(40.0).offer, first=10.0), "SQLite", 2)
+    assert (found.id, found.params) == ("taken", {"database": "SQLite", "clients": 2})
+    assert found.value.low <= 40 < found.value.high
+    open_ended = limit_row(find_limit(Server(1e4, sent=30.0).offer, first=10.0), "SQLite", 2)
+    assert (open_ended.id, open_ended.value) == ("at-least", Interval.exact(30.0))
 
 
 @pytest.mark.e2e
