@@ -33,7 +33,7 @@ from prefect.task_runners import TaskRunner
 from prefect.utilities.annotations import opaque, quote
 
 from flowgauge.runners.process_pool import preloaded_context
-from flowgauge.waiting import patience
+from flowgauge.waiting import patience, wait_until
 from patterns.caching.large_results import (
     Stored,
     compare_stations,
@@ -434,22 +434,26 @@ def test_persisted_results_stay_in_memory() -> None:
 
     made: list[weakref.ref[Table]] = []
 
-    def make_table(in_memory: bool) -> Table:
+    def make_table(kept: bool) -> Table:
         table = Table()
         made.append(weakref.ref(table))
         return table
 
     @flow
     def makes() -> list[bool]:
-        for in_memory in (True, False):
-            options: Any = {"persist_result": True, "cache_result_in_memory": in_memory}
-            task(**options)(make_table).submit(in_memory).wait()
+        for kept in (True, False):
+            options: Any = {"persist_result": True, "cache_result_in_memory": kept}
+            task(**options)(make_table).submit(kept).wait()
+        # A worker's thread may still hold the last result for a moment.
+        wait_until(lambda: not in_memory()[1])
+        return in_memory()
+
+    def in_memory() -> list[bool]:
         gc.collect()
-        return [each() is not None for each in made]
+        return [table() is not None for table in made]
 
     assert makes() == [True, False]
-    gc.collect()
-    assert [each() is not None for each in made] == [False, False]
+    wait_until(lambda: in_memory() == [False, False])
 
 
 @pytest.mark.fact(NAME, "block")
