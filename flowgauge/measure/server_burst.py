@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flowgauge.measure.intervals import median_interval
 from flowgauge.results.interval import Interval
 from flowgauge.results.rows import Group, Row, Unit
-
-_PARTS = 10
-"""In so many parts of a burst, of equally many task runs, the rate of storing is read."""
 
 
 @dataclass(frozen=True)
@@ -24,33 +19,18 @@ class Burst:
         number: How many there were.
         sent: Task runs that clients started in a second.
         seconds: From the first start until the last state was stored.
-        stored: Task runs whose last state was stored in a second, in each tenth of them but the
-            first.
         lost: How many states, events of states and logs the server never stored, in this order.
     """
 
     number: int
     sent: float
     seconds: float
-    stored: tuple[float, ...]
     lost: tuple[int, int, int]
 
-
-def stored_rates(moments: Sequence[float]) -> tuple[float, ...]:
-    """Return how many states a server stored in a second, in each tenth of them but the first.
-
-    Args:
-        moments: When each was stored, in seconds, in rising order.
-
-    Returns:
-        States per second; a part that was stored at one moment is left out.
-    """
-    ends = [round(len(moments) * part / _PARTS) for part in range(1, _PARTS + 1)]
-    return tuple(
-        (last - first) / (moments[last - 1] - moments[first - 1])
-        for first, last in itertools.pairwise(ends)
-        if first and moments[last - 1] > moments[first - 1]
-    )
+    @property
+    def stored(self) -> float:
+        """Task runs whose last state the server stored, per second of the burst."""
+        return (self.number - self.lost[0]) / self.seconds
 
 
 def burst_rows(burst: Burst, database: str) -> Iterator[Row]:
@@ -80,7 +60,7 @@ def burst_rows(burst: Burst, database: str) -> Iterator[Row]:
         id="stored",
         figure="task runs of a burst whose states are stored in a second",
         unit=Unit.TASK_RUNS_PER_SECOND,
-        value=median_interval(burst.stored),
-        rounds=len(burst.stored),
+        value=Interval.exact(burst.stored),
+        rounds=1,
         **labels,
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowgauge.measure.deployed import Site
-from flowgauge.measure.server_burst import Burst, stored_rates
+from flowgauge.measure.server_burst import Burst
 from flowgauge.measure.server_limit import Step
 from flowgauge.waiting import patience
 
@@ -160,11 +160,8 @@ class Clients:
         """
         sent = self._send(math.inf, number)
         lost = self._lost(sent)
-        times = self._times(sent)
-        moments = sorted(stored for *_, stored in times)
-        begin = min((started for started, *_ in times), default=0.0)
-        end = moments[-1] if moments else begin
-        return Burst(sent.number, sent.rate, end - begin, stored_rates(moments), lost)
+        starts, _, stored = zip(*self._times(sent), strict=True)
+        return Burst(sent.number, sent.rate, max(stored) - min(starts), lost)
 
     def _send(self, rate: float, number: int) -> _Sent:
         """Let each client start a number of task runs, at a rate of all clients together."""

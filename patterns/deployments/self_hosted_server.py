@@ -36,6 +36,11 @@ Guarantees:
         port and database; its worker continues too, and executes a run that is scheduled
         afterwards.
 
+Prefect:
+    rounded-down (3.8, 3.9): `PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL` is rounded
+        down to whole seconds. Below one it is none: a server that has nothing to do keeps a core
+        busy.
+
 Not for:
     A permanent service: `prefect_server` is for a program or a test that has its own server for as
     long as it runs. For a service let systemd or a container run `prefect server start`, with the

@@ -7,7 +7,9 @@ import asyncio
 import errno
 import importlib.metadata
 import json
+import logging
 import os
+import re
 import runpy
 import signal
 import socket
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +31,11 @@ import asyncpg  # type: ignore[import-untyped]
 import httpx
 import psutil
 import pytest
+from prefect.server.services.task_run_recorder import TaskRunRecorder
+from prefect.settings import (
+    PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL,
+    temporary_settings,
+)
 
 from flowgauge.catalogue.catalogue import catalogue_root, find_pattern
 from flowgauge.waiting import patience, wait_until
@@ -484,6 +492,34 @@ def test_waiting_for_a_server_always_ends(tmp_path: Path, program: str, patience
                 wait_until_it_answers(process, api, tmp_path / "server.log", patience)
         finally:
             process.kill()
+
+
+@pytest.mark.fact(NAME, "rounded-down")
+def test_an_interval_below_a_second_keeps_a_core_busy(caplog: pytest.LogCaptureFixture) -> None:
+    """The part of a server that stores task runs never sleeps if its interval is half a second."""
+
+    async def seconds_of_core() -> float:
+        recorder = TaskRunRecorder()
+        running = asyncio.create_task(recorder.start())
+        await recorder.started_event.wait()
+        before = time.thread_time()
+        await asyncio.sleep(0.3)
+        used = time.thread_time() - before
+        running.cancel()
+        await asyncio.wait([running])
+        return used
+
+    def used_with(interval: float) -> float:
+        with temporary_settings(
+            {PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL: interval}
+        ):
+            return asyncio.run(seconds_of_core())
+
+    caplog.set_level(logging.INFO, "prefect.server.services.task_run_recorder")
+    idle, busy = used_with(1.9), used_with(0.5)
+    said = [re.findall(r"flush every (\S+) seconds", each) for each in caplog.messages]
+    assert [word for words in said for word in words] == ["1", "0"]
+    assert busy > 5 * idle
 
 
 def test_the_packages_of_the_server_are_bounded_as_in_the_project() -> None:
