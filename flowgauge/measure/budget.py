@@ -15,6 +15,8 @@ MAX_ROUNDS = 200
 """The most rounds of one benchmark; so many are precise, or more would not help."""
 _FAR = 4
 """How far from 1 a ratio must be, in units of the precision, to be no question of precision."""
+_MOST_SHARES = 4
+"""How many times its share of the time a benchmark may use, if others left so much."""
 LEAST_TO_JUDGE = 6
 """The fewest rounds whose smallest and largest hold the true median with 95 % confidence."""
 
@@ -60,6 +62,32 @@ class Budget:
         ratio = _ends([ours / theirs for ours, theirs in zip(times, references, strict=True)])
         far = _FAR * self.precision
         return ratio.high < 1 - far or ratio.low > 1 + far or ratio.half_width <= self.precision
+
+
+@dataclass
+class SharedTime:
+    """The time of all benchmarks of a run: what some don't use others may.
+
+    Attributes:
+        left: Seconds that were left so far.
+    """
+
+    left: float = 0.0
+
+    def most(self, share: float) -> float:
+        """Return how long the next benchmark may measure.
+
+        Args:
+            share: The seconds that each may use.
+
+        Returns:
+            Its share, and of what is left as much as makes a few shares.
+        """
+        return share + min(max(self.left, 0.0), (_MOST_SHARES - 1) * share)
+
+    def use(self, share: float, seconds: float) -> None:
+        """Note how long a benchmark measured."""
+        self.left += share - seconds
 
 
 def _ends(sample: Sequence[float]) -> Interval:

@@ -66,7 +66,8 @@ TEST_WORKERS = 2
 _MEASURING = ("only", "enable", "json", "save", "autosave", "compare", "histogram", "cprofile")
 """The options of pytest-benchmark, without `benchmark_`, that ask for measurements."""
 FULL_ROUNDS, FULL_SECONDS = 10, 5.0
-"""The minimum number of rounds of each benchmark with `--flow-full`, and the time for more."""
+"""The minimum number of rounds of each benchmark with `--flow-full`, and its share of the time for
+more."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowgauge.measure.budget import Budget
+from flowgauge.measure.budget import Budget, SharedTime
 from flowgauge.measure.load import Load, load_now, peak_memory_mib
 from flowgauge.measure.pairs import Rounds, row
 from flowgauge.plugin.elsewhere import elsewhere
@@ -81,6 +81,7 @@ class BenchmarkRecorder:
         self.starts: list[Start] = []
         self.report: Report | None = None
         self.progress = RunProgress({})
+        self.shared_time = SharedTime()
         self._passed: set[str] = set()
         self._load: Load | None = None
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget
+from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget, SharedTime
 from flowgauge.measure.intervals import median_interval
 
 PATIENT = Budget(min_rounds=1, max_time=1e9)
@@ -89,3 +89,25 @@ def test_a_ratio_near_one_must_be_precise(times: float, is_enough: bool) -> None
     references = [1.0, 1.2, 0.8] * 4
     assert PATIENT.is_used([times] * 12, 0.0, references) == is_enough
     assert PATIENT.is_used([times] * 12, 0.0, [1.0] * 12)
+
+
+@given(st.floats(0.1, 10), st.lists(st.floats(0, 1), max_size=50))
+def test_all_benchmarks_together_use_their_shares_at_most(
+    share: float, wanted: list[float]
+) -> None:
+    """A benchmark may use what others left, up to four shares, and never less than its own."""
+    time, used = SharedTime(), 0.0
+    for number, part in enumerate(wanted):
+        most = time.most(share)
+        left = number * share - used
+        assert most == pytest.approx(min(share + left, 4 * share))
+        time.use(share, part * most)
+        used += part * most
+    assert used <= len(wanted) * share * 1.000001
+
+
+def test_a_benchmark_that_took_too_long_takes_nothing_from_others() -> None:
+    """Slow work whose minimum number of rounds takes longer than its share leaves others theirs."""
+    time = SharedTime()
+    time.use(1.0, 30.0)
+    assert time.most(1.0) == 1.0
