@@ -33,10 +33,9 @@ from flowgauge.runners.table import LEAN, RUNNERS, BaselineKind, names_where
 from flowgauge.workflows.kernels import Speeds, expected, work
 from patterns.task_runners.chunked_map import chunked_map, values
 
-TASKS = {"quick": (200, 20), "full": (1000, 100)}
+TASKS = 100, 10
 """Tasks of a map on a lean runner and on a stock one, which takes ten times as long per task."""
-ROUNDS = {"quick": 2, "full": 4}
-FAN_OUT = 10_000
+ROUNDS = {"quick": 2, "full": 16}
 FLOW_RUNS = 50
 SETTLED_RUNS = 10
 """Flow runs after which the memory of a worker must not grow any more."""
@@ -78,11 +77,6 @@ def add_one_later(number: int, seconds: float) -> int:
 def next_number(number: int) -> int:
     """Return the next number, without Prefect."""
     return number + 1
-
-
-def profile(paired: Paired) -> str:
-    """Return the name of this run's profile."""
-    return "full" if paired.recorder.full else "quick"
 
 
 def seconds_inside(task_runner: TaskRunner[Any], body: Callable[[], None]) -> float:
@@ -189,7 +183,7 @@ def test_map(
 ) -> None:
     """The cost of a task of a map relative to the stock runner and to the baseline of both."""
     paired.benchmark.group = Group.LEAN
-    many, few = map(paired.size, TASKS[profile(paired)])
+    many, few = map(paired.size, TASKS)
     stock_name = RUNNERS[runner_name].stock
     stock = started_runners.task_runner(stock_name)
     bare: list[float] = []
@@ -197,7 +191,7 @@ def test_map(
     ours: list[float] = []
     twice: list[float] = []
     paired.benchmark.pedantic(lambda: None)
-    for _ in range(paired.size(ROUNDS[profile(paired)])):
+    for _ in range(paired.size(ROUNDS["full" if paired.recorder.full else "quick"])):
         start = time.perf_counter()
         assert baseline.map(next_number, range(many)) == list(range(1, many + 1))
         bare.append((time.perf_counter() - start) / many)
@@ -220,24 +214,6 @@ def test_map(
             reference=reference,
             **common,
         )
-
-
-@on_lean_dask
-@pytest.mark.full
-def test_fan_out(paired: Paired, task_runner: TaskRunner[Any], runner_name: str) -> None:
-    """The cost of a task among ten thousand independent ones."""
-    number = paired.size(FAN_OUT)
-    paired.benchmark.group = Group.LEAN
-    paired.benchmark.pedantic(lambda: None)
-    paired.keep(
-        Rounds((seconds_of_task(task_runner, number),), ()),
-        id="fan-out",
-        group=Group.LEAN,
-        runner=runner_name,
-        figure="time per task of a map",
-        params={"tasks": number},
-        reference=None,
-    )
 
 
 @on_lean_and_threads

@@ -52,11 +52,10 @@ FEATURES: dict[str, Submit] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure one kernel without edges in a quick run, and all combinations in a full one."""
+    """Measure one kernel without edges in a quick run; all kernels, edges, features in a full."""
     full = metafunc.config.getoption("flow_full")
     values = {
         "kernel": KERNELS if full else KERNELS[:1],
-        "shape": ("trivial", *EDGES) if full else (),
         "edges": EDGES if full else (),
         "feature": FEATURES if full else (),
     }
@@ -76,24 +75,30 @@ def test_metg(
 
 @pytest.mark.runners(*STOCK)
 def test_metg_with_edges(
-    metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel, edges: str
+    metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str, edges: str
 ) -> None:
     """The same for tasks that need the results of others."""
-    metg.flow(MetgCase(runner_name, kernel, edges), task_runner)
+    metg.flow(MetgCase(runner_name, "native", edges), task_runner)
 
 
+@pytest.mark.full
 @pytest.mark.runners(*STOCK)
-def test_metg_of_baselines(
-    metg: MetgBenchmark, baseline: Baseline, kernel: Kernel, shape: str
-) -> None:
+def test_metg_of_baselines(metg: MetgBenchmark, baseline: Baseline, kernel: Kernel) -> None:
     """The same for the baselines of the task runners."""
-    case = MetgCase(baseline.name, kernel, shape)
+    case = MetgCase(baseline.name, kernel, "trivial")
     is_pool = baseline.name in (BaselineKind.THREADS, BaselineKind.PROCESSES)
-    probes = MORE_PROBES if is_pool and shape == "trivial" else None
+    probes = MORE_PROBES if is_pool else None
     metg(case, lambda graph: baseline.run(graph, metg.speeds), probes)
 
 
-@pytest.mark.runners(*(name for name in STOCK if not RUNNERS[name].starts_workers))
+@pytest.mark.runners(*STOCK)
+def test_metg_of_baselines_with_edges(metg: MetgBenchmark, baseline: Baseline, edges: str) -> None:
+    """The same for tasks that need the results of others."""
+    case = MetgCase(baseline.name, "native", edges)
+    metg(case, lambda graph: baseline.run(graph, metg.speeds))
+
+
+@pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].in_process))
 def test_metg_with_a_feature(
     metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str, feature: str
 ) -> None:

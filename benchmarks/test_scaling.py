@@ -19,14 +19,15 @@ from flowgauge.runners.table import COMMON, RUNNERS, STOCK, BaselineKind
 from flowgauge.workflows.kernels import Speeds
 from flowgauge.workflows.shapes import payload_chain, shape
 
-TASKS = (10, 100, 1000, 10_000)
+TASKS = (10, 100, 1000)
 FEW_TASKS = (1, 2)
-BYTES = (0, 10**3, 10**5, 10**6, 10**7, 10**8)
+BYTES = (0, 10**6, 10**7, 10**8)
 FEW_BYTES = (0, 10**3)
 LONGEST = 60.0
 """The longest that a round may be expected to take, in seconds; a longer one is not run."""
-ROUNDS, NOISE_ROUNDS = 2, 6
-"""The fewest rounds with a number of workers, and the rounds of a noise row."""
+ROUNDS = 6
+"""The rounds with a number of workers, each relative to one of those with one worker, and the
+rounds of a noise row."""
 RESULTS = 4
 """The number of results that are passed from task to task."""
 PER_WORKER = 4
@@ -90,7 +91,7 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
     for number in numbers:
         workflow = shape("trivial", number, 1)
         if number == numbers[0]:
-            in_pairs = Budget(2 * NOISE_ROUNDS, max_time=0.0)
+            in_pairs = Budget(2 * ROUNDS, max_time=0.0)
             twice = seconds_of_rounds(task_runner, workflow, scaling.speeds, in_pairs)
             scaling.keep_noise(twice, per=number, figure="time per task run")
         budget = scaling.paired.budget(1)
@@ -134,7 +135,7 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
         number = PER_WORKER * (most if kind == "strong" else workers)
         workflow = shape("trivial", number, 1, seconds=work_seconds, kernel="native")
         with runner_of_width(started_runners, scaling.runner, workers) as task_runner:
-            budget = scaling.paired.budget(ROUNDS)
+            budget = Budget(scaling.paired.size(ROUNDS), max_time=0.0)
             seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, budget)
         of_one = of_one or seconds
         scaling.keep(

@@ -41,8 +41,7 @@ Costs:
     Rows `map` and `map-vs-baseline` of the report, under "What do the lean task runners save?":
     `lean-dask` compared with `dask-processes`, and with the pool that both are built on. The costs
     that are left, and where they arise: rows `processor-time-flow`, `processor-time-workers` and
-    `processor-time-server`. Rows `fan-out` and `memory`: 10,000 tasks at once, and a worker after
-    50 flow runs.
+    `processor-time-server`. Row `memory`: a worker after 50 flow runs.
 
 Sources:
     - https://docs.prefect.io/integrations/prefect-dask
