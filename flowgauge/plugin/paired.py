@@ -96,22 +96,18 @@ class Paired:
                 before them, in which memory is measured, is then left out without `--flow-full`.
         """
         self.benchmark.group = group
-        budget, shared = self.recorder.budget, self.recorder.shared_time
-        share = budget.max_time
-        if self.recorder.full:
-            budget = replace(budget, max_time=shared.most(share))
         try:
             times = paired_rounds(
                 self.benchmark,
                 candidate,
                 reference,
                 check,
-                rounds or budget,
+                rounds or self.recorder.shared_budget,
                 warm_up=self.recorder.full,
             )
         except Mistake as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
-        shared.use(share, sum(times.candidate) + sum(times.reference))
+        self.recorder.use_time(sum(times.candidate) + sum(times.reference))
         self.keep(
             times,
             per=per,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class BenchmarkRecorder:
         self.starts: list[Start] = []
         self.report: Report | None = None
         self.progress = RunProgress({})
-        self.shared_time = SharedTime()
+        self._shared_time = SharedTime()
         self._passed: set[str] = set()
         self._load: Load | None = None
 
@@ -98,6 +98,17 @@ class BenchmarkRecorder:
             max_time=float(self.config.getoption("benchmark_max_time")),
             precision=float(self.config.getoption("flow_precision")) / 100,
         )
+
+    @property
+    def shared_budget(self) -> Budget:
+        """The budget of the next benchmark: in a full run also the time that others left."""
+        share = self.budget.max_time
+        most = self._shared_time.most(share) if self.full else share
+        return replace(self.budget, max_time=most)
+
+    def use_time(self, seconds: float) -> None:
+        """Note how long a benchmark measured, so that others may use what it left."""
+        self._shared_time.use(self.budget.max_time, seconds)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """When resuming, deselect what is already measured, and take over those rows."""

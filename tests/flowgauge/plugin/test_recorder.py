@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS
+from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget
+from flowgauge.plugin.recorder import BenchmarkRecorder
 from flowgauge.results.rows import Results
 
 BENCHMARK = """
@@ -119,6 +123,39 @@ def test_a_benchmark_ends_when_it_is_precise(
     project.runpytest_subprocess("--benchmark-only", f"--flow-precision={percent}")
     (row,) = Results.load(project.path / "reports" / "latest" / "results.json").rows
     assert row.rounds == (LEAST_TO_JUDGE if is_early else MAX_ROUNDS)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_full_run_shares_its_time(is_full: bool, tmp_path: Path) -> None:
+    """In a full run, and only there, a benchmark may use the time that others left."""
+    options = {
+        "benchmark_min_rounds": 5,
+        "benchmark_max_time": 2.0,
+        "flow_precision": "5",
+        "flow_full": is_full,
+    }
+    config: Any = SimpleNamespace(getoption=options.get)
+    recorder = BenchmarkRecorder(config, 2, tmp_path)
+    assert recorder.shared_budget == recorder.budget == Budget(5, 2.0, 0.05)
+    recorder.use_time(0.5)
+    assert recorder.shared_budget.max_time == (3.5 if is_full else 2.0)
+
+
+def test_a_benchmark_measures_for_the_shared_time(project: pytest.Pytester) -> None:
+    """A benchmark does the rounds of the budget that all share, and tells how long it took."""
+    project.makeconftest(
+        """
+        from flowgauge.measure.budget import Budget
+        from flowgauge.plugin.recorder import BenchmarkRecorder
+
+        BenchmarkRecorder.shared_budget = Budget(8, 0.0)
+        BenchmarkRecorder.use_time = lambda self, seconds: print("took", seconds > 0)
+        """
+    )
+    result = project.runpytest_subprocess("--benchmark-only", "-s")
+    (row,) = Results.load(project.path / "reports" / "latest" / "results.json").rows
+    assert row.rounds == 8
+    result.stdout.fnmatch_lines(["*took True*"])
 
 
 @pytest.mark.nightly
