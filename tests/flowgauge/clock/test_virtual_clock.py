@@ -33,6 +33,7 @@ from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.clock.virtual_clock import virtual_clock as virtual_clock_of
 from flowgauge.plugin.session import run_home
 from flowgauge.waiting import patience, wait_until
+from tests.flowgauge.clock.told import assert_told, is_told
 
 HOUR = 3600.0
 SECOND = datetime.timedelta(seconds=1)
@@ -630,11 +631,12 @@ def test_a_wait_for_something_else_is_reported(
     import flowgauge.clock.coordinator as coordinator
 
     monkeypatch.setattr(coordinator, "REPORT_AFTER", 0.2)
+    words = "'fail_once' waited in real time for task 'outside_work'", "test_virtual_clock.py"
 
     @task
     def outside_work() -> None:
         # It is reported only if a check falls into this time, so wait until one does.
-        while not virtual_clock.unskipped:
+        while not is_told(virtual_clock, *words):
             time.sleep(0.05)
 
     @flow(task_runner=threads())
@@ -643,9 +645,4 @@ def test_a_wait_for_something_else_is_reported(
         wait(futures)
 
     hold_up()
-    assert any(
-        "'fail_once' waited in real time for task 'outside_work'" in sentence
-        and "test_virtual_clock.py" in sentence
-        for sentence in virtual_clock.unskipped
-    )
-    virtual_clock.unskipped.clear()
+    assert_told(virtual_clock, *words)

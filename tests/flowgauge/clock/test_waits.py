@@ -41,6 +41,7 @@ from prefect.transactions import IsolationLevel
 
 from flowgauge.clock.virtual_clock import VirtualClock
 from flowgauge.waiting import wait_until
+from tests.flowgauge.clock.told import OF_THE_TEST, assert_told, is_told
 
 HOUR = 3600.0
 
@@ -66,12 +67,6 @@ def approve() -> None:
 def is_paused(run: FlowRun) -> bool:
     """Return whether a flow run is paused."""
     return run.state is not None and run.state.is_paused()
-
-
-def assert_told(clock: VirtualClock, words: str) -> None:
-    """Check that the clock could not skip something, and take the warning back."""
-    assert any(words in sentence for sentence in clock.unskipped), clock.unskipped
-    clock.unskipped.clear()
 
 
 @flow
@@ -122,7 +117,7 @@ def test_someone_who_takes_time_is_waited_for(virtual_clock: VirtualClock) -> No
 
     def decide() -> None:
         # It is told only if a check falls into this time, so wait until one does.
-        while not virtual_clock.unskipped:
+        while not is_told(virtual_clock, OF_THE_TEST):
             time.sleep(0.05)
         approve()
 
@@ -130,14 +125,14 @@ def test_someone_who_takes_time_is_waited_for(virtual_clock: VirtualClock) -> No
     approver.start()
     assert publish() == "published"
     approver.join()
-    assert_told(virtual_clock, "'publish' waited in real time for code of the test, which is at ")
+    assert_told(virtual_clock, f"'publish' {OF_THE_TEST}")
 
 
 def test_a_coroutine_that_sleeps_is_waited_for(virtual_clock: VirtualClock) -> None:
     """A coroutine of the test that sleeps next to a flow still approves it."""
 
     async def approve_later() -> None:
-        while not virtual_clock.unskipped:
+        while not is_told(virtual_clock, OF_THE_TEST):
             await asyncio.sleep(0.05)
         async with get_client() as client:
             await client.resume_flow_run(UUID(begun.get() or ""))
@@ -146,7 +141,7 @@ def test_a_coroutine_that_sleeps_is_waited_for(virtual_clock: VirtualClock) -> N
         return list(await asyncio.gather(publish_async(), approve_later()))
 
     assert asyncio.run(both()) == ["published", None]
-    assert_told(virtual_clock, "waited in real time for code of the test, which is at ")
+    assert_told(virtual_clock, OF_THE_TEST)
 
 
 @flow

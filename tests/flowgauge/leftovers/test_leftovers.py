@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -612,16 +613,21 @@ def test_watching_a_clean_test_is_cheap(tmp_path: Path, monkeypatch: pytest.Monk
     It lists folders at most nine times, inspects no single process and collects no garbage.
     """
     looks: list[str] = []
-    monkeypatch.setattr(gc, "collect", lambda: looks.append("garbage"))
-    monkeypatch.setattr(psutil, "Process", lambda pid: looks.append("a process"))
     listdir, here = os.listdir, threading.get_ident()
 
-    def listed(path: str) -> list[str]:
-        if threading.get_ident() == here:  # threads of earlier tests may list folders, too
-            looks.append("a folder")
-        return listdir(path)
+    def count(module: Any, name: str, what: str) -> None:
+        function = getattr(module, name)
 
-    monkeypatch.setattr(os, "listdir", listed)
+        def counted(*args: Any) -> Any:
+            if threading.get_ident() == here:  # threads of earlier tests look at things, too
+                looks.append(what)
+            return function(*args)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(gc, "collect", "garbage")
+    count(psutil, "Process", "a process")
+    count(os, "listdir", "a folder")
     watch = LeftoverWatch(Folders(tmp_path, lambda: (), alone=True))
     assert watch.left() == {}
     assert watch.appeared() == []
