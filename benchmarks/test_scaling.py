@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,10 @@ class Scaling:
         paired.benchmark.group = Group.SCALING
         paired.benchmark.pedantic(lambda: None)
 
+    def rounds(self, number: int) -> Budget:
+        """Return the budget of a fixed number of rounds; a single one if nothing is timed."""
+        return replace(self.paired.budget(number), max_time=0.0)
+
     def keep(
         self, seconds: tuple[float, ...], of_one: tuple[float, ...] = (), **labels: Any
     ) -> None:
@@ -91,7 +96,7 @@ def test_tasks(scaling: Scaling, task_runner: TaskRunner[Any], numbers: tuple[in
     for number in numbers:
         workflow = shape("trivial", number, 1)
         if number == numbers[0]:
-            in_pairs = Budget(2 * ROUNDS, max_time=0.0)
+            in_pairs = scaling.rounds(2 * ROUNDS)
             twice = seconds_of_rounds(task_runner, workflow, scaling.speeds, in_pairs)
             scaling.keep_noise(twice, per=number, figure="time per task run")
         budget = scaling.paired.budget(1)
@@ -135,8 +140,8 @@ def test_workers(scaling: Scaling, started_runners: StartedRunners, kind: str) -
         number = PER_WORKER * (most if kind == "strong" else workers)
         workflow = shape("trivial", number, 1, seconds=work_seconds, kernel="native")
         with runner_of_width(started_runners, scaling.runner, workers) as task_runner:
-            budget = Budget(scaling.paired.size(ROUNDS), max_time=0.0)
-            seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, budget)
+            rounds = scaling.rounds(ROUNDS)
+            seconds = seconds_of_rounds(task_runner, workflow, scaling.speeds, rounds)
         of_one = of_one or seconds
         scaling.keep(
             seconds,

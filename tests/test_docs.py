@@ -16,6 +16,7 @@ from prefect import flow, task
 
 import flowgauge
 import flowgauge.strategies as strategies
+from benchmarks.what_breaks_first import SERVERS
 from docs.from_code import fixtures, marks, options, write_catalogue
 from flowgauge.catalogue.catalogue import load_catalogue
 from flowgauge.catalogue.stamp import unstamped
@@ -90,6 +91,12 @@ def test_advice_comes_from_the_reference_run(
         done.stdout,
         re.MULTILINE,
     )
+
+
+def test_the_settings_for_large_runs_are_those_that_are_measured() -> None:
+    """A server with the settings on the page is the one in batches of the benchmark."""
+    exported = blocks("console", CHOOSING)[4].replace("export ", "").split()
+    assert dict(line.split("=") for line in exported) == SERVERS["SQLite, in batches"]
 
 
 def test_ones_own_flow_run_is_traced_and_advised_on(

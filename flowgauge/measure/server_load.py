@@ -156,11 +156,14 @@ class Clients:
             What the server did with them.
 
         Raises:
-            LoadError: If a client ended.
+            LoadError: If a client ended, or nothing was stored.
         """
         sent = self._send(math.inf, number)
         lost = self._lost(sent)
-        starts, _, stored = zip(*self._times(sent), strict=True)
+        times = self._times(sent)
+        if not times:
+            raise LoadError(f"the server stored none of {sent.number} task runs")
+        starts, _, stored = zip(*times, strict=True)
         return Burst(sent.number, sent.rate, max(stored) - min(starts), lost)
 
     def _send(self, rate: float, number: int) -> _Sent:
