@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["noise_experiments", "what_breaks_first"])
+@pytest.mark.parametrize("name", ["advice_error", "noise_experiments", "what_breaks_first"])
 def test_each_of_its_benchmarks_runs_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `--benchmark-only` nothing is timed, and each answer is checked."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

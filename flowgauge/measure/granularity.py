@@ -96,6 +96,7 @@ class Granularity:
         speeds: The iterations of each kernel in a second.
         workers: How many tasks run at once.
         rounds: How often each amount of work is run.
+        noise_rounds: How often tasks without work are compared with themselves.
         clock: Returns the time in seconds.
         settle: Called after each run, before anything else is timed.
         steps: The most tasks that each worker does in a run; more where tasks are quick.
@@ -109,6 +110,7 @@ class Granularity:
     speeds: Speeds
     workers: int
     rounds: int
+    noise_rounds: int = 1
     clock: Callable[[], float] = time.perf_counter
     settle: Callable[[], object] = wait_until_quiet
     steps: int = field(init=False)
@@ -257,7 +259,7 @@ def _noise_rows(measured: Granularity) -> list[Row]:
         return []
     workflow = measured.workflow(0.0)
     share = measured.workers / len(workflow.tasks)
-    times = [share * measured._seconds(workflow) for _ in range(2 * measured.rounds)]
+    times = [share * measured._seconds(workflow) for _ in range(2 * measured.noise_rounds)]
     labels = noise_of(Group.METG) | {"id": "metg", "runner": case.runner, "figure": _FIGURE}
     return [row(Rounds(tuple(times[1::2]), tuple(times[::2])), per=1, **labels)]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _LONGEST, _LONGEST_WITHOUT_EDGES = 0.6, 1.0
 """The longest tasks tried, in seconds of work: in general, and where METG(90 %) is looked for
 without edges."""
+_NOISE_ROUNDS = 8
+"""The rounds of the A/A row of a full run, in which they take three seconds on each runner."""
 
 
 class MetgBenchmark:
@@ -60,7 +62,15 @@ class MetgBenchmark:
         rare = bool(case.feature) or _is_rare(case.runner)
         thorough = full and case.shape == "trivial" and not rare
         effort = 3 if thorough else 2
-        granularity = Granularity(case, run, self.pool, self.speeds, self.workers, effort)
+        granularity = Granularity(
+            case,
+            run,
+            self.pool,
+            self.speeds,
+            self.workers,
+            rounds=effort,
+            noise_rounds=_NOISE_ROUNDS if full else effort,
+        )
         longest = _LONGEST_WITHOUT_EDGES if thorough else _LONGEST
         self.paired.add(measure_case(granularity, longest, targets, probes or effort))
 

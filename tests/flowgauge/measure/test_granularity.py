@@ -89,7 +89,15 @@ class Machine(Executor):
         """Return a measurement of a task runner on this machine."""
         run = self.runner(overhead)
         return Granularity(
-            cell, run, self, SPEEDS, WORKERS, rounds=3, clock=self.clock, settle=self.settle
+            cell,
+            run,
+            self,
+            SPEEDS,
+            WORKERS,
+            rounds=3,
+            noise_rounds=5,
+            clock=self.clock,
+            settle=self.settle,
         )
 
 
@@ -263,7 +271,7 @@ def test_the_plain_case_of_a_runner_measures_its_noise(
     noise = [row for row in found if row.group == "noise"]
     assert len(noise) == rows
     for row in noise:
-        assert (row.params, row.runner, row.rounds) == ({"of": "metg"}, "slow", 3)
+        assert (row.params, row.runner, row.rounds) == ({"of": "metg"}, "slow", 5)
         assert row.ratio is not None
         assert row.ratio.median == pytest.approx(1)
         (idle,) = (each for each in found if each.params.get("work_seconds") == 0)

@@ -1,5 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of `flowgauge advise`, on workflows that its costs were not fitted to."""
+"""The error of `flowgauge advise`, on workflows that its costs were not fitted to.
+
+Not part of the suite, because it takes ten minutes:
+
+    uv run pytest benchmarks/advice_error.py --benchmark-only --flow-full \
+        --flow-report-dir reports/advice
+
+Its results are the rows of the group `prediction`: for each workflow and task runner the measured
+makespan with the predicted one relative to it, then how many makespans were in their intervals, and
+how often the advised task runner was about the best.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +36,7 @@ from flowgauge.workflows.shapes import random_layered, shape
 from flowgauge.workflows.wfformat import load_workflow
 from flowgauge.workflows.workflow import Kernel, Workflow
 
-ROUNDS = 3
+ROUNDS = 8
 FITTED: tuple[tuple[str, int, float, Kernel], ...] = (
     ("trivial", 6, 0.0, "native"),
     ("trivial", 6, 0.03, "native"),
@@ -54,16 +64,10 @@ SECONDS = 0.8
 """The lower bound that a trace is scaled to."""
 
 
-# Other workflows must be measured before any can be predicted.
-pytestmark = pytest.mark.full
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure only in a full run, because it takes minutes; one workflow if nothing is timed."""
-    timed = measures(metafunc.config)
-    values = [HELD_OUT if timed else HELD_OUT[:1]]
-    values = values if metafunc.config.getoption("flow_full") or not timed else []
-    metafunc.parametrize("generated", values, ids=["all"] if values else None)
+@pytest.fixture
+def generated(pytestconfig: pytest.Config) -> tuple[Workflow, ...]:
+    """Return the workflows to predict; one if nothing is timed."""
+    return HELD_OUT if measures(pytestconfig) else HELD_OUT[:1]
 
 
 @pytest.mark.runners(*COMMON)
@@ -97,7 +101,7 @@ def test_prediction(
             bare_pool,
             speeds,
             workers,
-            ROUNDS,
+            paired.size(ROUNDS),
         )
         split = len(fitted)
         machine = Machine(workers, default_workers())
@@ -108,7 +112,7 @@ def test_prediction(
     inside_flow(task_runner, measure)
 
 
-def test_advice(paired: Paired, generated: tuple[Workflow, ...]) -> None:
+def test_advice(paired: Paired) -> None:
     """How often the advised task runner was within a tenth of the best, of those measured above."""
     paired.benchmark.group = Group.PREDICTION
     paired.benchmark.pedantic(lambda: None)
