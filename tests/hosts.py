@@ -170,11 +170,13 @@ connection is closed when nothing was acknowledged for 11 s, the least that Dask
 
 
 @contextmanager
-def cluster_of_hosts(folder: Path) -> Iterator[Cluster]:
+def cluster_of_hosts(folder: Path, database_url: str | None = None) -> Iterator[Cluster]:
     """Run a Prefect server and a Dask cluster on four hosts.
 
     Args:
         folder: An empty folder for what they write.
+        database_url: The server's database, reached by a socket in the file system; by default
+            SQLite in the server's folder.
 
     Yields:
         The cluster.
@@ -186,8 +188,10 @@ def cluster_of_hosts(folder: Path) -> Iterator[Cluster]:
         commands = tuple(map(arguments, block.splitlines()))
         modules.mkdir()
         private.mkdir()
+        database = {"PREFECT_API_DATABASE_CONNECTION_URL": database_url} if database_url else {}
         server.start(
             *commands[0],
+            **database,
             PREFECT_HOME=str(server.folder / "prefect"),
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
         )

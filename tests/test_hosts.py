@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,8 @@ import pytest
 
 from flowgauge.results.rows import Results
 from flowgauge.waiting import wait_until
-from tests.hosts import Cluster, ip, network, require_namespaces
+from patterns.deployments.self_hosted_server import postgres
+from tests.hosts import Cluster, cluster_of_hosts, ip, network, require_namespaces
 from tests.processes import is_running
 
 pytestmark = pytest.mark.e2e
@@ -66,6 +68,32 @@ def test_a_project_is_tested_and_measured_on_other_hosts(
 
     What needs virtual time is skipped, and so is what needs files in common with the workers.
     """
+    assert_tested_and_measured(hosts, pytester, monkeypatch)
+
+
+@pytest.mark.nightly
+def test_the_server_of_the_hosts_may_use_postgresql(
+    tmp_path_factory: pytest.TempPathFactory,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same holds if the server of the other hosts keeps its data in PostgreSQL."""
+    require_namespaces()
+    folder = tmp_path_factory.mktemp("hosts")
+    with (
+        # Not in pytest's folders: each pytest that starts denies PostgreSQL's user access to them.
+        tempfile.TemporaryDirectory() as data,
+        postgres(Path(data) / "data") as url,
+        cluster_of_hosts(folder, url) as hosts,
+    ):
+        assert_tested_and_measured(hosts, pytester, monkeypatch)
+        assert not list(folder.rglob("prefect.db"))
+
+
+def assert_tested_and_measured(
+    hosts: Cluster, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test and measure a project on hosts, and check what pytest says and what is in its report."""
     workers = sorted(f"tcp://{host.address}" for host in hosts.workers)
     (hosts.modules / "where_tasks_run.py").write_text(FLOWS)
     pytester.makepyfile(TESTS.replace("WORKERS", repr(workers)))

@@ -24,8 +24,8 @@ Guarantees:
     apart: flow runs that share a worker each see their own flow run, settings and tags.
     closed: after a flow run its context and its clients are gone from the workers.
     joined: a worker that joins during a flow run takes part in it.
-    died: a flow run continues when a worker dies, even if the only one left is newly started, and
-        after a restart of all workers.
+    died: a flow run continues when a worker dies or its host is cut off, even if the only one left
+        is newly started, and after a restart of all workers.
     waits: a submit never waits for a worker to be free.
     nested: a task that submits tasks is their parent, as with `DaskTaskRunner`.
     refused: with a Prefect version whose private interface was not tried, importing this file fails

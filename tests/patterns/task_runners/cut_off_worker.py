@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from distributed import Client, get_worker
 from prefect import flow, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner
-from prefect_dask.task_runners import DaskTaskRunner
 
 from flowgauge.waiting import patience, wait_until
 
@@ -69,6 +68,17 @@ class Cut:
     run_count: int
     workers: tuple[str, ...]
 
+    def with_hosts(self, first: str, second: str) -> Cut:
+        """Return the same with other hosts."""
+        named = {self.first: first, self.second: second}
+        return replace(
+            self,
+            first=first,
+            second=second,
+            result=named[self.result],
+            workers=tuple(named[worker] for worker in self.workers),
+        )
+
 
 @contextmanager
 def cut_off_at_first_task(
@@ -96,18 +106,18 @@ def cut_off_at_first_task(
         thread.join()
 
 
-def cut_off_worker(hosts: Cluster, folder: Path) -> Cut:
+def cut_off_worker(hosts: Cluster, runner: TaskRunner[Any], folder: Path) -> Cut:
     """Cut off a worker's host in the middle of a task, and restore it when the flow has ended.
 
     Args:
         hosts: The cluster; it is complete again afterwards.
+        runner: A task runner that uses it.
         folder: An empty folder that all hosts see.
 
     Returns:
         What was observed.
     """
     cut_off = list[Any]()
-    runner: TaskRunner[Any] = DaskTaskRunner(address=hosts.scheduler)
     with (
         temporary_settings({PREFECT_API_URL: hosts.api}),
         httpx.Client(base_url=hosts.api, trust_env=False) as api,

@@ -34,6 +34,8 @@ from flowgauge.runners.started import StartedRunners
 from flowgauge.waiting import wait_until
 from patterns.task_runners import lean_dask
 from patterns.task_runners.lean_dask import LeanDaskTaskRunner, weigh_parcels
+from tests.hosts import Cluster
+from tests.patterns.task_runners.cut_off_worker import Cut, cut_off_worker
 from tests.patterns.task_runners.drawn_flows import (
     EACH_KIND,
     Plan,
@@ -540,6 +542,28 @@ def test_a_flow_run_continues_when_a_worker_dies(
         processes = found.result()
     assert len(processes) == 4
     assert killed not in processes
+
+
+@pytest.fixture(scope="module")
+def cuts(hosts: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Cut]:
+    """Cut off the host of a worker in the middle of a task, on the stock and the lean runner."""
+    stock: TaskRunner[Any] = DaskTaskRunner(address=hosts.scheduler)
+    lean: TaskRunner[Any] = LeanDaskTaskRunner(address=hosts.scheduler)
+    return [
+        cut_off_worker(hosts, runner, tmp_path_factory.mktemp("cut")) for runner in (stock, lean)
+    ]
+
+
+@pytest.mark.nightly
+@pytest.mark.guarantee(NAME, "died")
+def test_a_worker_that_is_cut_off_is_lost_as_on_the_stock_runner(cuts: list[Cut]) -> None:
+    """A task whose worker's host is cut off runs again; states and results are the stock ones."""
+    # Which of the two workers gets the task first is Dask's choice.
+    on_stock, on_lean = (
+        cut if cut.first < cut.second else cut.with_hosts(cut.second, cut.first) for cut in cuts
+    )
+    assert on_lean == on_stock
+    assert on_lean.flow_run == "Completed"
 
 
 @pytest.mark.e2e

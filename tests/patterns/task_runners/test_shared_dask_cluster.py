@@ -179,7 +179,8 @@ def test_a_cluster_object_fails_at_the_first_task(runner_name: str) -> None:
 @pytest.fixture(scope="module")
 def cut(hosts: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cut:
     """Cut off the host of a worker in the middle of a task."""
-    return cut_off_worker(hosts, tmp_path_factory.mktemp("cut"))
+    runner: TaskRunner[Any] = DaskTaskRunner(address=hosts.scheduler)
+    return cut_off_worker(hosts, runner, tmp_path_factory.mktemp("cut"))
 
 
 @pytest.mark.e2e
