@@ -74,16 +74,17 @@ class SharedTime:
 
     left: float = 0.0
 
-    def most(self, share: float) -> float:
+    def most(self, share: float, own: int = 1) -> float:
         """Return how long the next benchmark may measure.
 
         Args:
             share: The seconds that each may use.
+            own: How many shares are its own.
 
         Returns:
-            Its share, and of what is left as much as makes a few shares.
+            Its own, and of what is left as much as makes a few shares.
         """
-        return share + min(max(self.left, 0.0), (_MOST_SHARES - 1) * share)
+        return own * share + min(max(self.left, 0.0), (_MOST_SHARES - own) * share)
 
     def use(self, share: float, seconds: float) -> None:
         """Note how long a benchmark measured."""

@@ -102,12 +102,12 @@ class Paired:
                 candidate,
                 reference,
                 check,
-                rounds or self.recorder.shared_budget,
+                rounds or self.recorder.shared_budget(group),
                 warm_up=self.recorder.full,
             )
         except Mistake as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
-        self.recorder.use_time(sum(times.candidate) + sum(times.reference))
+        self.recorder.use_time(group, sum(times.candidate) + sum(times.reference))
         self.keep(
             times,
             per=per,

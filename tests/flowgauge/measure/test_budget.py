@@ -91,19 +91,22 @@ def test_a_ratio_near_one_must_be_precise(times: float, is_enough: bool) -> None
     assert PATIENT.is_used([times] * 12, 0.0, [1.0] * 12)
 
 
-@given(st.floats(0.1, 10), st.lists(st.floats(0, 1), max_size=50))
+@given(
+    st.floats(0.1, 10), st.lists(st.tuples(st.floats(0, 1), st.sampled_from([1, 3])), max_size=50)
+)
 def test_all_benchmarks_together_use_their_shares_at_most(
-    share: float, wanted: list[float]
+    share: float, wanted: list[tuple[float, int]]
 ) -> None:
     """A benchmark may use what others left, up to four shares, and never less than its own."""
-    time, used = SharedTime(), 0.0
-    for number, part in enumerate(wanted):
-        most = time.most(share)
-        left = number * share - used
-        assert most == pytest.approx(min(share + left, 4 * share))
-        time.use(share, part * most)
+    time, used, given = SharedTime(), 0.0, 0.0
+    for part, own in wanted:
+        most = time.most(share, own)
+        left = given - used
+        assert most == pytest.approx(min(own * share + left, 4 * share))
+        time.use(own * share, part * most)
+        given += own * share
         used += part * most
-    assert used <= len(wanted) * share * 1.000001
+    assert used <= given * 1.000001
 
 
 def test_a_benchmark_that_took_too_long_takes_nothing_from_others() -> None:

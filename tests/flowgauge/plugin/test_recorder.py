@@ -13,7 +13,7 @@ import pytest
 
 from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget
 from flowgauge.plugin.recorder import BenchmarkRecorder
-from flowgauge.results.rows import Results
+from flowgauge.results.rows import Group, Results
 
 BENCHMARK = """
 def test_sum(paired):
@@ -125,9 +125,8 @@ def test_a_benchmark_ends_when_it_is_precise(
     assert row.rounds == (LEAST_TO_JUDGE if is_early else MAX_ROUNDS)
 
 
-@pytest.mark.parametrize("is_full", [False, True])
-def test_a_full_run_shares_its_time(is_full: bool, tmp_path: Path) -> None:
-    """In a full run, and only there, a benchmark may use the time that others left."""
+def recorder_of(is_full: bool, folder: Path) -> BenchmarkRecorder:
+    """Return the recorder of a run in which each benchmark may take two seconds."""
     options = {
         "benchmark_min_rounds": 5,
         "benchmark_max_time": 2.0,
@@ -135,10 +134,25 @@ def test_a_full_run_shares_its_time(is_full: bool, tmp_path: Path) -> None:
         "flow_full": is_full,
     }
     config: Any = SimpleNamespace(getoption=options.get)
-    recorder = BenchmarkRecorder(config, 2, tmp_path)
-    assert recorder.shared_budget == recorder.budget == Budget(5, 2.0, 0.05)
-    recorder.use_time(0.5)
-    assert recorder.shared_budget.max_time == (3.5 if is_full else 2.0)
+    return BenchmarkRecorder(config, 2, folder)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_full_run_shares_its_time(is_full: bool, tmp_path: Path) -> None:
+    """In a full run, and only there, a benchmark may use the time that others left."""
+    recorder = recorder_of(is_full, tmp_path)
+    assert recorder.shared_budget(Group.PATTERNS) == recorder.budget == Budget(5, 2.0, 0.05)
+    recorder.use_time(Group.PATTERNS, 0.5)
+    assert recorder.shared_budget(Group.PATTERNS).max_time == (3.5 if is_full else 2.0)
+
+
+@pytest.mark.parametrize(("is_full", "shares"), [(False, 1), (True, 3)])
+def test_noise_has_three_shares_of_a_full_run(is_full: bool, shares: int, tmp_path: Path) -> None:
+    """An A/A row, by which others are judged, gets three shares of a full run's time."""
+    recorder = recorder_of(is_full, tmp_path)
+    assert recorder.shared_budget(Group.NOISE).max_time == shares * 2.0
+    recorder.use_time(Group.NOISE, shares * 2.0)
+    assert recorder.shared_budget(Group.PATTERNS).max_time == 2.0
 
 
 def test_a_benchmark_measures_for_the_shared_time(project: pytest.Pytester) -> None:
@@ -148,8 +162,8 @@ def test_a_benchmark_measures_for_the_shared_time(project: pytest.Pytester) -> N
         from flowgauge.measure.budget import Budget
         from flowgauge.plugin.recorder import BenchmarkRecorder
 
-        BenchmarkRecorder.shared_budget = Budget(8, 0.0)
-        BenchmarkRecorder.use_time = lambda self, seconds: print("took", seconds > 0)
+        BenchmarkRecorder.shared_budget = lambda self, group: Budget(8, 0.0)
+        BenchmarkRecorder.use_time = lambda self, group, seconds: print("took", seconds > 0)
         """
     )
     result = project.runpytest_subprocess("--benchmark-only", "-s")
