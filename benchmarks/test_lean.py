@@ -35,7 +35,8 @@ from patterns.task_runners.chunked_map import chunked_map, values
 
 TASKS = 100, 10
 """Tasks of a map on a lean runner and on a stock one, which takes ten times as long per task."""
-ROUNDS = {"quick": 2, "full": 16}
+MAPS = {"quick": (1, 2), "full": (5, 4)}
+"""Flow runs, and maps that each of them times: its start takes longer than one of them."""
 FLOW_RUNS = 50
 SETTLED_RUNS = 10
 """Flow runs after which the memory of a worker must not grow any more."""
@@ -43,7 +44,7 @@ TASKS_OF_A_RUN = 10
 TIMED_TASKS = {0.0: 300, 0.02: 150}
 """How many tasks processor time is measured with, by the seconds that each waits."""
 SPENT_ROUNDS = 2
-ITEMS = 10_000
+ITEMS = 5_000
 ITEM_SECONDS = 0.001
 CHUNKED_ROUNDS = 2
 BARE_PART = 4
@@ -79,27 +80,30 @@ def next_number(number: int) -> int:
     return number + 1
 
 
-def seconds_inside(task_runner: TaskRunner[Any], body: Callable[[], None]) -> float:
-    """Return the seconds that a function takes inside a running flow whose workers are up."""
+def seconds_inside(
+    task_runner: TaskRunner[Any], body: Callable[[], None], times: int = 1
+) -> list[float]:
+    """Return the seconds of each call of a function inside a running flow whose workers are up."""
     seconds = []
 
     def measure() -> None:
         assert add_one.map(range(8)).result() == list(range(1, 9))
-        start = time.perf_counter()
-        body()
-        seconds.append(time.perf_counter() - start)
+        for _ in range(times):
+            start = time.perf_counter()
+            body()
+            seconds.append(time.perf_counter() - start)
 
     inside_flow(task_runner, measure)
-    return seconds[0]
+    return seconds
 
 
-def seconds_of_task(task_runner: TaskRunner[Any], number: int) -> float:
-    """Return the seconds per task of a map."""
+def seconds_of_task(task_runner: TaskRunner[Any], number: int, times: int = 1) -> list[float]:
+    """Return the seconds per task of each of some maps in one flow run."""
 
     def body() -> None:
         assert add_one.map(range(number)).result() == list(range(1, number + 1))
 
-    return seconds_inside(task_runner, body) / number
+    return [seconds / number for seconds in seconds_inside(task_runner, body, times)]
 
 
 def plain_row(
@@ -161,7 +165,7 @@ def test_chunked_map(
     paired.benchmark.pedantic(lambda: None)
     before = bare_seconds()
     for _ in range(paired.size(CHUNKED_ROUNDS)):
-        seconds = seconds_inside(task_runner, mapped)
+        (seconds,) = seconds_inside(task_runner, mapped)
         after = bare_seconds()
         shares.append(statistics.fmean([before, after]) / seconds)
         before = after
@@ -191,13 +195,15 @@ def test_map(
     ours: list[float] = []
     twice: list[float] = []
     paired.benchmark.pedantic(lambda: None)
-    for _ in range(paired.size(ROUNDS["full" if paired.recorder.full else "quick"])):
-        start = time.perf_counter()
-        assert baseline.map(next_number, range(many)) == list(range(1, many + 1))
-        bare.append((time.perf_counter() - start) / many)
-        theirs.append(seconds_of_task(stock, few))
-        ours.append(seconds_of_task(task_runner, many))
-        twice.append(seconds_of_task(task_runner, many))
+    runs, maps = map(paired.size, MAPS["full" if paired.recorder.full else "quick"])
+    for _ in range(runs):
+        for _ in range(maps):
+            start = time.perf_counter()
+            assert baseline.map(next_number, range(many)) == list(range(1, many + 1))
+            bare.append((time.perf_counter() - start) / many)
+        theirs += seconds_of_task(stock, few, maps)
+        ours += seconds_of_task(task_runner, many, maps)
+        twice += seconds_of_task(task_runner, many, maps)
     common: dict[str, Any] = {"runner": runner_name, "figure": "time per task of a map"}
     paired.keep(Rounds(tuple(twice), tuple(ours)), id="map", **common, **noise_of(Group.LEAN))
     params = {"tasks": many}

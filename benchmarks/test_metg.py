@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -19,14 +20,14 @@ from flowgauge.measure.baselines import Baseline
 from flowgauge.measure.granularity import MetgCase
 from flowgauge.measure.graph_flow import Submit, perform_task
 from flowgauge.plugin.metg_benchmark import MetgBenchmark
-from flowgauge.runners.table import RUNNERS, STOCK, BaselineKind
+from flowgauge.runners.table import RUNNERS, STOCK, BaselineKind, names_where
 from flowgauge.workflows.work_items import TaskResult, TaskSpec, perform
 from flowgauge.workflows.workflow import Kernel
 
-KERNELS: tuple[Kernel, ...] = ("native", "python", "wait")
-EDGES = ("chain", "stencil", "tree")
+EDGES = ("stencil", "tree")
 MORE_PROBES = 4
 """Amounts of work to try on baselines with hardly any overhead, whose runs are quick."""
+in_one_interpreter = pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].in_process))
 
 
 @task(cache_policy=NO_CACHE)
@@ -52,25 +53,40 @@ FEATURES: dict[str, Submit] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Measure one kernel without edges in a quick run; all kernels, edges, features in a full."""
+    """Measure edges and features only in a full run."""
     full = metafunc.config.getoption("flow_full")
-    values = {
-        "kernel": KERNELS if full else KERNELS[:1],
-        "edges": EDGES if full else (),
-        "feature": FEATURES if full else (),
-    }
+    values: dict[str, Iterable[str]] = {"edges": EDGES, "feature": FEATURES}
     for name in metafunc.fixturenames:
         if name in values:
-            metafunc.parametrize(name, values[name])
+            metafunc.parametrize(name, values[name] if full else ())
 
 
 # One task at a time never keeps half of two workers busy.
 @pytest.mark.full(on=lambda r: r.lean or not r.common or r.execution.inline)
-def test_metg(
-    metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str, kernel: Kernel
-) -> None:
+def test_metg(metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str) -> None:
     """The length from which on independent tasks keep the machine busy."""
-    metg.flow(MetgCase(runner_name, kernel, "trivial"), task_runner)
+    metg.flow(MetgCase(runner_name, "native", "trivial"), task_runner)
+
+
+@pytest.mark.full
+@pytest.mark.runners(*names_where(lambda r: r.common and not r.execution.inline))
+def test_metg_of_waiting(
+    metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str
+) -> None:
+    """The same for tasks that wait, whose workers leave the processors to what runs them."""
+    metg.flow(MetgCase(runner_name, "wait", "trivial"), task_runner)
+
+
+@pytest.mark.full
+@in_one_interpreter
+def test_metg_of_pure_python(
+    metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str
+) -> None:
+    """The same for tasks in pure Python, of which an interpreter runs one at a time.
+
+    On workers with interpreters of their own they are as good as native ones.
+    """
+    metg.flow(MetgCase(runner_name, "python", "trivial"), task_runner)
 
 
 @pytest.mark.runners(*STOCK)
@@ -83,8 +99,21 @@ def test_metg_with_edges(
 
 @pytest.mark.full
 @pytest.mark.runners(*STOCK)
+@pytest.mark.parametrize("kernel", ["native", "wait"])
 def test_metg_of_baselines(metg: MetgBenchmark, baseline: Baseline, kernel: Kernel) -> None:
     """The same for the baselines of the task runners."""
+    measure_baseline(metg, baseline, kernel)
+
+
+@pytest.mark.full
+@in_one_interpreter
+def test_metg_of_a_baseline_in_pure_python(metg: MetgBenchmark, baseline: Baseline) -> None:
+    """The same for a baseline in one interpreter."""
+    measure_baseline(metg, baseline, "python")
+
+
+def measure_baseline(metg: MetgBenchmark, baseline: Baseline, kernel: Kernel) -> None:
+    """Measure independent tasks."""
     case = MetgCase(baseline.name, kernel, "trivial")
     is_pool = baseline.name in (BaselineKind.THREADS, BaselineKind.PROCESSES)
     probes = MORE_PROBES if is_pool else None
@@ -98,7 +127,7 @@ def test_metg_of_baselines_with_edges(metg: MetgBenchmark, baseline: Baseline, e
     metg(case, lambda graph: baseline.run(graph, metg.speeds))
 
 
-@pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].in_process))
+@in_one_interpreter
 def test_metg_with_a_feature(
     metg: MetgBenchmark, task_runner: TaskRunner[Any], runner_name: str, feature: str
 ) -> None:

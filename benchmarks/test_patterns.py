@@ -2,7 +2,8 @@
 """The cost of each pattern of the catalogue relative to the simplest code that does the same.
 
 The same bodies run without Prefect: as function calls, on concurrent.futures, or on bare Dask.
-A round is a whole flow run; processes are left out, because their start would dominate.
+A round is a whole flow run. On runners with workers of their own, the start of these and the cost
+of each task, which are measured apart, would hide what the pattern costs.
 """
 
 from __future__ import annotations
@@ -37,12 +38,8 @@ from patterns.tasks import timeout
 Measure = Callable[..., None]
 PARCELS = ["book", "lamp", "piano", "vase"]
 
-everywhere = pytest.mark.runners(
-    *INLINE, *(name for name in STOCK if not RUNNERS[name].starts_workers)
-)
+everywhere = pytest.mark.runners(*INLINE, *(name for name in STOCK if RUNNERS[name].in_process))
 inline = pytest.mark.runners(*INLINE)
-# Patterns cost alike on each runner, and a stock cluster takes longest.
-pytestmark = pytest.mark.full(on=lambda runner: bool(runner.cluster) and not runner.lean)
 
 
 @pytest.fixture
@@ -162,7 +159,7 @@ def test_subflow_nested(measure: Measure, task_runner: TaskRunner[Any], baseline
     )
 
 
-@pytest.mark.runners(*INLINE, *(name for name in STOCK if RUNNERS[name].in_process))
+@everywhere
 def test_subflows_side_by_side(
     measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline
 ) -> None:
@@ -351,7 +348,6 @@ def by_workers(processes: Iterable[int]) -> bool:
     return bool(process_ids) and os.getpid() not in process_ids
 
 
-@pytest.mark.full(on=lambda runner: False)
 @pytest.mark.runners(*(name for name in STOCK if RUNNERS[name].cluster))
 def test_shared_dask_cluster(
     measure: Measure, task_runner: TaskRunner[Any], baseline: Baseline

@@ -22,7 +22,7 @@ from flowgauge.workflows.shapes import payload_chain, shape
 
 TASKS = (10, 100, 1000)
 FEW_TASKS = (1, 2)
-BYTES = (0, 10**6, 10**7, 10**8)
+BYTES = (0, 10**7, 10**8)
 FEW_BYTES = (0, 10**3)
 LONGEST = 60.0
 """The longest that a round may be expected to take, in seconds; a longer one is not run."""

@@ -60,8 +60,8 @@ class MetgBenchmark:
         # METG(90 %) takes the longest to measure.
         targets = (0.5, 0.9) if full and not case.feature else (0.5,)
         rare = bool(case.feature) or _is_rare(case.runner)
-        thorough = full and case.shape == "trivial" and not rare
-        effort = 3 if thorough else 2
+        thorough = full and not rare and case.shape == "trivial"
+        effort = 3 if thorough and case.kernel == "native" else 2
         granularity = Granularity(
             case,
             run,
