@@ -65,7 +65,7 @@ class Budget:
 
 
 @dataclass
-class SharedTime:
+class TimeLeft:
     """The time of all benchmarks of a run: what some don't use others may.
 
     Attributes:

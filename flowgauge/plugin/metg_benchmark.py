@@ -23,7 +23,7 @@ _LONGEST, _LONGEST_WITHOUT_EDGES = 0.6, 1.0
 """The longest tasks tried, in seconds of work: in general, and where METG(90 %) is looked for
 without edges."""
 _NOISE_ROUNDS = 8
-"""The rounds of the A/A row of a full run, in which they take three seconds on each runner."""
+"""The rounds of the A/A row of a full run: as few as other rows of METG have say nothing."""
 
 
 class MetgBenchmark:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowgauge.measure.budget import Budget, SharedTime
+from flowgauge.measure.budget import Budget, TimeLeft
 from flowgauge.measure.load import Load, load_now, peak_memory_mib
 from flowgauge.measure.pairs import Rounds, row
 from flowgauge.plugin.elsewhere import elsewhere
@@ -90,7 +90,7 @@ class BenchmarkRecorder:
         self.starts: list[Start] = []
         self.report: Report | None = None
         self.progress = RunProgress({})
-        self._shared_time = SharedTime()
+        self._time_left = TimeLeft()
         self._passed: set[str] = set()
         self._load: Load | None = None
 
@@ -121,11 +121,11 @@ class BenchmarkRecorder:
         if not self.full:
             return self.budget
         share = self.budget.max_time
-        return replace(self.budget, max_time=self._shared_time.most(share, _shares(group)))
+        return replace(self.budget, max_time=self._time_left.most(share, _shares(group)))
 
     def use_time(self, group: str, seconds: float) -> None:
         """Note how long a benchmark measured, so that others may use what it left."""
-        self._shared_time.use(_shares(group) * self.budget.max_time, seconds)
+        self._time_left.use(_shares(group) * self.budget.max_time, seconds)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """When resuming, deselect what is already measured, and take over those rows."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget, SharedTime
+from flowgauge.measure.budget import LEAST_TO_JUDGE, MAX_ROUNDS, Budget, TimeLeft
 from flowgauge.measure.intervals import median_interval
 
 PATIENT = Budget(min_rounds=1, max_time=1e9)
@@ -98,19 +98,19 @@ def test_all_benchmarks_together_use_their_shares_at_most(
     share: float, wanted: list[tuple[float, int]]
 ) -> None:
     """A benchmark may use what others left, up to four shares, and never less than its own."""
-    time, used, given = SharedTime(), 0.0, 0.0
+    time, used, shares = TimeLeft(), 0.0, 0.0
     for part, own in wanted:
         most = time.most(share, own)
-        left = given - used
+        left = shares - used
         assert most == pytest.approx(min(own * share + left, 4 * share))
         time.use(own * share, part * most)
-        given += own * share
+        shares += own * share
         used += part * most
-    assert used <= given * 1.000001
+    assert used <= shares * 1.000001
 
 
 def test_a_benchmark_that_took_too_long_takes_nothing_from_others() -> None:
     """Slow work whose minimum number of rounds takes longer than its share leaves others theirs."""
-    time = SharedTime()
+    time = TimeLeft()
     time.use(1.0, 30.0)
     assert time.most(1.0) == 1.0
