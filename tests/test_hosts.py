@@ -16,8 +16,6 @@ from patterns.deployments.self_hosted_server import postgres
 from tests.hosts import Cluster, cluster_of_hosts, ip, network, require_namespaces
 from tests.processes import is_running
 
-pytestmark = pytest.mark.e2e
-
 FLOWS = """
 from distributed import Event, get_worker
 from prefect import flow, task
@@ -61,6 +59,7 @@ def test_cost(paired, task_runner, runner_name):
 """
 
 
+@pytest.mark.e2e
 def test_a_project_is_tested_and_measured_on_other_hosts(
     hosts: Cluster, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +124,7 @@ def assert_tested_and_measured(
     assert results.fingerprint["dask_workers"].startswith("2 Dask workers on 2 other hosts, at ")
 
 
+@pytest.mark.e2e
 def test_workers_that_do_not_reach_the_server_are_told(
     hosts: Cluster, pytester: pytest.Pytester, prefect_server: str
 ) -> None:
@@ -138,6 +138,7 @@ def test_workers_that_do_not_reach_the_server_are_told(
     assert f"can't reach the server at {prefect_server} (" in line
 
 
+@pytest.mark.e2e
 def test_hosts_are_gone_after_a_failure(tmp_path: Path) -> None:
     """Namespaces, links and processes of hosts are gone after an error, children included."""
     require_namespaces()
