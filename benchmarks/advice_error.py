@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The error of `flowgauge advise`, on workflows that its costs were not fitted to.
 
-Not part of the suite, because it takes ten minutes:
+Not part of the suite, because each of its many workflows needs rounds enough:
 
     uv run pytest benchmarks/advice_error.py --benchmark-only --flow-full \
         --flow-report-dir reports/advice

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks that take half an hour have commands of their own, and work."""
+"""Benchmarks that take too long for a full run have commands of their own, and work."""
 
 from __future__ import annotations
 

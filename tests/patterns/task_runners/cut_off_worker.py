@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,17 +67,6 @@ class Cut:
     after: tuple[str, ...]
     run_count: int
     workers: tuple[str, ...]
-
-    def with_hosts(self, first: str, second: str) -> Cut:
-        """Return the same with other hosts."""
-        named = {self.first: first, self.second: second}
-        return replace(
-            self,
-            first=first,
-            second=second,
-            result=named[self.result],
-            workers=tuple(named[worker] for worker in self.workers),
-        )
 
 
 @contextmanager
